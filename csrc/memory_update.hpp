@@ -1,0 +1,14 @@
+#pragma once
+#include <cstdint>
+
+namespace salcr {
+
+// Sequential momentum update of `banks` cluster memories (SPEC 3). Row-major arrays: memory [banks, classes, width],
+// features [banks, samples, width], targets [banks, samples] (negative: skipped), order [samples].
+// The caller has checked that targets < classes and that order is a permutation.
+template <typename Real>
+void update_cluster_memory(Real* memory, const Real* features, const std::int64_t* targets, const std::int64_t* order,
+                           std::int64_t banks, std::int64_t classes, std::int64_t samples, std::int64_t width,
+                           double momentum, int threads);
+
+}  // namespace salcr

@@ -1,0 +1,1 @@
+"""Triton kernels and their launchers, installed as ``salcr.kernels``: one file a family, nothing of salcr imported."""

@@ -1,0 +1,205 @@
+"""Cluster memories: contrast with class rows, and their momentum update (SPEC 3 and 4)."""
+
+import torch
+
+from salcr import reference
+from salcr.ops._backends import add_backend, check_impl, pick
+from salcr.ops._checks import check_positive, check_same, check_tensor
+from salcr.ops._register import reference_gradient, register
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def cluster_contrast(
+    features: torch.Tensor,
+    memory: torch.Tensor,
+    targets: torch.Tensor,
+    *,
+    temperature: float = 0.05,
+    reduction: str = "mean",
+    impl: str = "auto",
+) -> torch.Tensor:
+    """Contrast of every feature with the rows of a cluster memory.
+
+    Equivalent eager expression::
+
+        logits = normalize(features, dim=-1) @ memory.mT / temperature
+        loss = cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=-1)
+
+    With a leading part axis the mean is taken within each part first and then over parts; a part whose targets are all
+    ignored counts as 0. Gradients flow to ``features`` only.
+
+    Args:
+        features: ``[B, D]`` or ``[P, B, D]``, float; need not be normalised.
+        memory: ``[K, D]`` or ``[P, K, D]`` of the same dtype: unit rows, one a cluster. It gets no gradient.
+        targets: ``[B]`` or ``[P, B]``, int64 in ``[0, K)``; rows with -1 are ignored.
+        temperature: divides the cosine; 0.05 in the paper.
+        reduction: ``"mean"`` over rows that are not ignored, ``"sum"``, or ``"none"``.
+        impl: backend, see :mod:`salcr.ops`.
+
+    Returns:
+        A scalar, or ``[B]`` / ``[P, B]`` with zeros at ignored rows for ``reduction="none"``.
+
+    Raises:
+        TypeError, ValueError: a wrong shape, dtype, device, reduction or temperature; on the CPU also a target
+            outside ``[-1, K)`` (on a GPU such a row is not read; its loss is undefined).
+
+    Source: SPEC 3; Cluster Contrast (Dai et al., 2021).
+    """
+    _check_banks(features, memory, targets)
+    check_positive("temperature", temperature)
+    check_impl(impl)
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+    if memory.requires_grad:
+        raise ValueError("memory requires a gradient, and cluster_contrast gives it none: pass memory.detach()")
+    return _ClusterContrast.apply(features, memory, targets, temperature, reduction, impl)
+
+
+def update_cluster_memory_(
+    memory: torch.Tensor,
+    features: torch.Tensor,
+    targets: torch.Tensor,
+    *,
+    momentum: float = 0.1,
+    order: torch.Tensor | None = None,
+    impl: str = "auto",
+) -> torch.Tensor:
+    """Move the memory rows towards the features of their class, one sample after the other, in place.
+
+    Equivalent eager expression::
+
+        for b in order:
+            memory[targets[b]] = normalize(momentum * memory[targets[b]] + (1 - momentum) * normalize(features[b]))
+
+    Args:
+        memory: ``[K, D]`` or ``[P, K, D]``, float, changed in place.
+        features: ``[B, D]`` or ``[P, B, D]`` of the same dtype; need not be normalised. Read without a gradient.
+        targets: ``[B]`` or ``[P, B]``, int64 in ``[0, K)``; rows with -1 change nothing.
+        momentum: share of the old row that stays, in [0, 1]; 0.1 in the paper.
+        order: ``[B]``, int64: a permutation of the samples; by default their own order. All parts share it.
+        impl: backend, see :mod:`salcr.ops`.
+
+    Returns:
+        ``memory``.
+
+    Raises:
+        TypeError, ValueError: a wrong shape, dtype, device or momentum; on the CPU also a target outside ``[-1, K)``
+            or an ``order`` that is not a permutation.
+
+    Source: SPEC 3.
+    """
+    _check_banks(features, memory, targets)
+    if not 0 <= momentum <= 1:
+        raise ValueError(f"momentum must be in [0, 1], got {momentum}")
+    if order is not None:
+        check_tensor("order", order, ndim=1, floating=False)
+        check_same("order", order, "features", features, dtype=False)
+        if len(order) != features.shape[-2]:
+            raise ValueError(f"order must name {features.shape[-2]} samples, got {len(order)}")
+    check_impl(impl)
+    torch.ops.salcr.update_cluster_memory_(memory, features.detach(), targets, momentum, order, impl)
+    return memory
+
+
+class _ClusterContrast(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, features, memory, targets, temperature, reduction, impl):
+        ctx.save_for_backward(features, memory, targets)
+        ctx.options = temperature, reduction, impl
+        return torch.ops.salcr.cluster_contrast(features, memory, targets, *ctx.options)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        gradient = torch.ops.salcr.cluster_contrast_backward(gradient, *ctx.saved_tensors, *ctx.options)
+        return gradient, None, None, None, None, None
+
+
+def _check_banks(features: torch.Tensor, memory: torch.Tensor, targets: torch.Tensor) -> None:
+    check_tensor("features", features, ndim=(2, 3))
+    check_tensor("memory", memory, ndim=features.ndim)
+    check_tensor("targets", targets, ndim=(1, 2) if features.ndim == 3 else 1, floating=False)
+    check_same("memory", memory, "features", features)
+    check_same("targets", targets, "features", features, dtype=False)
+    if memory.shape[-1] != features.shape[-1] or memory.shape[:-2] != features.shape[:-2]:
+        raise ValueError(f"memory {tuple(memory.shape)} does not fit features {tuple(features.shape)}")
+    if targets.shape != features.shape[:-1] and targets.shape != features.shape[-2:-1]:
+        raise ValueError(f"targets {tuple(targets.shape)} do not fit features {tuple(features.shape)}")
+
+
+def _check_targets(targets: torch.Tensor, num_classes: int) -> None:
+    if targets.device.type == "cpu" and (targets.min() < -1 or targets.max() >= num_classes):
+        raise ValueError(f"targets must be in [-1, {num_classes}), got {int(targets.min())} to {int(targets.max())}")
+
+
+def _contrast(features, memory, targets, temperature, reduction, impl):
+    _check_targets(targets, memory.shape[-2])
+    function = pick("cluster_contrast", impl, features)
+    return function(features, memory, targets, temperature=temperature, reduction=reduction)
+
+
+def _contrast_backward(gradient, features, memory, targets, temperature, reduction, impl):
+    return pick("cluster_contrast_backward", impl, features)(
+        gradient, features, memory, targets, temperature, reduction
+    )
+
+
+def _reference_contrast_backward(gradient, features, memory, targets, temperature, reduction):
+    def loss(x):
+        return reference.cluster_contrast(x, memory, targets, temperature=temperature, reduction=reduction)
+
+    return reference_gradient(loss, [features], [gradient])[0]
+
+
+def _update(memory, features, targets, momentum, order, impl):
+    _check_targets(targets, memory.shape[-2])
+    if order is not None and order.device.type == "cpu" and not torch.equal(order.sort()[0], torch.arange(len(order))):
+        raise ValueError("order is not a permutation of the samples")
+    function = pick("update_cluster_memory_", impl, memory)
+    function(memory, features, targets, momentum=momentum, order=order)
+
+
+def _cpp_update(memory, features, targets, *, momentum, order):
+    from salcr import _C
+
+    if not memory.is_contiguous():
+        fresh = memory.contiguous()
+        _cpp_update(fresh, features, targets, momentum=momentum, order=order)
+        memory.copy_(fresh)
+        return
+    banks = memory.view(-1, *memory.shape[-2:])
+    rows = features.contiguous().view(len(banks), -1, memory.shape[-1])
+    targets = targets.expand(rows.shape[:-1]).contiguous()
+    order = torch.arange(rows.shape[1]) if order is None else order.contiguous()
+    _C.update_cluster_memory(
+        banks.numpy(), rows.numpy(), targets.numpy(), order.numpy(), momentum, torch.get_num_threads()
+    )
+
+
+def _fake_contrast(features, memory, targets, temperature, reduction, impl):
+    return features.new_empty(features.shape[:-1] if reduction == "none" else ())
+
+
+def _fake_contrast_backward(gradient, features, memory, targets, temperature, reduction, impl):
+    return torch.empty_like(features)
+
+
+def _fake_update(memory, features, targets, momentum, order, impl):
+    return None
+
+
+add_backend("cluster_contrast", "reference", reference.cluster_contrast)
+add_backend("cluster_contrast_backward", "reference", _reference_contrast_backward)
+add_backend("update_cluster_memory_", "cpu", _cpp_update, dtypes=(torch.float32, torch.float64))
+add_backend("update_cluster_memory_", "reference", reference.update_cluster_memory_)
+_BANKS = "Tensor features, Tensor memory, Tensor targets, float temperature, str reduction, str impl"
+register("cluster_contrast", f"({_BANKS}) -> Tensor", _contrast, _fake_contrast)
+register(
+    "cluster_contrast_backward", f"(Tensor gradient, {_BANKS}) -> Tensor", _contrast_backward, _fake_contrast_backward
+)
+register(
+    "update_cluster_memory_",
+    "(Tensor(a!) memory, Tensor features, Tensor targets, float momentum, Tensor? order, str impl) -> ()",
+    _update,
+    _fake_update,
+)

@@ -1,0 +1,47 @@
+"""Fixtures of every test: seeds that are printed, poisoned fresh memory, a GPU only where there is one."""
+
+import os
+import zlib
+
+import numpy as np
+import pytest
+import torch
+
+
+def pytest_collection_modifyitems(items):
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if "cuda" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def poison_fresh_memory(monkeypatch):
+    """``torch.empty`` and its kin come filled with NaN (integers: the smallest), so that a forgotten element shows."""
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    torch.use_deterministic_algorithms(True, warn_only=False)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def seed(request):
+    """A seed that depends on the test's name and on SALCR_TEST_SEED; it is printed when the test fails."""
+    value = zlib.crc32(f"{request.node.nodeid}{os.environ.get('SALCR_TEST_SEED', '')}".encode())
+    print(f"seed {value}")
+    return value
+
+
+@pytest.fixture
+def generator(seed):
+    """A torch generator on the CPU, seeded by ``seed``; the global generators are seeded too."""
+    torch.manual_seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  scipy and scikit-learn still draw from it
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def rng(seed):
+    """A NumPy generator seeded by ``seed``."""
+    return np.random.default_rng(seed)

@@ -1,0 +1,199 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from salcr import ops, reference
+from salcr.ops._backends import missing
+from tests.ops.contract import assert_compiles, assert_operator_contract, assert_within_budget
+
+CPU_BACKENDS = [
+    "reference",
+    pytest.param("cpu", marks=pytest.mark.skipif(bool(missing("cpu")), reason=str(missing("cpu")))),
+]
+
+
+def problem(generator, banks=None, samples=23, classes=7, width=19, dtype=torch.float32):
+    lead = () if banks is None else (banks,)
+    features = torch.randn(*lead, samples, width, generator=generator, dtype=torch.float64).to(dtype)
+    memory = F.normalize(torch.randn(*lead, classes, width, generator=generator, dtype=torch.float64), dim=-1).to(dtype)
+    targets = torch.randint(-1, classes, (*lead, samples), generator=generator)
+    return features, memory, targets
+
+
+def contrast_by_hand(features, memory, targets, temperature):
+    """Sample by sample, as the formula reads."""
+    losses = []
+    for x, t in zip(features, targets, strict=True):
+        p = torch.exp(memory @ (x / x.norm()) / temperature)
+        losses.append(-torch.log(p[t] / p.sum()) if t >= 0 else torch.zeros((), dtype=x.dtype))
+    return torch.stack(losses)
+
+
+def update_by_hand(memory, features, targets, momentum, order=None):
+    memory = memory.clone()
+    for b in range(len(features)) if order is None else order.tolist():
+        if targets[b] >= 0:
+            row = momentum * memory[targets[b]] + (1 - momentum) * features[b] / features[b].norm()
+            memory[targets[b]] = row / row.norm()
+    return memory
+
+
+@pytest.mark.parametrize("temperature", [0.05, 1.0])
+def test_contrast_is_the_formula(generator, temperature):
+    features, memory, targets = problem(generator, dtype=torch.float64)
+    expected = contrast_by_hand(features, memory, targets, temperature)
+    losses = ops.cluster_contrast(features, memory, targets, temperature=temperature, reduction="none")
+    torch.testing.assert_close(losses, expected)
+    mean = ops.cluster_contrast(features, memory, targets, temperature=temperature)
+    torch.testing.assert_close(mean, expected.sum() / (targets >= 0).sum())
+    total = ops.cluster_contrast(features, memory, targets, temperature=temperature, reduction="sum")
+    torch.testing.assert_close(total, expected.sum())
+
+
+def test_contrast_of_parts_is_the_mean_over_parts(generator):
+    features, memory, targets = problem(generator, banks=3)
+    targets[1] = -1
+    parts = [ops.cluster_contrast(features[p], memory[p], targets[p]) for p in range(3)]
+    assert parts[1] == 0
+    torch.testing.assert_close(ops.cluster_contrast(features, memory, targets), torch.stack(parts).mean())
+    shared = ops.cluster_contrast(features, memory, targets[0])
+    torch.testing.assert_close(shared, ops.cluster_contrast(features, memory, targets[0].expand(3, -1)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_contrast_error_budget(generator, dtype):
+    features, memory, targets = problem(generator, banks=2, samples=37, classes=50, width=64, dtype=dtype)
+    arguments = features.double(), memory.double(), targets
+    eager = reference.cluster_contrast(features, memory, targets, reduction="none")
+    got = ops.cluster_contrast(features, memory, targets, reduction="none")
+    assert_within_budget(got, reference.cluster_contrast(*arguments, reduction="none"), eager)
+
+
+@pytest.mark.parametrize("case", ["all ignored", "one class", "one sample", "zero feature"])
+def test_contrast_edge_cases_are_finite(generator, case):
+    features, memory, targets = problem(generator, classes=1 if case == "one class" else 7)
+    if case == "all ignored":
+        targets = torch.full_like(targets, -1)
+    if case == "one sample":
+        features, targets = features[:1], targets[:1].clamp_min(0)
+    if case == "zero feature":
+        features[0] = 0
+    features.requires_grad_()
+    loss = ops.cluster_contrast(features, memory, targets)
+    loss.backward()
+    assert torch.isfinite(loss) and torch.isfinite(features.grad).all()
+    if case in ("all ignored", "one class"):
+        assert loss == 0 and not features.grad.any()
+
+
+def test_contrast_gradcheck(generator):
+    features, memory, targets = problem(generator, banks=2, samples=4, classes=3, width=5, dtype=torch.float64)
+    features.requires_grad_()
+    for reduction in ("mean", "sum", "none"):
+        assert torch.autograd.gradcheck(
+            lambda x, r=reduction: ops.cluster_contrast(x, memory, targets, temperature=0.5, reduction=r), features
+        )
+
+
+@pytest.mark.parametrize("impl", CPU_BACKENDS)
+@pytest.mark.parametrize("banks", [None, 1, 4])
+def test_update_is_sequential(generator, impl, banks):
+    features, memory, targets = problem(generator, banks=banks, samples=40, classes=5, dtype=torch.float64)
+    order = torch.randperm(40, generator=generator)
+    for permutation in (None, order):
+        got = memory.clone()
+        returned = ops.update_cluster_memory_(got, features, targets, order=permutation, impl=impl)
+        assert returned is got
+        if banks is None:
+            expected = update_by_hand(memory, features, targets, 0.1, permutation)
+        else:
+            expected = torch.stack(
+                [update_by_hand(memory[p], features[p], targets[p], 0.1, permutation) for p in range(banks)]
+            )
+        torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("impl", CPU_BACKENDS)
+def test_update_error_budget(generator, impl):
+    features, memory, targets = problem(generator, banks=2, samples=200, classes=3, width=129)
+    exact, eager, got = memory.double(), memory.clone(), memory.clone()
+    reference.update_cluster_memory_(exact, features.double(), targets)
+    reference.update_cluster_memory_(eager, features, targets)
+    ops.update_cluster_memory_(got, features, targets, impl=impl)
+    assert_within_budget(got, exact, eager)
+
+
+@pytest.mark.parametrize("impl", CPU_BACKENDS)
+def test_update_of_a_strided_memory_and_ignored_rows(generator, impl):
+    features, memory, targets = problem(generator)
+    wide = torch.full((memory.shape[0], 2 * memory.shape[1]), 3.0)
+    wide[:, ::2] = memory
+    view = wide[:, ::2]
+    ops.update_cluster_memory_(view, features, targets, impl=impl)
+    torch.testing.assert_close(view, update_by_hand(memory, features, targets, 0.1))
+    assert (wide[:, 1::2] == 3).all()
+    before = memory.clone()
+    ops.update_cluster_memory_(memory, features, torch.full_like(targets, -1), impl=impl)
+    assert torch.equal(memory, before)
+
+
+def test_contract(generator):
+    features, memory, targets = problem(generator, banks=2)
+    order = torch.randperm(features.shape[1], generator=generator)
+    loss = torch.ones(())
+    assert_operator_contract(
+        torch.ops.salcr.cluster_contrast,
+        (features, memory, targets, 0.05, "mean", "auto"),
+        (features[0], memory[0], targets[0], 0.05, "none", "auto"),
+    )
+    assert_operator_contract(
+        torch.ops.salcr.cluster_contrast_backward, (loss, features, memory, targets, 0.05, "mean", "auto")
+    )
+    assert_operator_contract(torch.ops.salcr.update_cluster_memory_, (memory, features, targets, 0.1, order, "auto"))
+
+
+def test_compiles(generator):
+    def step(features, memory, targets):
+        loss = ops.cluster_contrast(features, memory, targets)
+        ops.update_cluster_memory_(memory, features, targets)
+        return loss, memory
+
+    examples = [problem(generator, samples=n, classes=k) for n, k in ((23, 7), (9, 5))]
+    for features, _, _ in examples:
+        features.requires_grad_()
+    assert_compiles(step, *examples)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (dict(features=torch.zeros(0, 19)), ValueError, "features is empty"),
+        (dict(features=torch.zeros(23, 18)), ValueError, "memory"),
+        (dict(memory=torch.zeros(7, 19, dtype=torch.float64)), TypeError, "memory is torch.float64"),
+        (dict(targets=torch.zeros(22, dtype=torch.int64)), ValueError, "targets"),
+        (dict(targets=torch.zeros(23)), TypeError, "targets must be int64"),
+        (dict(targets=torch.full((23,), 7)), ValueError, r"targets must be in \[-1, 7\)"),
+        (dict(impl="numpy"), ValueError, "impl must be one of"),
+        (dict(impl="cuda"), ValueError, "has the backends"),
+    ],
+)
+def test_bad_arguments_are_named(generator, change, error, message):
+    features, memory, targets = problem(generator)
+    arguments = dict(features=features, memory=memory, targets=targets) | change
+    for operator in (ops.cluster_contrast, ops.update_cluster_memory_):
+        with pytest.raises(error, match=message):
+            operator(**arguments)
+
+
+def test_bad_options_are_named(generator):
+    features, memory, targets = problem(generator)
+    with pytest.raises(ValueError, match="temperature"):
+        ops.cluster_contrast(features, memory, targets, temperature=0.0)
+    with pytest.raises(ValueError, match="reduction"):
+        ops.cluster_contrast(features, memory, targets, reduction="max")
+    with pytest.raises(ValueError, match="memory requires a gradient"):
+        ops.cluster_contrast(features, memory.requires_grad_(), targets)
+    with pytest.raises(ValueError, match="momentum"):
+        ops.update_cluster_memory_(memory.detach(), features, targets, momentum=1.5)
+    with pytest.raises(ValueError, match="not a permutation"):
+        ops.update_cluster_memory_(memory.detach(), features, targets, order=torch.zeros(23, dtype=torch.int64))
