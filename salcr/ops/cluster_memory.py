@@ -157,6 +157,7 @@ def _update(memory, features, targets, momentum, order, impl):
         raise ValueError("order is not a permutation of the samples")
     function = pick("update_cluster_memory_", impl, memory)
     function(memory, features, targets, momentum=momentum, order=order)
+    torch.autograd.graph.increment_version(memory)
 
 
 def _cpp_update(memory, features, targets, *, momentum, order):

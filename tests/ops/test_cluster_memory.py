@@ -137,6 +137,15 @@ def test_update_of_a_strided_memory_and_ignored_rows(generator, impl):
     assert torch.equal(memory, before)
 
 
+@pytest.mark.parametrize("impl", CPU_BACKENDS)
+def test_an_update_before_backward_is_noticed(generator, impl):
+    features, memory, targets = problem(generator)
+    loss = ops.cluster_contrast(features.requires_grad_(), memory, targets)
+    ops.update_cluster_memory_(memory, features, targets, impl=impl)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
 def test_contract(generator):
     features, memory, targets = problem(generator, banks=2)
     order = torch.randperm(features.shape[1], generator=generator)

@@ -1,0 +1,54 @@
+"""The two-stream network: maps, the global feature and the semantic-aligned part features (SPEC 1)."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from salcr.models.resnet import TwoStreamResNet
+from salcr.nn import GeM, SemanticParts, frozen_bias_batch_norm
+
+
+class TrainingFeatures(NamedTuple):
+    """Features of a batch [visible; augmented; infrared]: ``f [3S, D]`` and ``parts [P, 3, 3S, D]`` (or None)."""
+
+    f: torch.Tensor
+    parts: torch.Tensor | None
+
+
+class Embedding(NamedTuple):
+    """Evaluation features: unit ``f [B, D]`` and unit ``joint [B, (P+1)·D]``, the concatenation [z_1 … z_P, f]."""
+
+    f: torch.Tensor
+    joint: torch.Tensor
+
+
+class SALCRNetwork(nn.Module):
+    """Two-stream ResNet, GeM, and part attention.
+
+    Args:
+        architecture: see :class:`salcr.models.TwoStreamResNet`.
+        parts: P, horizontal stripes.
+        authors_pg1: see :class:`salcr.nn.SemanticParts`.
+    """
+
+    def __init__(self, architecture: str = "resnet50", parts: int = 3, *, authors_pg1: bool = False) -> None:
+        super().__init__()
+        self.backbone = TwoStreamResNet(architecture)
+        self.width = self.backbone.width
+        self.gem = GeM()
+        self.norm = frozen_bias_batch_norm(self.width)
+        self.parts = SemanticParts(self.width, parts, authors_pg1=authors_pg1)
+
+    def forward(self, visible: torch.Tensor, infrared: torch.Tensor, *, with_parts: bool) -> TrainingFeatures:
+        """``visible [2S, 3, H, W]`` (plain, then augmented) and ``infrared [S, 3, H, W]``, of the same positions."""
+        maps = self.backbone(visible, infrared)
+        return TrainingFeatures(self.norm(self.gem(maps)), self.parts(maps) if with_parts else None)
+
+    def embed(self, images: torch.Tensor, *, infrared: bool) -> Embedding:
+        """Features of ``images [B, 3, H, W]`` of one modality; call it in eval mode."""
+        maps = self.backbone(None, images) if infrared else self.backbone(images, None)
+        f = self.norm(self.gem(maps))
+        joint = torch.cat([self.parts.own(maps).flatten(1), f], dim=1)
+        return Embedding(F.normalize(f), F.normalize(joint))

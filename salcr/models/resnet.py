@@ -1,0 +1,161 @@
+"""Residual networks with one stem a modality and shared stages (SPEC 1)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Blocks a stage, channels of the first stage, and whether blocks are bottlenecks (output width × 4)."""
+
+    blocks: tuple[int, int, int, int]
+    channels: int
+    bottleneck: bool
+
+    @property
+    def width(self) -> int:
+        """D, channels of the last map."""
+        return self.channels * 8 * (4 if self.bottleneck else 1)
+
+
+ARCHITECTURES = {
+    "resnet50": Architecture((3, 4, 6, 3), 64, bottleneck=True),
+    "resnet18": Architecture((2, 2, 2, 2), 64, bottleneck=False),
+    "tiny": Architecture((1, 1, 1, 1), 24, bottleneck=False),
+}
+
+
+class TwoStreamResNet(nn.Module):
+    """A visible and an infrared stem (7×7/2 convolution, norm, ReLU, 3×3/2 max-pool) before shared stages 1-4.
+
+    The last stage has stride 1, so ``[B, 3, H, W]`` gives a map ``[B, D, H/16, W/16]`` (rounded up).
+
+    Args:
+        architecture: ``"resnet50"``, ``"resnet18"`` or ``"tiny"``.
+    """
+
+    def __init__(self, architecture: str) -> None:
+        super().__init__()
+        if architecture not in ARCHITECTURES:
+            raise ValueError(f"architecture must be one of {', '.join(ARCHITECTURES)}, got {architecture!r}")
+        shape = ARCHITECTURES[architecture]
+        self.width = shape.width
+        self.visible_stem, self.infrared_stem = _stem(shape.channels), _stem(shape.channels)
+        stages, channels = [], shape.channels
+        for stage, blocks in enumerate(shape.blocks):
+            stride = 2 if stage in (1, 2) else 1
+            stages.append(_stage(channels, shape.channels << stage, blocks, stride, shape.bottleneck))
+            channels = stages[-1][-1].out_channels
+        self.stages = nn.ModuleList(stages)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, visible: torch.Tensor | None, infrared: torch.Tensor | None) -> torch.Tensor:
+        """Maps of the visible rows, then of the infrared rows; either may be None."""
+        x = [stem(y) for stem, y in ((self.visible_stem, visible), (self.infrared_stem, infrared)) if y is not None]
+        x = torch.cat(x) if len(x) > 1 else x[0]
+        for stage in self.stages:
+            x = stage(x)
+        return x
+
+    def load_imagenet(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Start from a classifier's weights: one stem's into both stems, the stages', the classifier's ignored.
+
+        Args:
+            state: a state dict with torchvision's or timm's names (``conv1``, ``bn1``, ``layer1`` … ``layer4``),
+                possibly below ``state_dict`` or ``model`` and with a ``module.`` prefix.
+
+        Raises:
+            ValueError: a weight is missing or has another shape; all of them are named.
+        """
+        for wrapper in ("state_dict", "model"):
+            state = state.get(wrapper, state)
+        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+        renamed = {
+            ours: state.get(_imagenet_name(ours))
+            for ours in self.state_dict()
+            if not ours.endswith("num_batches_tracked")
+        }
+        own = self.state_dict()
+        wrong = [
+            f"{_imagenet_name(ours)}: want {tuple(own[ours].shape)}, got {None if given is None else tuple(given.shape)}"
+            for ours, given in renamed.items()
+            if given is None or given.shape != own[ours].shape
+        ]
+        if wrong:
+            raise ValueError(f"the weights do not fit this network: {'; '.join(wrong)}")
+        self.load_state_dict(renamed, strict=False)
+
+
+class BasicBlock(nn.Module):
+    """Two 3×3 convolutions and a shortcut."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.out_channels = channels
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.downsample = _shortcut(in_channels, channels, stride)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.relu_(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        return torch.relu_(y + self.downsample(x))
+
+
+class Bottleneck(nn.Module):
+    """1×1, 3×3 (with the stride) and 1×1 convolutions and a shortcut."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.out_channels = 4 * channels
+        self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv3 = nn.Conv2d(channels, self.out_channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(self.out_channels)
+        self.downsample = _shortcut(in_channels, self.out_channels, stride)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.relu_(self.bn1(self.conv1(x)))
+        y = torch.relu_(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        return torch.relu_(y + self.downsample(x))
+
+
+def _stem(channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, channels, 7, 2, 3, bias=False),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(3, 2, 1),
+    )
+
+
+def _stage(in_channels: int, channels: int, blocks: int, stride: int, bottleneck: bool) -> nn.Sequential:
+    kind, layers = Bottleneck if bottleneck else BasicBlock, []
+    for block in range(blocks):
+        layers.append(kind(in_channels, channels, stride if block == 0 else 1))
+        in_channels = layers[-1].out_channels
+    return nn.Sequential(*layers)
+
+
+def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
+    if stride == 1 and in_channels == out_channels:
+        return nn.Identity()
+    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels))
+
+
+def _imagenet_name(ours: str) -> str:
+    """``infrared_stem.0.weight -> conv1.weight``, ``stages.2.1.bn1.bias -> layer3.1.bn1.bias``."""
+    first, index, *rest = ours.split(".")
+    if first == "stages":
+        return ".".join([f"layer{int(index) + 1}", *rest])
+    return ".".join([{"0": "conv1", "1": "bn1"}[index], *rest])

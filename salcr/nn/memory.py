@@ -1,0 +1,58 @@
+"""Memory banks: class rows that follow the features, instance rows that are frozen within an epoch (SPEC 3, 4)."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from salcr import ops
+
+
+class ClusterMemory(nn.Module):
+    """A bank of unit rows, one a cluster; all parts of a kind live in one tensor.
+
+    Args:
+        rows: ``[K, D]`` or ``[P, K, D]``: starting rows, normalised here.
+        momentum: share of the old row that an update keeps.
+        temperature: divides the cosine in :meth:`contrast`.
+    """
+
+    def __init__(self, rows: torch.Tensor, *, momentum: float = 0.1, temperature: float = 0.05) -> None:
+        super().__init__()
+        self.register_buffer("rows", F.normalize(rows.detach(), dim=-1).clone())
+        self.momentum, self.temperature = momentum, temperature
+
+    def contrast(self, features: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Mean contrastive loss of ``features [B, D]`` or ``[P, B, D]``; see :func:`salcr.ops.cluster_contrast`.
+
+        The gradient needs the rows as they are now: autograd raises if :meth:`update_` comes before ``backward``.
+        """
+        return ops.cluster_contrast(features, self.rows, targets, temperature=self.temperature)
+
+    def update_(self, features: torch.Tensor, targets: torch.Tensor, order: torch.Tensor | None = None) -> None:
+        """Sequential momentum update; call it after ``backward``. See :func:`salcr.ops.update_cluster_memory_`."""
+        ops.update_cluster_memory_(
+            self.rows, features.detach().to(self.rows.dtype), targets, momentum=self.momentum, order=order
+        )
+
+
+class InstanceMemory(nn.Module):
+    """Every image's unit feature, frozen within an epoch.
+
+    Args:
+        rows: ``[N, D]`` or ``[P, N, D]``, normalised here.
+        k: neighbours that :meth:`neighbors` looks up.
+        temperature: divides the cosine.
+    """
+
+    def __init__(self, rows: torch.Tensor, *, k: int = 30, temperature: float = 0.05) -> None:
+        super().__init__()
+        self.register_buffer("rows", F.normalize(rows.detach(), dim=-1))
+        self.k, self.temperature = k, temperature
+
+    def neighbors(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The k nearest rows of each feature and the log-sum-exp over all; see :func:`salcr.ops.instance_neighbors`."""
+        return ops.instance_neighbors(features, self.rows, self.k, temperature=self.temperature)
+
+    def contrast(self, features: torch.Tensor, positives: torch.Tensor, lse: torch.Tensor) -> torch.Tensor:
+        """Pull features towards sets of rows; see :func:`salcr.ops.set_contrast`."""
+        return ops.set_contrast(features, self.rows, positives, temperature=self.temperature, lse=lse)

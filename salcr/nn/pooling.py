@@ -1,0 +1,59 @@
+"""Pooling of a feature map into a global feature and semantic-aligned part features (SPEC 1)."""
+
+import torch
+from torch import nn
+
+from salcr import ops
+
+
+class GeM(nn.Module):
+    """Power mean over the cells of a map, ``[B, D, H, W] -> [B, D]``; see :func:`salcr.ops.gem_pool`."""
+
+    def __init__(self, p: float = 3.0) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return ops.gem_pool(x, self.p)
+
+
+class SemanticParts(nn.Module):
+    """Learned part tokens, the prototypes they pool, and the part features the prototypes look up (SPEC 1).
+
+    Args:
+        width: D, channels of the map.
+        parts: P, horizontal stripes.
+        authors_pg1: reproduce the published code's slice for the augmented view's ``pg1`` (SPEC, Quirks).
+    """
+
+    def __init__(self, width: int, parts: int = 3, *, authors_pg1: bool = False) -> None:
+        super().__init__()
+        self.tokens = nn.Parameter(torch.empty(parts, width))
+        self.norm = frozen_bias_batch_norm(parts * width)
+        self.authors_pg1 = authors_pg1
+        self.reset_parameters()
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Fresh tokens (zero mean, deviation 1/√D) and a fresh batch norm, as at the start of stage two (SPEC 5)."""
+        nn.init.normal_(self.tokens, std=self.tokens.shape[1] ** -0.5, generator=generator)
+        self.norm.reset_running_stats()
+        nn.init.ones_(self.norm.weight)
+        nn.init.zeros_(self.norm.bias)
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """``maps [3S, D, H, W]`` = [visible; augmented; infrared] -> ``[P, 3, 3S, D]``: own, pg1, pg2 of every row."""
+        views = ops.semantic_parts(maps, self.tokens, authors_pg1=self.authors_pg1)
+        forms = torch.stack([self.norm(z.flatten(1)) for z in views])
+        return forms.unflatten(2, self.tokens.shape).movedim(2, 0)
+
+    def own(self, maps: torch.Tensor) -> torch.Tensor:
+        """``maps [B, D, H, W] -> [B, P, D]``: each image looks itself up, as in evaluation."""
+        z = ops.part_attention(ops.part_prototypes(maps, self.tokens), maps)
+        return self.norm(z.flatten(1)).unflatten(1, self.tokens.shape)
+
+
+def frozen_bias_batch_norm(width: int) -> nn.BatchNorm1d:
+    """Batch norm whose bias stays 0, so that features stay centred for the cosine (SPEC 1)."""
+    norm = nn.BatchNorm1d(width)
+    norm.bias.requires_grad_(False)
+    return norm

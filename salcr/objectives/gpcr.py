@@ -1,0 +1,41 @@
+"""GPCR, global-part collaborative refinement (SPEC 4): neighbours that several views agree on are pulled closer."""
+
+import torch
+from torch import nn
+
+from salcr import ops
+from salcr.nn import InstanceMemory
+
+
+class RefinementObjective(nn.Module):
+    """``L_gi + L_pi`` over one modality's instance memories; the total is the sum over both modalities.
+
+    Args:
+        f: ``[N, D]``: features of every image of the modality.
+        parts: ``[P, N, D]``: its part features.
+        k: neighbours a row; 30.
+        temperature: divides the cosine.
+    """
+
+    def __init__(self, f: torch.Tensor, parts: torch.Tensor, *, k: int = 30, temperature: float = 0.05) -> None:
+        super().__init__()
+        self.whole = InstanceMemory(f, k=k, temperature=temperature)
+        self.parts = InstanceMemory(parts, k=k, temperature=temperature)
+
+    def loss(self, f: torch.Tensor, parts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """``f [3S, D]`` and ``parts [P, 3, 3S, D]`` of a batch [visible, augmented, infrared]: (``L_gi``, ``L_pi``).
+
+        Global: the three views of a position share the neighbours that all three have. Parts: each form of a row (own,
+        pg1, pg2 belong to three different semantic groups) takes the neighbours of the row's two other forms that are
+        also neighbours of its global feature.
+        """
+        top, lse = self.whole.neighbors(f)
+        agreed = ops.intersect_sets(*top.chunk(3))
+        loss_whole = self.whole.contrast(f, agreed.repeat(3, 1), lse)
+
+        rows = parts.flatten(1, 2)
+        top_parts, lse_parts = self.parts.neighbors(rows)
+        own, pg1, pg2 = top_parts.unflatten(1, parts.shape[1:3]).unbind(1)
+        others = torch.stack([ops.unite_sets(pg1, pg2), ops.unite_sets(own, pg2), ops.unite_sets(own, pg1)], dim=1)
+        positives = ops.intersect_sets(others, top)
+        return loss_whole, self.parts.contrast(rows, positives.flatten(1, 2), lse_parts)
