@@ -1,0 +1,59 @@
+"""RegDB (SPEC 6): one visible and one thermal camera, ten published splits."""
+
+from pathlib import Path
+
+import numpy as np
+
+from salcr.data._layout import open_root, read_list, records
+from salcr.data.records import Dataset, Protocol, Records, Trial
+
+VISIBLE_CAM = 1
+THERMAL_CAM = 2
+SPLITS = 10
+
+
+def load_regdb(root: str | Path, trial: int = 1) -> Dataset:
+    """Load one split of RegDB from ``idx/{train,test}_{visible,thermal}_{trial}.txt``.
+
+    The ten trials of the published protocol are ten trainings, one a split, so each protocol here has one trial.
+
+    Args:
+        root: the folder that holds ``idx``; the lists name images relative to it.
+        trial: the split, 1 to 10.
+
+    Returns:
+        The data set, with the protocols ``visible-to-thermal`` and ``thermal-to-visible``. Camera 1 is the visible one,
+        camera 2 the thermal one.
+
+    Raises:
+        FileNotFoundError: ``root`` or a split file is missing.
+        ValueError: ``trial`` is not 1 to 10, or a split file is empty or malformed.
+
+    Source: SPEC 6; Nguyen et al., 2017.
+    """
+    if trial not in range(1, SPLITS + 1):
+        raise ValueError(f"trial must be 1 to {SPLITS}, got {trial!r}")
+    root = open_root(root)
+    test = _read_split(root, [f"idx/test_visible_{trial}.txt", f"idx/test_thermal_{trial}.txt"])
+    visible, thermal = np.flatnonzero(~test.infrared), np.flatnonzero(test.infrared)
+    return Dataset(
+        name="regdb",
+        root=root,
+        train_visible=_read_split(root, [f"idx/train_visible_{trial}.txt"]),
+        train_infrared=_read_split(root, [f"idx/train_thermal_{trial}.txt"]),
+        test=test,
+        protocols=(
+            Protocol("visible-to-thermal", "regdb", (Trial(visible, thermal),)),
+            Protocol("thermal-to-visible", "regdb", (Trial(thermal, visible),)),
+        ),
+    )
+
+
+def _read_split(root: Path, lists: list[str]) -> Records:
+    paths, ids, infrared = [], [], []
+    for name in lists:
+        list_paths, labels = read_list(root / name)
+        paths += list_paths
+        ids += labels
+        infrared += ["thermal" in name] * len(labels)
+    return records(root, paths, ids, np.where(infrared, THERMAL_CAM, VISIBLE_CAM), infrared)
