@@ -5,6 +5,30 @@ Every operator takes ``impl``: ``"auto"`` follows the tensor's device and falls 
 asked for by name that cannot run raises and says why; ``salcr info`` prints which exist on this machine.
 """
 
+from salcr.ops.assignment import bidirectional_assignment, linear_assignment
+from salcr.ops.centroids import cluster_centroids
 from salcr.ops.cluster_memory import cluster_contrast, update_cluster_memory_
+from salcr.ops.dbscan import dbscan
+from salcr.ops.jaccard import jaccard_distance, jaccard_graph
+from salcr.ops.neighbors import knn
+from salcr.ops.pooling import gem_pool, part_attention, part_prototypes, semantic_parts
+from salcr.ops.propagation import propagate_features
+from salcr.ops.sinkhorn import sinkhorn
 
-__all__ = ["cluster_contrast", "update_cluster_memory_"]
+__all__ = [
+    "bidirectional_assignment",
+    "cluster_centroids",
+    "cluster_contrast",
+    "dbscan",
+    "gem_pool",
+    "jaccard_distance",
+    "jaccard_graph",
+    "knn",
+    "linear_assignment",
+    "part_attention",
+    "part_prototypes",
+    "propagate_features",
+    "semantic_parts",
+    "sinkhorn",
+    "update_cluster_memory_",
+]

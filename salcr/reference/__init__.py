@@ -4,6 +4,30 @@ Same names, same arguments (without ``impl``), no argument checks, any device, f
 :mod:`salcr.reference.published` holds the forms that published implementations use, for measuring against them.
 """
 
+from salcr.reference.assignment import bidirectional_assignment, linear_assignment
+from salcr.reference.centroids import cluster_centroids
 from salcr.reference.cluster_memory import cluster_contrast, update_cluster_memory_
+from salcr.reference.dbscan import dbscan
+from salcr.reference.jaccard import jaccard_distance, jaccard_graph
+from salcr.reference.neighbors import knn
+from salcr.reference.pooling import gem_pool, part_attention, part_prototypes, semantic_parts
+from salcr.reference.propagation import propagate_features
+from salcr.reference.sinkhorn import sinkhorn
 
-__all__ = ["cluster_contrast", "update_cluster_memory_"]
+__all__ = [
+    "bidirectional_assignment",
+    "cluster_centroids",
+    "cluster_contrast",
+    "dbscan",
+    "gem_pool",
+    "jaccard_distance",
+    "jaccard_graph",
+    "knn",
+    "linear_assignment",
+    "part_attention",
+    "part_prototypes",
+    "propagate_features",
+    "semantic_parts",
+    "sinkhorn",
+    "update_cluster_memory_",
+]

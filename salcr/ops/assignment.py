@@ -1,0 +1,94 @@
+"""Minimum-cost assignment: association of clusters with clusters (SPEC 4).
+
+Plain functions on the host side of an epoch, not registered with torch.library: no compiled graph contains them.
+"""
+
+import torch
+
+from salcr import reference
+from salcr.ops._backends import add_backend, check_impl, pick
+from salcr.ops._checks import check_tensor
+
+
+def linear_assignment(
+    cost: torch.Tensor, *, maximize: bool = False, impl: str = "auto"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One-to-one assignment of rows to columns of the smallest total cost.
+
+    Equivalent expression::
+
+        rows, cols = scipy.optimize.linear_sum_assignment(cost, maximize)
+
+    Where several assignments are optimal, which of them is returned is not specified. No gradient flows to ``cost``.
+
+    Args:
+        cost: ``[M, N]`` or a batch ``[B, M, N]``, float, of any sign; float16 and bfloat16 are converted to float32.
+            ``inf`` (``-inf`` when maximising) forbids a pair.
+        maximize: look for the largest total instead; False by default.
+        impl: backend, see :mod:`salcr.ops`.
+
+    Returns:
+        ``(rows, cols)``, int64 on the device of ``cost``, each ``[min(M, N)]`` or ``[B, min(M, N)]``; rows ascend.
+
+    Raises:
+        TypeError, ValueError: a wrong shape or dtype; a cost that is NaN, or infinite with the sign that does not
+            forbid; a problem without an assignment that avoids all forbidden pairs.
+
+    Source: SPEC 4; Crouse (2016) for the rectangular problem.
+    """
+    check_tensor("cost", cost, ndim=(2, 3))
+    check_impl(impl)
+    cost = _check_cost(cost, maximize)
+    return pick("linear_assignment", impl, cost)(cost, maximize=maximize)
+
+
+def bidirectional_assignment(cost: torch.Tensor, *, impl: str = "auto") -> tuple[torch.Tensor, torch.Tensor]:
+    """Minimum-cost assignment in both directions in which every row and every column gets a partner.
+
+    Equivalent eager expression::
+
+        def assign_rows(cost):  # [M, N] -> [M]
+            M, N = cost.shape
+            return linear_assignment(cost.repeat(1, ceil(M / N)))[1] % N
+
+        row_to_col = assign_rows(cost)
+        col_to_row = row_to_col.argsort() if M == N else assign_rows(cost.T)
+
+    ``row_to_col`` has the smallest ``cost[m, row_to_col[m]]`` summed over all rows among the maps that use no column
+    more than ``ceil(M / N)`` times; ``col_to_row`` the same with rows and columns exchanged, no row more than
+    ``ceil(N / M)`` times. So the smaller side is mapped one to one, and the larger side as evenly as that bound says.
+    The two are solved apart: with M > N a column may be the partner of no row in ``row_to_col``, and still has its own
+    partner in ``col_to_row``. With M = N they are one permutation and its inverse. Where several optima exist, which
+    of them is returned is not specified.
+
+    Args:
+        cost: ``[M, N]``, float, of any sign; float16 and bfloat16 are converted to float32. ``inf`` forbids a pair.
+        impl: backend, see :mod:`salcr.ops`.
+
+    Returns:
+        ``(row_to_col [M], col_to_row [N])``, int64 on the device of ``cost``.
+
+    Raises:
+        TypeError, ValueError: a wrong shape or dtype; a cost that is NaN or ``-inf``; a direction that cannot avoid
+            all forbidden pairs.
+
+    Source: SPEC 4, the Hungarian-style bidirectional association.
+    """
+    check_tensor("cost", cost, ndim=2)
+    check_impl(impl)
+    cost = _check_cost(cost, maximize=False)
+    return pick("bidirectional_assignment", impl, cost)(cost)
+
+
+def _check_cost(cost: torch.Tensor, maximize: bool) -> torch.Tensor:
+    """``cost`` in float32 or float64, without NaN and without an infinity that is no prohibition."""
+    worst = torch.inf if maximize else -torch.inf
+    bad = cost.isnan() | (cost == worst)
+    if bad.any():
+        at = bad.nonzero()[0].tolist()
+        raise ValueError(f"cost has NaN or {worst} with maximize={maximize}, first {cost[tuple(at)].item()} at {at}")
+    return cost.detach().to(torch.promote_types(cost.dtype, torch.float32))
+
+
+add_backend("linear_assignment", "reference", reference.linear_assignment)
+add_backend("bidirectional_assignment", "reference", reference.bidirectional_assignment)

@@ -1,0 +1,160 @@
+from decimal import Decimal, getcontext
+
+import pytest
+import torch
+
+from salcr import ops, reference
+from tests.ops.contract import assert_compiles, assert_operator_contract, assert_within_budget
+
+
+def squared_distances(generator, rows=37, cols=11, width=16, dtype=torch.float64):
+    x, y = (torch.randn(n, width, generator=generator, dtype=torch.float64) for n in (rows, cols))
+    x, y = x / x.norm(dim=1, keepdim=True), y / y.norm(dim=1, keepdim=True)
+    return (2 - 2 * x @ y.T).to(dtype)
+
+
+def plain(cost, lam, tol, max_iter, check_every=10):
+    """The iteration as it reads in SPEC, with the number of steps it took."""
+    kernel = torch.exp(-lam * cost)
+    num_rows, num_cols = cost.shape
+    beta = torch.full((num_cols,), 1 / num_cols, dtype=cost.dtype)
+    steps, error = 0, float("inf")
+    while error > tol and steps < max_iter:
+        alpha = (1 / num_rows) / (kernel @ beta)
+        new_beta = (1 / num_cols) / (alpha @ kernel)
+        if steps % check_every == 0:
+            error = (beta / new_beta - 1).abs().sum().item()
+        beta = new_beta
+        steps += 1
+    return alpha[:, None] * kernel * beta, steps
+
+
+def plain_in_decimal(cost, lam, steps):
+    """``steps`` plain iterations with 40 digits and no limit of the exponent."""
+    getcontext().prec = 40
+    kernel = [[(-Decimal(lam) * Decimal(c)).exp() for c in row] for row in cost.tolist()]
+    num_rows, num_cols = cost.shape
+    beta = [1 / Decimal(num_cols)] * num_cols
+    for _ in range(steps):
+        alpha = [1 / (num_rows * sum(k * b for k, b in zip(row, beta, strict=True))) for row in kernel]
+        columns = zip(*kernel, strict=True)
+        beta = [1 / (num_cols * sum(k * a for k, a in zip(column, alpha, strict=True))) for column in columns]
+    return torch.tensor(
+        [[float(a * k * b) for k, b in zip(row, beta, strict=True)] for a, row in zip(alpha, kernel, strict=True)],
+        dtype=torch.float64,
+    )
+
+
+@pytest.mark.parametrize("lam", [0.5, 5.0, 60.0])
+@pytest.mark.parametrize("tol", [0.0, 1e-6, 0.1, 3.0])
+def test_iterates_and_stopping_rule_are_the_plain_ones(generator, lam, tol):
+    cost = squared_distances(generator)
+    for shifted in (cost, cost + torch.linspace(-1, 2, 37, dtype=torch.float64)[:, None], cost - 1.5):
+        expected, _ = plain(shifted, lam, tol, 95)
+        torch.testing.assert_close(ops.sinkhorn(shifted, lam=lam, tol=tol, max_iter=95), expected)
+
+
+@pytest.mark.parametrize("check_every", [1, 3, 10])
+def test_it_looks_at_the_change_only_every_so_often(generator, check_every):
+    cost = squared_distances(generator)
+    expected, steps = plain(cost, 5.0, 0.1, 500, check_every)
+    assert steps % check_every == (1 % check_every) and 1 < steps < 500
+    one_more, _ = plain(cost, 5.0, 0.0, steps + 1)
+    assert not torch.allclose(expected, one_more, rtol=1e-7, atol=0)
+    torch.testing.assert_close(ops.sinkhorn(cost, check_every=check_every), expected)
+
+
+@pytest.mark.parametrize("max_iter", [1, 2, 10, 11, 12])
+def test_max_iter_counts_steps(generator, max_iter):
+    cost = squared_distances(generator)
+    expected, steps = plain(cost, 20.0, 1e-9, max_iter)
+    assert steps == max_iter
+    torch.testing.assert_close(ops.sinkhorn(cost, lam=20.0, tol=1e-9, max_iter=max_iter), expected)
+
+
+def test_marginals_after_convergence(generator):
+    cost = squared_distances(generator, rows=60, cols=9)
+    plan = ops.sinkhorn(cost, tol=1e-10)
+    torch.testing.assert_close(plan.sum(1), torch.full((60,), 1 / 60, dtype=torch.float64), rtol=1e-9, atol=0)
+    torch.testing.assert_close(plan.sum(0), torch.full((9,), 1 / 9, dtype=torch.float64), rtol=1e-9, atol=0)
+    assert (plan > 0).all()
+
+
+@pytest.mark.parametrize("scale", [100.0, 1000.0, 20000.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_large_costs_neither_underflow_nor_overflow(generator, scale, dtype):
+    cost = (scale * torch.rand(7, 4, generator=generator, dtype=torch.float64)).to(dtype)
+    cost[:, 2] += 3 * scale  # exp(-lam cost) of this column is zero in every row
+    plan = ops.sinkhorn(cost, tol=0.0, max_iter=40)
+    expected = plain_in_decimal(cost, 5, 40)
+    digits = torch.finfo(dtype).eps * 5 * 4 * scale
+    assert plan.dtype == dtype
+    torch.testing.assert_close(plan.double(), expected, rtol=40 * digits, atol=torch.finfo(dtype).tiny)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_error_budget(generator, dtype):
+    cost = squared_distances(generator, rows=200, cols=30, dtype=dtype)
+    exact = reference.sinkhorn(cost.double(), tol=0.0, max_iter=21)
+    assert_within_budget(
+        ops.sinkhorn(cost, tol=0.0, max_iter=21), exact, reference.sinkhorn(cost.float(), tol=0.0, max_iter=21)
+    )
+
+
+def test_a_permutation_is_found(generator):
+    order = torch.randperm(12, generator=generator)
+    cost = 1.0 - torch.eye(12)[order]
+    plan = ops.sinkhorn(cost, lam=50.0)
+    assert torch.equal(plan.argmax(1), order)
+    torch.testing.assert_close(plan, torch.eye(12)[order] / 12)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (5, 1)])
+def test_a_single_row_or_column_takes_everything(generator, shape):
+    plan = ops.sinkhorn(torch.randn(shape, generator=generator))
+    torch.testing.assert_close(plan, torch.full(shape, 1 / (shape[0] * shape[1])))
+
+
+def test_equal_costs_give_the_uniform_plan():
+    torch.testing.assert_close(ops.sinkhorn(torch.full((6, 4), 1e6)), torch.full((6, 4), 1 / 24))
+
+
+def test_strided_cost_and_no_gradient(generator):
+    cost = squared_distances(generator).float()
+    plan = ops.sinkhorn(cost.T.contiguous().T.requires_grad_())
+    assert not plan.requires_grad
+    torch.testing.assert_close(plan, ops.sinkhorn(cost), rtol=1e-4, atol=0)
+
+
+def test_contract(generator):
+    cost = squared_distances(generator, dtype=torch.float32)
+    assert_operator_contract(
+        torch.ops.salcr.sinkhorn, (cost, 5.0, 0.1, 500, 10, "auto"), (cost.half(), 5.0, 0.1, 500, 10, "reference")
+    )
+
+
+def test_compiles(generator):
+    examples = [(squared_distances(generator, rows=m, cols=n, dtype=torch.float32),) for m, n in ((37, 11), (8, 21))]
+    assert_compiles(ops.sinkhorn, *examples)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (dict(cost=torch.zeros(0, 3)), ValueError, "cost is empty"),
+        (dict(cost=torch.zeros(3)), ValueError, "cost must have 2 axes"),
+        (dict(cost=torch.zeros(3, 3, dtype=torch.int64)), TypeError, "cost must be floating point"),
+        (dict(cost=torch.tensor([[0.0], [torch.nan]])), ValueError, "cost has NaN or Inf, first in row 1"),
+        (dict(cost=torch.tensor([[torch.inf], [0.0]])), ValueError, "cost has NaN or Inf, first in row 0"),
+        (dict(lam=0.0), ValueError, "lam must be positive"),
+        (dict(tol=-1.0), ValueError, "tol must not be negative"),
+        (dict(tol=float("nan")), ValueError, "tol must not be negative"),
+        (dict(max_iter=0), ValueError, "max_iter must be positive"),
+        (dict(check_every=0), ValueError, "check_every must be positive"),
+        (dict(impl="triton"), ValueError, "has the backends reference"),
+        (dict(impl="scipy"), ValueError, "impl must be one of"),
+    ],
+)
+def test_bad_arguments_are_named(change, error, message):
+    with pytest.raises(error, match=message):
+        ops.sinkhorn(**(dict(cost=torch.zeros(3, 4)) | change))
