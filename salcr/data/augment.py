@@ -1,7 +1,7 @@
 """Augmentation of whole batches on the training device (SPEC 5): the three views of a batch from its uint8 images.
 
-All random numbers come from one CPU generator, so a run can be repeated and resumed on any device; the pixels are worked on
-where the images are.
+All random numbers come from one CPU generator, so a run can be repeated and resumed on any device; the pixels are
+worked on where the images are.
 """
 
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ LOCAL_SCALINGS = 4
 class Augmentation:
     """The augmentation of SPEC 5 with its strengths.
 
-    ``visible``, ``channel_augmented`` and ``infrared`` take uint8 images ``[B, H, W, 3]`` on any device and a CPU generator,
-    and return normalised float32 ``[B, 3, H, W]``.
+    ``visible``, ``channel_augmented`` and ``infrared`` take uint8 images ``[B, H, W, 3]`` on any device and a CPU
+    generator, and return normalised float32 ``[B, 3, H, W]``.
     """
 
     pad: int = 10
@@ -39,12 +39,12 @@ class Augmentation:
         return random_erase(normalize(x), self.erase, generator)
 
     def channel_augmented(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Crop, flip, jitter, normalise, erase, then one channel of each image, uniformly drawn, copied to all three."""
+        """Crop, flip, jitter, normalise, erase, then one random channel of each image copied to all three."""
         x = color_jitter(crop_and_flip(images, self.pad, generator), self.jitter, generator)
         return copy_channel(random_erase(normalize(x), self.erase, generator), generator)
 
     def infrared(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """As the channel-augmented view, but one channel for 75 % of the images, weighted grey for 12.5 %, else as is."""
+        """As the channel-augmented view, but one channel for 75 % of images, weighted grey for 12.5 %, else as is."""
         x = color_jitter(crop_and_flip(images, self.pad, generator), self.jitter, generator)
         x = random_erase(normalize(x), self.erase, generator)
         draw = torch.rand(len(x), generator=generator).to(x.device).view(-1, 1, 1, 1)

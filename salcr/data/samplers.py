@@ -53,9 +53,9 @@ def stage_two_batches(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Batches of stage two: position i of both modalities shares an identity.
 
-    Half of the identities (rounded up) are visible clusters that some infrared image maps to: their visible rows come by
-    own label, the infrared ones by cross label. The other half are infrared clusters, the other way round. If one kind
-    has no eligible cluster the other fills its slots.
+    Half of the identities (rounded up) are visible clusters that some infrared image maps to: their visible rows come
+    by own label, the infrared ones by cross label. The other half are infrared clusters, the other way round. If one
+    kind has no eligible cluster the other fills its slots.
 
     Args:
         visible_labels: ``[N_v]`` own clusters of the visible images, int64 on the CPU; -1 is noise.

@@ -82,7 +82,7 @@ class TwoStreamResNet(nn.Module):
         }
         own = self.state_dict()
         wrong = [
-            f"{_imagenet_name(ours)}: want {tuple(own[ours].shape)}, got {None if given is None else tuple(given.shape)}"
+            f"{_imagenet_name(ours)} {tuple(own[ours].shape)} got {given if given is None else tuple(given.shape)}"
             for ours, given in renamed.items()
             if given is None or given.shape != own[ours].shape
         ]
