@@ -1,0 +1,224 @@
+"""Pooling of a feature map: power mean, part prototypes and attention over stripes (SPEC 1).
+
+A map ``x`` ``[B, D, H, W]`` comes in either memory format. Its ``H*W`` cells in row-major order are cut into ``P``
+stripes of ``H*W // P`` cells; the cells that remain belong to no part.
+"""
+
+from collections.abc import Callable
+
+import torch
+
+from salcr import reference
+from salcr.ops._backends import add_backend, check_impl, pick
+from salcr.ops._checks import check_positive, check_same, check_tensor
+from salcr.ops._register import reference_gradient, register
+
+
+def gem_pool(x: torch.Tensor, p: float = 3.0, eps: float = 1e-12, *, impl: str = "auto") -> torch.Tensor:
+    """Power mean of every channel over the map.
+
+    Equivalent eager expression::
+
+        ((x ** p).mean((2, 3)) + eps) ** (1 / p)
+
+    Args:
+        x: ``[B, D, H, W]``, float, contiguous or channels-last; not negative unless ``p`` is an odd integer.
+        p: the power; 3 in the paper, fixed.
+        eps: added to the mean, so that a channel of zeros has a gradient (of zero); 1e-12 in the paper.
+        impl: backend, see :mod:`salcr.ops`.
+
+    Returns:
+        ``[B, D]`` of the dtype of ``x``.
+
+    Raises:
+        TypeError, ValueError: a wrong shape or dtype, ``p`` or ``eps`` not positive.
+
+    Source: SPEC 1; GeM pooling (Radenović et al., 2018).
+    """
+    check_tensor("x", x, ndim=4)
+    check_positive("p", p)
+    check_positive("eps", eps)
+    check_impl(impl)
+    return _Pooling.apply("gem_pool", (float(p), float(eps), impl), x)
+
+
+def part_prototypes(x: torch.Tensor, tokens: torch.Tensor, *, impl: str = "auto") -> torch.Tensor:
+    """Mean of the cells of every stripe, weighted by their match with the part's token.
+
+    Equivalent eager expression, for part ``p``::
+
+        cells = x.flatten(2)[:, :, p * T : (p + 1) * T]                  # T = H*W // P
+        s = sigmoid((tokens[p][None, :, None] * cells).sum(1, keepdim=True))
+        (s * cells).sum(2) / s.sum(2)
+
+    Where all sigmoids of a stripe underflow the result is the limit of that quotient, not NaN.
+
+    Args:
+        x: ``[B, D, H, W]``, float, contiguous or channels-last.
+        tokens: ``[P, D]`` of the same dtype, one learned token a part; ``P <= H*W``.
+        impl: backend, see :mod:`salcr.ops`.
+
+    Returns:
+        ``[B, P, D]``.
+
+    Raises:
+        TypeError, ValueError: a wrong shape, dtype or device, more parts than cells.
+
+    Source: SPEC 1, SAFL.
+    """
+    _check_parts(x, "tokens", tokens, ndim=2)
+    check_impl(impl)
+    return _Pooling.apply("part_prototypes", (impl,), x, tokens)
+
+
+def part_attention(queries: torch.Tensor, x: torch.Tensor, *, impl: str = "auto") -> torch.Tensor:
+    """Mean of the cells of every stripe, weighted by attention to the part's query.
+
+    Equivalent eager expression, for part ``p``::
+
+        cells = x.flatten(2)[:, :, p * T : (p + 1) * T]                  # T = H*W // P
+        weights = softmax((queries[:, p, :, None] * cells).sum(1, keepdim=True) / sqrt(D), dim=2)
+        (weights * cells).sum(2)
+
+    Args:
+        queries: ``[B, P, D]``, float; ``P <= H*W``. Often :func:`part_prototypes` of another view.
+        x: ``[B, D, H, W]`` of the same dtype, contiguous or channels-last: keys and values.
+        impl: backend, see :mod:`salcr.ops`.
+
+    Returns:
+        ``[B, P, D]``.
+
+    Raises:
+        TypeError, ValueError: a wrong shape, dtype or device, more parts than cells.
+
+    Source: SPEC 1, SAFL.
+    """
+    _check_parts(x, "queries", queries, ndim=3)
+    if len(queries) != len(x):
+        raise ValueError(f"queries {tuple(queries.shape)} do not fit x {tuple(x.shape)}: the batches differ")
+    check_impl(impl)
+    return _Pooling.apply("part_attention", (impl,), queries, x)
+
+
+def semantic_parts(
+    x: torch.Tensor, tokens: torch.Tensor, *, authors_pg1: bool = False, impl: str = "auto"
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Semantic-aligned features: the part prototypes of every view look at three maps of their batch position.
+
+    Equivalent eager expression::
+
+        v, a, r = x.chunk(3)
+        queries = part_prototypes(x, tokens)
+        own = part_attention(queries, cat([v, a, r]))
+        pg1 = part_attention(queries, cat([r, r, v]))     # authors_pg1: cat([r, v, v])
+        pg2 = part_attention(queries, cat([a, v, a]))
+
+    Args:
+        x: ``[3S, D, H, W]``, float, contiguous or channels-last: the visible, augmented and infrared maps of the same
+            ``S`` batch positions, one view after the other.
+        tokens: ``[P, D]`` of the same dtype, one learned token a part; ``P <= H*W``.
+        authors_pg1: take the augmented view's ``pg1`` from its ``pg2``, as the authors' code does.
+        impl: backend, see :mod:`salcr.ops`.
+
+    Returns:
+        ``(own, pg1, pg2)``, each ``[3S, P, D]``.
+
+    Raises:
+        TypeError, ValueError: a wrong shape, dtype or device, more parts than cells, a batch of no three views.
+
+    Source: SPEC 1, SAFL.
+    """
+    _check_parts(x, "tokens", tokens, ndim=2)
+    if len(x) % 3:
+        raise ValueError(f"x must hold three views of the same size, got a batch of {len(x)}")
+    check_impl(impl)
+    return _Pooling.apply("semantic_parts", (authors_pg1, impl), x, tokens)
+
+
+class _Pooling(torch.autograd.Function):
+    """Any operator of this file: its name, its options, then its tensors."""
+
+    @staticmethod
+    def forward(ctx, name, options, *tensors):
+        ctx.save_for_backward(*tensors)
+        ctx.name, ctx.options = name, options
+        return getattr(torch.ops.salcr, name)(*tensors, *options)
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        backward = getattr(torch.ops.salcr, f"{ctx.name}_backward")
+        return None, None, *backward(gradients, ctx.saved_tensors, *ctx.options)
+
+
+def _check_parts(x: torch.Tensor, name: str, rows: torch.Tensor, ndim: int) -> None:
+    check_tensor("x", x, ndim=4)
+    check_tensor(name, rows, ndim=ndim)
+    check_same(name, rows, "x", x)
+    if rows.shape[-1] != x.shape[1]:
+        raise ValueError(f"{name} {tuple(rows.shape)} do not fit x {tuple(x.shape)}: the widths differ")
+    if rows.shape[-2] > x.shape[2] * x.shape[3]:
+        raise ValueError(f"{name} ask for {rows.shape[-2]} parts of the {x.shape[2] * x.shape[3]} cells of x")
+
+
+def _add(name: str, tensors: str, options: str, returns: str, function: Callable, fake: Callable) -> None:
+    """Register an operator of this file and its backward, both backed by the reference ``function``."""
+    number = tensors.count("Tensor")
+
+    def forward(*arguments):
+        *arguments, impl = arguments
+        return pick(name, impl, arguments[0])(*arguments)
+
+    def backward(gradients, inputs, *arguments):
+        *arguments, impl = arguments
+        found = pick(f"{name}_backward", impl, inputs[0])(gradients, inputs, *arguments)
+        return [
+            g if g.stride() == x.stride() else torch.empty_like(x).copy_(g) for g, x in zip(found, inputs, strict=True)
+        ]
+
+    def reference_backward(gradients, inputs, *options):
+        return reference_gradient(lambda *x: function(*x, *options), inputs, gradients)
+
+    add_backend(name, "reference", function)
+    add_backend(f"{name}_backward", "reference", reference_backward)
+    register(name, f"({tensors}, {options}) -> {returns}", forward, lambda *arguments: fake(*arguments[:number]))
+    register(
+        f"{name}_backward",
+        f"(Tensor[] gradients, Tensor[] inputs, {options}) -> Tensor[]",
+        backward,
+        lambda gradients, inputs, *options: [torch.empty_like(x) for x in inputs],
+    )
+
+
+def _fake_parts(x, tokens):
+    return x.new_empty(len(x), len(tokens), x.shape[1])
+
+
+def _semantic_parts(x, tokens, authors_pg1):
+    return reference.semantic_parts(x, tokens, authors_pg1=authors_pg1)
+
+
+_add(
+    "gem_pool",
+    "Tensor x",
+    "float p, float eps, str impl",
+    "Tensor",
+    reference.gem_pool,
+    lambda x: x.new_empty(x.shape[:2]),
+)
+_add("part_prototypes", "Tensor x, Tensor tokens", "str impl", "Tensor", reference.part_prototypes, _fake_parts)
+_add(
+    "part_attention",
+    "Tensor queries, Tensor x",
+    "str impl",
+    "Tensor",
+    reference.part_attention,
+    lambda queries, x: queries.new_empty(queries.shape),
+)
+_add(
+    "semantic_parts",
+    "Tensor x, Tensor tokens",
+    "bool authors_pg1, str impl",
+    "(Tensor, Tensor, Tensor)",
+    _semantic_parts,
+    lambda x, tokens: tuple(_fake_parts(x, tokens) for _ in range(3)),
+)
