@@ -1,0 +1,75 @@
+"""Centroids of clusters (SPEC 2, step 8)."""
+
+import torch
+
+from salcr import reference
+from salcr.ops._backends import add_backend, check_impl, pick
+from salcr.ops._checks import check_same, check_tensor
+from salcr.ops._register import register
+
+
+def cluster_centroids(
+    features: torch.Tensor, labels: torch.Tensor, num_clusters: int | None = None, *, impl: str = "auto"
+) -> torch.Tensor:
+    """Mean feature of every cluster.
+
+    Equivalent eager expression::
+
+        torch.stack([features[labels == c].mean(0) for c in range(num_clusters)])
+
+    Nothing is normalised, before or after. Sums run in a fixed order, so equal inputs give equal bits.
+
+    Args:
+        features: ``[N, D]``, float. Read without a gradient; float16 and bfloat16 are summed in float32.
+        labels: ``[N]``, int64 in ``[0, num_clusters)``; rows with -1 are left out.
+        num_clusters: number of clusters; by default the largest label plus one (0 where all rows are left out). A
+            compiled graph has to give it.
+        impl: backend, see :mod:`salcr.ops`.
+
+    Returns:
+        ``[num_clusters, D]`` of the dtype of ``features``.
+
+    Raises:
+        TypeError, ValueError: a wrong shape, dtype or device, a label outside ``[-1, num_clusters)``, or a cluster
+            without a member; the message names it.
+
+    Source: SPEC 2, step 8, and SPEC 4.
+    """
+    check_tensor("features", features, ndim=2)
+    check_tensor("labels", labels, ndim=1, floating=False)
+    check_same("labels", labels, "features", features, dtype=False)
+    if labels.shape[0] != features.shape[0]:
+        raise ValueError(f"labels has {labels.shape[0]} entries, features {features.shape[0]} rows")
+    if num_clusters is None:
+        num_clusters = int(labels.max()) + 1
+    if num_clusters < 0:
+        raise ValueError(f"num_clusters must not be negative, got {num_clusters}")
+    check_impl(impl)
+    return torch.ops.salcr.cluster_centroids(features.detach(), labels, num_clusters, impl)
+
+
+def _centroids(features, labels, num_clusters, impl):
+    low, high = int(labels.min()), int(labels.max())
+    if low < -1 or high >= num_clusters:
+        raise ValueError(f"labels must be in [-1, {num_clusters}), got {low} to {high}")
+    present = torch.zeros(num_clusters + 1, dtype=torch.bool, device=labels.device)
+    present[labels] = True  # label -1 marks the extra last place
+    empty = (~present[:num_clusters]).nonzero()
+    if len(empty):
+        raise ValueError(f"cluster {int(empty[0])} has no member ({len(empty)} of {num_clusters} clusters are empty)")
+    if num_clusters == 0:
+        return features.new_empty(0, features.shape[1])
+    return pick("cluster_centroids", impl, features)(features, labels, num_clusters)
+
+
+def _fake_centroids(features, labels, num_clusters, impl):
+    return features.new_empty(num_clusters, features.shape[1])
+
+
+add_backend("cluster_centroids", "reference", reference.cluster_centroids)
+register(
+    "cluster_centroids",
+    "(Tensor features, Tensor labels, SymInt num_clusters, str impl) -> Tensor",
+    _centroids,
+    _fake_centroids,
+)

@@ -1,0 +1,55 @@
+"""DBSCAN on given distances (SPEC 2, step 7)."""
+
+import torch
+
+from salcr import reference
+from salcr.ops._backends import add_backend, check_impl, pick
+from salcr.ops._checks import check_positive
+
+
+def dbscan(distances: torch.Tensor, *, eps: float, min_samples: int = 4, impl: str = "auto") -> torch.Tensor:
+    """Cluster labels by density.
+
+    Equivalent eager expression::
+
+        sklearn.cluster.DBSCAN(eps=eps, min_samples=min_samples, metric="precomputed").fit_predict(distances)
+
+    The labels are the same number for number: clusters are numbered by their smallest core index, a border point takes
+    the smallest cluster number among its core neighbours, noise is -1. A core point has at least ``min_samples`` points
+    within ``eps``, itself counted. Distances and ``eps`` are compared in float32.
+
+    Args:
+        distances: ``[N, N]`` of a floating dtype, symmetric (this is not checked): dense, or torch.sparse_csr as
+            :func:`jaccard_graph` gives it. Entries that a sparse matrix does not store are far, except those on the
+            diagonal: as in scikit-learn, a point without a diagonal entry is its own neighbour, and one with an entry
+            above ``eps`` is not. Sparse distances are never made dense.
+        eps: largest distance of neighbours, positive.
+        min_samples: points within ``eps`` that make a core point, at least 1.
+        impl: backend, see :mod:`salcr.ops`.
+
+    Returns:
+        ``[N]``, int64, on the device of ``distances``.
+
+    Raises:
+        TypeError, ValueError: a wrong shape, dtype, layout, ``eps`` or ``min_samples``; NaN among the distances.
+
+    Source: SPEC 2, step 7; A Density-Based Algorithm for Discovering Clusters (Ester et al., 1996).
+    """
+    if not isinstance(distances, torch.Tensor):
+        raise TypeError(f"distances must be a torch.Tensor, got {type(distances).__name__}")
+    if distances.layout not in (torch.strided, torch.sparse_csr):
+        raise TypeError(f"distances must be dense or torch.sparse_csr, got {distances.layout}")
+    if not distances.is_floating_point():
+        raise TypeError(f"distances must be floating point, got {distances.dtype}")
+    if distances.ndim != 2 or distances.shape[0] != distances.shape[1] or distances.shape[0] == 0:
+        raise ValueError(f"distances must be [N, N] with N > 0, got shape {tuple(distances.shape)}")
+    check_positive("eps", eps)
+    if min_samples < 1:
+        raise ValueError(f"min_samples must be at least 1, got {min_samples}")
+    check_impl(impl)
+    if (distances if distances.layout == torch.strided else distances.values()).isnan().any():
+        raise ValueError("distances contains NaN")
+    return pick("dbscan", impl, distances)(distances, eps=eps, min_samples=min_samples)
+
+
+add_backend("dbscan", "reference", reference.dbscan)

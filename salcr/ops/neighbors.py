@@ -1,0 +1,81 @@
+"""Nearest neighbours with a defined order of ties (SPEC 2, step 1)."""
+
+import torch
+
+from salcr import reference
+from salcr.ops._backends import add_backend, check_impl, pick
+from salcr.ops._checks import check_finite, check_range, check_same, check_tensor
+from salcr.ops._register import register
+
+METRICS = ("cosine", "sqeuclidean")
+
+
+def knn(
+    queries: torch.Tensor,
+    k: int,
+    *,
+    database: torch.Tensor | None = None,
+    metric: str = "cosine",
+    impl: str = "auto",
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The ``k`` nearest rows of ``database`` for every row of ``queries``.
+
+    Equivalent eager expression::
+
+        scores = normalize(queries) @ normalize(database).T            # "cosine", largest first
+        scores = torch.cdist(queries, database).square()               # "sqeuclidean", smallest first
+        values, indices = scores.sort(stable=True, descending=metric == "cosine")
+        values, indices = values[:, :k], indices[:, :k]
+
+    Equal scores come in the order of their index. Without a ``database`` the queries are searched among themselves and
+    every row finds itself first, even among exact duplicates.
+
+    Args:
+        queries: ``[Q, D]``, float.
+        k: how many neighbours, from 1 to the number of database rows.
+        database: ``[M, D]`` of the same dtype; by default the queries.
+        metric: ``"cosine"`` normalises both sides and returns inner products in descending order; ``"sqeuclidean"``
+            normalises nothing and returns squared distances in ascending order.
+        impl: backend, see :mod:`salcr.ops`.
+
+    Returns:
+        values ``[Q, k]`` and indices ``[Q, k]`` (int64). Values are computed and returned in float32, and in float64
+        where the queries are float64. They carry no gradient.
+
+    Raises:
+        TypeError, ValueError: a wrong shape, dtype, device or metric, ``k`` out of range, NaN or Inf in a row.
+
+    Source: SPEC 2, step 1.
+    """
+    check_tensor("queries", queries, ndim=2)
+    if database is not None:
+        check_tensor("database", database, ndim=2)
+        check_same("database", database, "queries", queries)
+        if database.shape[1] != queries.shape[1]:
+            raise ValueError(f"database has rows of width {database.shape[1]}, queries of width {queries.shape[1]}")
+    check_range("k", k, 1, len(queries if database is None else database))
+    if metric not in METRICS:
+        raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
+    check_impl(impl)
+    queries = queries.detach()
+    database = None if database is None else database.detach()
+    return torch.ops.salcr.knn(queries, k, database, metric, impl)
+
+
+def _knn(queries, k, database, metric, impl):
+    check_finite("queries", queries)
+    if database is not None:
+        check_finite("database", database)
+    return pick("knn", impl, queries)(queries, k, database=database, metric=metric)
+
+
+def _fake_knn(queries, k, database, metric, impl):
+    dtype = torch.float64 if queries.dtype == torch.float64 else torch.float32
+    shape = (queries.shape[0], k)
+    return queries.new_empty(shape, dtype=dtype), queries.new_empty(shape, dtype=torch.int64)
+
+
+add_backend("knn", "reference", reference.knn)
+register(
+    "knn", "(Tensor queries, SymInt k, Tensor? database, str metric, str impl) -> (Tensor, Tensor)", _knn, _fake_knn
+)

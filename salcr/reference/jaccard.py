@@ -1,0 +1,61 @@
+"""Jaccard distance of k-reciprocal encodings (SPEC 2, steps 1 to 6), sparse inside, in PyTorch and SciPy."""
+
+import warnings
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from salcr.reference.neighbors import knn
+
+BLOCK_ROWS = 2048  # pairs of features that are gathered at a time
+
+
+def jaccard_distance(features: torch.Tensor, *, k1: int = 30, k2: int = 6) -> torch.Tensor:
+    """All distances, dense; see :func:`salcr.ops.jaccard_distance`."""
+    distances = np.empty((len(features), len(features)), np.float32)
+    for start, block in _rows(features, k1, k2):
+        distances[start : start + len(block)] = block
+    return torch.from_numpy(distances).to(features.device)
+
+
+def jaccard_graph(features: torch.Tensor, *, k1: int = 30, k2: int = 6, max_distance: float) -> torch.Tensor:
+    """The distances up to ``max_distance``, row by row; see :func:`salcr.ops.jaccard_graph`."""
+    lengths, columns, values = [np.zeros(1, np.int64)], [], []
+    for _, block in _rows(features, k1, k2):
+        near = block <= np.float32(max_distance)
+        lengths.append(near.sum(1))
+        columns.append(near.nonzero()[1])
+        values.append(block[near])
+    arrays = np.cumsum(np.concatenate(lengths)), np.concatenate(columns), np.concatenate(values)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
+        return torch.sparse_csr_tensor(
+            *map(torch.from_numpy, arrays), size=(len(features),) * 2, device=features.device, check_invariants=False
+        )
+
+
+def _rows(features: torch.Tensor, k1: int, k2: int):
+    """Blocks of rows of the distances, with 0 on the diagonal, each with its first row."""
+    from salcr.reference._reciprocal import encode, half, jaccard_rows
+
+    features = F.normalize(features.to(torch.float64 if features.dtype == torch.float64 else torch.float32), dim=-1)
+    k1 = min(k1, len(features))
+    ranks = knn(features, k1, metric="cosine")[1].cpu().numpy()
+
+    def distances(i: np.ndarray, j: np.ndarray) -> np.ndarray:
+        return pair_distances(features, i, j)
+
+    encodings = encode(ranks, k1, min(half(k1) + 1, k1), distances, k2)
+    for start, block in jaccard_rows(encodings, encodings):
+        block[np.arange(len(block)), start + np.arange(len(block))] = 0
+        yield start, block
+
+
+def pair_distances(features: torch.Tensor, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+    """``2 - 2 x_i·x_j`` of unit rows, for the pairs (i, j)."""
+    i, j = (torch.as_tensor(x, dtype=torch.int64, device=features.device) for x in (i, j))
+    products = [
+        (features[a] * features[b]).sum(1) for a, b in zip(i.split(BLOCK_ROWS), j.split(BLOCK_ROWS), strict=True)
+    ]
+    return (2 - 2 * torch.cat(products)).cpu().numpy()

@@ -1,0 +1,129 @@
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.cluster import DBSCAN
+
+from salcr import ops, reference
+
+
+def sparse(distances, keep):
+    """The entries of a dense matrix where ``keep``, as torch.sparse_csr."""
+    columns = keep.nonzero()[:, 1]
+    pointers = torch.cat([torch.zeros(1, dtype=torch.int64), keep.sum(1).cumsum(0)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.sparse_csr_tensor(pointers, columns, distances[keep], size=distances.shape)
+
+
+def scikit_learn(distances, eps, min_samples):
+    model = DBSCAN(eps=np.float32(eps), min_samples=min_samples, metric="precomputed")
+    return torch.from_numpy(model.fit_predict(distances.numpy()))
+
+
+def assert_as_scikit_learn(distances, eps, min_samples=4):
+    expected = scikit_learn(distances, eps, min_samples)
+    assert torch.equal(ops.dbscan(distances, eps=eps, min_samples=min_samples), expected)
+    stored = distances <= torch.tensor(eps)
+    graph = sparse(distances, stored.fill_diagonal_(True))
+    assert torch.equal(ops.dbscan(graph, eps=eps, min_samples=min_samples), expected)
+    return expected
+
+
+@pytest.mark.parametrize("eps", [0.3, 0.6])
+@pytest.mark.parametrize("rows", [1, 2, 5, 40, 150, 400])
+@pytest.mark.parametrize("kind", ["spread", "duplicates", "quantised"])
+def test_labels_of_jaccard_distances(generator, rows, eps, kind):
+    centres = torch.randn(max(1, rows // 15), 16, generator=generator)
+    features = centres[torch.randint(0, len(centres), (rows,), generator=generator)]
+    features = features + 0.6 * torch.randn(rows, 16, generator=generator)
+    if kind == "duplicates":
+        features[: rows // 2] = features[rows // 2 : 2 * (rows // 2)]
+    if kind == "quantised":
+        features = (features / 2).round()
+        features[:, 0] += 0.5
+    distances = reference.jaccard_distance(features, k1=20)
+    labels = assert_as_scikit_learn(distances, eps)
+    graph = reference.jaccard_graph(features, k1=20, max_distance=eps)
+    assert torch.equal(ops.dbscan(graph, eps=eps), labels)
+    if rows == 400:
+        assert labels.max() > 3
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    st.integers(1, 14).flatmap(lambda n: st.lists(st.integers(0, 6), min_size=n * n, max_size=n * n)),
+    st.integers(1, 5),
+    st.sampled_from([0.2, 0.3, 0.5]),
+)
+def test_labels_of_any_symmetric_matrix(entries, min_samples, eps):
+    count = int(len(entries) ** 0.5)
+    distances = torch.tensor(entries).view(count, count) / 10
+    assert_as_scikit_learn(torch.minimum(distances, distances.T), eps, min_samples)
+
+
+def test_numbering_borders_and_noise():
+    """On a line: core points 1-3 and 5-7 make two clusters, 4 borders on both, 0 and 8 on one each, 9 is noise."""
+    places = torch.tensor([0.0, 1.0, 1.5, 2.0, 3.0, 4.0, 4.5, 5.0, 6.0, 9.0])
+    distances = (places[:, None] - places).abs()
+    labels = assert_as_scikit_learn(distances, 1.0)
+    assert labels.tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 1, -1]
+    backwards = assert_as_scikit_learn(distances.flip(0, 1), 1.0)
+    assert backwards.tolist() == [-1, 0, 0, 0, 0, 0, 1, 1, 1, 1]
+
+
+def test_a_border_point_with_a_small_index_does_not_number_the_clusters():
+    places = torch.tensor([5.9, 0.0, 0.1, 0.2, 5.0, 5.1, 5.2])  # point 0 belongs to the second cluster
+    distances = (places[:, None] - places).abs()
+    assert assert_as_scikit_learn(distances, 0.75, min_samples=3).tolist() == [1, 0, 0, 0, 1, 1, 1]
+
+
+def test_distance_equal_to_eps_is_near_in_float32():
+    distances = torch.tensor([[0, 0.6], [0.6, 0]], dtype=torch.float64)
+    assert ops.dbscan(distances, eps=0.6, min_samples=2).tolist() == [0, 0]
+    assert ops.dbscan(distances.float(), eps=0.6, min_samples=2).tolist() == [0, 0]  # float32(0.6) > 0.6
+    assert ops.dbscan(distances.half(), eps=0.6, min_samples=2).tolist() == [-1, -1]  # float16(0.6) > float32(0.6)
+
+
+def test_diagonal_of_a_sparse_matrix_is_read_as_scikit_learn_does():
+    from scipy.sparse import csr_array
+
+    distances = torch.tensor([[0.0, 0.1, 0.0], [0.1, 0.9, 0.1], [0.0, 0.1, 0.0]])
+    keep = torch.tensor([[0, 1, 0], [1, 1, 1], [0, 1, 1]], dtype=torch.bool)
+    graph = sparse(distances, keep)
+    pieces = graph.values().numpy(), graph.col_indices().numpy(), graph.crow_indices().numpy()
+    peer = csr_array(pieces, shape=(3, 3))
+    for min_samples in (1, 2, 3):
+        expected = DBSCAN(eps=0.5, min_samples=min_samples, metric="precomputed").fit_predict(peer)
+        assert ops.dbscan(graph, eps=0.5, min_samples=min_samples).tolist() == expected.tolist()
+
+
+def test_extremes():
+    assert ops.dbscan(torch.zeros(1, 1), eps=0.5).tolist() == [-1]
+    assert ops.dbscan(torch.zeros(1, 1), eps=0.5, min_samples=1).tolist() == [0]
+    assert ops.dbscan(torch.zeros(6, 6), eps=0.5).tolist() == [0] * 6
+    assert ops.dbscan(torch.full((6, 6), torch.inf).fill_diagonal_(0), eps=0.5).tolist() == [-1] * 6
+    nothing = torch.ones(3, 3)
+    assert ops.dbscan(sparse(nothing, nothing < 0), eps=0.5, min_samples=1).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (dict(distances=torch.zeros(2, 3)), ValueError, r"distances must be \[N, N\]"),
+        (dict(distances=torch.zeros(0, 0)), ValueError, r"distances must be \[N, N\]"),
+        (dict(distances=np.zeros((2, 2))), TypeError, "torch.Tensor, got ndarray"),
+        (dict(distances=torch.zeros(2, 2).to_sparse()), TypeError, "dense or torch.sparse_csr"),
+        (dict(distances=torch.zeros(2, 2, dtype=torch.int64)), TypeError, "floating"),
+        (dict(distances=torch.full((2, 2), torch.nan)), ValueError, "distances contains NaN"),
+        (dict(eps=0.0), ValueError, "eps must be positive"),
+        (dict(min_samples=0), ValueError, "min_samples must be at least 1"),
+        (dict(impl="cpu"), ValueError, "has the backends"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, error, message):
+    with pytest.raises(error, match=message):
+        ops.dbscan(**(dict(distances=torch.zeros(2, 2), eps=0.5) | arguments))

@@ -1,0 +1,144 @@
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from salcr import ops
+
+
+def jaccard_by_hand(features, k1, k2):
+    """SPEC 2, steps 1 to 6, image by image with Python sets."""
+    x = features.double() / features.double().norm(dim=1, keepdim=True).clamp_min(1e-12)
+    products, count = (x @ x.T).tolist(), len(x)
+    ranks = [sorted(range(count), key=lambda j: (j != i, -products[i][j], j))[:k1] for i in range(count)]
+    k1 = min(k1, count)
+
+    def first(i, k):
+        return set(ranks[i][: min(k + 1, k1)])
+
+    def reciprocal(i, k):
+        return {j for j in first(i, k) if i in first(j, k)}
+
+    halved = {12: 6, 25: 12, 35: 18}.get(k1, round(k1 / 2))
+    encodings = np.zeros((count, count))
+    for i in range(count):
+        base = reciprocal(i, k1)
+        expanded = set(base)
+        for c in base:
+            candidates = reciprocal(c, halved)
+            if 3 * len(candidates & base) > 2 * len(candidates):
+                expanded |= candidates
+        for j in expanded:
+            encodings[i, j] = np.exp(-(2 - 2 * products[i][j]))
+        encodings[i] /= encodings[i].sum()
+    encodings = np.stack([encodings[ranks[i][:k2]].mean(0) for i in range(count)])
+    distances = np.zeros((count, count))
+    for i in range(count):
+        for j in range(count):
+            if i != j:
+                shared = np.minimum(encodings[i], encodings[j]).sum()
+                distances[i, j] = max(0.0, 1 - shared / (2 - shared))
+    return torch.from_numpy(distances).float()
+
+
+def clustered(generator, rows=60, width=12, groups=6):
+    centres = torch.randn(groups, width, generator=generator)
+    which = torch.randint(0, groups, (rows,), generator=generator)
+    return centres[which] + 0.7 * torch.randn(rows, width, generator=generator)
+
+
+@pytest.mark.parametrize(("k1", "k2"), [(12, 3), (25, 6), (35, 1), (1, 1), (30, 6), (60, 4), (1000, 6), (4, 9)])
+def test_distance_is_the_formula(generator, k1, k2):
+    features = clustered(generator)
+    expected = jaccard_by_hand(features, k1, min(k1, k2))
+    torch.testing.assert_close(ops.jaccard_distance(features, k1=k1, k2=k2), expected, rtol=1e-5, atol=2e-6)
+    got = ops.jaccard_distance(features.double(), k1=k1, k2=k2)
+    torch.testing.assert_close(got, expected, rtol=1e-6, atol=2e-7)
+    assert torch.equal(got, got.T) and not got.diagonal().any()
+
+
+def test_ties_and_duplicates(generator):
+    """Unit rows with entries ±1/4 have exact inner products, so that order among equals matters."""
+    features = torch.randint(0, 2, (48, 16), generator=generator).float() * 2 - 1
+    features[:, 4:] = 1
+    got = ops.jaccard_distance(features, k1=9, k2=3)
+    torch.testing.assert_close(got, jaccard_by_hand(features, 9, 3), rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("max_distance", [0.0, 0.3, 0.6, 0.95, 1.0])
+@pytest.mark.parametrize("k2", [1, 6])
+def test_graph_is_the_thresholded_distance(generator, max_distance, k2):
+    features = clustered(generator)
+    features[10:14] = features[9]
+    distances = ops.jaccard_distance(features, k1=15, k2=k2)
+    graph = ops.jaccard_graph(features, k1=15, k2=k2, max_distance=max_distance)
+    assert graph.layout == torch.sparse_csr and graph.shape == distances.shape and graph.dtype == torch.float32
+    near = distances <= torch.tensor(max_distance)
+    rows, columns = near.nonzero().unbind(1)  # row by row, columns ascending
+    assert torch.equal(graph.crow_indices().diff(), near.sum(1))
+    assert torch.equal(graph.col_indices(), columns)
+    assert torch.equal(graph.values(), distances[near])
+    diagonal = rows == columns
+    assert diagonal.sum() == len(features) and not graph.values()[diagonal].any()
+
+
+def test_blocks_do_not_matter(generator, monkeypatch):
+    from salcr.reference import _reciprocal
+
+    features = clustered(generator)
+    expected = ops.jaccard_distance(features, k1=15)
+    for size in (1, 200, 5000):
+        monkeypatch.setattr(_reciprocal, "BLOCK_PAIRS", size)
+        assert torch.equal(ops.jaccard_distance(features, k1=15), expected)
+
+
+def test_degenerate_features():
+    for features in (torch.ones(7, 3), torch.zeros(7, 3)):
+        torch.testing.assert_close(ops.jaccard_distance(features), torch.zeros(7, 7))
+        assert ops.jaccard_graph(features, max_distance=0.5).values().shape == (49,)
+    assert ops.jaccard_distance(torch.ones(1, 3)).tolist() == [[0]]
+    assert ops.jaccard_graph(torch.ones(1, 3), max_distance=0.5).to_dense().tolist() == [[0]]
+    assert ops.jaccard_distance(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), k1=1).tolist() == [[0, 1], [1, 0]]
+
+
+def test_half_precision_is_computed_in_float32(generator):
+    features = clustered(generator).half()
+    assert torch.equal(ops.jaccard_distance(features), ops.jaccard_distance(features.float()))
+
+
+def test_scale_of_the_features_does_not_matter(generator):
+    features = clustered(generator).double()
+    scales = torch.rand(len(features), 1, generator=generator).double() + 0.1
+    torch.testing.assert_close(ops.jaccard_distance(features * scales), ops.jaccard_distance(features))
+
+
+def test_graph_of_2000_images_is_quick(generator):
+    """A guard against quadratic Python loops, with a wide margin."""
+    features = clustered(generator, rows=2000, width=32, groups=150)
+    start = time.perf_counter()
+    graph = ops.jaccard_graph(features, max_distance=0.6)
+    assert time.perf_counter() - start < 20
+    assert graph.values().shape[0] < 2000 * 200
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (dict(features=torch.zeros(0, 3)), ValueError, "features is empty"),
+        (dict(features=torch.zeros(5)), ValueError, "features must have 2 axes"),
+        (dict(features=torch.tensor([[1.0], [torch.nan]])), ValueError, "features has NaN or Inf, first in row 1"),
+        (dict(k1=0), ValueError, "k1 must be at least 1, got 0"),
+        (dict(k2=0), ValueError, "k2 must be at least 1"),
+        (dict(max_distance=-0.1), ValueError, "max_distance must not be negative, got -0.1"),
+        (dict(max_distance=float("nan")), ValueError, "max_distance"),
+        (dict(impl="triton"), ValueError, "has the backends"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, error, message):
+    arguments = dict(features=torch.ones(5, 3), max_distance=0.6) | arguments
+    with pytest.raises(error, match=message):
+        ops.jaccard_graph(**arguments)
+    if arguments.pop("max_distance") == 0.6:
+        with pytest.raises(error, match=message):
+            ops.jaccard_distance(**arguments)
