@@ -26,7 +26,7 @@ def propagate_features(
 
     A row of a graph keeps its k largest inner products and all that equal the k-th; the image itself is one of them in
     its own modality. A row with no positive one contributes nothing; where both rows of an image contribute nothing
-    (or cancel exactly) the image keeps its own feature. No graph is ever held as a whole. No gradient flows back.
+    the image keeps its own feature. No graph is ever held as a whole. No gradient flows back.
 
     Args:
         visible: ``[N_v, D]``, float; need not be normalised.
@@ -36,7 +36,8 @@ def propagate_features(
         impl: backend, see :mod:`salcr.ops`.
 
     Returns:
-        ``([N_v, D], [N_r, D])``, unit rows of the dtype of ``visible``. A feature of zeros stays zero.
+        ``([N_v, D], [N_r, D])``, unit rows of the dtype of ``visible``. A feature shorter than 1e-12 may
+        come out shorter than 1, and zero stays zero.
 
     Raises:
         TypeError, ValueError: a wrong shape, dtype, device or k; a feature with NaN or Inf (the message names the row).

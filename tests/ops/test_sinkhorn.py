@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from salcr import ops, reference
+from salcr.reference.published.association import sinkhorn as published
 from tests.ops.contract import assert_compiles, assert_operator_contract, assert_within_budget
 
 
@@ -158,3 +159,10 @@ def test_compiles(generator):
 def test_bad_arguments_are_named(change, error, message):
     with pytest.raises(error, match=message):
         ops.sinkhorn(**(dict(cost=torch.zeros(3, 4)) | change))
+
+
+@pytest.mark.parametrize("tol", [1e-6, 0.1])
+def test_the_published_form_is_equal(generator, tol):
+    cost = squared_distances(generator)
+    expected = reference.sinkhorn(cost, tol=tol, max_iter=60, check_every=5)
+    torch.testing.assert_close(published(cost, tol=tol, max_iter=60, check_every=5), expected)

@@ -1,0 +1,233 @@
+from itertools import permutations, product
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import linear_sum_assignment
+
+from salcr import ops, reference
+from salcr.reference.published import association as published
+
+SMALL = settings(deadline=None, max_examples=60, derandomize=True)
+SHAPES = [(1, 1), (1, 7), (7, 1), (6, 6), (23, 40), (40, 23), (50, 200)]
+SOLVERS = [ops.linear_assignment, published.linear_assignment]
+BOTH_WAYS = [ops.bidirectional_assignment, published.bidirectional_assignment]
+INF = float("inf")
+
+
+def costs(kind, shape, generator):
+    if kind == "uniform":
+        return torch.rand(shape, generator=generator)
+    if kind == "integer":
+        return torch.randint(0, 4, shape, generator=generator).float()
+    if kind == "negative":
+        return -1 - torch.rand(shape, generator=generator, dtype=torch.float64)
+    if kind == "huge range":
+        return 10 ** (60 * torch.rand(shape, generator=generator, dtype=torch.float64) - 30)
+    if kind == "equal":
+        return torch.full(shape, 2.5)
+    forbidden = torch.rand(shape, generator=generator)
+    away = torch.rand(shape, generator=generator) < 0.5
+    away[torch.arange(min(shape)), torch.arange(min(shape))] = False
+    return forbidden.masked_fill(away, INF)
+
+
+def all_matchings(num_rows, num_cols):
+    """Every complete matching of the smaller side, as a list of (row, column) pairs."""
+    if num_rows <= num_cols:
+        return [list(enumerate(cols)) for cols in permutations(range(num_cols), num_rows)]
+    return [[(r, c) for c, r in pairs] for pairs in all_matchings(num_cols, num_rows)]
+
+
+def all_row_maps(num_rows, num_cols):
+    """Every map of rows to columns that uses no column more than ceil(num_rows / num_cols) times."""
+    capacity = -(-num_rows // num_cols)
+    return [m for m in product(range(num_cols), repeat=num_rows) if np.bincount(m).max() <= capacity]
+
+
+@st.composite
+def small_costs(draw, largest=6):
+    num_rows, num_cols = draw(st.integers(1, largest)), draw(st.integers(1, largest))
+    entries = draw(st.sampled_from([st.integers(-3, 3).map(float), st.floats(-100, 100, width=32)]))
+    row = st.lists(entries, min_size=num_cols, max_size=num_cols)
+    return torch.tensor(draw(st.lists(row, min_size=num_rows, max_size=num_rows)), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("solve", SOLVERS)
+@pytest.mark.parametrize("maximize", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("kind", ["uniform", "integer", "negative", "huge range", "equal", "forbidden"])
+def test_total_is_that_of_scipy(generator, solve, kind, shape, maximize):
+    cost = costs(kind, shape, generator)
+    cost = -cost if maximize else cost
+    rows, cols = solve(cost, maximize=maximize)
+    assert rows.dtype == cols.dtype == torch.int64 and len(rows) == len(cols) == min(shape)
+    assert (rows.diff() > 0).all() and len(cols.unique()) == len(cols)
+    expected = cost.double().numpy()[linear_sum_assignment(cost.numpy(), maximize)].sum()
+    np.testing.assert_allclose(cost.double()[rows, cols].sum(), expected, rtol=1e-6)
+
+
+@SMALL
+@given(cost=small_costs(), maximize=st.booleans())
+def test_no_matching_is_better(cost, maximize):
+    rows, cols = ops.linear_assignment(cost, maximize=maximize)
+    pairs = list(zip(rows.tolist(), cols.tolist(), strict=True))
+    assert len({r for r, _ in pairs}) == len({c for _, c in pairs}) == min(cost.shape)
+    sign, table = -1 if maximize else 1, cost.tolist()
+    best = min(sign * sum(table[r][c] for r, c in matching) for matching in all_matchings(*cost.shape))
+    assert sign * sum(table[r][c] for r, c in pairs) == pytest.approx(best, abs=1e-9)
+
+
+def test_worked_by_hand():
+    cost = torch.tensor([[4.0, 1.0, 3.0], [2.0, 0.0, 5.0], [3.0, 2.0, 2.0]])
+    rows, cols = ops.linear_assignment(cost)
+    assert rows.tolist() == [0, 1, 2] and cols.tolist() == [1, 0, 2]
+    rows, cols = ops.linear_assignment(cost, maximize=True)
+    assert cols.tolist() == [0, 2, 1]
+    rows, cols = ops.linear_assignment(cost[:, :2])
+    assert rows.tolist() == [0, 1] and cols.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("shape", [(5, 4, 4), (3, 2, 9), (3, 9, 2), (1, 1, 1)])
+def test_batch_is_each_problem_alone(generator, shape):
+    cost = torch.rand(shape, generator=generator)
+    rows, cols = ops.linear_assignment(cost)
+    assert rows.shape == cols.shape == (shape[0], min(shape[1:]))
+    for problem, r, c in zip(cost, rows, cols, strict=True):
+        for got, expected in zip((r, c), linear_sum_assignment(problem.numpy()), strict=True):
+            assert got.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_read_exactly(generator, dtype):
+    cost = torch.rand(9, 12, generator=generator).to(dtype)
+    for got, expected in zip(ops.linear_assignment(cost), ops.linear_assignment(cost.float()), strict=True):
+        assert torch.equal(got, expected)
+    for got, expected in zip(
+        ops.bidirectional_assignment(cost), ops.bidirectional_assignment(cost.float()), strict=True
+    ):
+        assert torch.equal(got, expected)
+
+
+def test_strided_cost_that_requires_a_gradient(generator):
+    cost = torch.rand(8, 10, generator=generator)
+    view = cost.T.contiguous().T.requires_grad_()
+    assert torch.equal(ops.linear_assignment(view)[1], ops.linear_assignment(cost)[1])
+    assert torch.equal(ops.bidirectional_assignment(view)[1], ops.bidirectional_assignment(cost)[1])
+    assert torch.equal(ops.bidirectional_assignment(view.T)[0], ops.bidirectional_assignment(cost)[1])
+
+
+@pytest.mark.parametrize(
+    "cost",
+    [
+        [[INF, INF], [1.0, 2.0]],
+        [[1.0, INF], [2.0, INF]],
+        [[1.0, 2.0, INF], [3.0, 4.0, INF], [INF, INF, INF]],
+        [[INF]],
+    ],
+)
+def test_infeasible_raises(cost):
+    cost = torch.tensor(cost)
+    with pytest.raises(ValueError, match="infeasible"):
+        ops.linear_assignment(cost)
+    with pytest.raises(ValueError, match="infeasible"):
+        ops.linear_assignment(-cost, maximize=True)
+    with pytest.raises(ValueError, match="infeasible"):
+        ops.linear_assignment(torch.stack([torch.zeros_like(cost), cost]))
+    with pytest.raises(ValueError, match="infeasible"):
+        ops.bidirectional_assignment(cost)
+
+
+def check_bidirectional(cost, row_to_col, col_to_row):
+    num_rows, num_cols = cost.shape
+    assert row_to_col.shape == (num_rows,) and col_to_row.shape == (num_cols,)
+    assert row_to_col.dtype == col_to_row.dtype == torch.int64
+    assert row_to_col.min() >= 0 and row_to_col.bincount(minlength=num_cols).shape == (num_cols,)
+    assert col_to_row.min() >= 0 and col_to_row.bincount(minlength=num_rows).shape == (num_rows,)
+    assert row_to_col.bincount().max() <= -(-num_rows // num_cols)
+    assert col_to_row.bincount().max() <= -(-num_cols // num_rows)
+
+
+@pytest.mark.parametrize("solve", BOTH_WAYS)
+@pytest.mark.parametrize("smaller", [1, 3])
+def test_every_row_and_column_has_a_partner_at_every_ratio(generator, solve, smaller):
+    for ratio in range(1, 51):
+        for larger in {ratio * smaller, ratio * smaller + smaller // 2}:
+            cost = torch.rand(smaller, larger, generator=generator)
+            check_bidirectional(cost, *solve(cost))
+            check_bidirectional(cost.T, *solve(cost.T))
+
+
+@SMALL
+@given(cost=small_costs(largest=5))
+def test_no_map_in_either_direction_is_better(cost):
+    for solve in BOTH_WAYS:
+        row_to_col, col_to_row = solve(cost)
+        check_bidirectional(cost, row_to_col, col_to_row)
+        for table, partner in ((cost.tolist(), row_to_col), (cost.T.tolist(), col_to_row)):
+            maps = all_row_maps(len(table), len(table[0]))
+            best = min(sum(row[c] for row, c in zip(table, m, strict=True)) for m in maps)
+            total = sum(row[c] for row, c in zip(table, partner.tolist(), strict=True))
+            assert total == pytest.approx(best, abs=1e-9)
+
+
+def test_bidirectional_worked_by_hand():
+    """Four rows, three columns: two rows may share a column, and the column left over has a partner of its own."""
+    cost = torch.tensor([[0.0, 5.0, 9.0], [0.0, 5.0, 9.0], [1.0, 6.0, 9.0], [9.0, 0.0, 9.0]])
+    row_to_col, col_to_row = ops.bidirectional_assignment(cost)
+    total = cost[torch.arange(4), row_to_col].sum()
+    assert row_to_col[3] == 1 and row_to_col[:3].sort().values.tolist() == [0, 0, 1] and total == 6.0
+    assert col_to_row[1] == 3 and col_to_row.unique().numel() == 3 and cost[col_to_row, torch.arange(3)].sum() == 9.0
+
+
+@pytest.mark.parametrize("kind", ["uniform", "integer", "equal"])
+def test_equally_many_make_one_permutation(generator, kind):
+    row_to_col, col_to_row = ops.bidirectional_assignment(costs(kind, (9, 9), generator))
+    assert torch.equal(row_to_col[col_to_row], torch.arange(9)) and torch.equal(col_to_row[row_to_col], torch.arange(9))
+
+
+def test_forbidden_pairs_are_avoided_in_both_directions(generator):
+    cost = torch.rand(12, 5, generator=generator)
+    cost[torch.rand(cost.shape, generator=generator) < 0.3] = INF
+    row_to_col, col_to_row = ops.bidirectional_assignment(cost)
+    assert torch.isfinite(cost[torch.arange(12), row_to_col]).all()
+    assert torch.isfinite(cost[col_to_row, torch.arange(5)]).all()
+
+
+def test_published_forms_choose_the_same_pairs(generator):
+    """Where the optimum is unique, as with random costs."""
+    for shape in SHAPES:
+        cost = torch.rand(shape, generator=generator, dtype=torch.float64)
+        for name in ("linear_assignment", "bidirectional_assignment"):
+            for got, expected in zip(getattr(published, name)(cost), getattr(reference, name)(cost), strict=True):
+                assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize("operator", [ops.linear_assignment, ops.bidirectional_assignment])
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (dict(cost=[[0.0]]), TypeError, "cost must be a torch.Tensor"),
+        (dict(cost=torch.zeros(0, 3)), ValueError, "cost is empty"),
+        (dict(cost=torch.zeros(3)), ValueError, "cost must have 2"),
+        (dict(cost=torch.zeros(3, 3, dtype=torch.int64)), TypeError, "cost must be floating point"),
+        (dict(cost=torch.tensor([[0.0], [torch.nan]])), ValueError, r"first nan at \[1, 0\]"),
+        (dict(cost=torch.tensor([[0.0, -INF]])), ValueError, r"first -inf at \[0, 1\]"),
+        (dict(impl="cuda"), ValueError, "has the backends reference"),
+        (dict(impl="lapjv"), ValueError, "impl must be one of"),
+    ],
+)
+def test_bad_arguments_are_named(operator, change, error, message):
+    with pytest.raises(error, match=message):
+        operator(**(dict(cost=torch.zeros(3, 4)) | change))
+
+
+def test_bad_costs_of_a_batch_and_when_maximising(generator):
+    cost = torch.rand(3, 2, 2, generator=generator)
+    cost[2, 0, 1] = INF
+    with pytest.raises(ValueError, match=r"maximize=True, first inf at \[2, 0, 1\]"):
+        ops.linear_assignment(cost, maximize=True)
+    with pytest.raises(ValueError, match="cost must have 2 axes"):
+        ops.bidirectional_assignment(cost)

@@ -1,0 +1,201 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from salcr import ops, reference
+from salcr.reference.published.propagation import propagate_features as published
+from tests.ops.contract import assert_compiles, assert_operator_contract, assert_within_budget
+
+
+def features(generator, visible=23, infrared=17, width=8, dtype=torch.float64):
+    shared = torch.randn(width, generator=generator, dtype=torch.float64)
+    return tuple(
+        (torch.randn(n, width, generator=generator, dtype=torch.float64) + 0.5 * shared).to(dtype)
+        for n in (visible, infrared)
+    )
+
+
+def signs(generator, count, width=16):
+    """Rows of ±1: 16 of them are of norm 4, so cosines are multiples of 1/8 without rounding, full of ties."""
+    return torch.randint(0, 2, (count, width), generator=generator).double() * 2 - 1
+
+
+def by_hand(visible, infrared, k):
+    """Image by image and neighbour by neighbour, as the page reads."""
+    v, r = (np.asarray([x / np.linalg.norm(x) if x.any() else x for x in side.numpy()]) for side in (visible, infrared))
+    return tuple(torch.from_numpy(np.asarray([one_by_hand(x, (a, b), k) for x in a])) for a, b in ((v, r), (r, v)))
+
+
+def one_by_hand(x, sides, k):
+    total = np.zeros_like(x)
+    for side in sides:
+        similarity = [float(x @ y) for y in side]
+        threshold = sorted(similarity, reverse=True)[min(k, len(side)) - 1]
+        kept = [(s, y) for s, y in zip(similarity, side, strict=True) if s >= threshold and s > 0]
+        if kept:
+            total = total + sum(s * y for s, y in kept) / sum(s for s, _ in kept)
+    if not total.any():
+        return x
+    return total / np.linalg.norm(total)
+
+
+def assert_equal_pairs(got, expected):
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("k", [1, 3, 8, 17, 20, 23, 1000])
+def test_propagation_is_the_loop(generator, k):
+    visible, infrared = features(generator)
+    assert_equal_pairs(ops.propagate_features(visible, infrared, k=k), by_hand(visible, infrared, k))
+
+
+@pytest.mark.parametrize("k", [1, 4, 9])
+def test_ties_at_the_kth_value_are_all_kept(generator, k):
+    visible, infrared = signs(generator, 40), signs(generator, 30)
+    similarity = (visible @ infrared.T).sort(descending=True).values
+    tied = similarity[:, k - 1] == similarity[:, k]
+    assert tied.any() and not tied.all()
+    assert_equal_pairs(ops.propagate_features(visible, infrared, k=k), by_hand(visible, infrared, k))
+
+
+def test_a_tie_worked_by_hand():
+    visible = torch.tensor([[1.0, 0.0, 0.0]])
+    infrared = torch.tensor([[0.6, 0.8, 0.0], [0.6, -0.8, 0.0], [0.6, 0.0, 0.8], [0.0, 1.0, 0.0]])
+    for k in (1, 2, 3):  # the three rows at 0.6 come together
+        got, _ = ops.propagate_features(visible, infrared, k=k)
+        torch.testing.assert_close(got, F.normalize(torch.tensor([[1.6, 0.0, 0.8 / 3]])))
+
+
+def test_negative_similarities_get_no_weight(generator):
+    visible = features(generator)[0].abs()
+    cones = visible[:20], -visible[3:]
+    got = ops.propagate_features(*cones, k=6)
+    assert_equal_pairs(got, by_hand(*cones, 6))
+    alone, _ = ops.propagate_features(cones[0], torch.zeros_like(cones[1]), k=6)
+    torch.testing.assert_close(got[0], alone)
+
+
+def test_duplicates_share_their_weight():
+    visible = torch.tensor([[2.0, 0.0], [5.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
+    infrared = torch.tensor([[0.0, 3.0]] * 4, dtype=torch.float64)
+    got = ops.propagate_features(visible, infrared, k=1)
+    assert_equal_pairs(got, by_hand(visible, infrared, 1))
+    assert torch.equal(got[0], torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("sides", [(1, 1), (1, 9), (9, 1)])
+def test_a_single_image_on_a_side(generator, sides):
+    visible, infrared = features(generator, *sides)
+    assert_equal_pairs(ops.propagate_features(visible, infrared), by_hand(visible, infrared, 30))
+
+
+def test_features_that_point_nowhere_are_kept(generator):
+    visible, infrared = features(generator)
+    visible[4] = 0
+    got, other = ops.propagate_features(visible, infrared, k=5)
+    assert not got[4].any() and torch.isfinite(got).all() and torch.isfinite(other).all()
+    assert_equal_pairs((got, other), by_hand(visible, infrared, 5))
+    zeros = torch.zeros(3, 4)
+    assert all(not side.any() for side in ops.propagate_features(zeros, zeros[:2]))
+
+
+def test_an_image_without_any_positive_similarity_keeps_its_own_feature():
+    """Its inner product even with itself underflows to zero, so neither graph gives it a row."""
+    visible = torch.tensor([[1e-38, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    got, _ = ops.propagate_features(visible, torch.tensor([[-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]), k=1)
+    assert got[0, 0] > 0 and not got[0, 1:].any() and torch.equal(got[1], visible[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_rows_are_of_unit_norm_and_of_the_input_dtype(generator, dtype):
+    visible, infrared = features(generator, dtype=dtype)
+    for got, side in zip(ops.propagate_features(100 * visible, 0.01 * infrared, k=5), (visible, infrared), strict=True):
+        assert got.shape == side.shape and got.dtype == dtype
+        torch.testing.assert_close(
+            got.double().norm(dim=1), torch.ones(len(side), dtype=torch.float64), rtol=1e-2, atol=0
+        )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_error_budget(generator, dtype):
+    visible, infrared = features(generator, 120, 90, 32, dtype)
+    exact = reference.propagate_features(visible.double(), infrared.double(), k=9)
+    eager = [x.to(dtype) for x in reference.propagate_features(visible.float(), infrared.float(), k=9)]
+    for arguments in zip(ops.propagate_features(visible, infrared, k=9), exact, eager, strict=True):
+        assert_within_budget(*arguments)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the number of elements of the largest tensor that any operation returns."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        outputs = function(*args, **(kwargs or {}))
+        sizes = [x.numel() for x in tree_leaves(outputs) if isinstance(x, torch.Tensor)]
+        self.elements = max(self.elements, *sizes, 0)
+        return outputs
+
+
+@pytest.mark.parametrize("entries", [1, 1000, 4096])
+def test_no_graph_is_held_as_a_whole(generator, monkeypatch, entries):
+    visible, infrared = features(generator, 150, 100, 4)
+    whole = ops.propagate_features(visible, infrared, k=5)
+    monkeypatch.setattr("salcr.reference.propagation.BLOCK_ENTRIES", entries)
+    with LargestTensor() as largest:
+        blocked = ops.propagate_features(visible, infrared, k=5)
+    assert largest.elements <= max(entries, visible.numel())
+    assert_equal_pairs(blocked, whole)
+
+
+@pytest.mark.parametrize("k", [1, 6, 100])
+def test_the_published_form_is_equal(generator, k):
+    visible, infrared = features(generator)
+    assert_equal_pairs(published(visible, infrared, k=k), reference.propagate_features(visible, infrared, k=k))
+    visible, infrared = signs(generator, 40), -signs(generator, 30).abs()
+    assert_equal_pairs(published(visible, infrared, k=k), reference.propagate_features(visible, infrared, k=k))
+
+
+def test_strided_features_and_no_gradient(generator):
+    visible, infrared = features(generator)
+    got = ops.propagate_features(visible.T.contiguous().T.requires_grad_(), infrared, k=4)
+    assert not any(x.requires_grad for x in got)
+    assert_equal_pairs(got, ops.propagate_features(visible, infrared, k=4))
+
+
+def test_contract(generator):
+    for dtype in (torch.float32, torch.float16):
+        pair = features(generator, dtype=dtype)
+        assert_operator_contract(torch.ops.salcr.propagate_features, (*pair, 4, "auto"), (*pair, 30, "reference"))
+
+
+def test_compiles(generator):
+    assert_compiles(ops.propagate_features, features(generator), features(generator, 40, 31, 9))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (dict(visible=torch.zeros(0, 4)), ValueError, "visible is empty"),
+        (dict(infrared=torch.zeros(0, 4)), ValueError, "infrared is empty"),
+        (dict(visible=torch.zeros(4)), ValueError, "visible must have 2 axes"),
+        (dict(infrared=torch.zeros(2, 3)), ValueError, "differ in width"),
+        (dict(infrared=torch.zeros(2, 4, dtype=torch.float64)), TypeError, "infrared is torch.float64"),
+        (
+            dict(visible=torch.tensor([[0.0] * 4, [torch.nan] * 4])),
+            ValueError,
+            "visible has NaN or Inf, first in row 1",
+        ),
+        (dict(infrared=torch.tensor([[torch.inf] * 4])), ValueError, "infrared has NaN or Inf, first in row 0"),
+        (dict(k=0), ValueError, "k must be positive"),
+        (dict(impl="cuda"), ValueError, "has the backends reference"),
+        (dict(impl="faiss"), ValueError, "impl must be one of"),
+    ],
+)
+def test_bad_arguments_are_named(change, error, message):
+    with pytest.raises(error, match=message):
+        ops.propagate_features(**(dict(visible=torch.ones(3, 4), infrared=torch.ones(2, 4)) | change))
