@@ -9,6 +9,7 @@ from salcr.ops.assignment import bidirectional_assignment, linear_assignment
 from salcr.ops.centroids import cluster_centroids
 from salcr.ops.cluster_memory import cluster_contrast, update_cluster_memory_
 from salcr.ops.dbscan import dbscan
+from salcr.ops.index_sets import intersect_sets, unite_sets
 from salcr.ops.jaccard import jaccard_distance, jaccard_graph
 from salcr.ops.neighbors import knn
 from salcr.ops.pooling import gem_pool, part_attention, part_prototypes, semantic_parts
@@ -21,6 +22,7 @@ __all__ = [
     "cluster_contrast",
     "dbscan",
     "gem_pool",
+    "intersect_sets",
     "jaccard_distance",
     "jaccard_graph",
     "knn",
@@ -30,5 +32,6 @@ __all__ = [
     "propagate_features",
     "semantic_parts",
     "sinkhorn",
+    "unite_sets",
     "update_cluster_memory_",
 ]

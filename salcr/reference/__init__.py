@@ -8,6 +8,7 @@ from salcr.reference.assignment import bidirectional_assignment, linear_assignme
 from salcr.reference.centroids import cluster_centroids
 from salcr.reference.cluster_memory import cluster_contrast, update_cluster_memory_
 from salcr.reference.dbscan import dbscan
+from salcr.reference.index_sets import intersect_sets, unite_sets
 from salcr.reference.jaccard import jaccard_distance, jaccard_graph
 from salcr.reference.neighbors import knn
 from salcr.reference.pooling import gem_pool, part_attention, part_prototypes, semantic_parts
@@ -20,6 +21,7 @@ __all__ = [
     "cluster_contrast",
     "dbscan",
     "gem_pool",
+    "intersect_sets",
     "jaccard_distance",
     "jaccard_graph",
     "knn",
@@ -29,5 +31,6 @@ __all__ = [
     "propagate_features",
     "semantic_parts",
     "sinkhorn",
+    "unite_sets",
     "update_cluster_memory_",
 ]

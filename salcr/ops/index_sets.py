@@ -1,0 +1,118 @@
+"""Index sets, one a row: the neighbours that several views agree on (SPEC 4, GPCR).
+
+A set is a row ``[..., m]`` of int64 indices, ascending, each once, padded with -1 at the end. That is what
+:func:`salcr.ops.instance_neighbors` returns and :func:`salcr.ops.set_contrast` takes.
+"""
+
+import torch
+
+from salcr import reference
+from salcr.ops._backends import add_backend, check_impl, pick
+from salcr.ops._checks import check_same, check_tensor
+from salcr.ops._register import register
+
+
+def intersect_sets(*sets: torch.Tensor, impl: str = "auto") -> torch.Tensor:
+    """Indices that are in every one of the sets, row by row.
+
+    Equivalent eager expression, for one row::
+
+        sorted(set.intersection(*({i for i in row.tolist() if i >= 0} for row in sets)))
+
+    Args:
+        sets: one or more, each ``[..., m]``, int64, rows ascending without duplicates and -1 padded at the end.
+            Leading axes broadcast; widths may differ.
+        impl: backend, see :mod:`salcr.ops`.
+
+    Returns:
+        ``[..., m]`` in the same format, as wide as the narrowest set.
+
+    Raises:
+        TypeError, ValueError: no set, a wrong dtype or device, leading axes that do not broadcast; on the CPU also a
+            row that is not ascending, unique and padded at the end (on a GPU its result is undefined).
+
+    Source: SPEC 4, GPCR.
+    """
+    _check_sets(sets)
+    check_impl(impl)
+    return torch.ops.salcr.intersect_sets(sets, impl)
+
+
+def unite_sets(*sets: torch.Tensor, impl: str = "auto") -> torch.Tensor:
+    """Indices that are in any of the sets, row by row.
+
+    Equivalent eager expression, for one row::
+
+        sorted(set.union(*({i for i in row.tolist() if i >= 0} for row in sets)))
+
+    Args:
+        sets: one or more, each ``[..., m]``, int64, rows ascending without duplicates and -1 padded at the end.
+            Leading axes broadcast; widths may differ.
+        impl: backend, see :mod:`salcr.ops`.
+
+    Returns:
+        ``[..., m]`` in the same format, as wide as all the sets together.
+
+    Raises:
+        TypeError, ValueError: no set, a wrong dtype or device, leading axes that do not broadcast; on the CPU also a
+            row that is not ascending, unique and padded at the end (on a GPU its result is undefined).
+
+    Source: SPEC 4, GPCR.
+    """
+    _check_sets(sets)
+    check_impl(impl)
+    return torch.ops.salcr.unite_sets(sets, impl)
+
+
+def check_rows(name: str, rows: torch.Tensor) -> None:
+    """On the CPU: the rows of ``rows`` are ascending, without duplicates, and padded with -1 at the end."""
+    if rows.device.type != "cpu":
+        return
+    left, right = rows[..., :-1], rows[..., 1:]
+    wrong = (right >= 0) & ((left < 0) | (left >= right))
+    if wrong.any():
+        row = rows[tuple(wrong.any(-1).nonzero()[0])]
+        raise ValueError(f"{name} must be ascending, without duplicates and -1 padded at the end, got {row.tolist()}")
+
+
+def _check_sets(sets: tuple[torch.Tensor, ...]) -> None:
+    if not sets:
+        raise ValueError("sets is empty: give one set or more")
+    for n, rows in enumerate(sets):
+        check_tensor(f"sets[{n}]", rows, ndim=tuple(range(1, 9)), floating=False)
+        check_same(f"sets[{n}]", rows, "sets[0]", sets[0], dtype=False)
+    try:
+        torch.broadcast_shapes(*(rows.shape[:-1] for rows in sets))
+    except RuntimeError:
+        shapes = ", ".join(str(tuple(rows.shape)) for rows in sets)
+        raise ValueError(f"the leading axes of sets do not broadcast: {shapes}") from None
+
+
+def _intersect(sets, impl):
+    for n, rows in enumerate(sets):
+        check_rows(f"sets[{n}]", rows)
+    return pick("intersect_sets", impl, sets[0])(*sets)
+
+
+def _unite(sets, impl):
+    for n, rows in enumerate(sets):
+        check_rows(f"sets[{n}]", rows)
+    return pick("unite_sets", impl, sets[0])(*sets)
+
+
+def _fake_intersect(sets, impl):
+    width = sets[0].shape[-1]
+    for rows in sets[1:]:
+        width = torch.sym_min(width, rows.shape[-1])
+    return sets[0].new_empty(*torch.broadcast_shapes(*(rows.shape[:-1] for rows in sets)), width)
+
+
+def _fake_unite(sets, impl):
+    width = sum(rows.shape[-1] for rows in sets)
+    return sets[0].new_empty(*torch.broadcast_shapes(*(rows.shape[:-1] for rows in sets)), width)
+
+
+add_backend("intersect_sets", "reference", reference.intersect_sets)
+add_backend("unite_sets", "reference", reference.unite_sets)
+register("intersect_sets", "(Tensor[] sets, str impl) -> Tensor", _intersect, _fake_intersect)
+register("unite_sets", "(Tensor[] sets, str impl) -> Tensor", _unite, _fake_unite)
