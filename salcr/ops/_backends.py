@@ -8,7 +8,7 @@ the first that exists for the tensor's device and dtype; a name that cannot run 
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import torch
 
@@ -20,11 +20,22 @@ class Backend:
     name: str
     function: Callable
     dtypes: tuple[torch.dtype, ...] | None  # None: every dtype
+    needs: Callable[[], str | None]
 
 
-def add_backend(operator: str, name: str, function: Callable, *, dtypes: tuple[torch.dtype, ...] | None = None) -> None:
-    """Enter ``function`` as backend ``name`` of ``operator``; the order of calls is the order of preference."""
-    _TABLE.setdefault(operator, {})[name] = Backend(name, function, dtypes)
+def add_backend(
+    operator: str,
+    name: str,
+    function: Callable,
+    *,
+    dtypes: tuple[torch.dtype, ...] | None = None,
+    needs: Callable[[], str | None] | None = None,
+) -> None:
+    """Enter ``function`` as backend ``name`` of ``operator``; the order of calls is the order of preference.
+
+    ``needs`` returns what the backend lacks on this machine, or None; by default that is :func:`missing` of its name.
+    """
+    _TABLE.setdefault(operator, {})[name] = Backend(name, function, dtypes, needs or partial(missing, name))
 
 
 def pick(operator: str, impl: str, tensor: torch.Tensor) -> Callable:
@@ -58,7 +69,7 @@ def obstacle(backend: Backend, tensor: torch.Tensor) -> str | None:
     wanted = {"cpu": ("cpu",), "triton": _triton_devices(), "cuda": ("cuda",)}.get(backend.name)
     if wanted is not None and tensor.device.type not in wanted:
         return f"it takes tensors on {' or '.join(wanted)}, got {tensor.device}"
-    return missing(backend.name)
+    return backend.needs()
 
 
 @cache
@@ -83,7 +94,7 @@ def missing(name: str) -> str | None:
 
 def table() -> dict[str, dict[str, str | None]]:
     """For every operator, its backends in order of preference, each with what it lacks here (None: it can run)."""
-    return {operator: {name: missing(name) for name in backends} for operator, backends in sorted(_TABLE.items())}
+    return {operator: {b.name: b.needs() for b in backends.values()} for operator, backends in sorted(_TABLE.items())}
 
 
 _TABLE: dict[str, dict[str, Backend]] = {}
