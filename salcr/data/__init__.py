@@ -4,11 +4,12 @@ The loaders read the published folder layouts of SYSU-MM01, RegDB and LLCM;
 :mod:`salcr.data.synthetic` renders the same ones.
 """
 
-from pathlib import Path
-
+from salcr.data.check import check_dataset
 from salcr.data.llcm import load_llcm
+from salcr.data.load import load_dataset
 from salcr.data.records import Dataset, Protocol, Records, Trial
 from salcr.data.regdb import load_regdb
+from salcr.data.store import open_store
 from salcr.data.sysu import load_sysu
 
 __all__ = [
@@ -16,32 +17,10 @@ __all__ = [
     "Protocol",
     "Records",
     "Trial",
+    "check_dataset",
     "load_dataset",
     "load_llcm",
     "load_regdb",
     "load_sysu",
+    "open_store",
 ]
-
-
-def load_dataset(name: str, root: str | Path, *, trial: int = 1) -> Dataset:
-    """Load a data set by its name.
-
-    Args:
-        name: ``"sysu"``, ``"regdb"`` or ``"llcm"``.
-        root: its folder.
-        trial: the split of RegDB, 1 to 10; the others have one split and do not read it.
-
-    Returns:
-        The data set, see :func:`load_sysu`, :func:`load_regdb` and :func:`load_llcm`.
-
-    Raises:
-        FileNotFoundError: a folder or split file is missing.
-        ValueError: an unknown name, or a split that is empty or malformed.
-    """
-    if name == "sysu":
-        return load_sysu(root)
-    if name == "regdb":
-        return load_regdb(root, trial)
-    if name == "llcm":
-        return load_llcm(root)
-    raise ValueError(f"name must be sysu, regdb or llcm, got {name!r}")

@@ -1,0 +1,141 @@
+"""The image store: every image decoded once to the training size, in one memory-mapped file."""
+
+import hashlib
+import io
+import os
+import secrets
+import time
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+
+from salcr.data._images import Progress, describe, map_images, read_image
+from salcr.data.records import Records
+
+FORMAT = "1 RGB bilinear"
+NAMED_FILES = 10
+STALE_SECONDS = 3600
+
+
+def open_store(
+    records: Records, *, height: int, width: int, cache: str | Path, progress: Progress | None = None
+) -> np.memmap:
+    """The pixels of all images of ``records`` at one size, decoded on the first call and memory-mapped ever after.
+
+    An image is decoded by Pillow, converted to RGB and resized with Pillow's bilinear filter, which averages over all
+    source pixels when it shrinks. The file is ``cache/<fingerprint>.npy``, where the fingerprint covers the paths below
+    the root, sizes and modification times of the sources, in order, and the target size: a changed source gets a new
+    file. It is written under a temporary name and renamed when complete, so that several processes may build it at
+    once; one of a wrong length or header is built again. Files of older fingerprints stay until someone deletes them;
+    temporaries that nobody has written to for an hour are removed.
+
+    Args:
+        records: the images, one row of the result each.
+        height: rows of pixels.
+        width: columns of pixels.
+        cache: folder of the cached files, made if absent.
+        progress: called with the number of images done and their total while the file is built.
+
+    Returns:
+        ``[N, height, width, 3]``, uint8, read-only.
+
+    Raises:
+        ValueError: ``records`` is empty, a size is not a positive whole number, or images do not decode (the first ten
+            are named).
+        FileNotFoundError: images are missing; the first ten are named.
+        OSError: the file cannot be written, for example because the disk is full. Nothing is left behind.
+    """
+    if not len(records):
+        raise ValueError("records is empty")
+    for name, value in (("height", height), ("width", width)):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a positive whole number, got {value!r}")
+    shape = (len(records), height, width, 3)
+    header = _header(shape)
+    path = Path(cache) / f"{_fingerprint(records, height, width)}.npy"
+    if not _is_complete(path, header, len(header) + int(np.prod(shape, dtype=np.int64))):
+        _build(path, header, records, height, width, progress)
+    return np.memmap(path, dtype=np.uint8, mode="r", offset=len(header), shape=shape)
+
+
+def _header(shape: tuple[int, ...]) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return buffer.getvalue()
+
+
+def _fingerprint(records: Records, height: int, width: int) -> str:
+    digest = hashlib.sha256(f"{FORMAT}\n{height} {width}\n".encode())
+    missing = []
+    for path in records.paths:
+        status = _status(records.root / path)
+        if status is None:
+            missing.append(path)
+        else:
+            digest.update(f"{path}\0{status.st_size} {status.st_mtime_ns}\n".encode())
+    if missing:
+        raise FileNotFoundError(_bad_files(missing, records, "are missing"))
+    return digest.hexdigest()[:32]
+
+
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _is_complete(path: Path, header: bytes, size: int) -> bool:
+    try:
+        with path.open("rb") as file:
+            return os.fstat(file.fileno()).st_size == size and file.read(len(header)) == header
+    except FileNotFoundError:
+        return False
+
+
+def _build(path: Path, header: bytes, records: Records, height: int, width: int, progress: Progress | None) -> None:
+    def pixels(source: Path) -> np.ndarray:
+        from PIL import Image
+
+        return np.asarray(read_image(source).resize((width, height), Image.Resampling.BILINEAR))
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_stale(path.parent)
+    temporary = path.with_name(f"{path.stem}.{secrets.token_hex(8)}.tmp")
+    bad = []
+    try:
+        images = map_images(pixels, records.root, records.paths, progress)
+        with closing(images), temporary.open("xb") as file:
+            file.write(header)
+            for source, array, error in images:
+                if error:
+                    bad.append(f"{source} ({describe(error)})")
+                elif not bad:
+                    file.write(array)
+            if bad:
+                raise ValueError(_bad_files(bad, records, "do not decode"))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write the image store: {error.strerror}", str(path)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _remove_stale(cache: Path) -> None:
+    """Remove what builds that were killed have left; a build that is alive writes all the time."""
+    for temporary in cache.glob("*.tmp"):
+        status = _status(temporary)
+        if status and time.time() - status.st_mtime > STALE_SECONDS:
+            temporary.unlink(missing_ok=True)
+
+
+def _bad_files(bad: list[str], records: Records, what: str) -> str:
+    more = f", and {len(bad) - NAMED_FILES} more" if len(bad) > NAMED_FILES else ""
+    named = ", ".join(bad[:NAMED_FILES])
+    return (
+        f"{len(bad)} of {len(records)} images below {records.root} {what}: {named}{more}. "
+        "`salcr check-data` names them all."
+    )
