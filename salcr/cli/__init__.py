@@ -1,1 +1,148 @@
-""
+"""The command line: ``salcr train | evaluate | extract | check-data | synth | pretrain | demo | info``.
+
+Commands import what they need when they run, so ``salcr --help`` stays quick.
+"""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+Overrides = Annotated[Optional[list[str]], typer.Argument(help="Settings as key.sub=value, for example seed=1.")]  # noqa: UP045
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+
+
+def main() -> None:
+    """Entry point: known failures end as one line on stderr and exit code 1, anything else as a traceback."""
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    try:
+        app()
+    except (ValueError, OSError, ArithmeticError) as error:
+        typer.echo(f"salcr: {error}", err=True)
+        sys.exit(1)
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Option(help="Run folder.")],
+    overrides: Overrides = None,
+    preset: Annotated[Optional[str], typer.Option(help="demo, sysu, regdb or llcm.")] = None,  # noqa: UP045
+    config: Annotated[Optional[Path], typer.Option(help="A YAML file over the preset.")] = None,  # noqa: UP045
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
+    stage: Annotated[str, typer.Option(help="both, one or two (two needs model.checkpoint=FILE).")] = "both",
+) -> None:
+    """Train both stages (or one of them) and evaluate."""
+    from salcr.engine import load_config
+    from salcr.engine import train as run
+    from salcr.engine.demo import summary_table
+
+    skipped = {"both": [], "one": ["schedule.stage_two_epochs=0"], "two": ["schedule.stage_one_epochs=0"]}
+    if stage not in skipped:
+        raise ValueError(f"--stage must be both, one or two, got {stage!r}")
+    settings = load_config(preset=preset, file=config, overrides=[*(overrides or []), *skipped[stage]])
+    if stage == "two" and settings.model.checkpoint is None:
+        raise ValueError("--stage two starts from a stage-one network: give model.checkpoint=FILE")
+    typer.echo(summary_table(run(settings, out, resume=resume)))
+    typer.echo(f"run folder: {out}")
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[Path, typer.Option(help="A checkpoint of a training run.")],
+    overrides: Overrides = None,
+    out: Annotated[Optional[Path], typer.Option(help="JSON file for the figures; else they are printed.")] = None,  # noqa: UP045
+) -> None:
+    """Evaluate a checkpoint by all protocols of its data set (data.root=DIR for another place or data set)."""
+    import json
+
+    from salcr.engine.evaluation import evaluate_checkpoint
+    from salcr.engine.run_folder import write_atomically
+
+    text = json.dumps(evaluate_checkpoint(checkpoint, overrides or []), indent=2)
+    if out is None:
+        typer.echo(text)
+    else:
+        write_atomically(out, text + "\n")
+
+
+@app.command()
+def extract(
+    checkpoint: Annotated[Path, typer.Option(help="A checkpoint of a training run.")],
+    out: Annotated[Path, typer.Option(help="The .npz file to write.")],
+    overrides: Overrides = None,
+) -> None:
+    """Write features, ids, cameras, modality and paths of the test images to a .npz file."""
+    from salcr.engine.evaluation import extract_checkpoint
+
+    extract_checkpoint(checkpoint, out, overrides or [])
+    typer.echo(f"features: {out}")
+
+
+@app.command("check-data")
+def check_data(
+    dataset: Annotated[str, typer.Option(help="sysu, regdb or llcm.")],
+    root: Annotated[Path, typer.Option(help="Folder of the data set.")],
+    published_counts: Annotated[bool, typer.Option(help="Compare with the published numbers of images.")] = True,
+) -> None:
+    """Name every problem of a data set's folder: counts, missing identities, unreadable images."""
+    from salcr.data.check import check_dataset
+
+    problems = check_dataset(dataset, root, published_counts=published_counts)
+    for problem in problems:
+        typer.echo(problem)
+    if problems:
+        raise typer.Exit(1)
+    typer.echo("no problems")
+
+
+@app.command()
+def synth(
+    out: Annotated[Path, typer.Option(help="Folder to create.")],
+    layout: Annotated[str, typer.Option(help="sysu, regdb or llcm.")] = "sysu",
+    ids: Annotated[int, typer.Option(help="Identities, test ones included.")] = 72,
+    images_per_camera: Annotated[int, typer.Option(help="Images of an identity and camera.")] = 6,
+    seed: Seed = 0,
+) -> None:
+    """Render pedestrians into one of the data sets' layouts."""
+    from salcr.data.synthetic import write_dataset
+
+    write_dataset(layout, out, ids=ids, images_per_camera=images_per_camera, seed=seed)
+    typer.echo(f"{layout} layout: {out}")
+
+
+@app.command()
+def pretrain(
+    out: Annotated[Path, typer.Option(help="File to write.")],
+    seed: Seed = 0,
+) -> None:
+    """Train the small network on rendered objects: the weights that the demo starts from."""
+    from salcr.engine.pretrain import pretrain as run
+
+    typer.echo(f"accuracy {run(out, seed=seed):.3f}, weights: {out}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/demo"),
+    overrides: Overrides = None,
+    seed: Seed = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted demo.")] = False,
+) -> None:
+    """Render people, train both stages on them, print what stage two adds."""
+    from salcr.engine.demo import demo as run
+    from salcr.engine.demo import summary_table
+
+    typer.echo(summary_table(run(out, seed=seed, overrides=tuple(overrides or ()), resume=resume)))
+    typer.echo(f"run folder: {out}")
+
+
+@app.command()
+def info() -> None:
+    """Versions, devices, and for every operator which backends exist here and why one does not."""
+    from salcr.cli.info import report
+
+    typer.echo(report())

@@ -91,6 +91,15 @@ class TwoStreamResNet(nn.Module):
         self.load_state_dict(renamed, strict=False)
 
 
+def imagenet_state(network: TwoStreamResNet) -> dict[str, torch.Tensor]:
+    """The weights of the visible stem and the stages under torchvision's names, as :meth:`load_imagenet` reads them."""
+    return {
+        _imagenet_name(ours): tensor
+        for ours, tensor in network.state_dict().items()
+        if not ours.startswith("infrared_stem") and not ours.endswith("num_batches_tracked")
+    }
+
+
 class BasicBlock(nn.Module):
     """Two 3×3 convolutions and a shortcut."""
 

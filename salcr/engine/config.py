@@ -1,0 +1,176 @@
+"""The configuration of a run: typed, checked, from a preset, a YAML file and command-line overrides."""
+
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+PRESETS = ("demo", "sysu", "regdb", "llcm")
+Refinement = Literal["cmfp", "k_reciprocal", "cmrr", "aim"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(Section):
+    """Where the images are and the size they are trained at."""
+
+    name: Literal["sysu", "regdb", "llcm"] = "sysu"
+    root: Path | None = None
+    trial: PositiveInt = 1
+    """RegDB's split, 1 to 10."""
+    height: PositiveInt = 288
+    width: PositiveInt = 144
+    cache: Path | None = None
+    """Folder of the decoded images; by default ``.salcr-cache`` below the data set's root."""
+
+
+class Model(Section):
+    """The network and the weights it starts from."""
+
+    architecture: Literal["resnet50", "resnet18", "tiny"] = "resnet50"
+    parts: PositiveInt = 3
+    weights: Path | Literal["bundled"] | None = None
+    """A classifier's state dict (torchvision's or timm's names), or the small file that comes with the package."""
+    checkpoint: Path | None = None
+    """A checkpoint of this project whose network to start from, for stage two alone."""
+    authors_pg1: bool = False
+
+
+class Clustering(Section):
+    """Pseudo labels of an epoch (SPEC 2)."""
+
+    k1: PositiveInt = 30
+    k2: PositiveInt = 6
+    eps: PositiveFloat = 0.6
+    min_samples: PositiveInt = 4
+
+
+class Schedule(Section):
+    """Epochs, batches and the optimiser (SPEC 5)."""
+
+    stage_one_epochs: NonNegativeInt = 40
+    stage_two_epochs: NonNegativeInt = 40
+    iterations: PositiveInt = 300
+    identities: PositiveInt = 12
+    images: PositiveInt = 12
+    lr: PositiveFloat = 3.5e-4
+    weight_decay: float = Field(5e-4, ge=0)
+    milestones: tuple[NonNegativeInt, ...] = (20, 60)
+    """Epochs, counted over both stages, from which the learning rate is multiplied by ``gamma`` once more."""
+    gamma: PositiveFloat = 0.1
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the network's arithmetic (autocast); losses and memories are float32."""
+
+
+class Augment(Section):
+    """See :class:`salcr.data.augment.Augmentation`."""
+
+    pad: NonNegativeInt = 10
+    erase: float = Field(0.5, ge=0, le=1)
+    jitter: float = Field(0.5, ge=0, le=0.5)
+
+
+class Memory(Section):
+    """Cluster and instance memories (SPEC 3)."""
+
+    momentum: float = Field(0.1, ge=0, le=1)
+    temperature: PositiveFloat = 0.05
+
+
+class DAGI(Section):
+    """Association and the global loss."""
+
+    enabled: bool = True
+    association: str = "ot"
+    """A name in :data:`salcr.objectives.ASSOCIATIONS`."""
+    k: PositiveInt = 30
+
+
+class FGSAL(Section):
+    """Part losses."""
+
+    enabled: bool = True
+
+
+class GPCR(Section):
+    """Collaborative refinement."""
+
+    enabled: bool = True
+    k: PositiveInt = 30
+    weight: float = Field(0.5, ge=0)
+    """λ₂."""
+
+
+class Evaluation(Section):
+    """Protocols are those of the data set; refinements are reported beside the raw numbers."""
+
+    batch: PositiveInt = 128
+    refinements: tuple[Refinement, ...] = ("cmfp",)
+    cmfp_k: PositiveInt = 30
+    cmrr_k: PositiveInt = 15
+    aim_k1: PositiveInt = 4
+    aim_k2: PositiveInt = 1
+
+
+class Config(Section):
+    """Everything that defines a run. Unknown keys and wrong types are errors that name the key."""
+
+    seed: NonNegativeInt = 0
+    device: str = "auto"
+    """``"auto"`` is the GPU if there is one, else the CPU."""
+    data: Data = Data()
+    model: Model = Model()
+    clustering: Clustering = Clustering()
+    schedule: Schedule = Schedule()
+    augment: Augment = Augment()
+    memory: Memory = Memory()
+    dagi: DAGI = DAGI()
+    fgsal: FGSAL = FGSAL()
+    gpcr: GPCR = GPCR()
+    evaluation: Evaluation = Evaluation()
+
+
+def load_config(
+    *, preset: str | None = None, file: Path | None = None, overrides: Sequence[str] = (), **sections: Mapping[str, Any]
+) -> Config:
+    """The configuration from a preset, a YAML file, ``sections`` and ``key.sub=value`` overrides, the last one winning.
+
+    Raises:
+        ValueError: an unknown preset, key or type (pydantic's ``ValidationError`` is one); the message names the key.
+        FileNotFoundError: no such file.
+    """
+    tree: dict[str, Any] = {}
+    if preset is not None:
+        if preset not in PRESETS:
+            raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+        _merge(tree, yaml.safe_load(resources.files("salcr.engine").joinpath(f"presets/{preset}.yaml").read_text()))
+    if file is not None:
+        _merge(tree, yaml.safe_load(Path(file).read_text()) or {})
+    _merge(tree, sections)
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise ValueError(f"an override reads key.sub=value, got {override!r}")
+        branch: Any = yaml.safe_load(value)
+        for name in reversed(key.split(".")):
+            branch = {name: branch}
+        _merge(tree, branch)
+    return Config.model_validate(tree)
+
+
+def dump_config(config: Config) -> str:
+    """The configuration as YAML that :func:`load_config` reads back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _merge(tree: dict[str, Any], over: Mapping[str, Any]) -> None:
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(tree.get(key), dict):
+            _merge(tree[key], value)
+        else:
+            tree[key] = dict(value) if isinstance(value, Mapping) else value

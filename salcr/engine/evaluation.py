@@ -1,0 +1,154 @@
+"""Evaluation by the data sets' protocols, features extracted once, refinements beside the raw numbers (SPEC 6)."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from salcr import ops
+from salcr.data import Dataset, load_dataset
+from salcr.data.records import Protocol, Trial
+from salcr.data.store import open_store
+from salcr.engine.config import Config, Evaluation, load_config
+from salcr.engine.features import extract_features
+from salcr.engine.network import load_network, pick_device
+from salcr.models import SALCRNetwork
+
+RANKS = (1, 5, 10, 20)
+
+
+def evaluate(network: SALCRNetwork, dataset: Dataset, config: Config, device: torch.device) -> dict[str, Any]:
+    """Retrieval figures of ``network`` on the test images of ``dataset``.
+
+    Returns:
+        By protocol: ``rank-1``, ``rank-5``, ``rank-10``, ``rank-20``, ``mAP``, ``mINP`` in per cent, averaged over the
+        protocol's trials, and the same figures under the name of each refinement in ``config.evaluation.refinements``.
+    """
+    features = retrieval_features(network, dataset, config, device)
+    return {
+        protocol.name: evaluate_protocol(features, dataset, protocol, config.evaluation)
+        for protocol in dataset.protocols
+    }
+
+
+def evaluate_checkpoint(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """:func:`evaluate` of a training checkpoint on the data set of its configuration, changed by ``overrides``."""
+    network, dataset, config, device = _open_checkpoint(path, overrides)
+    return evaluate(network, dataset, config, device)
+
+
+def extract_checkpoint(path: Path, out: Path, overrides: Sequence[str] = ()) -> None:
+    """Write ``features [N, D]``, ``ids``, ``cams``, ``infrared`` and ``paths`` of the test images to ``out`` (.npz)."""
+    network, dataset, config, device = _open_checkpoint(path, overrides)
+    test = dataset.test
+    columns = dict(ids=test.ids, cams=test.cams, infrared=test.infrared, paths=np.array(test.paths))
+    features = retrieval_features(network, dataset, config, device).cpu().numpy()
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        with temporary.open("wb") as file:
+            np.savez(file, features=features, **columns)
+        temporary.replace(out)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def retrieval_features(network: SALCRNetwork, dataset: Dataset, config: Config, device: torch.device) -> torch.Tensor:
+    """Unit features ``[N, D]`` of ``dataset.test``, averaged with those of the mirror images, on ``device``."""
+    records = dataset.test
+    features = torch.empty(len(records), network.width, device=device)
+    for infrared in (False, True):
+        rows = np.flatnonzero(records.infrared == infrared)
+        if len(rows) == 0:
+            continue
+        images = open_store(
+            records.subset(rows), height=config.data.height, width=config.data.width, cache=store_cache(config, dataset)
+        )
+        features[torch.from_numpy(rows).to(device)] = extract_features(
+            network,
+            images,
+            infrared=infrared,
+            batch=config.evaluation.batch,
+            device=device,
+            precision=config.schedule.precision,
+            mirror=True,
+        ).f
+    return features
+
+
+def evaluate_protocol(
+    features: torch.Tensor, dataset: Dataset, protocol: Protocol, settings: Evaluation
+) -> dict[str, Any]:
+    """Figures of one protocol from the features ``[N, D]`` of ``dataset.test``."""
+    methods = {"raw": cosine_distances} | {name: REFINEMENTS[name] for name in settings.refinements}
+    figures: dict[str, list[dict[str, float]]] = {name: [] for name in methods}
+    for trial in protocol.trials:
+        query, gallery = (features[torch.from_numpy(rows).to(features.device)] for rows in (trial.query, trial.gallery))
+        infrared_query = bool(dataset.test.infrared[trial.query[0]])
+        for name, method in methods.items():
+            figures[name].append(_rank(method(query, gallery, infrared_query, settings), dataset, trial, protocol.rule))
+    means = {
+        name: {key: round(float(np.mean([trial[key] for trial in trials])), 2) for key in trials[0]}
+        for name, trials in figures.items()
+    }
+    return means.pop("raw") | means
+
+
+def cosine_distances(
+    query: torch.Tensor, gallery: torch.Tensor, infrared_query: bool, settings: Evaluation
+) -> torch.Tensor:
+    """Squared Euclidean distance of unit features, ``[Q, G]``."""
+    return 2 - 2 * F.normalize(query) @ F.normalize(gallery).mT
+
+
+def store_cache(config: Config, dataset: Dataset) -> Path:
+    """Folder of the decoded images of a run."""
+    return config.data.cache or dataset.root / ".salcr-cache"
+
+
+def _open_checkpoint(path: Path, overrides: Sequence[str]):
+    device = pick_device("auto")
+    network, config = load_network(path, device)
+    config = load_config(overrides=overrides, **config.model_dump(mode="json"))
+    if config.data.root is None:
+        raise ValueError("data.root is not set: the folder that holds the data set")
+    return network, load_dataset(config.data.name, config.data.root, trial=config.data.trial), config, device
+
+
+def _propagated(query, gallery, infrared_query, settings):
+    """CMFP on query and gallery together: transductive."""
+    visible, infrared = (gallery, query) if infrared_query else (query, gallery)
+    visible, infrared = ops.propagate_features(visible, infrared, k=settings.cmfp_k)
+    query, gallery = (infrared, visible) if infrared_query else (visible, infrared)
+    return cosine_distances(query, gallery, infrared_query, settings)
+
+
+def _reciprocal(query, gallery, infrared_query, settings):
+    return ops.rerank_k_reciprocal(query, gallery)
+
+
+def _cross_modality(query, gallery, infrared_query, settings):
+    return ops.rerank_cross_modality(query, gallery, k=settings.cmrr_k)
+
+
+def _affinity(query, gallery, infrared_query, settings):
+    return ops.affinity_inference(query, gallery, k1=settings.aim_k1, k2=settings.aim_k2)
+
+
+def _rank(distances: torch.Tensor, dataset: Dataset, trial: Trial, rule: str) -> dict[str, float]:
+    test = dataset.test
+    result = ops.evaluate_ranking(
+        distances,
+        *(test.ids[trial.query], test.ids[trial.gallery], test.cams[trial.query], test.cams[trial.gallery]),
+        protocol=rule,
+        max_rank=max(RANKS),
+    )
+    figures = {f"rank-{rank}": 100 * float(result.cmc[rank - 1]) for rank in RANKS}
+    return figures | {"mAP": 100 * float(result.mAP), "mINP": 100 * float(result.mINP)}
+
+
+REFINEMENTS = {"cmfp": _propagated, "k_reciprocal": _reciprocal, "cmrr": _cross_modality, "aim": _affinity}

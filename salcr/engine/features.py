@@ -1,0 +1,59 @@
+"""Features of whole record tables, for clustering and for evaluation: no augmentation, model in eval mode."""
+
+import contextlib
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from salcr.data.augment import normalize, to_unit
+from salcr.models import Embedding, SALCRNetwork
+
+
+@torch.no_grad()
+def extract_features(
+    network: SALCRNetwork,
+    images: np.ndarray,
+    *,
+    infrared: bool,
+    batch: int,
+    device: torch.device,
+    precision: str = "float32",
+    mirror: bool = False,
+) -> Embedding:
+    """Evaluation features of all ``images``, on ``device``.
+
+    Args:
+        network: put into eval mode for the call and back into its mode after it.
+        images: uint8 ``[N, H, W, 3]`` of one modality, memory-mapped or not.
+        infrared: which stem they go through.
+        batch: images a forward pass.
+        device: where to compute.
+        precision: ``"float32"`` or ``"bfloat16"`` (autocast); results are float32.
+        mirror: average the features of each image and its mirror image and normalise again (SPEC 6).
+
+    Returns:
+        ``f [N, D]`` and ``joint [N, (P+1)·D]``, unit rows, float32.
+    """
+    was_training = network.training
+    network.eval()
+    rows_f, rows_joint = [], []
+    for start in range(0, len(images), batch):
+        x = normalize(to_unit(torch.from_numpy(np.array(images[start : start + batch])).to(device)))
+        x = x.contiguous(memory_format=torch.channels_last)
+        with autocast(device, precision):
+            f, joint = network.embed(x, infrared=infrared)
+            if mirror:
+                f_mirror, joint_mirror = network.embed(x.flip(3), infrared=infrared)
+                f, joint = F.normalize(f + f_mirror), F.normalize(joint + joint_mirror)
+        rows_f.append(f.float())
+        rows_joint.append(joint.float())
+    network.train(was_training)
+    return Embedding(torch.cat(rows_f), torch.cat(rows_joint))
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
+    """The network's arithmetic in ``precision``."""
+    if precision == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=getattr(torch, precision))

@@ -1,0 +1,68 @@
+"""Pseudo labels of an epoch, one modality at a time (SPEC 2), and how they compare with hidden identities."""
+
+import logging
+from typing import Any
+
+import numpy as np
+import torch
+
+from salcr import ops
+from salcr.engine.config import Clustering
+
+logger = logging.getLogger("salcr")
+
+
+class ClusteringError(ValueError):
+    """A modality has fewer than two clusters and there are no earlier labels to keep."""
+
+
+def pseudo_labels(
+    modality: str, features: torch.Tensor, settings: Clustering, previous: torch.Tensor | None
+) -> torch.Tensor:
+    """DBSCAN labels of the features ``[N, D]`` of one modality, int64 ``[N]`` on their device, -1 for noise.
+
+    With fewer than two clusters the ``previous`` epoch's labels are kept.
+
+    Raises:
+        ClusteringError: fewer than two clusters and no previous labels; names eps and the distances' quantiles.
+    """
+    graph = ops.jaccard_graph(features, k1=settings.k1, k2=settings.k2, max_distance=settings.eps)
+    labels = ops.dbscan(graph, eps=settings.eps, min_samples=settings.min_samples)
+    if labels.max() >= 1:
+        return labels
+    found = int(labels.max()) + 1
+    if previous is not None:
+        logger.warning("%s: %d clusters at eps %g, keeping the previous epoch's labels", modality, found, settings.eps)
+        return previous
+    near = ops.jaccard_graph(features, k1=settings.k1, k2=settings.k2, max_distance=0.999).values()
+    near = near[near > 0] if (near > 0).any() else near
+    levels = (0.05, 0.25, 0.5, 0.75, 0.95)
+    quantiles = np.quantile(near.cpu().numpy(), levels)
+    raise ClusteringError(
+        f"the {modality} images make {found} clusters of at least {settings.min_samples} at eps {settings.eps}, and "
+        f"training needs two; Jaccard distances below 1 between {len(features)} images have quantiles "
+        + ", ".join(f"{level:.0%}: {q:.3f}" for level, q in zip(levels, quantiles, strict=True))
+    )
+
+
+def label_metrics(labels: torch.Tensor, identities: np.ndarray) -> dict[str, Any]:
+    """Clusters, share of noise, and ARI and NMI of the clustered images against their hidden identities."""
+    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+    labels = labels.cpu().numpy()
+    kept = labels >= 0
+    return {
+        "clusters": int(labels.max()) + 1,
+        "noise": round(float(1 - kept.mean()), 4),
+        "ari": round(float(adjusted_rand_score(identities[kept], labels[kept])), 4),
+        "nmi": round(float(normalized_mutual_info_score(identities[kept], labels[kept])), 4),
+    }
+
+
+def majority_identities(labels: np.ndarray, identities: np.ndarray) -> np.ndarray:
+    """The most frequent identity of each cluster, ``[K]`` (the smallest of equals; -1 for a cluster without images)."""
+    majority = np.full(labels.max() + 1, -1, dtype=np.int64)
+    for cluster in np.unique(labels[labels >= 0]):
+        values, counts = np.unique(identities[labels == cluster], return_counts=True)
+        majority[cluster] = values[counts.argmax()]
+    return majority

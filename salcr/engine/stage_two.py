@@ -1,0 +1,161 @@
+"""Stage two: both modalities together, with DAGI, FGSAL and GPCR (SPEC 4)."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from salcr import ops
+from salcr.data.samplers import stage_two_batches
+from salcr.engine.features import autocast
+from salcr.engine.pseudo_labels import label_metrics, majority_identities
+from salcr.engine.steps import LossWatch, load_batches, optimise, training_views
+from salcr.models import Embedding, TrainingFeatures
+from salcr.nn import ClusterMemory
+from salcr.objectives import CrossLabels, GlobalObjective, PartObjective, RefinementObjective, associate
+
+if TYPE_CHECKING:
+    from salcr.engine.trainer import Trainer
+
+
+def stage_two_epoch(trainer: "Trainer", epoch: int) -> dict[str, Any]:
+    """One epoch: features, pseudo labels, association, memories, steps. Returns the epoch's metrics."""
+    config, device = trainer.config, trainer.device
+    schedule = config.schedule
+    with trainer.timed("features"):
+        features = trainer.extract()
+    with trainer.timed("labels"):
+        clusters = trainer.update_labels(*(side.f for side in features))
+    with trainer.timed("association"):
+        labels = cross_labels(features, clusters, k=config.dagi.k, association=config.dagi.association)
+        objective = StageTwoObjective.build(trainer, features, clusters)
+
+    watch = LossWatch(epoch, trainer.paths)
+    batches = list(
+        stage_two_batches(
+            *(labels.visible.cpu(), labels.infrared_to_visible.cpu()),
+            *(labels.visible_to_infrared.cpu(), labels.infrared.cpu()),
+            iterations=schedule.iterations,
+            identities=schedule.identities,
+            images=schedule.images,
+            generator=trainer.generator,
+        )
+    )
+    with trainer.timed("steps"):
+        trainer.network.train()
+        for visible, infrared, rows in trainer.progress(
+            load_batches(batches, *trainer.images, device), len(batches), f"stage two, epoch {epoch}"
+        ):
+            inputs = training_views(visible, infrared, trainer.augmentation, trainer.generator, local_scaling=False)
+            with autocast(device, schedule.precision):
+                output = trainer.network(*inputs, with_parts=objective.uses_parts)
+            output = TrainingFeatures(*(None if x is None else x.float() for x in output))
+            batch_labels = labels.of_batch(*(r.to(device) for r in rows))
+            losses = objective.losses(output, batch_labels)
+            optimise(trainer.optimiser, sum(losses.values()))
+            objective.update_(output, batch_labels, trainer.generator)
+            watch.add(losses, rows)
+    train = trainer.dataset.train_visible, trainer.dataset.train_infrared
+    return {
+        "loss": watch.means(),
+        "visible": label_metrics(clusters[0], train[0].ids),
+        "infrared": label_metrics(clusters[1], train[1].ids),
+        "cross_accuracy": cross_accuracy(labels, train[0].ids, train[1].ids),
+    }
+
+
+@dataclass
+class StageTwoObjective:
+    """The modules of an epoch that are switched on; ``weight`` is λ₂."""
+
+    dagi: GlobalObjective | None
+    fgsal: PartObjective | None
+    gpcr: tuple[RefinementObjective, RefinementObjective] | None
+    weight: float
+
+    @classmethod
+    def build(
+        cls, trainer: "Trainer", features: tuple[Embedding, Embedding], clusters: tuple[torch.Tensor, torch.Tensor]
+    ) -> "StageTwoObjective":
+        """Memories from the epoch's features ``[N, D]`` and clusters ``[N]`` of both modalities (noise −1)."""
+        config = trainer.config
+        memory = config.memory.model_dump()
+        parts = [_part_features(side, config.model.parts) for side in features]
+        dagi = fgsal = gpcr = None
+        if config.dagi.enabled:
+            centroids = (ops.cluster_centroids(side.f, y) for side, y in zip(features, clusters, strict=True))
+            dagi = GlobalObjective(*(ClusterMemory(rows, **memory) for rows in centroids))
+        if config.fgsal.enabled:
+            centroids = (
+                torch.stack([ops.cluster_centroids(part, y) for part in rows])
+                for rows, y in zip(parts, clusters, strict=True)
+            )
+            fgsal = PartObjective(*centroids, **memory)
+        if config.gpcr.enabled:
+            gpcr = tuple(
+                RefinementObjective(side.f, rows, k=config.gpcr.k, temperature=config.memory.temperature)
+                for side, rows in zip(features, parts, strict=True)
+            )
+        return cls(dagi, fgsal, gpcr, config.gpcr.weight)
+
+    @property
+    def uses_parts(self) -> bool:
+        return self.fgsal is not None or self.gpcr is not None
+
+    def losses(self, features: TrainingFeatures, labels: CrossLabels) -> dict[str, torch.Tensor]:
+        """The weighted terms of ``L = L_g + L_p + λ₂ (L_gi + L_pi)``."""
+        losses = {}
+        if self.dagi is not None:
+            losses["global"] = self.dagi.loss(features.f, labels)
+        if self.fgsal is not None:
+            losses["parts"] = self.fgsal.loss(features.parts, labels)
+        if self.gpcr is not None:
+            whole, parts = zip(*(side.loss(features.f, features.parts) for side in self.gpcr), strict=True)
+            losses["global_instance"] = self.weight * sum(whole)
+            losses["part_instance"] = self.weight * sum(parts)
+        return losses
+
+    def update_(self, features: TrainingFeatures, labels: CrossLabels, generator: torch.Generator) -> None:
+        """Update the cluster memories with the step's samples, in random orders drawn from ``generator``."""
+        if self.dagi is not None:
+            order = torch.randperm(len(features.f), generator=generator).to(features.f.device)
+            self.dagi.update_(features.f, labels, order)
+        if self.fgsal is not None:
+            self.fgsal.update_(features.parts, labels, generator)
+
+
+def cross_labels(
+    features: tuple[Embedding, Embedding], clusters: tuple[torch.Tensor, torch.Tensor], *, k: int, association: str
+) -> CrossLabels:
+    """Labels of every image of both modalities, -1 for noise; see :func:`salcr.objectives.associate`."""
+    (f_v, f_r), (y_v, y_r) = (side.f for side in features), clusters
+    kept_v, kept_r = (y_v >= 0).nonzero()[:, 0], (y_r >= 0).nonzero()[:, 0]
+    found = associate(f_v[kept_v], y_v[kept_v], f_r[kept_r], y_r[kept_r], k=k, association=association)
+    return CrossLabels(
+        *(
+            torch.full_like(y, -1).index_copy_(0, kept, labels)
+            for y, kept, labels in zip((y_v, y_v, y_r, y_r), (kept_v, kept_v, kept_r, kept_r), found, strict=True)
+        )
+    )
+
+
+def cross_accuracy(labels: CrossLabels, visible_ids: np.ndarray, infrared_ids: np.ndarray) -> dict[str, float]:
+    """Share of clustered images whose cross label is a cluster with a majority of their own hidden identity."""
+    own_v, to_r, own_r, to_v = (y.cpu().numpy() for y in labels)
+    majority_v, majority_r = majority_identities(own_v, visible_ids), majority_identities(own_r, infrared_ids)
+
+    def accuracy(cross, majority, identities):
+        kept = cross >= 0
+        partner = np.append(majority, -1)[np.minimum(cross[kept], len(majority))]
+        return round(float((partner == identities[kept]).mean()), 4)
+
+    return {
+        "visible_to_infrared": accuracy(to_r, majority_r, visible_ids),
+        "infrared_to_visible": accuracy(to_v, majority_v, infrared_ids),
+    }
+
+
+def _part_features(side: Embedding, parts: int) -> torch.Tensor:
+    """``[P, N, D]``: the parts' slices of the joint vectors ``[N, (P+1)·D]``."""
+    return side.joint.unflatten(1, (parts + 1, -1))[:, :parts].movedim(1, 0).contiguous()

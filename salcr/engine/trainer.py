@@ -1,0 +1,198 @@
+"""Training: stage one, stage two, and everything needed to stop anywhere and go on (SPEC 5)."""
+
+import logging
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from salcr.data import load_dataset
+from salcr.data.augment import Augmentation
+from salcr.data.store import open_store
+from salcr.engine import checkpoint
+from salcr.engine.config import Config, dump_config, load_config
+from salcr.engine.evaluation import evaluate
+from salcr.engine.features import extract_features
+from salcr.engine.network import build_network, pick_device
+from salcr.engine.pseudo_labels import pseudo_labels
+from salcr.engine.run_folder import RunFolder, write_atomically
+from salcr.engine.stage_one import stage_one_epoch
+from salcr.engine.stage_two import stage_two_epoch
+from salcr.models import Embedding
+
+logger = logging.getLogger("salcr")
+
+
+def train(config: Config, folder: str | Path, *, resume: bool = False) -> dict[str, Any]:
+    """Train as configured and evaluate; everything is written to ``folder``.
+
+    Args:
+        config: the run. With ``stage_one_epochs`` 0 only stage two runs, from ``model.checkpoint``; with
+            ``stage_two_epochs`` 0 only stage one.
+        folder: the run folder; see :class:`salcr.engine.run_folder.RunFolder`.
+        resume: go on from the newest readable checkpoint in ``folder`` (from the start if there is none), with the
+            configuration that the folder holds, which must equal ``config``.
+
+    Returns:
+        The summary that is also written to ``summary.json``: ``stage_one`` and ``final``, each by protocol.
+
+    Raises:
+        FileExistsError: the folder holds a run and ``resume`` is False.
+        ValueError: a resumed run's configuration differs from the folder's.
+        ClusteringError, NonFiniteLoss: training cannot go on; the last checkpoint is intact.
+    """
+    run = RunFolder(folder)
+    if run.config.exists():
+        if not resume:
+            raise FileExistsError(f"{run.path} already holds a run: resume it or choose another folder")
+        if load_config(file=run.config) != config:
+            raise ValueError(
+                f"the configuration differs from {run.config}: resume with that one or choose another folder"
+            )
+    write_atomically(run.config, dump_config(config))
+    return Trainer(config, run).fit()
+
+
+class Trainer:
+    """The state of a run: network, optimiser, random generator, labels and results so far."""
+
+    def __init__(self, config: Config, run: RunFolder) -> None:
+        self.config, self.run = config, run
+        self.device = pick_device(config.device)
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.dataset = load_dataset(config.data.name, _root(config), trial=config.data.trial)
+        cache = config.data.cache or _root(config) / ".salcr-cache"
+        self.images = tuple(
+            open_store(records, height=config.data.height, width=config.data.width, cache=cache)
+            for records in (self.dataset.train_visible, self.dataset.train_infrared)
+        )
+        self.paths = self.dataset.train_visible.paths, self.dataset.train_infrared.paths
+        self.augmentation = Augmentation(**config.augment.model_dump())
+        self.network = build_network(config.model, self.generator).to(self.device, memory_format=torch.channels_last)
+        self.optimiser = self._fresh_optimiser()
+        self.labels: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.results: dict[str, Any] = {}
+        self.times: dict[str, float] = {}
+
+    def fit(self) -> dict[str, Any]:
+        """Run the epochs that are left, then evaluate; returns the summary."""
+        schedule = self.config.schedule
+        start = self._restore()
+        for epoch in range(start, schedule.stage_one_epochs + schedule.stage_two_epochs):
+            first, second = epoch < schedule.stage_one_epochs, epoch == schedule.stage_one_epochs
+            if second:
+                self.results["stage_one"] = evaluate(self.network, self.dataset, self.config, self.device)
+                self._begin_stage_two()
+            self._set_learning_rate(epoch)
+            self.times = {}
+            metrics = (stage_one_epoch if first else stage_two_epoch)(self, epoch)
+            self._report(epoch, 1 if first else 2, metrics)
+            checkpoint.save_epoch(self.run.checkpoints, epoch, self._state(epoch))
+        self.results["final"] = evaluate(self.network, self.dataset, self.config, self.device)
+        self.results.setdefault("stage_one", self.results["final"])
+        summary = {"stage_one": self.results["stage_one"], "final": self.results["final"]}
+        self.run.write_summary(summary)
+        return summary
+
+    def extract(self) -> tuple[Embedding, Embedding]:
+        """Evaluation features of all training images, visible and infrared."""
+        return tuple(
+            extract_features(
+                self.network,
+                images,
+                infrared=infrared,
+                batch=self.config.evaluation.batch,
+                device=self.device,
+                precision=self.config.schedule.precision,
+            )
+            for images, infrared in zip(self.images, (False, True), strict=True)
+        )
+
+    def update_labels(self, visible: torch.Tensor, infrared: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pseudo labels of both modalities from their features; the previous ones stay where clustering fails."""
+        previous = self.labels or (None, None)
+        self.labels = tuple(
+            pseudo_labels(name, f, self.config.clustering, before)
+            for name, f, before in zip(("visible", "infrared"), (visible, infrared), previous, strict=True)
+        )
+        return self.labels
+
+    def progress(self, steps: Iterable, total: int, title: str) -> Iterator:
+        """``steps`` with a progress bar on a terminal."""
+        from tqdm import tqdm
+
+        return iter(tqdm(steps, total=total, desc=title, leave=False, disable=not sys.stderr.isatty()))
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Add the seconds of the block to ``times[phase]``."""
+        begin = time.perf_counter()
+        yield
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.times[phase] = self.times.get(phase, 0.0) + time.perf_counter() - begin
+
+    def _fresh_optimiser(self) -> torch.optim.Optimizer:
+        schedule = self.config.schedule
+        trained = [p for p in self.network.parameters() if p.requires_grad]
+        return torch.optim.Adam(trained, lr=schedule.lr, weight_decay=schedule.weight_decay)
+
+    def _begin_stage_two(self) -> None:
+        """A fresh optimiser, fresh part tokens and part norm (stage one gives them no gradient)."""
+        self.network.parts.reset_parameters(self.generator)
+        self.optimiser = self._fresh_optimiser()
+
+    def _set_learning_rate(self, epoch: int) -> None:
+        schedule = self.config.schedule
+        passed = sum(epoch >= milestone for milestone in schedule.milestones)
+        for group in self.optimiser.param_groups:
+            group["lr"] = schedule.lr * schedule.gamma**passed
+
+    def _report(self, epoch: int, stage: int, metrics: dict[str, Any]) -> None:
+        seconds = {phase: round(value, 3) for phase, value in self.times.items()}
+        self.run.log({"epoch": epoch, "stage": stage, **metrics, "seconds": seconds})
+        losses = " ".join(f"{name} {value:.3f}" for name, value in metrics["loss"].items())
+        sides = ((side, metrics[side]) for side in ("visible", "infrared"))
+        labels = ", ".join(
+            f"{side} {found['clusters']} clusters, noise {found['noise']:.0%}, ARI {found['ari']:.2f}"
+            for side, found in sides
+        )
+        logger.info("epoch %d (stage %d): %s; %s; %.1f s", epoch, stage, losses, labels, sum(self.times.values()))
+
+    def _state(self, epoch: int) -> dict[str, Any]:
+        return {
+            "epoch": epoch,
+            "config": self.config.model_dump(mode="json"),
+            "network": self.network.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "generator": self.generator.get_state(),
+            "torch_random": torch.get_rng_state(),
+            "labels": None if self.labels is None else tuple(y.cpu() for y in self.labels),
+            "results": self.results,
+        }
+
+    def _restore(self) -> int:
+        """Continue from the newest checkpoint of the run folder; returns the epoch to begin with."""
+        state = checkpoint.load_newest(self.run.checkpoints)
+        begin = 0 if state is None else state["epoch"] + 1
+        self.run.rewind(begin)
+        if state is None:
+            return 0
+        self.network.load_state_dict(state["network"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.generator.set_state(state["generator"])
+        torch.set_rng_state(state["torch_random"])
+        self.labels = tuple(y.to(self.device) for y in state["labels"])
+        self.results = state["results"]
+        logger.info("resuming %s at epoch %d", self.run.path, begin)
+        return begin
+
+
+def _root(config: Config) -> Path:
+    if config.data.root is None:
+        raise ValueError("data.root is not set: the folder that holds the data set")
+    return config.data.root
