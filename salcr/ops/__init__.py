@@ -10,18 +10,23 @@ from salcr.ops.centroids import cluster_centroids
 from salcr.ops.cluster_memory import cluster_contrast, update_cluster_memory_
 from salcr.ops.dbscan import dbscan
 from salcr.ops.index_sets import intersect_sets, unite_sets
+from salcr.ops.instance_memory import instance_neighbors, set_contrast
 from salcr.ops.jaccard import jaccard_distance, jaccard_graph
 from salcr.ops.neighbors import knn
 from salcr.ops.pooling import gem_pool, part_attention, part_prototypes, semantic_parts
 from salcr.ops.propagation import propagate_features
+from salcr.ops.ranking import RankingResult, evaluate_ranking
 from salcr.ops.sinkhorn import sinkhorn
 
 __all__ = [
+    "RankingResult",
     "bidirectional_assignment",
     "cluster_centroids",
     "cluster_contrast",
     "dbscan",
+    "evaluate_ranking",
     "gem_pool",
+    "instance_neighbors",
     "intersect_sets",
     "jaccard_distance",
     "jaccard_graph",
@@ -31,6 +36,7 @@ __all__ = [
     "part_prototypes",
     "propagate_features",
     "semantic_parts",
+    "set_contrast",
     "sinkhorn",
     "unite_sets",
     "update_cluster_memory_",

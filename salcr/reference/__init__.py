@@ -9,18 +9,23 @@ from salcr.reference.centroids import cluster_centroids
 from salcr.reference.cluster_memory import cluster_contrast, update_cluster_memory_
 from salcr.reference.dbscan import dbscan
 from salcr.reference.index_sets import intersect_sets, unite_sets
+from salcr.reference.instance_memory import instance_neighbors, set_contrast
 from salcr.reference.jaccard import jaccard_distance, jaccard_graph
 from salcr.reference.neighbors import knn
 from salcr.reference.pooling import gem_pool, part_attention, part_prototypes, semantic_parts
 from salcr.reference.propagation import propagate_features
+from salcr.reference.ranking import RankingResult, evaluate_ranking
 from salcr.reference.sinkhorn import sinkhorn
 
 __all__ = [
+    "RankingResult",
     "bidirectional_assignment",
     "cluster_centroids",
     "cluster_contrast",
     "dbscan",
+    "evaluate_ranking",
     "gem_pool",
+    "instance_neighbors",
     "intersect_sets",
     "jaccard_distance",
     "jaccard_graph",
@@ -30,6 +35,7 @@ __all__ = [
     "part_prototypes",
     "propagate_features",
     "semantic_parts",
+    "set_contrast",
     "sinkhorn",
     "unite_sets",
     "update_cluster_memory_",

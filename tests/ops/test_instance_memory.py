@@ -1,0 +1,269 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from salcr import ops, reference
+from salcr.reference import instance_memory
+from tests.ops.contract import assert_compiles, assert_operator_contract, assert_within_budget
+
+
+def problem(generator, banks=None, samples=17, size=40, width=11, wide=6, dtype=torch.float32):
+    """Features, unit memory rows, and random positives of which some sets are empty."""
+    lead = () if banks is None else (banks,)
+    features = torch.randn(*lead, samples, width, generator=generator, dtype=torch.float64)
+    memory = F.normalize(torch.randn(*lead, size, width, generator=generator, dtype=torch.float64), dim=-1)
+    chosen = torch.rand(*lead, samples, size, generator=generator).argsort(-1)[..., :wide].sort(-1).values
+    count = torch.randint(0, wide + 1, (*lead, samples, 1), generator=generator)
+    count[..., 0, :] = 0
+    positives = torch.where(torch.arange(wide) < count, chosen, -1)
+    return features.to(dtype), memory.to(dtype), positives
+
+
+def neighbors_by_hand(features, memory, k):
+    """Sets of Python integers: the entries above the (k+1)-th largest."""
+    found = []
+    for row in F.normalize(features, dim=-1) @ memory.T:
+        descending = sorted(row.tolist(), reverse=True)
+        bound = descending[k] if k < len(descending) else float("-inf")
+        found.append([n for n, value in enumerate(row.tolist()) if value > bound])
+    return found
+
+
+def contrast_by_hand(features, memory, positives, temperature):
+    """Row by row, the probabilities as they read; None without any positive."""
+    losses = []
+    for x, chosen in zip(features, positives.tolist(), strict=True):
+        p = torch.softmax(memory @ (x / x.norm()) / temperature, 0)
+        chosen = [n for n in chosen if n >= 0]
+        if chosen:
+            losses.append(-torch.log(sum(p[n] for n in chosen)))
+    return torch.stack(losses).mean() if losses else torch.zeros((), dtype=features.dtype)
+
+
+def as_sets(indices):
+    return [[n for n in row if n >= 0] for row in indices.tolist()]
+
+
+@pytest.mark.parametrize("k", [1, 5, 39, 40, 41, 60])
+def test_neighbors_are_the_largest_entries(generator, k):
+    features, memory, _ = problem(generator, dtype=torch.float64)
+    indices, lse = ops.instance_neighbors(features, memory, k)
+    assert indices.shape == (17, k) and indices.dtype == torch.int64
+    assert as_sets(indices) == neighbors_by_hand(features, memory, k)
+    assert all((row[min(k, 40) :] == -1).all() for row in indices)
+    torch.testing.assert_close(lse, torch.exp(F.normalize(features) @ memory.T / 0.05).sum(1).log())
+
+
+def test_neighbors_of_parts_are_the_parts_alone(generator):
+    features, memory, _ = problem(generator, banks=3)
+    indices, lse = ops.instance_neighbors(features, memory, 7, temperature=0.1)
+    for p in range(3):
+        alone = ops.instance_neighbors(features[p], memory[p], 7, temperature=0.1)
+        assert torch.equal(indices[p], alone[0])
+        torch.testing.assert_close(lse[p], alone[1])
+
+
+def test_ties_at_the_bound_are_left_out():
+    memory = torch.tensor([[0.6, 0.8], [1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [0.6, -0.8], [1.0, 0.0]])
+    features = torch.tensor([[2.0, 0.0], [0.0, 3.0], [0.0, 0.0]])
+    by_k = {
+        1: [[], [3], []],  # two copies of row 1 tie as nearest
+        2: [[1, 5], [3], []],
+        3: [[1, 5], [0, 2, 3], []],
+        4: [[1, 5], [0, 2, 3], []],
+        5: [[0, 1, 2, 4, 5], [0, 1, 2, 3, 5], []],
+        6: [[0, 1, 2, 3, 4, 5]] * 3,
+        7: [[0, 1, 2, 3, 4, 5]] * 3,
+    }
+    for k, expected in by_k.items():
+        indices, _ = ops.instance_neighbors(features, memory, k)
+        assert as_sets(indices) == expected, k
+        assert torch.equal(indices, torch.tensor([row + [-1] * (k - len(row)) for row in expected]))
+
+
+def test_neighbors_have_no_gradient_and_feed_the_sets(generator):
+    features, memory, _ = problem(generator)
+    indices, lse = ops.instance_neighbors(features.requires_grad_(), memory, 5)
+    assert not indices.requires_grad and not lse.requires_grad
+    assert torch.equal(ops.intersect_sets(indices, indices), indices)
+    assert torch.equal(ops.unite_sets(indices, indices)[:, :5], indices)
+
+
+@pytest.mark.parametrize("temperature", [0.05, 1.0])
+@pytest.mark.parametrize("given", [False, True])
+def test_contrast_is_the_formula(generator, temperature, given):
+    features, memory, positives = problem(generator, dtype=torch.float64)
+    lse = ops.instance_neighbors(features, memory, temperature=temperature)[1] if given else None
+    assert (positives[:, 0] >= 0).any()
+    leaf, twin = features.clone().requires_grad_(), features.clone().requires_grad_()
+    loss = ops.set_contrast(leaf, memory, positives, temperature=temperature, lse=lse)
+    expected = contrast_by_hand(twin, memory, positives, temperature)
+    torch.testing.assert_close(loss, expected)
+    eager = reference.set_contrast(twin, memory, positives, temperature=temperature, lse=lse)
+    torch.testing.assert_close(eager, expected)
+    (gradient,) = torch.autograd.grad(3 * expected, twin)
+    torch.testing.assert_close(torch.autograd.grad(3 * loss, leaf)[0], gradient)
+    torch.testing.assert_close(torch.autograd.grad(3 * eager, twin)[0], gradient)
+
+
+def test_contrast_of_parts_is_the_mean_over_parts(generator):
+    features, memory, positives = problem(generator, banks=3, dtype=torch.float64)
+    positives[1] = -1
+    features.requires_grad_()
+    parts = [ops.set_contrast(features[p], memory[p], positives[p]) for p in range(3)]
+    assert parts[1] == 0
+    together = ops.set_contrast(features, memory, positives)
+    torch.testing.assert_close(together, torch.stack(parts).mean())
+    found, expected = (torch.autograd.grad(x, features)[0] for x in (together, torch.stack(parts).mean()))
+    torch.testing.assert_close(found, expected)
+    assert not found[1].any() and found[0].any()
+    shared = ops.set_contrast(features, memory, positives[0])
+    torch.testing.assert_close(shared, ops.set_contrast(features, memory, positives[0].expand(3, -1, -1)))
+
+
+@pytest.mark.parametrize("case", ["all empty", "everything positive", "duplicate rows", "one sample", "zero feature"])
+@pytest.mark.parametrize("given", [False, True])
+def test_contrast_edge_cases(generator, case, given):
+    features, memory, positives = problem(generator)
+    if case == "all empty":
+        positives = torch.full_like(positives, -1)
+    if case == "everything positive":
+        positives = torch.arange(40).expand(17, -1)
+    if case == "duplicate rows":
+        memory[1:] = memory[0]
+        positives = torch.tensor([[3, 9, -1]]).expand(17, -1)
+    if case == "one sample":
+        features, positives = features[:1], torch.tensor([[2]])
+    if case == "zero feature":
+        features[0], positives[0, 0] = 0, 39
+        positives[0, 1:] = -1
+    lse = ops.instance_neighbors(features, memory)[1] if given else None
+    features.requires_grad_()
+    loss = ops.set_contrast(features, memory, positives, lse=lse)
+    loss.backward()
+    assert torch.isfinite(loss) and torch.isfinite(features.grad).all()
+    if case == "all empty":
+        assert loss == 0 and not features.grad.any()
+    if case == "everything positive":
+        assert loss.abs() < 1e-5 and features.grad.abs().max() < 1e-4
+    if case == "duplicate rows":
+        torch.testing.assert_close(loss, torch.tensor(20.0).log())
+        assert features.grad.abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("block", [1, 100, 2**25])
+def test_blocks_change_nothing(generator, monkeypatch, block):
+    features, memory, positives = problem(generator, banks=2, dtype=torch.float64)
+    whole = features.clone().requires_grad_()
+    loss = reference.set_contrast(whole, memory, positives)
+    monkeypatch.setattr(instance_memory, "_BLOCK", block)
+    features.requires_grad_()
+    indices, lse = ops.instance_neighbors(features, memory, 4)
+    for p in range(2):
+        assert as_sets(indices[p]) == neighbors_by_hand(features[p], memory[p], 4)
+    for known in (None, lse):
+        got = ops.set_contrast(features, memory, positives, lse=known)
+        torch.testing.assert_close(got, loss)
+        torch.testing.assert_close(
+            torch.autograd.grad(got, features), torch.autograd.grad(loss, whole, retain_graph=True)
+        )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_error_budget(generator, dtype):
+    features, memory, positives = problem(generator, banks=2, samples=37, size=90, width=64, dtype=dtype)
+
+    def loss_and_gradient(function, x, rows, lse=None):
+        x = x.clone().requires_grad_()
+        loss = function(x, rows, positives, lse=lse)
+        return loss.detach(), torch.autograd.grad(loss, x)[0]
+
+    exact = loss_and_gradient(reference.set_contrast, features.double(), memory.double())
+    eager = loss_and_gradient(reference.set_contrast, features, memory)
+    lse = ops.instance_neighbors(features, memory)[1]
+    exact_lse = reference.instance_neighbors(features.double(), memory.double())[1]
+    assert_within_budget(lse, exact_lse, reference.instance_neighbors(features, memory)[1])
+    for known in (None, lse):
+        for got, e, b in zip(loss_and_gradient(ops.set_contrast, features, memory, known), exact, eager, strict=True):
+            assert_within_budget(got, e, b)
+
+
+def test_gradcheck(generator):
+    features, memory, positives = problem(generator, banks=2, samples=4, size=7, width=5, wide=3, dtype=torch.float64)
+    features.requires_grad_()
+    for rows in (positives, positives[0], torch.full_like(positives, -1)):
+        assert torch.autograd.gradcheck(lambda x, s=rows: ops.set_contrast(x, memory, s, temperature=0.5), features)
+
+
+def test_contract(generator):
+    features, memory, positives = problem(generator, banks=2)
+    salcr, loss = torch.ops.salcr, torch.ones(())
+    lse = ops.instance_neighbors(features, memory)[1]
+    assert_operator_contract(
+        salcr.instance_neighbors, (features, memory, 5, 0.05, "auto"), (features[0], memory[0], 50, 0.05, "auto")
+    )
+    assert_operator_contract(
+        salcr.set_contrast,
+        (features, memory, positives, None, 0.05, "auto"),
+        (features, memory, positives[0], lse, 0.05, "auto"),
+        (features[0], memory[0], positives[0], lse[0], 0.05, "auto"),
+    )
+    assert_operator_contract(
+        salcr.set_contrast_backward,
+        (loss, features, memory, positives, lse, 0.05, "auto"),
+        (loss, features.mT.contiguous().mT, memory, positives[0], lse, 0.05, "auto"),
+    )
+
+
+def test_compiles(generator):
+    def refine(features, memory):
+        v, a, r = features.chunk(3)
+        tops, lses = zip(*(ops.instance_neighbors(x, memory, 6) for x in (v, a, r)), strict=True)
+        agreed = ops.intersect_sets(*tops).repeat(3, 1)
+        return ops.set_contrast(features, memory, agreed, lse=torch.cat(lses)), ops.set_contrast(
+            features, memory, agreed
+        )
+
+    examples = [problem(generator, samples=n, size=m)[:2] for n, m in ((18, 40), (9, 25))]
+    for features, _ in examples:
+        features.requires_grad_()
+    assert_compiles(refine, *examples)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (dict(features=torch.zeros(0, 11)), ValueError, "features is empty"),
+        (dict(features=torch.zeros(17, 10)), ValueError, "memory"),
+        (dict(memory=torch.zeros(40, 11, dtype=torch.float64)), TypeError, "memory is torch.float64"),
+        (dict(memory=torch.zeros(2, 40, 11)), ValueError, "memory must have 2 axes"),
+        (dict(temperature=0.0), ValueError, "temperature must be positive"),
+        (dict(impl="numpy"), ValueError, "impl must be one of"),
+        (dict(impl="cuda"), ValueError, "has the backends"),
+    ],
+)
+def test_bad_arguments_are_named(generator, change, error, message):
+    features, memory, positives = problem(generator)
+    arguments = dict(features=features, memory=memory) | change
+    with pytest.raises(error, match=message):
+        ops.instance_neighbors(**arguments)
+    with pytest.raises(error, match=message):
+        ops.set_contrast(**arguments, positives=positives)
+
+
+def test_bad_options_are_named(generator):
+    features, memory, positives = problem(generator)
+    with pytest.raises(ValueError, match="k must be positive"):
+        ops.instance_neighbors(features, memory, 0)
+    lse = torch.zeros(17)
+    for error, message, change in (
+        (TypeError, "positives must be int64", dict(positives=positives.float())),
+        (ValueError, "positives .* do not fit", dict(positives=positives[:5])),
+        (ValueError, "positives must be below 40, got 40", dict(positives=torch.full((17, 1), 40))),
+        (ValueError, "positives must be ascending", dict(positives=torch.tensor([[5, 5]]).expand(17, -1))),
+        (ValueError, "memory requires a gradient", dict(memory=memory.clone().requires_grad_())),
+        (ValueError, r"lse \(16,\) does not fit", dict(lse=lse[:16])),
+        (TypeError, "lse must be torch.float32", dict(lse=lse.double())),
+    ):
+        with pytest.raises(error, match=message):
+            ops.set_contrast(**(dict(features=features, memory=memory, positives=positives) | change))
