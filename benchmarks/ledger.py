@@ -1,0 +1,69 @@
+"""The ledger of hardware checks: which content of each kernel file was last seen green on a GPU, on what and when.
+
+``kernels/<family>.py`` and ``csrc/cuda/<family>.cu`` (or ``.cuh``) are verified by the cuda-marked tests of
+``tests/ops/test_<family>.py``. A kernel file without such tests is never green. This file needs nothing but the
+standard library, so that ``salcr info`` can read the ledger of any source checkout.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+LEDGER = "benchmarks/results/verified.json"
+PATTERNS = ("kernels/*.py", "csrc/cuda/*.cu", "csrc/cuda/*.cuh")
+
+
+def hashes(root: Path) -> dict[str, str]:
+    """The SHA-256 of every kernel file of the checkout at ``root``, by its path from there."""
+    files = (path for pattern in PATTERNS for path in root.glob(pattern) if path.name != "__init__.py")
+    return {path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(files)}
+
+
+def tests_of(kernel: str) -> str:
+    """The test file whose cuda-marked tests verify ``kernel``."""
+    return f"tests/ops/test_{Path(kernel).stem}.py"
+
+
+def verdict(kernel: str, outcomes: Mapping[str, Mapping[str, str]]) -> str | None:
+    """Why ``kernel`` is not green, or None if it is.
+
+    Args:
+        kernel: path of a kernel file.
+        outcomes: for every test file that ran, its cuda-marked tests with ``"passed"``, ``"skipped"`` or ``"failed"``.
+            A skipped test checks nothing, so it keeps the file from being green.
+    """
+    tests = outcomes.get(tests_of(kernel), {})
+    if not tests:
+        return f"{tests_of(kernel)} has no cuda-marked test"
+    bad = sorted(name for name, outcome in tests.items() if outcome != "passed")
+    if bad:
+        return f"{len(bad)} of {len(tests)} cuda-marked tests in {tests_of(kernel)} did not pass, first {bad[0]}"
+    return None
+
+
+def unverified(root: Path) -> dict[str, str]:
+    """For every kernel file of the checkout at ``root`` whose content is not the one last seen green: why."""
+    ledger, found = read(root / LEDGER), {}
+    for kernel, digest in hashes(root).items():
+        if kernel not in ledger:
+            found[kernel] = "never had a green hardware run"
+        elif ledger[kernel]["sha256"] != digest:
+            found[kernel] = f"changed since its green run of {ledger[kernel]['date']} on {ledger[kernel]['device']}"
+    return found
+
+
+def read(path: Path) -> dict[str, dict]:
+    """The ledger at ``path``, empty where there is none."""
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def write(path: Path, content: Mapping) -> None:
+    """Write ``content`` as JSON to a temporary name, then rename it: readers see the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
