@@ -48,7 +48,11 @@ def map_images(
 
 
 def describe(error: Exception) -> str:
-    """One line about an error that names its kind where it has no text of its own."""
+    """One line about what is wrong with an image."""
+    from PIL import UnidentifiedImageError
+
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image"
     return " ".join(str(error).split()) or type(error).__name__
 
 
