@@ -1,0 +1,112 @@
+"""Retrieval metrics of the three protocols (SPEC 6)."""
+
+from functools import cache
+
+import numpy as np
+import torch
+
+from salcr import reference
+from salcr.ops._backends import add_backend, check_impl, pick
+from salcr.ops._checks import check_tensor
+from salcr.reference.ranking import RankingResult
+
+PROTOCOLS = ("sysu", "regdb", "llcm")
+
+
+def evaluate_ranking(
+    distances: torch.Tensor | np.ndarray,
+    query_ids: torch.Tensor | np.ndarray,
+    gallery_ids: torch.Tensor | np.ndarray,
+    query_cams: torch.Tensor | np.ndarray | None = None,
+    gallery_cams: torch.Tensor | np.ndarray | None = None,
+    *,
+    protocol: str = "sysu",
+    max_rank: int = 20,
+    impl: str = "auto",
+) -> RankingResult:
+    """Cumulative matching characteristic, mAP and mINP of a gallery ranked by distance for every query.
+
+    Equivalent eager expression, for one query::
+
+        order = distances[q].argsort(stable=True)                   # equal distances by gallery index
+        order = order[~ignored(q, order)]
+        ranks = flatnonzero(gallery_ids[order] == query_ids[q]) + 1
+        listed = unique_in_order(gallery_ids[order])                # "regdb": gallery_ids[order]
+        cmc = arange(max_rank) >= flatnonzero(listed == query_ids[q])[0]
+        ap = mean(arange(1, len(ranks) + 1) / ranks)
+        inp = len(ranks) / ranks[-1]
+
+    Protocols: ``"sysu"`` ignores all camera-2 images for a camera-3 query; ``"llcm"`` ignores images of the query's
+    identity from the query's camera; ``"regdb"`` ignores none. The first two count identities in the CMC (the ranking
+    reduced to each identity's first image), ``"regdb"`` counts images. A query without a match left is in no mean. A
+    curve longer than its ranking repeats its last value.
+
+    Args:
+        distances: ``[Q, G]``, floating; tensors on any device are brought to the CPU.
+        query_ids, gallery_ids: ``[Q]`` and ``[G]``, integers.
+        query_cams, gallery_cams: ``[Q]`` and ``[G]``, integers; not used by ``"regdb"``, needed by the others.
+        protocol: ``"sysu"``, ``"regdb"`` or ``"llcm"``.
+        max_rank: length of the CMC curve.
+        impl: backend, see :mod:`salcr.ops`; here ``"cpu"`` is numba, compiled at the first call and kept on disk.
+
+    Returns:
+        A :class:`RankingResult`.
+
+    Raises:
+        TypeError, ValueError: a wrong shape, dtype, protocol or ``max_rank``, missing cameras, NaN among the
+            distances, or no query with a match.
+
+    Source: SPEC 6.
+    """
+    if isinstance(distances, np.ndarray):
+        distances = torch.from_numpy(np.require(distances, requirements=["C", "W"]))  # torch warns of read-only arrays
+    check_tensor("distances", distances, ndim=2)
+    distances = distances.detach().cpu()
+    if distances.dtype not in (torch.float32, torch.float64):
+        distances = distances.float()
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")
+    if max_rank < 1:
+        raise ValueError(f"max_rank must be at least 1, got {max_rank}")
+    check_impl(impl)
+    queries, images = distances.shape
+    ids = _integers("query_ids", query_ids, queries), _integers("gallery_ids", gallery_ids, images)
+    cams = None, None
+    if protocol != "regdb":
+        cams = _integers("query_cams", query_cams, queries), _integers("gallery_cams", gallery_cams, images)
+    function = pick("evaluate_ranking", impl, distances)
+    distances = distances.contiguous().numpy()
+    bad = np.isnan(distances).any(1)
+    if bad.any():
+        raise ValueError(f"distances has NaN, first in row {bad.argmax()}")
+    return function(distances, *ids, *cams, protocol=protocol, max_rank=max_rank)
+
+
+def _integers(name: str, x, length: int) -> np.ndarray:
+    if x is None:
+        raise ValueError(f"{name} is None, and this protocol needs cameras")
+    x = x.cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)
+    if x.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be integers, got {x.dtype}")
+    if x.shape != (length,):
+        raise ValueError(f"{name} must have shape ({length},) to fit distances, got {x.shape}")
+    return x.astype(np.int64, copy=False)
+
+
+def _numba(*arguments, **options) -> RankingResult:
+    from salcr.ops import _ranking_numba
+
+    return _ranking_numba.evaluate_ranking(*arguments, **options)
+
+
+@cache
+def _needs_numba() -> str | None:
+    try:
+        import numba  # noqa: F401
+    except ImportError as error:
+        return f"numba is not installed ({error})"
+    return None
+
+
+add_backend("evaluate_ranking", "cpu", _numba, needs=_needs_numba)
+add_backend("evaluate_ranking", "reference", reference.evaluate_ranking)
