@@ -42,13 +42,13 @@ class SemanticParts(nn.Module):
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         """``maps [3S, D, H, W]`` = [visible; augmented; infrared] -> ``[P, 3, 3S, D]``: own, pg1, pg2 of every row."""
-        views = ops.semantic_parts(maps, self.tokens, authors_pg1=self.authors_pg1)
+        views = ops.semantic_parts(maps, self.tokens.to(maps.dtype), authors_pg1=self.authors_pg1)
         forms = torch.stack([self.norm(z.flatten(1)) for z in views])
         return forms.unflatten(2, self.tokens.shape).movedim(2, 0)
 
     def own(self, maps: torch.Tensor) -> torch.Tensor:
         """``maps [B, D, H, W] -> [B, P, D]``: each image looks itself up, as in evaluation."""
-        z = ops.part_attention(ops.part_prototypes(maps, self.tokens), maps)
+        z = ops.part_attention(ops.part_prototypes(maps, self.tokens.to(maps.dtype)), maps)
         return self.norm(z.flatten(1)).unflatten(1, self.tokens.shape)
 
 
