@@ -6,7 +6,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from salcr.objectives import ASSOCIATIONS
 
 PRESETS = ("demo", "sysu", "regdb", "llcm")
 Refinement = Literal["cmfp", "k_reciprocal", "cmrr", "aim"]
@@ -90,6 +102,13 @@ class DAGI(Section):
     """A name in :data:`salcr.objectives.ASSOCIATIONS`."""
     k: PositiveInt = 30
 
+    @field_validator("association")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in ASSOCIATIONS:
+            raise ValueError(f"must be one of {', '.join(ASSOCIATIONS)}")
+        return name
+
 
 class FGSAL(Section):
     """Part losses."""
@@ -134,6 +153,12 @@ class Config(Section):
     gpcr: GPCR = GPCR()
     evaluation: Evaluation = Evaluation()
 
+    @model_validator(mode="after")
+    def _something_to_train(self) -> "Config":
+        if self.schedule.stage_two_epochs and not (self.dagi.enabled or self.fgsal.enabled or self.gpcr.enabled):
+            raise ValueError("stage two needs one of dagi.enabled, fgsal.enabled and gpcr.enabled")
+        return self
+
 
 def load_config(
     *, preset: str | None = None, file: Path | None = None, overrides: Sequence[str] = (), **sections: Mapping[str, Any]
@@ -141,31 +166,52 @@ def load_config(
     """The configuration from a preset, a YAML file, ``sections`` and ``key.sub=value`` overrides, the last one winning.
 
     Raises:
-        ValueError: an unknown preset, key or type (pydantic's ``ValidationError`` is one); the message names the key.
+        ValueError: an unknown preset or key, a wrong type, or no YAML; the message, one line, names the key or file.
         FileNotFoundError: no such file.
     """
     tree: dict[str, Any] = {}
     if preset is not None:
         if preset not in PRESETS:
             raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
-        _merge(tree, yaml.safe_load(resources.files("salcr.engine").joinpath(f"presets/{preset}.yaml").read_text()))
+        text = resources.files("salcr.engine").joinpath(f"presets/{preset}.yaml").read_text()
+        _merge(tree, _parse(text, f"preset {preset}"))
     if file is not None:
-        _merge(tree, yaml.safe_load(Path(file).read_text()) or {})
+        given = _parse(Path(file).read_text(), str(file)) or {}
+        if not isinstance(given, Mapping):
+            raise ValueError(f"{file} must hold settings by name, got {given!r}")
+        _merge(tree, given)
     _merge(tree, sections)
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals:
             raise ValueError(f"an override reads key.sub=value, got {override!r}")
-        branch: Any = yaml.safe_load(value)
+        branch = _parse(value, f"the value in {override!r}")
         for name in reversed(key.split(".")):
             branch = {name: branch}
         _merge(tree, branch)
-    return Config.model_validate(tree)
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ValueError("; ".join(_describe(problem) for problem in error.errors())) from error
 
 
 def dump_config(config: Config) -> str:
     """The configuration as YAML that :func:`load_config` reads back."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _parse(text: str, what: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{what} is not YAML: {' '.join(str(error).split())}") from error
+
+
+def _describe(problem: Mapping[str, Any]) -> str:
+    key, message = ".".join(map(str, problem["loc"])), problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {key!r}"
+    return f"{key}: {message}, got {problem['input']!r}" if key else message
 
 
 def _merge(tree: dict[str, Any], over: Mapping[str, Any]) -> None:
