@@ -16,10 +16,12 @@ from salcr.ops.neighbors import knn
 from salcr.ops.pooling import gem_pool, part_attention, part_prototypes, semantic_parts
 from salcr.ops.propagation import propagate_features
 from salcr.ops.ranking import RankingResult, evaluate_ranking
+from salcr.ops.reranking import affinity_inference, rerank_cross_modality, rerank_k_reciprocal
 from salcr.ops.sinkhorn import sinkhorn
 
 __all__ = [
     "RankingResult",
+    "affinity_inference",
     "bidirectional_assignment",
     "cluster_centroids",
     "cluster_contrast",
@@ -35,6 +37,8 @@ __all__ = [
     "part_attention",
     "part_prototypes",
     "propagate_features",
+    "rerank_cross_modality",
+    "rerank_k_reciprocal",
     "semantic_parts",
     "set_contrast",
     "sinkhorn",

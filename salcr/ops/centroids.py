@@ -20,7 +20,7 @@ def cluster_centroids(
     Nothing is normalised, before or after. Sums run in a fixed order, so equal inputs give equal bits.
 
     Args:
-        features: ``[N, D]``, float. Read without a gradient; float16 and bfloat16 are summed in float32.
+        features: ``[N, D]``, float. Read without a gradient; sums are taken in float64.
         labels: ``[N]``, int64 in ``[0, num_clusters)``; rows with -1 are left out.
         num_clusters: number of clusters; by default the largest label plus one (0 where all rows are left out). A
             compiled graph has to give it.

@@ -15,10 +15,12 @@ from salcr.reference.neighbors import knn
 from salcr.reference.pooling import gem_pool, part_attention, part_prototypes, semantic_parts
 from salcr.reference.propagation import propagate_features
 from salcr.reference.ranking import RankingResult, evaluate_ranking
+from salcr.reference.reranking import affinity_inference, rerank_cross_modality, rerank_k_reciprocal
 from salcr.reference.sinkhorn import sinkhorn
 
 __all__ = [
     "RankingResult",
+    "affinity_inference",
     "bidirectional_assignment",
     "cluster_centroids",
     "cluster_contrast",
@@ -34,6 +36,8 @@ __all__ = [
     "part_attention",
     "part_prototypes",
     "propagate_features",
+    "rerank_cross_modality",
+    "rerank_k_reciprocal",
     "semantic_parts",
     "set_contrast",
     "sinkhorn",

@@ -51,14 +51,17 @@ def encode(
         distances: distances of the pairs (i, j), given as two index arrays; the weight of a pair is exp(-distance).
         k2: encodings are averaged over this many first ranks.
     """
-    sets = expanded_sets(reciprocal_sets(ranks[:, :full]), reciprocal_sets(ranks[:, :halved])).tocoo()
-    i, j = sets.coords
-    weights = np.exp(-distances(i, j))
-    encodings = unit_rows(sparse.csr_array((weights, (i, j)), shape=sets.shape))
-    return local_query_expansion(encodings, ranks[:, :k2])
+    sets = expanded_sets(reciprocal_sets(ranks[:, :full]), reciprocal_sets(ranks[:, :halved]))
+    return local_query_expansion(weighted(sets, distances), ranks[:, :k2])
 
 
-def unit_rows(weights: sparse.csr_array) -> sparse.csr_array:
+def weighted(sets: sparse.csr_array, distances: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> sparse.csr_array:
+    """Rows of exp(-distance) over each set, divided by their sum."""
+    i, j = sets.tocoo().coords
+    return divided_by_sums(sparse.csr_array((np.exp(-distances(i, j)), (i, j)), shape=sets.shape))
+
+
+def divided_by_sums(weights: sparse.csr_array) -> sparse.csr_array:
     """Rows divided by their sums; rows without an entry stay empty. Columns come sorted."""
     sums = np.maximum(weights.sum(1), np.finfo(weights.dtype).tiny)
     weights.data /= np.repeat(sums, np.diff(weights.indptr))
@@ -73,6 +76,11 @@ def local_query_expansion(encodings: sparse.csr_array, neighbours: np.ndarray) -
     mean = (membership(neighbours).astype(encodings.dtype) @ encodings) / neighbours.shape[1]
     mean.sort_indices()
     return mean.astype(encodings.dtype, copy=False)
+
+
+def jaccard_distances(left: sparse.csr_array, right: sparse.csr_array) -> np.ndarray:
+    """All blocks of :func:`jaccard_rows` in one array."""
+    return np.concatenate([block for _, block in jaccard_rows(left, right)])
 
 
 def jaccard_rows(left: sparse.csr_array, right: sparse.csr_array) -> Iterator[tuple[int, np.ndarray]]:
@@ -98,5 +106,5 @@ def jaccard_rows(left: sparse.csr_array, right: sparse.csr_array) -> Iterator[tu
         minima = np.minimum(np.repeat(left.data[entries], counts), columns.data[partner])
         pairs = np.repeat(row * width, counts) + columns.indices[partner]
         shared = np.bincount(pairs, minima, (stop - start) * width).reshape(-1, width)
-        yield start, np.maximum(1 - shared / (2 - shared), 0).astype(np.float32)
+        yield start, np.maximum(1 - shared / (2 - shared), 0)
         start = stop

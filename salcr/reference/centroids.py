@@ -9,6 +9,5 @@ def cluster_centroids(features: torch.Tensor, labels: torch.Tensor, num_clusters
         num_clusters = int(labels.max()) + 1
     labels, order = labels.sort(stable=True)
     bounds = torch.searchsorted(labels, torch.arange(num_clusters + 1, device=labels.device))
-    members = features[order[int(bounds[0]) : int(bounds[-1])]]
-    members = members.to(torch.float64 if features.dtype == torch.float64 else torch.float32)
+    members = features[order[int(bounds[0]) : int(bounds[-1])]].double()
     return torch.segment_reduce(members, "mean", lengths=bounds.diff(), axis=0).to(features.dtype)

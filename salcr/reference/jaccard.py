@@ -39,23 +39,27 @@ def _rows(features: torch.Tensor, k1: int, k2: int):
     """Blocks of rows of the distances, with 0 on the diagonal, each with its first row."""
     from salcr.reference._reciprocal import encode, half, jaccard_rows
 
-    features = F.normalize(features.to(torch.float64 if features.dtype == torch.float64 else torch.float32), dim=-1)
+    features = unit_rows(features)
     k1 = min(k1, len(features))
     ranks = knn(features, k1, metric="cosine")[1].cpu().numpy()
 
     def distances(i: np.ndarray, j: np.ndarray) -> np.ndarray:
-        return pair_distances(features, i, j)
+        return pair_distances(features, features, i, j)
 
     encodings = encode(ranks, k1, min(half(k1) + 1, k1), distances, k2)
     for start, block in jaccard_rows(encodings, encodings):
+        block = block.astype(np.float32)
         block[np.arange(len(block)), start + np.arange(len(block))] = 0
         yield start, block
 
 
-def pair_distances(features: torch.Tensor, i: np.ndarray, j: np.ndarray) -> np.ndarray:
-    """``2 - 2 x_i·x_j`` of unit rows, for the pairs (i, j)."""
-    i, j = (torch.as_tensor(x, dtype=torch.int64, device=features.device) for x in (i, j))
-    products = [
-        (features[a] * features[b]).sum(1) for a, b in zip(i.split(BLOCK_ROWS), j.split(BLOCK_ROWS), strict=True)
-    ]
+def unit_rows(features: torch.Tensor) -> torch.Tensor:
+    """Normalised rows: float64 stays float64, all else becomes float32."""
+    return F.normalize(features.to(torch.float64 if features.dtype == torch.float64 else torch.float32), dim=-1)
+
+
+def pair_distances(left: torch.Tensor, right: torch.Tensor, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+    """``2 - 2 left[i]·right[j]`` of unit rows, for the pairs (i, j)."""
+    i, j = (torch.as_tensor(x, dtype=torch.int64, device=left.device).split(BLOCK_ROWS) for x in (i, j))
+    products = [(left[a] * right[b]).sum(1) for a, b in zip(i, j, strict=True)]
     return (2 - 2 * torch.cat(products)).cpu().numpy()

@@ -20,7 +20,7 @@ def knn(
     found = []
     for start in range(0, len(queries), block):
         scores = _scores(queries[start : start + block], database, metric)
-        found.append(_best(scores, k, torch.arange(len(scores), device=scores.device) + start if own else None))
+        found.append(largest(scores, k, torch.arange(len(scores), device=scores.device) + start if own else None))
     values, indices = (torch.cat(parts) for parts in zip(*found, strict=True))
     return (values if metric == "cosine" else -values), indices
 
@@ -33,7 +33,7 @@ def _scores(queries: torch.Tensor, database: torch.Tensor, metric: str) -> torch
     return scores.mul_(2).sub_(queries.square().sum(1, keepdim=True)).sub_(database.square().sum(1)).clamp_max_(0)
 
 
-def _best(scores: torch.Tensor, k: int, own: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+def largest(scores: torch.Tensor, k: int, own: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
     """The ``k`` largest of each row, equal ones by index, and column ``own[row]`` before all others."""
     if own is not None:
         own = own.unsqueeze(1)

@@ -83,6 +83,15 @@ def test_graph_is_the_thresholded_distance(generator, max_distance, k2):
     assert diagonal.sum() == len(features) and not graph.values()[diagonal].any()
 
 
+@pytest.mark.parametrize(("k1", "k2"), [(15, 4), (25, 1), (100, 6)])
+def test_published_form_is_the_same(generator, k1, k2):
+    from salcr.reference.published.jaccard import jaccard_distance
+
+    for features in (clustered(generator), clustered(generator).double(), torch.ones(1, 3)):
+        got = jaccard_distance(features, k1=k1, k2=k2)
+        torch.testing.assert_close(got, ops.jaccard_distance(features, k1=k1, k2=k2), rtol=1e-5, atol=2e-6)
+
+
 def test_blocks_do_not_matter(generator, monkeypatch):
     from salcr.reference import _reciprocal
 

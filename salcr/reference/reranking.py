@@ -1,0 +1,88 @@
+"""Test-time refinements of cross-modality distances (SPEC 6), in PyTorch and SciPy."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from salcr.reference.jaccard import jaccard_distance, pair_distances, unit_rows
+from salcr.reference.neighbors import knn, largest
+
+TINY_DISTANCE = 1e-6  # rounding of float32: rows that are no farther apart have nothing to rank
+
+
+def rerank_k_reciprocal(
+    query: torch.Tensor, gallery: torch.Tensor, *, k1: int = 20, k2: int = 6, lambda_value: float = 0.3
+) -> torch.Tensor:
+    """k-reciprocal re-ranking; see :func:`salcr.ops.rerank_k_reciprocal`."""
+    from salcr.reference._reciprocal import encode, half, jaccard_distances
+
+    features, queries = unit_rows(torch.cat([query, gallery])), len(query)
+    farthest = (2 + 2 * knn(features, 1, database=-features)[0].squeeze(1)).clamp_min(TINY_DISTANCE)
+    ranks = knn(features, min(k1 + 1, len(features)))[1].cpu().numpy()
+    scale = farthest.cpu().numpy()
+    encodings = encode(
+        ranks, k1 + 1, half(k1) + 1, lambda i, j: pair_distances(features, features, i, j) / scale[i], k2
+    )
+    jaccard = _tensor(jaccard_distances(encodings[:queries], encodings[queries:]), features)
+    distances = (2 - 2 * features[:queries] @ features[queries:].T).clamp_min(0) / farthest[:queries, None]
+    return (1 - lambda_value) * jaccard + lambda_value * distances
+
+
+def rerank_cross_modality(query: torch.Tensor, gallery: torch.Tensor, *, k: int = 15, eta: float = 0.1) -> torch.Tensor:
+    """Jaccard distances over the neighbours in both modalities; see :func:`salcr.ops.rerank_cross_modality`."""
+    from salcr.reference._reciprocal import jaccard_distances
+
+    sides = unit_rows(query), unit_rows(gallery)
+    k2 = max(1, round(k / 5))
+    own = [_own_ranks(x, k, k2, eta) for x in sides]
+    across = [knn(x, min(k, len(y)), database=y)[1].cpu().numpy() for x, y in (sides, sides[::-1])]
+    encodings = [_encode_both(s, sides, own, across, k2) for s in (0, 1)]
+    jaccard = _tensor(jaccard_distances(*encodings), sides[0])
+    return (1 - eta) * jaccard + eta * (2 - 2 * sides[0] @ sides[1].T).clamp_min(0)
+
+
+def affinity_inference(query: torch.Tensor, gallery: torch.Tensor, *, k1: int = 4, k2: int = 1) -> torch.Tensor:
+    """Cosine of features plus cosine of affinities to the gallery; see :func:`salcr.ops.affinity_inference`."""
+    query, gallery = unit_rows(query), unit_rows(gallery)
+    size = len(gallery)
+    k1, k2 = min(k1, size), min(k2, size)
+    values, indices = knn(query, k1, database=gallery)
+    queries = query.new_zeros(len(query), size).scatter(1, indices, values)
+    values, indices = knn(gallery, max(k1, k2))
+    images = gallery.new_zeros(size, size).scatter(1, indices[:, :k1], values[:, :k1])
+    images = sum(images[indices[:, n]] for n in range(k2)) / k2
+    return 2 - query @ gallery.T - F.normalize(queries, dim=1) @ F.normalize(images, dim=1).T
+
+
+def _own_ranks(features: torch.Tensor, k: int, k2: int, eta: float) -> np.ndarray:
+    """Each image's nearest of its own modality after k-reciprocal re-ranking, itself first."""
+    distances = (1 - eta) * jaccard_distance(features, k1=k, k2=k2) + eta * (2 - 2 * features @ features.T)
+    own = torch.arange(len(features), device=features.device)
+    return largest(-distances, min(k, len(features)), own)[1].cpu().numpy()
+
+
+def _encode_both(side: int, sides, own, across, k2: int):
+    """Encodings of one modality's images over both modalities' images, query columns first."""
+    from scipy import sparse
+
+    from salcr.reference._reciprocal import (
+        divided_by_sums,
+        local_query_expansion,
+        membership,
+        reciprocal_sets,
+        weighted,
+    )
+
+    this, other = sides[side], sides[1 - side]
+    found, finders = membership(across[side], len(other)), membership(across[1 - side], len(this))
+    mutual = found.multiply(membership(own[side]) @ finders.T)
+    blocks = [
+        weighted(reciprocal_sets(own[side]), lambda i, j: pair_distances(this, this, i, j)),
+        weighted(mutual.tocsr(), lambda i, j: pair_distances(this, other, i, j)),
+    ]
+    encodings = divided_by_sums(sparse.hstack(blocks if side == 0 else blocks[::-1], format="csr"))
+    return local_query_expansion(encodings, own[side][:, :k2])
+
+
+def _tensor(distances: np.ndarray, like: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(distances).to(like)

@@ -1,0 +1,201 @@
+import numpy as np
+import pytest
+import torch
+
+from salcr import ops
+
+OPERATORS = [ops.rerank_k_reciprocal, ops.rerank_cross_modality, ops.affinity_inference]
+
+
+def two_modalities(generator, queries=22, images=17, people=5, width=10, shift=1.0, noise=0.5):
+    """Features of the same people, with one offset for all features of the second modality; and who is who."""
+    centres = torch.randn(people, width, generator=generator, dtype=torch.float64)
+    offset = shift * torch.randn(width, generator=generator, dtype=torch.float64)
+    sides, ids = [], []
+    for count, moved in ((queries, 0), (images, 1)):
+        who = torch.arange(count) % people
+        sides.append(centres[who] + moved * offset + noise * torch.randn(count, width, generator=generator).double())
+        ids.append(who)
+    return sides, ids
+
+
+def order(scores, first=None):
+    """Indices by ascending score, equal ones by index, ``first`` before all."""
+    return sorted(range(len(scores)), key=lambda j: (j != first, scores[j], j))
+
+
+def unit(x):
+    return (x / x.norm(dim=1, keepdim=True)).numpy()
+
+
+def jaccard(left, right):
+    shared = np.array([[np.minimum(v, w).sum() for w in right] for v in left])
+    return 1 - shared / (2 - shared)
+
+
+def encodings_by_hand(distances, ranks, limits, half, k2):
+    """``limits``: how many ranks the sets of full and of half size use."""
+    count = len(distances)
+
+    def reciprocal(i, limit):
+        return {j for j in ranks[i][:limit] if i in ranks[j][:limit]}
+
+    encodings = np.zeros((count, count))
+    for i in range(count):
+        base = reciprocal(i, limits)
+        chosen = set(base)
+        for c in base:
+            if len(reciprocal(c, half) & base) / len(reciprocal(c, half)) > 2 / 3 + 1e-9:
+                chosen |= reciprocal(c, half)
+        for j in chosen:
+            encodings[i, j] = np.exp(-distances[i, j])
+        encodings[i] /= encodings[i].sum()
+    return np.stack([encodings[ranks[i][:k2]].mean(0) for i in range(count)])
+
+
+@pytest.mark.parametrize(("k1", "k2", "share"), [(20, 6, 0.3), (7, 3, 0.0), (5, 1, 1.0), (2, 2, 0.5), (100, 6, 0.3)])
+def test_k_reciprocal_is_the_formula(generator, k1, k2, share):
+    (query, gallery), _ = two_modalities(generator)
+    x = unit(torch.cat([query, gallery]))
+    distances = 2 - 2 * x @ x.T
+    distances /= distances.max(1, keepdims=True)
+    ranks = [order(row, first=i) for i, row in enumerate(distances)]
+    encodings = encodings_by_hand(distances, ranks, k1 + 1, int(np.round(k1 / 2)) + 1, k2)
+    expected = (1 - share) * jaccard(encodings, encodings) + share * distances
+    got = ops.rerank_k_reciprocal(query, gallery, k1=k1, k2=k2, lambda_value=share)
+    torch.testing.assert_close(got, torch.from_numpy(expected)[:22, 22:])
+
+
+def test_k_reciprocal_with_share_one_keeps_the_order(generator):
+    (query, gallery), _ = two_modalities(generator)
+    got = ops.rerank_k_reciprocal(query, gallery, lambda_value=1.0)
+    assert torch.equal(got.argsort(dim=1), torch.from_numpy(2 - 2 * unit(query) @ unit(gallery).T).argsort(dim=1))
+
+
+@pytest.mark.parametrize(("k", "eta"), [(15, 0.1), (8, 0.1), (5, 0.0), (3, 0.7), (1, 0.1), (50, 0.1)])
+def test_cross_modality_is_the_formula(generator, k, eta):
+    """Steps 1 to 5 of the docstring with sets and loops."""
+    (query, gallery), _ = two_modalities(generator)
+    x = [unit(query), unit(gallery)]
+    k2 = max(1, int(np.round(k / 5)))
+    near, across = [], []
+    for s in (0, 1):
+        count, plain = len(x[s]), 2 - 2 * x[s] @ x[s].T
+        limit = min(k, count)
+        first = [order(row, first=i)[:limit] for i, row in enumerate(plain)]
+        encodings = encodings_by_hand(plain, first, limit, min(int(np.round(limit / 2)) + 1, limit), k2)
+        mixed = (1 - eta) * jaccard(encodings, encodings) + eta * plain
+        near.append([order(row.round(7), first=i)[:k] for i, row in enumerate(mixed)])
+        across.append([order(row)[:k] for row in 2 - 2 * x[s] @ x[1 - s].T])
+    joint = []
+    for s in (0, 1):
+        rows = []
+        for i, v in enumerate(x[s]):
+            parts = [np.zeros(len(x[0])), np.zeros(len(x[1]))]
+            for j in near[s][i]:
+                if i in near[s][j]:
+                    parts[s][j] = np.exp(-(2 - 2 * v @ x[s][j]))
+            for j in across[s][i]:
+                if set(near[s][i]) & set(across[1 - s][j]):
+                    parts[1 - s][j] = np.exp(-(2 - 2 * v @ x[1 - s][j]))
+            row = np.concatenate([part / part.sum() if part.any() else part for part in parts])
+            rows.append(row / row.sum())
+        joint.append([np.mean([rows[j] for j in near[s][i][:k2]], 0) for i in range(len(rows))])
+    expected = (1 - eta) * jaccard(*joint) + eta * (2 - 2 * x[0] @ x[1].T)
+    got = ops.rerank_cross_modality(query, gallery, k=k, eta=eta)
+    torch.testing.assert_close(got, torch.from_numpy(expected), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("k1", "k2"), [(4, 1), (8, 2), (1, 3), (100, 100)])
+def test_affinity_inference_is_the_formula(generator, k1, k2):
+    (query, gallery), _ = two_modalities(generator)
+    x, y = unit(query), unit(gallery)
+
+    def cut(row, first=None):
+        kept = np.zeros(len(row))
+        for j in order(-row, first)[:k1]:
+            kept[j] = row[j]
+        return kept
+
+    images = [cut(row, i) for i, row in enumerate(y @ y.T)]
+    images = [np.mean([images[j] for j in order(-(y @ v), i)[:k2]], 0) for i, v in enumerate(y)]
+    expected = np.zeros((len(x), len(y)))
+    for q, v in enumerate(x):
+        affinity = cut(y @ v)
+        for g, w in enumerate(images):
+            cosine = affinity @ w / np.linalg.norm(affinity) / np.linalg.norm(w)
+            expected[q, g] = 2 - v @ y[g] - cosine
+    got = ops.affinity_inference(query, gallery, k1=k1, k2=k2)
+    torch.testing.assert_close(got, torch.from_numpy(expected))
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_refinement_helps_where_modalities_differ(generator, operator):
+    """Eight images a person and modality, noisy enough that the raw ranking is far from right."""
+    sides, ids = two_modalities(generator, 320, 160, people=20, width=24, shift=0.8, noise=1.0)
+    raw = 2 - 2 * torch.from_numpy(unit(sides[0]) @ unit(sides[1]).T)
+    before, after = (ops.evaluate_ranking(d, *ids, protocol="regdb").mAP for d in (raw, operator(*sides)))
+    assert 0.1 < before < after
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("case", ["one each", "all equal", "one query", "one image", "zero rows"])
+def test_degenerate_inputs_are_finite(generator, operator, case):
+    (query, gallery), _ = two_modalities(generator)
+    if case == "one each":
+        query, gallery = query[:1], gallery[:1]
+    if case == "one query":
+        query = query[:1]
+    if case == "one image":
+        gallery = gallery[:1]
+    if case == "all equal":
+        query, gallery = torch.ones_like(query), torch.ones_like(gallery)
+    if case == "zero rows":
+        query, gallery = query * 0, gallery * 0
+    for dtype in (torch.float64, torch.float32):
+        got = operator(query.to(dtype), gallery.to(dtype))
+        assert got.shape == (len(query), len(gallery)) and got.dtype == dtype
+        assert torch.isfinite(got).all() and got.min() > -1e-5 and got.max() < 4
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_half_precision_is_computed_in_float32(generator, operator):
+    query, gallery = (x.half() for x in two_modalities(generator)[0])
+    assert torch.equal(operator(query, gallery), operator(query.float(), gallery.float()))
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (dict(query=torch.zeros(0, 3)), ValueError, "query is empty"),
+        (dict(gallery=torch.zeros(4)), ValueError, "gallery must have 2 axes"),
+        (dict(gallery=torch.zeros(4, 2)), ValueError, "gallery has rows of width 2, query of width 3"),
+        (dict(gallery=torch.zeros(4, 3).double()), TypeError, "gallery is torch.float64"),
+        (
+            dict(query=torch.tensor([[1.0, 1, 1], [torch.nan, 1, 1]])),
+            ValueError,
+            "query has NaN or Inf, first in row 1",
+        ),
+        (dict(gallery=torch.full((4, 3), torch.inf)), ValueError, "gallery has NaN"),
+        (dict(impl="cuda"), ValueError, "has the backends"),
+    ],
+)
+def test_bad_arguments_are_named(operator, arguments, error, message):
+    with pytest.raises(error, match=message):
+        operator(**(dict(query=torch.ones(5, 3), gallery=torch.ones(4, 3)) | arguments))
+
+
+def test_bad_options_are_named():
+    x = torch.ones(3, 2)
+    for operator, option in (
+        (ops.rerank_k_reciprocal, dict(k1=0)),
+        (ops.rerank_k_reciprocal, dict(k2=0)),
+        (ops.rerank_k_reciprocal, dict(lambda_value=1.1)),
+        (ops.rerank_cross_modality, dict(k=0)),
+        (ops.rerank_cross_modality, dict(eta=-0.1)),
+        (ops.affinity_inference, dict(k1=0)),
+        (ops.affinity_inference, dict(k2=-1)),
+    ):
+        with pytest.raises(ValueError, match=next(iter(option))):
+            operator(x, x, **option)
