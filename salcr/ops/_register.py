@@ -1,7 +1,8 @@
 """Registration of operators with torch.library, and the gradient that a reference implementation has for free."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import wraps
 
 import torch
 
@@ -14,7 +15,7 @@ def register(name: str, schema: str, implementation: Callable, fake: Callable) -
     """
     qualified = f"salcr::{name}"
     torch.library.define(qualified, schema)
-    torch.library.impl(qualified, "default", implementation)
+    torch.library.impl(qualified, "default", _without_autocast(implementation))
     torch.library.register_fake(qualified, fake)
 
 
@@ -30,6 +31,20 @@ def reference_gradient(
         outputs = (outputs,) if isinstance(outputs, torch.Tensor) else tuple(outputs)
         found = torch.autograd.grad(outputs, leaves, gradients, allow_unused=True)
     return tuple(torch.zeros_like(x) if g is None else g for x, g in zip(leaves, found, strict=True))
+
+
+def _without_autocast(implementation: Callable) -> Callable:
+    """Precision is the operator's own business: inside it, autocast would change dtypes that its fake has promised."""
+
+    @wraps(implementation)
+    def call(*arguments):
+        active = [device for device in ("cpu", "cuda") if torch.is_autocast_enabled(device)]
+        with ExitStack() as stack:
+            for device in active:
+                stack.enter_context(torch.autocast(device, enabled=False))
+            return implementation(*arguments)
+
+    return call
 
 
 @contextmanager

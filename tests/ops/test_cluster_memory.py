@@ -146,6 +146,15 @@ def test_an_update_before_backward_is_noticed(generator, impl):
         loss.backward()
 
 
+def test_autocast_does_not_reach_inside(generator):
+    features, memory, targets = problem(generator)
+    features.requires_grad_()
+    expected = ops.cluster_contrast(features, memory, targets)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = ops.cluster_contrast(features, memory, targets)
+    assert got.dtype == torch.float32 and torch.equal(got, expected)
+
+
 def test_contract(generator):
     features, memory, targets = problem(generator, banks=2)
     order = torch.randperm(features.shape[1], generator=generator)
