@@ -34,11 +34,14 @@ class SemanticParts(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Fresh tokens (zero mean, deviation 1/√D) and a fresh batch norm, as at the start of stage two (SPEC 5)."""
-        nn.init.normal_(self.tokens, std=self.tokens.shape[1] ** -0.5, generator=generator)
-        self.norm.reset_running_stats()
-        nn.init.ones_(self.norm.weight)
-        nn.init.zeros_(self.norm.bias)
+        """Fresh tokens (zero mean, deviation 1/√D) and a fresh batch norm, as at the start of stage two (SPEC 5).
+
+        The tokens are drawn on the CPU, from ``generator`` if it is given, wherever the module is.
+        """
+        drawn = torch.randn(self.tokens.shape, generator=generator, device="cpu")
+        with torch.no_grad():
+            self.tokens.copy_(drawn * self.tokens.shape[1] ** -0.5)
+        self.norm.reset_parameters()
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         """``maps [3S, D, H, W]`` = [visible; augmented; infrared] -> ``[P, 3, 3S, D]``: own, pg1, pg2 of every row."""
