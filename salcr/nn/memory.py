@@ -18,7 +18,7 @@ class ClusterMemory(nn.Module):
 
     def __init__(self, rows: torch.Tensor, *, momentum: float = 0.1, temperature: float = 0.05) -> None:
         super().__init__()
-        self.register_buffer("rows", F.normalize(rows.detach(), dim=-1).clone())
+        self.register_buffer("rows", F.normalize(rows.detach(), dim=-1))
         self.momentum, self.temperature = momentum, temperature
 
     def contrast(self, features: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
