@@ -1,41 +1,39 @@
 """Checkpoints: written whole or not at all, the newest readable one found again after a crash."""
 
-import os
-import pickle
+import io
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from salcr.engine.files import write_atomically
+
 KEPT = 2
 
 
 def save_atomically(payload: dict[str, Any], path: Path) -> None:
-    """``torch.save`` to a temporary file in the same folder, flushed to disk, then renamed over ``path``.
+    """``torch.save``, whole or not at all.
 
     Raises:
         OSError: the file cannot be written (a full disk); what stood at ``path`` before is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as file:
-            torch.save(payload, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, RuntimeError):  # torch's zip writer wraps what the disk said
-            raise OSError(f"cannot write {path}: {error}") from error
-        raise
+    content = io.BytesIO()  # torch's writer would hide what the disk says behind errors of its own
+    torch.save(payload, content)
+    write_atomically(path, content.getbuffer())
 
 
 def save_epoch(folder: Path, epoch: int, payload: dict[str, Any]) -> Path:
-    """Write the checkpoint of ``epoch`` and drop all but the newest two."""
+    """Write the checkpoint of ``epoch``; drop all but it and the one before it.
+
+    Files of later epochs (a run that went back to an earlier one could not read them) go too, and what a killed process
+    left of a file it was writing.
+    """
     path = folder / f"epoch_{epoch:04d}.pt"
     save_atomically(payload, path)
-    for old in _newest_first(folder)[KEPT:]:
+    found = _newest_first(folder)
+    start = found.index(path)
+    for old in (*found[:start], *found[start + KEPT :], *folder.glob(".epoch_*.part")):
         old.unlink()
     return path
 
@@ -44,13 +42,20 @@ def load(path: Path) -> dict[str, Any]:
     """Read a checkpoint (tensors and plain values only).
 
     Raises:
-        FileNotFoundError: no such file.
+        OSError: no such file, or the disk does not give it.
         ValueError: it is truncated, damaged, or no checkpoint.
     """
+    content = io.BytesIO(path.read_bytes())
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
-        raise ValueError(f"{path} is not a readable checkpoint: {error}") from error
+        state = torch.load(content, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged file makes the reader raise nearly anything
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(f"{path} is not a readable checkpoint: {reason}") from error
+    if not isinstance(state, dict):
+        raise ValueError(f"{path} is not a checkpoint: it holds a {type(state).__name__}")
+    return state
 
 
 def load_newest(folder: Path) -> dict[str, Any] | None:

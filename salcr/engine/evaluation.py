@@ -1,6 +1,6 @@
 """Evaluation by the data sets' protocols, features extracted once, refinements beside the raw numbers (SPEC 6)."""
 
-import os
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from salcr.data.records import Protocol, Trial
 from salcr.data.store import open_store
 from salcr.engine.config import Config, Evaluation, load_config
 from salcr.engine.features import extract_features
+from salcr.engine.files import write_atomically
 from salcr.engine.network import load_network, pick_device
 from salcr.models import SALCRNetwork
 
@@ -47,14 +48,9 @@ def extract_checkpoint(path: Path, out: Path, overrides: Sequence[str] = ()) -> 
     test = dataset.test
     columns = dict(ids=test.ids, cams=test.cams, infrared=test.infrared, paths=np.array(test.paths))
     features = retrieval_features(network, dataset, config, device).cpu().numpy()
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as file:
-            np.savez(file, features=features, **columns)
-        temporary.replace(out)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    content = io.BytesIO()
+    np.savez(content, features=features, **columns)
+    write_atomically(out, content.getbuffer())
 
 
 def retrieval_features(network: SALCRNetwork, dataset: Dataset, config: Config, device: torch.device) -> torch.Tensor:

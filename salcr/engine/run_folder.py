@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from salcr.engine.files import write_atomically
+
 
 class RunFolder:
     """Reads and writes the files of a run; whole files are written to a temporary name and renamed.
@@ -49,18 +51,3 @@ class RunFolder:
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write ``summary.json``."""
         write_atomically(self.summary, json.dumps(summary, indent=2) + "\n")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file whole or not at all.
-
-    Raises:
-        OSError: it cannot be written; what stood there before is untouched.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        temporary.write_text(text)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -17,9 +17,10 @@ from salcr.engine import checkpoint
 from salcr.engine.config import Config, dump_config, load_config
 from salcr.engine.evaluation import evaluate
 from salcr.engine.features import extract_features
+from salcr.engine.files import write_atomically
 from salcr.engine.network import build_network, pick_device
 from salcr.engine.pseudo_labels import pseudo_labels
-from salcr.engine.run_folder import RunFolder, write_atomically
+from salcr.engine.run_folder import RunFolder
 from salcr.engine.stage_one import stage_one_epoch
 from salcr.engine.stage_two import stage_two_epoch
 from salcr.models import Embedding
