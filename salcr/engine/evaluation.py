@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 
 from salcr import ops
-from salcr.data import Dataset, load_dataset
+from salcr.data import Dataset
 from salcr.data.records import Protocol, Trial
-from salcr.data.store import open_store
 from salcr.engine.config import Config, Evaluation, load_config
 from salcr.engine.features import extract_features
 from salcr.engine.files import write_atomically
+from salcr.engine.images import open_dataset, open_images
 from salcr.engine.network import load_network, pick_device
 from salcr.models import SALCRNetwork
 
@@ -61,12 +61,9 @@ def retrieval_features(network: SALCRNetwork, dataset: Dataset, config: Config, 
         rows = np.flatnonzero(records.infrared == infrared)
         if len(rows) == 0:
             continue
-        images = open_store(
-            records.subset(rows), height=config.data.height, width=config.data.width, cache=store_cache(config, dataset)
-        )
         features[torch.from_numpy(rows).to(device)] = extract_features(
             network,
-            images,
+            open_images(records.subset(rows), config),
             infrared=infrared,
             batch=config.evaluation.batch,
             device=device,
@@ -101,18 +98,11 @@ def cosine_distances(
     return 2 - 2 * F.normalize(query) @ F.normalize(gallery).mT
 
 
-def store_cache(config: Config, dataset: Dataset) -> Path:
-    """Folder of the decoded images of a run."""
-    return config.data.cache or dataset.root / ".salcr-cache"
-
-
-def _open_checkpoint(path: Path, overrides: Sequence[str]):
-    device = pick_device("auto")
-    network, config = load_network(path, device)
+def _open_checkpoint(path: Path, overrides: Sequence[str]) -> tuple[SALCRNetwork, Dataset, Config, torch.device]:
+    network, config = load_network(path, torch.device("cpu"))
     config = load_config(overrides=overrides, **config.model_dump(mode="json"))
-    if config.data.root is None:
-        raise ValueError("data.root is not set: the folder that holds the data set")
-    return network, load_dataset(config.data.name, config.data.root, trial=config.data.trial), config, device
+    device = pick_device(config.device)
+    return network.to(device), open_dataset(config), config, device
 
 
 def _propagated(query, gallery, infrared_query, settings):

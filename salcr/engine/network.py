@@ -2,11 +2,12 @@
 
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from salcr.engine import checkpoint
-from salcr.engine.config import Config, Model
+from salcr.engine.config import Config, Model, load_config
 from salcr.models import SALCRNetwork
 
 BUNDLED = "weights/tiny.pt"
@@ -16,7 +17,7 @@ def build_network(settings: Model, generator: torch.Generator) -> SALCRNetwork:
     """A network with the weights that ``settings`` name; what they leave open is drawn with ``generator``'s seed.
 
     Raises:
-        FileNotFoundError, ValueError: the weights or the checkpoint cannot be read or do not fit.
+        OSError, ValueError: the weights or the checkpoint cannot be read or do not fit.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator.initial_seed())
@@ -24,7 +25,7 @@ def build_network(settings: Model, generator: torch.Generator) -> SALCRNetwork:
     if settings.weights is not None:
         network.backbone.load_imagenet(checkpoint.load(_weights_file(settings.weights)))
     if settings.checkpoint is not None:
-        network.load_state_dict(_network_state(settings.checkpoint))
+        _load_state(network, checkpoint.load(settings.checkpoint), settings.checkpoint)
     return network
 
 
@@ -32,29 +33,41 @@ def load_network(path: Path, device: torch.device) -> tuple[SALCRNetwork, Config
     """The network of a training checkpoint, in eval mode on ``device``, and the configuration it was trained with.
 
     Raises:
-        FileNotFoundError, ValueError: no such file, or no checkpoint of this project.
+        OSError, ValueError: no such file, or no checkpoint of this project.
     """
     state = checkpoint.load(path)
     if "config" not in state:
         raise ValueError(f"{path} is not a training checkpoint: it has no configuration")
-    config = Config.model_validate(state["config"])
+    config = load_config(**state["config"])
     network = SALCRNetwork(config.model.architecture, config.model.parts, authors_pg1=config.model.authors_pg1)
-    network.load_state_dict(state["network"])
+    _load_state(network, state, path)
     return network.to(device, memory_format=torch.channels_last).eval(), config
 
 
 def pick_device(name: str) -> torch.device:
-    """``"auto"`` is the GPU if there is one, else the CPU; anything else is a torch device string."""
+    """``"auto"`` is the GPU if there is one, else the CPU; anything else is a torch device string.
+
+    Raises:
+        ValueError: no such device, or not here.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device {name!r} is no device: {str(error).partition(chr(10))[0]}") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices")
+    return device
 
 
-def _network_state(path: Path) -> dict[str, torch.Tensor]:
-    state = checkpoint.load(path)
+def _load_state(network: SALCRNetwork, state: dict[str, Any], path: Path) -> None:
     if "network" not in state:
         raise ValueError(f"{path} is not a training checkpoint: it has no network")
-    return state["network"]
+    try:
+        network.load_state_dict(state["network"])
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit this network: {' '.join(str(error).split())}") from error
 
 
 def _weights_file(weights: Path | str) -> Path:
