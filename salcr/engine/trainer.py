@@ -10,19 +10,19 @@ from typing import Any
 
 import torch
 
-from salcr.data import load_dataset
 from salcr.data.augment import Augmentation
-from salcr.data.store import open_store
 from salcr.engine import checkpoint
 from salcr.engine.config import Config, dump_config, load_config
 from salcr.engine.evaluation import evaluate
 from salcr.engine.features import extract_features
 from salcr.engine.files import write_atomically
+from salcr.engine.images import open_dataset, open_images
 from salcr.engine.network import build_network, pick_device
 from salcr.engine.pseudo_labels import pseudo_labels
 from salcr.engine.run_folder import RunFolder
 from salcr.engine.stage_one import stage_one_epoch
 from salcr.engine.stage_two import stage_two_epoch
+from salcr.engine.steps import NonFiniteLoss
 from salcr.models import Embedding
 
 logger = logging.getLogger("salcr")
@@ -54,8 +54,9 @@ def train(config: Config, folder: str | Path, *, resume: bool = False) -> dict[s
             raise ValueError(
                 f"the configuration differs from {run.config}: resume with that one or choose another folder"
             )
+    trainer = Trainer(config, run)
     write_atomically(run.config, dump_config(config))
-    return Trainer(config, run).fit()
+    return trainer.fit()
 
 
 class Trainer:
@@ -65,13 +66,10 @@ class Trainer:
         self.config, self.run = config, run
         self.device = pick_device(config.device)
         self.generator = torch.Generator().manual_seed(config.seed)
-        self.dataset = load_dataset(config.data.name, _root(config), trial=config.data.trial)
-        cache = config.data.cache or _root(config) / ".salcr-cache"
-        self.images = tuple(
-            open_store(records, height=config.data.height, width=config.data.width, cache=cache)
-            for records in (self.dataset.train_visible, self.dataset.train_infrared)
-        )
-        self.paths = self.dataset.train_visible.paths, self.dataset.train_infrared.paths
+        self.dataset = open_dataset(config)
+        sides = self.dataset.train_visible, self.dataset.train_infrared
+        self.images = tuple(open_images(records, config) for records in sides)
+        self.paths = tuple(records.paths for records in sides)
         self.augmentation = Augmentation(**config.augment.model_dump())
         self.network = build_network(config.model, self.generator).to(self.device, memory_format=torch.channels_last)
         self.optimiser = self._fresh_optimiser()
@@ -91,6 +89,7 @@ class Trainer:
             self._set_learning_rate(epoch)
             self.times = {}
             metrics = (stage_one_epoch if first else stage_two_epoch)(self, epoch)
+            self._check_network(epoch)
             self._report(epoch, 1 if first else 2, metrics)
             checkpoint.save_epoch(self.run.checkpoints, epoch, self._state(epoch))
         self.results["final"] = evaluate(self.network, self.dataset, self.config, self.device)
@@ -153,6 +152,12 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = schedule.lr * schedule.gamma**passed
 
+    def _check_network(self, epoch: int) -> None:
+        """The watch over the losses does not see what the last step of an epoch did; a checkpoint must not keep it."""
+        bad = [name for name, x in self.network.state_dict().items() if not torch.isfinite(x).all()]
+        if bad:
+            raise NonFiniteLoss(f"epoch {epoch}: its last step left NaN or Inf in {len(bad)} tensors, first {bad[0]}")
+
     def _report(self, epoch: int, stage: int, metrics: dict[str, Any]) -> None:
         seconds = {phase: round(value, 3) for phase, value in self.times.items()}
         self.run.log({"epoch": epoch, "stage": stage, **metrics, "seconds": seconds})
@@ -191,9 +196,3 @@ class Trainer:
         self.results = state["results"]
         logger.info("resuming %s at epoch %d", self.run.path, begin)
         return begin
-
-
-def _root(config: Config) -> Path:
-    if config.data.root is None:
-        raise ValueError("data.root is not set: the folder that holds the data set")
-    return config.data.root
