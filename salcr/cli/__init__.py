@@ -22,7 +22,7 @@ def main() -> None:
     try:
         app()
     except (ValueError, OSError, ArithmeticError) as error:
-        typer.echo(f"salcr: {error}", err=True)
+        typer.echo(f"salcr: {' '.join(str(error).split())}", err=True)
         sys.exit(1)
 
 
@@ -36,14 +36,13 @@ def train(
     stage: Annotated[str, typer.Option(help="both, one or two (two needs model.checkpoint=FILE).")] = "both",
 ) -> None:
     """Train both stages (or one of them) and evaluate."""
-    from salcr.engine import load_config
+    from salcr.engine import load_config, single_stage
     from salcr.engine import train as run
     from salcr.engine.demo import summary_table
 
-    skipped = {"both": [], "one": ["schedule.stage_two_epochs=0"], "two": ["schedule.stage_one_epochs=0"]}
-    if stage not in skipped:
-        raise ValueError(f"--stage must be both, one or two, got {stage!r}")
-    settings = load_config(preset=preset, file=config, overrides=[*(overrides or []), *skipped[stage]])
+    settings = load_config(preset=preset, file=config, overrides=overrides or [])
+    if stage != "both":
+        settings = single_stage(settings, stage)
     if stage == "two" and settings.model.checkpoint is None:
         raise ValueError("--stage two starts from a stage-one network: give model.checkpoint=FILE")
     typer.echo(summary_table(run(settings, out, resume=resume)))
@@ -90,8 +89,10 @@ def check_data(
 ) -> None:
     """Name every problem of a data set's folder: counts, missing identities, unreadable images."""
     from salcr.data.check import check_dataset
+    from salcr.engine.images import counting
 
-    problems = check_dataset(dataset, root, published_counts=published_counts)
+    with counting("decoding images") as progress:
+        problems = check_dataset(dataset, root, published_counts=published_counts, progress=progress)
     for problem in problems:
         typer.echo(problem)
     if problems:

@@ -195,6 +195,23 @@ def load_config(
         raise ValueError("; ".join(_describe(problem) for problem in error.errors())) from error
 
 
+def single_stage(config: Config, stage: str) -> Config:
+    """``config`` with stage ``"one"`` or ``"two"`` left alone, at the learning rates it has in the whole schedule.
+
+    Raises:
+        ValueError: another ``stage``.
+    """
+    schedule = config.schedule
+    if stage == "one":
+        change: dict[str, Any] = {"stage_two_epochs": 0}
+    elif stage == "two":
+        moved = tuple(max(0, epoch - schedule.stage_one_epochs) for epoch in schedule.milestones)
+        change = {"stage_one_epochs": 0, "milestones": moved}
+    else:
+        raise ValueError(f"the stage must be one or two, got {stage!r}")
+    return config.model_copy(update={"schedule": schedule.model_copy(update=change)})
+
+
 def dump_config(config: Config) -> str:
     """The configuration as YAML that :func:`load_config` reads back."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
