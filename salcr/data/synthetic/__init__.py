@@ -1,4 +1,4 @@
-"""Synthetic pedestrians in the published layouts, and synthetic objects to pretrain on. Imports numba: import it late."""
+"""Synthetic pedestrians in the published layouts, and objects to pretrain on. Imports numba: import it late."""
 
 from salcr.data.synthetic.baselines import baseline_rank1
 from salcr.data.synthetic.camera import Camera, sample_camera

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from salcr.data.synthetic.identity import Garment, Identity, Paint
-from salcr.data.synthetic.raster import ELLIPSE, SLAB, TEXTURES, TUBE, shape
+from salcr.data.synthetic.raster import ELLIPSE, SLAB, TUBE, shape
 
 Point = tuple[float, float, float]
 
@@ -153,7 +153,8 @@ class _Figure:
         )
         if upper.kind in ("jacket", "coat") and self.cos > 0.15:
             z = person.depth * puff
-            self.add(SLAB, (0, SHOULDER + 0.03, z), (0, hem, z), (0.03, 0.022, 0.03), person.inner, depth=0.001)
+            widths = (0.032 * self.cos, 0.024 * self.cos, 0.032 * self.cos)
+            self.add(SLAB, (0, SHOULDER + 0.03, z), (0, hem, z), widths, person.inner, depth=0.001)
         if upper.kind == "hoodie":
             self.add(ELLIPSE, (0, SHOULDER + 0.075, -0.05), (0, SHOULDER - 0.03, -0.06), 0.065, upper.ground)
         if person.logo != "none" and self.cos > 0.3:
@@ -251,7 +252,6 @@ class _Figure:
                 TUBE, (0, brim + 0.008, 0.03), (0, brim, 0.115), (0.03, 0.028, 0.02), paint, depth=0.071 * self.cos
             )
         elif hat == "wide brim":
-            left, right = self.foot[0], self.scale
             self.add(
                 ELLIPSE,
                 (-0.12 * self.cos, brim + 0.005, -0.12 * self.sin),

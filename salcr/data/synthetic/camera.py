@@ -91,7 +91,7 @@ def background_rows(camera: Camera, rng: np.random.Generator, height: int, width
 
 @functools.lru_cache(maxsize=64)
 def _place(number: int) -> tuple[tuple, ...]:
-    """Wall, floor and clutter: (x, top, bottom, half width in image heights, ground, pattern, texture, period, seed)."""
+    """Wall, floor and clutter: (x, top, bottom, half width, ground, pattern, texture, period, seed), in heights."""
     rng = np.random.default_rng([number, 0x91ACE])
     horizon = rng.uniform(0.6, 0.85)
     surfaces = [

@@ -17,6 +17,8 @@ BAGS = ("none", "backpack", "crossbody", "handbag", "tote", "suitcase")
 HATS = ("none", "cap", "beanie", "wide brim")
 LOGOS = ("none", "disc", "square", "bar")
 TEXTURE_PERIODS = (0.045, 0.065, 0.095, 0.135)
+MIN_CONTRAST = 0.25
+"""Least difference in infrared reflectance between the two paints of a garment."""
 
 PALETTE = (
     (0.08, 0.08, 0.09), (0.25, 0.25, 0.27), (0.48, 0.48, 0.50), (0.72, 0.72, 0.72), (0.93, 0.93, 0.90),
@@ -140,13 +142,13 @@ def _sample_garment(rng: np.random.Generator, kinds: tuple[str, ...], *, plain: 
     pattern = _sample_paint(rng)
     while abs(_luminance(pattern.color) - _luminance(ground.color)) < 0.18:
         pattern = _sample_paint(rng)
-    contrast = rng.uniform(0.25, 0.55)
-    if ground.reflectance + contrast > 0.95 or (ground.reflectance - contrast > 0.04 and rng.random() < 0.5):
-        contrast = -contrast
+    room = np.array([0.95 - ground.reflectance, ground.reflectance - 0.05])
+    way = rng.choice(np.flatnonzero(room >= MIN_CONTRAST))
+    contrast = rng.uniform(MIN_CONTRAST, min(0.55, room[way])) * (1 - 2 * way)
     return Garment(
         kind=_choose(rng, kinds),
         ground=ground,
-        pattern=Paint(pattern.color, ground.reflectance + contrast),
+        pattern=Paint(pattern.color, float(ground.reflectance + contrast)),
         texture=TEXTURES.index(_choose(rng, TEXTURES, first=plain)),
         period=TEXTURE_PERIODS[rng.integers(len(TEXTURE_PERIODS))],
         phase=rng.uniform(0, 1000),

@@ -1,15 +1,15 @@
 """Where the images of a synthetic data set lie, and its split files: the published layouts of SPEC 6.
 
 - ``sysu``: ``camN/PPPP/NNNN.jpg``, ``exp/{train,val,test}_id.txt`` (one comma-separated line; a fifth of the training
-  identities, rounded down, are in ``val_id.txt``). Cameras 2 and 3 look at the same place.
-- ``regdb``: ``Visible/P/v_NNNNN_P.jpg`` and ``Thermal/P/t_NNNNN_P.jpg``, ``idx/{train,test}_{visible,thermal}_{1..10}.txt``
-  with lines ``path label``; every trial draws its own split, labels count from 0 within it. The cameras are 1 (visible)
-  and 2 (thermal).
-- ``llcm``: training images ``vis/PPPP/NAME`` and ``nir/PPPP/NAME`` listed in ``idx/train_vis.txt`` and ``idx/train_nir.txt``
-  with lines ``path label``; test images ``test_vis/camN/PPPP/NAME`` and ``test_nir/camN/PPPP/NAME`` of the identities in
-  ``idx/test_id.txt`` (one comma-separated line). NAME is ``PPPP_cCC_sSSSSSS_fFFFF_vis.jpg`` (or ``_nir``): identity,
-  camera, sequence, frame; identity and camera are also what
-  ``re.match(r"(\\d+)_c(\\d+)_s(\\d+)_f(\\d+)_(vis|nir)", NAME)`` gives. Infrared camera 3 does not exist.
+  identities, at least one, are in ``val_id.txt``). Cameras 2 and 3 look at the same place.
+- ``regdb``: ``Visible/P/v_NNNNN_P.jpg`` and ``Thermal/P/t_NNNNN_P.jpg``; ten trials of
+  ``idx/{train,test}_{visible,thermal}_{1..10}.txt`` with lines ``path label``; every trial draws its own split, labels
+  count from 0 within it. The cameras are 1 (visible) and 2 (thermal).
+- ``llcm``: training images ``vis/PPPP/NAME`` and ``nir/PPPP/NAME`` listed in ``idx/train_vis.txt`` and
+  ``idx/train_nir.txt`` with lines ``path label``, labels from 0; test images ``test_vis/camN/PPPP/NAME`` and
+  ``test_nir/camN/PPPP/NAME`` of the identities in ``idx/test_id.txt`` (one comma-separated line). NAME is
+  ``PPPP_cCC_sSSSSSS_fFFFF_vis.jpg`` (or ``_nir``): identity, camera, sequence, frame; what
+  ``re.match(r"(\\d+)_c(\\d+)_s(\\d+)_f(\\d+)_(vis|nir)", NAME)`` finds. Infrared camera 3 does not exist.
 
 P, PPPP is the identity, counted from 1.
 """
@@ -22,7 +22,7 @@ import numpy as np
 CAMERAS = {
     "sysu": {1: "visible", 2: "visible", 3: "infrared", 4: "visible", 5: "visible", 6: "infrared"},
     "regdb": {1: "visible", 2: "infrared"},
-    "llcm": {**{n: "visible" for n in range(1, 10)}, **{10 + n: "infrared" for n in (1, 2, 4, 5, 6, 7, 8, 9)}},
+    "llcm": {**dict.fromkeys(range(1, 10), "visible"), **{10 + n: "infrared" for n in (1, 2, 4, 5, 6, 7, 8, 9)}},
 }
 """Modality of every camera; in ``llcm`` infrared camera N has the number 10 + N here and N on disk."""
 
@@ -38,7 +38,7 @@ REGDB_TRIALS = 10
 
 @dataclass(frozen=True)
 class Shot:
-    """One image to render: its path in the data set, identity (from 1), camera (of :data:`CAMERAS`) and count (from 1)."""
+    """One image to render: its path, identity (from 1), camera (of :data:`CAMERAS`) and number (from 1)."""
 
     path: str
     identity: int
@@ -61,7 +61,7 @@ def plan(layout: str, *, ids: int, images_per_camera: int, test_ids: int, rng: n
 
 def _sysu(ids: int, images: int, test_ids: int, rng: np.random.Generator) -> Plan:
     test, train = _split(ids, test_ids, rng)
-    held = len(train) // 5
+    held = max(1, len(train) // 5)
     val, train = sorted(train[:held]), sorted(train[held:])
     shots = [
         Shot(f"cam{camera}/{person:04d}/{image:04d}.jpg", person, camera, image)

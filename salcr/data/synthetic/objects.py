@@ -1,7 +1,7 @@
 """Synthetic objects of many classes: a generic recognition task to pretrain on, the part ImageNet plays.
 
-A class is a fixed arrangement of a few coloured and textured shapes, about twice as high as wide. None of it is a person:
-shapes, sizes, places, colours and textures are all random.
+A class is a fixed arrangement of a few coloured and textured shapes, about twice as high as wide. None of it is a
+person: shapes, sizes, places, colours and textures are all random.
 """
 
 import math

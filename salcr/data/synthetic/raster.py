@@ -1,8 +1,8 @@
 """A small rasteriser: textured, shaded shapes painted one over the other, then a simple camera.
 
-A scene is a float32 array ``[shapes, FIELDS]``, one row a shape in painter's order, built with :func:`shape`. Every shape
-has an axis from (x1, y1) to (x2, y2) in pixels and a half width at both ends and in the middle. Edges are smoothed over
-one pixel by the distance to the outline. All kernels release the GIL.
+A scene is a list of rows in painter's order, each built with :func:`shape`. Every shape has an axis between two points,
+in pixels, and a half width at both ends and in the middle. Edges are smoothed over one pixel by the distance to the
+outline. All kernels release the GIL.
 """
 
 import math
@@ -187,10 +187,10 @@ def _paint(canvas, scene):
         length = max(math.hypot(bx - ax, by - ay), np.float32(1e-3))
         ux, uy = (bx - ax) / length, (by - ay) / length
         reach = max(w1, wm, w2) + 1
-        left = max(int(math.floor(min(ax, bx) - reach)), 0)
-        right = min(int(math.ceil(max(ax, bx) + reach)), width)
-        top = max(int(math.floor(min(ay, by) - reach)), 0)
-        bottom = min(int(math.ceil(max(ay, by) + reach)), height)
+        left = max(math.floor(min(ax, bx) - reach), 0)
+        right = min(math.ceil(max(ax, bx) + reach), width)
+        top = max(math.floor(min(ay, by) - reach), 0)
+        bottom = min(math.ceil(max(ay, by) + reach), height)
         for y in range(top, bottom):
             for x in range(left, right):
                 px, py = x + np.float32(0.5) - ax, y + np.float32(0.5) - ay

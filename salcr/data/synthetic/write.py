@@ -40,9 +40,9 @@ def write_dataset(
     Args:
         layout: ``"sysu"``, ``"regdb"`` or ``"llcm"``.
         out: the folder to create; it may exist only if it is empty.
-        ids: number of identities, those for testing included; at least 2.
+        ids: number of identities, those for testing included; at least 3.
         images_per_camera: images of every identity by every camera (RegDB: of either modality).
-        test_ids: number of identities for testing; by default a third, and at least 1.
+        test_ids: number of identities for testing; by default a third. At least 1, and 2 fewer than ``ids``.
         seed: draws identities, cameras, images and splits.
         height, width: of the images, in pixels.
         progress: called with the number of images written and their total.
@@ -56,12 +56,12 @@ def write_dataset(
     test_ids = max(1, ids // 3) if test_ids is None else test_ids
     if layout not in CAMERAS:
         raise ValueError(f"layout must be one of {', '.join(CAMERAS)}, got {layout!r}")
-    for name, value, least in (("ids", ids, 2), ("images_per_camera", images_per_camera, 1), ("seed", seed, 0),
+    for name, value, least in (("ids", ids, 3), ("images_per_camera", images_per_camera, 1), ("seed", seed, 0),
                                ("height", height, 16), ("width", width, 8)):  # fmt: skip
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
-    if not 1 <= test_ids < ids:
-        raise ValueError(f"test_ids must be between 1 and {ids - 1} (ids is {ids}), got {test_ids}")
+    if not 1 <= test_ids <= ids - 2:
+        raise ValueError(f"test_ids must be between 1 and {ids - 2} (ids is {ids}), got {test_ids}")
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"out already exists and is not an empty folder: {out}")
