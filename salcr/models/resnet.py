@@ -75,20 +75,15 @@ class TwoStreamResNet(nn.Module):
         for wrapper in ("state_dict", "model"):
             state = state.get(wrapper, state)
         state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-        renamed = {
-            ours: state.get(_imagenet_name(ours))
-            for ours in self.state_dict()
-            if not ours.endswith("num_batches_tracked")
-        }
-        own = self.state_dict()
         wrong = [
-            f"{_imagenet_name(ours)} {tuple(own[ours].shape)} got {given if given is None else tuple(given.shape)}"
-            for ours, given in renamed.items()
-            if given is None or given.shape != own[ours].shape
+            f"{name} {tuple(own.shape)} {f'got {tuple(state[name].shape)}' if name in state else 'is missing'}"
+            for name, own in imagenet_state(self).items()
+            if name not in state or state[name].shape != own.shape
         ]
         if wrong:
             raise ValueError(f"the weights do not fit this network: {'; '.join(wrong)}")
-        self.load_state_dict(renamed, strict=False)
+        names = [ours for ours in self.state_dict() if not ours.endswith("num_batches_tracked")]
+        self.load_state_dict({ours: state[_imagenet_name(ours)] for ours in names}, strict=False)
 
 
 def imagenet_state(network: TwoStreamResNet) -> dict[str, torch.Tensor]:
