@@ -42,7 +42,15 @@ class SALCRNetwork(nn.Module):
         self.parts = SemanticParts(self.width, parts, authors_pg1=authors_pg1)
 
     def forward(self, visible: torch.Tensor, infrared: torch.Tensor, *, with_parts: bool) -> TrainingFeatures:
-        """``visible [2S, 3, H, W]`` (plain, then augmented) and ``infrared [S, 3, H, W]``, of the same positions."""
+        """``visible [2S, 3, H, W]`` (plain, then augmented) and ``infrared [S, 3, H, W]``, of the same positions.
+
+        Raises:
+            ValueError: there are not twice as many visible images as infrared ones.
+        """
+        if len(visible) != 2 * len(infrared):
+            raise ValueError(
+                f"visible must hold two views of the {len(infrared)} positions of infrared, got {len(visible)} images"
+            )
         maps = self.backbone(visible, infrared)
         return TrainingFeatures(self.norm(self.gem(maps)), self.parts(maps) if with_parts else None)
 
