@@ -1,0 +1,146 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from salcr.models import SALCRNetwork
+
+S = 4
+
+
+def images(generator, rows=S, size=(96, 48)):
+    return torch.rand(rows, 3, *size, generator=generator, dtype=torch.float64) * 2 - 1
+
+
+def network_of(generator, parts=3, **options):
+    torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
+    return SALCRNetwork("tiny", parts, **options).double()
+
+
+def trained(network, generator):
+    """Statistics that are no longer those of a fresh norm."""
+    network.train()
+    with torch.no_grad():
+        network(images(generator, 2 * S), images(generator), with_parts=True)
+    return network.eval()
+
+
+def test_the_global_feature_is_the_norm_of_the_power_mean(generator):
+    network = network_of(generator).train()
+    visible, infrared = images(generator, 2 * S), images(generator)
+    found = network(visible, infrared, with_parts=False)
+    maps = network.backbone(visible, infrared)
+    g = maps.pow(3).mean((2, 3)).add(1e-12).pow(1 / 3)
+    expected = (g - g.mean(0)) / (g.var(0, unbiased=False) + 1e-5).sqrt()
+    torch.testing.assert_close(found.f, expected)
+    assert found.parts is None and found.f.shape == (3 * S, network.width)
+    assert (found.f.norm(dim=1) - 1).abs().min() > 1e-3  # raw, not normalised
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_part_features_come_in_the_shape_the_objectives_take(generator, parts):
+    network = network_of(generator, parts).train()
+    found = network(images(generator, 2 * S), images(generator), with_parts=True)
+    assert found.parts.shape == (parts, 3, 3 * S, network.width)
+    assert network.parts.norm.num_batches_tracked == 3 and network.norm.num_batches_tracked == 1
+
+
+def test_stage_one_leaves_the_parts_alone(generator):
+    network = network_of(generator).train()
+    before = {name: x.clone() for name, x in network.parts.state_dict().items()}
+    network(images(generator, 2 * S), images(generator), with_parts=False).f.square().sum().backward()
+    assert all(x.grad is None for x in network.parts.parameters())
+    assert all(torch.equal(x, before[name]) for name, x in network.parts.state_dict().items())
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("infrared", [False, True])
+def test_embed_is_one_unit_vector_of_parts_then_global(generator, parts, infrared):
+    network = trained(network_of(generator, parts), generator)
+    x = images(generator, 3)
+    found = network.embed(x, infrared=infrared)
+    width = network.width
+    assert found.f.shape == (3, width) and found.joint.shape == (3, (parts + 1) * width)
+    for rows in found:
+        torch.testing.assert_close(rows.norm(dim=1), torch.ones(3, dtype=torch.float64))
+    maps = network.backbone(None, x) if infrared else network.backbone(x, None)
+    z = [network.parts.own(maps)[:, p] for p in range(parts)]
+    f = network.norm(network.gem(maps))
+    torch.testing.assert_close(found.f, F.normalize(f))
+    length = sum(v.square().sum(1) for v in [*z, f]).sqrt()
+    for n, slot in enumerate([*z, f]):
+        torch.testing.assert_close(found.joint[:, n * width : (n + 1) * width], slot / length[:, None])
+
+
+def test_embed_does_not_depend_on_the_rest_of_the_batch(generator):
+    network = trained(network_of(generator), generator)
+    before = {name: x.clone() for name, x in network.state_dict().items()}
+    x = images(generator, 4)
+    together = network.embed(x, infrared=True)
+    for b in range(4):
+        alone = network.embed(x[b : b + 1], infrared=True)
+        torch.testing.assert_close(alone.f[0], together.f[b])
+        torch.testing.assert_close(alone.joint[0], together.joint[b])
+    assert all(torch.equal(x, before[name]) for name, x in network.state_dict().items())
+
+
+def test_in_eval_mode_training_features_are_the_embedding(generator):
+    network = trained(network_of(generator), generator)
+    visible, infrared = images(generator, 2 * S), images(generator)
+    found = network(visible, infrared, with_parts=True)
+    sides = network.embed(visible, infrared=False), network.embed(infrared, infrared=True)
+    torch.testing.assert_close(F.normalize(found.f), torch.cat([side.f for side in sides]))
+    joint = torch.cat([*found.parts[:, 0], found.f], dim=1)  # own form
+    torch.testing.assert_close(F.normalize(joint), torch.cat([side.joint for side in sides]))
+
+
+def test_the_modalities_have_their_own_stem_and_share_the_rest(generator):
+    network = trained(network_of(generator), generator)
+    x = images(generator, 2)
+    assert not torch.allclose(network.embed(x, infrared=True).f, network.embed(x, infrared=False).f)
+    network.backbone.infrared_stem.load_state_dict(network.backbone.visible_stem.state_dict())
+    for a, b in zip(network.embed(x, infrared=True), network.embed(x, infrared=False), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_biases_stay_zero_under_adam_with_weight_decay_and_the_rest_learns(generator):
+    network = network_of(generator).train()
+    before = {name: x.detach().clone() for name, x in network.named_parameters()}
+    optimiser = torch.optim.Adam(network.parameters(), lr=1e-2, weight_decay=0.1)
+    for _ in range(2):
+        found = network(images(generator, 2 * S), images(generator), with_parts=True)
+        aims = (torch.randn(x.shape, generator=generator, dtype=torch.float64) for x in found)
+        optimiser.zero_grad()
+        sum((x - aim).square().mean() for x, aim in zip(found, aims, strict=True)).backward()
+        optimiser.step()
+    frozen = {name for name, x in network.named_parameters() if not x.requires_grad}
+    assert frozen == {"norm.bias", "parts.norm.bias"}
+    for name, x in network.named_parameters():
+        if name in frozen:
+            assert x.grad is None and not x.any(), name
+        else:
+            assert not torch.equal(x, before[name]), name
+
+
+def test_the_switch_of_the_published_code_reaches_the_parts(generator):
+    network = network_of(generator).train()
+    twin = SALCRNetwork("tiny", authors_pg1=True).double()
+    twin.load_state_dict(network.state_dict())
+    visible, infrared = images(generator, 2 * S), images(generator)
+    plain, quirk = (n(visible, infrared, with_parts=True).parts for n in (network, twin))
+    torch.testing.assert_close(plain[:, [0, 2]], quirk[:, [0, 2]])
+    assert not torch.allclose(plain[:, 1], quirk[:, 1])
+
+
+@pytest.mark.parametrize("with_parts", [False, True])
+def test_views_that_do_not_match_are_refused(generator, with_parts):
+    network = network_of(generator).eval()
+    with pytest.raises(ValueError, match="5 positions of infrared, got 4 images"):
+        network(images(generator, 4), images(generator, 5), with_parts=with_parts)  # nine rows, but no three views
+
+
+def test_a_seed_makes_the_network(seed):
+    states = []
+    for _ in range(2):
+        torch.manual_seed(seed)
+        states.append(SALCRNetwork("tiny").state_dict())
+    assert all(torch.equal(x, states[1][name]) for name, x in states[0].items())
