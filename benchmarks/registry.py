@@ -1,19 +1,22 @@
 """What is measured: a case is one operator or one group of calls at sizes of real runs, with its variants.
 
-Sizes come from SPEC 5 and 6; ``quick`` sizes only show that a case works. A variant is named ``reference`` (eager
-PyTorch, the one the others have to match), ``published`` (:mod:`salcr.reference.published`), or like the backend that
-it asks for.
+Sizes come from SPEC 5 and 6; ``quick`` sizes only show that a case works. A variant is named ``published``
+(:mod:`salcr.reference.published`), or like the ``impl`` that it asks its operators for.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from salcr import ops
-from salcr.reference.published import propagation
+from salcr.objectives import RefinementObjective
+from salcr.reference.published import gpcr, jaccard, memory_update, propagation
+
+MAX_DISTANCE = 0.6
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,8 @@ class Case:
         note: the sizes, in words.
         make_inputs: ``(device, quick) -> inputs``, the same at every call. Every variant gets a copy of its own, which
             it may change in place.
-        variants: name → function of the inputs. ``"reference"`` must be one of them.
-        check: ``(outputs, reference_outputs) -> None``, raises where they do not match.
+        variants: name → function of the inputs. The first is the one that the others have to match.
+        check: ``(outputs, outputs_of_the_first) -> None``, raises where they do not match.
     """
 
     name: str
@@ -36,9 +39,13 @@ class Case:
     check: Callable[[object, object], None]
 
 
-def close(outputs: object, expected: object) -> None:
-    """Tensors, or sequences of them, agree within PyTorch's default tolerances of their dtype."""
-    torch.testing.assert_close(outputs, expected)
+def close(outputs: torch.Tensor | Sequence[torch.Tensor], expected: torch.Tensor | Sequence[torch.Tensor]) -> None:
+    """Each tensor, in units of the largest magnitude expected in it, within PyTorch's tolerances of its dtype."""
+    if isinstance(expected, torch.Tensor):
+        outputs, expected = (outputs,), (expected,)
+    for x, y in zip(outputs, expected, strict=True):
+        unit = y.abs().max()
+        torch.testing.assert_close(x / unit, y / unit)
 
 
 def same_ranking(outputs: ops.RankingResult, expected: ops.RankingResult) -> None:
@@ -81,25 +88,75 @@ def _memory_step(device: str, quick: bool) -> list[tuple[torch.Tensor, torch.Ten
     return [bank(*size) for size in sizes]
 
 
-def _update_all(impl: str) -> Callable:
-    def update(*banks):
-        return [ops.update_cluster_memory_(*bank, impl=impl) for bank in banks]
-
-    return update
+def _update_all(function: Callable) -> Callable:
+    return lambda *banks: [function(*bank) for bank in banks]
 
 
-def clustered(count: int, clusters: int, width: int, device: str, seed: int, spread: float = 1.2) -> torch.Tensor:
-    """Unit features ``[count, width]`` of which every cluster's share the same centre; no image is an outlier."""
-    generator = torch.Generator().manual_seed(seed)
-    centres = F.normalize(torch.randn(clusters, width, generator=generator), dim=-1)
-    noise = F.normalize(torch.randn(count, width, generator=generator), dim=-1)
-    return F.normalize(centres[torch.arange(count) % clusters] + spread * noise, dim=-1).to(device)
+def clustered(count: int, per_cluster: int, width: int, device: str, seed: int) -> torch.Tensor:
+    """Unit features ``[count, width]``, neighbours in rows of one cluster: cosine 0.41 within it and about 0 outside.
+
+    The centres are those of every other call with the same width.
+    """
+    centres = torch.randn(-(-count // per_cluster), width, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
+    centres, noise = F.normalize(centres, dim=-1), F.normalize(noise, dim=-1)
+    return F.normalize(centres.repeat_interleave(per_cluster, 0)[:count] + 1.2 * noise, dim=-1).to(device)
 
 
 def _two_modalities(device: str, quick: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    visible, infrared, width = (50, 40, 32) if quick else (1000, 800, 2048)
-    clusters = visible // 10
-    return clustered(visible, clusters, width, device, seed=0), clustered(infrared, clusters, width, device, seed=0)
+    """The 30 nearest of every image are its cluster's in either modality, far from a tie."""
+    count, width = (90, 256) if quick else (900, 2048)
+    return tuple(clustered(count, 30, width, device, seed) for seed in (1, 2))
+
+
+def _one_modality(device: str, quick: bool) -> tuple[torch.Tensor]:
+    return (clustered(*((150, 25, 64) if quick else (2000, 25, 2048)), device, seed=1),)
+
+
+def same_graph(outputs: torch.Tensor, expected: torch.Tensor) -> None:
+    """The same distances up to MAX_DISTANCE, from a dense or a CSR matrix; pairs within 1e-5 of it may come or go."""
+    outputs, expected = _near(outputs), _near(expected)
+    unsure = (torch.minimum(outputs, expected) - MAX_DISTANCE).abs() <= 1e-5
+    torch.testing.assert_close(outputs.masked_fill(unsure, 0), expected.masked_fill(unsure, 0))
+
+
+def _near(distances: torch.Tensor) -> torch.Tensor:
+    if distances.layout == torch.strided:
+        return distances.where(distances <= MAX_DISTANCE, torch.inf)
+    dense = distances.values().new_full(distances.shape, torch.inf)
+    rows = torch.arange(len(dense), device=dense.device).repeat_interleave(distances.crow_indices().diff())
+    dense[rows, distances.col_indices()] = distances.values()
+    return dense
+
+
+def _refinement_step(device: str, quick: bool) -> tuple[RefinementObjective, torch.Tensor, torch.Tensor]:
+    """Instance memories of clusters of 30, and a batch that sees 144 of the images in three views and three forms.
+
+    Every eighth row sees another image than its position's, so that some neighbour sets have nothing in common.
+    """
+    count, width, batch = (600, 1024, 8) if quick else (1800, 2048, 144)
+    rows = torch.stack([clustered(count, 30, width, device, seed) for seed in range(1, 5)])
+    generator = torch.Generator().manual_seed(0)
+    shown = torch.randperm(count, generator=generator)[:batch].repeat(3, 3)
+    shown[:, ::8] = torch.randint(count, shown[:, ::8].shape, generator=generator)
+    seen = rows[:, shown.to(device)]
+    seen = seen + 2 * F.normalize(torch.randn(seen.shape, generator=generator), dim=-1).to(device)
+    return RefinementObjective(rows[0], rows[1:]), seen[0, 0].clone(), seen[1:].clone()
+
+
+def _refine(losses: Callable) -> Callable:
+    """Both losses and the gradient of their sum, forward and backward."""
+
+    def step(objective, features, parts):
+        leaves = features.requires_grad_(), parts.requires_grad_()
+        whole, part = losses(objective, *leaves)
+        return whole.detach(), part.detach(), *torch.autograd.grad(whole + part, leaves)
+
+    return step
+
+
+def _published_losses(objective, features, parts):
+    return gpcr.refinement_losses(features, parts, objective.whole.rows, objective.parts.rows)
 
 
 CASES = (
@@ -109,17 +166,38 @@ CASES = (
         "update_cluster_memory_-step",
         "14 memories of 600 or 500 rows of 2048, 8,640 sequential updates, 12 identities x 12 images",
         _memory_step,
-        {"reference": _update_all("reference"), "cpu": _update_all("cpu")},
+        {
+            "reference": _update_all(partial(ops.update_cluster_memory_, impl="reference")),
+            "published": _update_all(memory_update.update_cluster_memory_),
+            "cpu": _update_all(partial(ops.update_cluster_memory_, impl="cpu")),
+        },
         close,
     ),
     Case(
+        "jaccard_graph",
+        "2,000 features of 2048 in clusters of 25, k1 30, k2 6, distances up to 0.6 (published: all)",
+        _one_modality,
+        {
+            "reference": partial(ops.jaccard_graph, max_distance=MAX_DISTANCE, impl="reference"),
+            "published": jaccard.jaccard_distance,
+        },
+        same_graph,
+    ),
+    Case(
         "propagate_features",
-        "1,000 visible and 800 infrared features of 2048, k 30",
+        "900 visible and 900 infrared features of 2048, k 30",
         _two_modalities,
         {
-            "reference": lambda *x: ops.propagate_features(*x, impl="reference"),
+            "reference": partial(ops.propagate_features, impl="reference"),
             "published": propagation.propagate_features,
         },
+        close,
+    ),
+    Case(
+        "refinement",
+        "GPCR of one modality, 1,800 images: 432 global and 3 x 1,296 part rows of 2048, forward and backward",
+        _refinement_step,
+        {"published": _refine(_published_losses), "auto": _refine(RefinementObjective.loss)},
         close,
     ),
 )

@@ -1,7 +1,7 @@
 """``python -m benchmarks.runner``: time the variants of the registry's cases against each other, correctness first.
 
-A variant is timed only after its outputs matched the reference variant's in the same process, and reports its times
-only if the outputs of its last timed run still do. All variants of a case run in turns, so that a slower minute of the
+A variant is timed only after its outputs matched the first variant's in the same process, and reports its times only
+if the outputs of its last timed run still do. All variants of a case run in turns, so that a slower minute of the
 machine hits every one of them. No time is reported for a variant that failed, but why.
 """
 
@@ -71,7 +71,6 @@ def run(cases: Iterable[Case], device: str, quick: bool, report: Callable[[str],
 def measure(case: Case, device: str, quick: bool) -> dict[str, dict]:
     """For every variant of ``case`` that can exist on ``device``: its times in milliseconds, or its failure."""
     names = [n for n in case.variants if device in RUNS_ONLY_ON.get(n, (device,))]
-    names.sort(key=lambda name: name != "reference")
     inputs = case.make_inputs(device, quick)
     own = {name: _copy(inputs) for name in names}  # some operators change their inputs in place
     results: dict[str, dict] = {name: {} for name in names}
@@ -82,10 +81,10 @@ def measure(case: Case, device: str, quick: bool) -> dict[str, dict]:
         for name in [n for n in names if "failure" not in results[n]]:
             try:
                 seconds, outputs = _time(case.variants[name], own[name], device)
-                if name == "reference":
+                if name == names[0]:
                     expected = outputs
                 elif expected is None:
-                    raise RuntimeError("the reference variant failed, nothing to compare with")
+                    raise RuntimeError(f"{names[0]} failed, nothing to compare with")
                 elif verify:
                     case.check(outputs, expected)
             except Exception as error:

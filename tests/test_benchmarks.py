@@ -32,9 +32,9 @@ def drifting():
     return variant
 
 
-def test_case_names_are_unique_and_every_case_has_a_reference():
+def test_case_names_are_unique_and_every_case_has_something_to_match():
     assert len({case.name for case in CASES}) == len(CASES)
-    assert all("reference" in case.variants for case in CASES)
+    assert all(next(iter(case.variants)) in ("reference", "published") for case in CASES)
 
 
 @pytest.mark.parametrize("name", [case.name for case in CASES])
@@ -70,7 +70,7 @@ def test_a_broken_variant_reports_no_time(variant, reason, monkeypatch, tmp_path
 def test_nothing_is_reported_where_the_reference_fails():
     results = runner.measure(case(reference=raising, other=double), "cpu", quick=True)
     assert "out of order" in results["reference"]["failure"]
-    assert "the reference variant failed" in results["other"]["failure"]
+    assert "reference failed" in results["other"]["failure"]
 
 
 def test_variants_that_work_in_place_do_not_disturb_each_other():
