@@ -11,12 +11,16 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def machine() -> dict[str, str | int | None]:
-    """CPU model, cores this process may use, threads PyTorch uses, and the GPU's name (None without one)."""
+def machine() -> dict[str, str | int | float | None]:
+    """CPU model, cores this process may use, threads PyTorch uses, the GPU's name (None without one).
+
+    ``load`` is how many processes wanted a core during the last minute: above ``cores``, times are not to be trusted.
+    """
     return {
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "load": round(os.getloadavg()[0], 2),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
 
