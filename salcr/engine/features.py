@@ -41,13 +41,11 @@ def extract_features(
     for start in range(0, len(images), batch):
         x = normalize(to_unit(torch.from_numpy(np.array(images[start : start + batch])).to(device)))
         x = x.contiguous(memory_format=torch.channels_last)
+        views = [x, x.flip(3)] if mirror else [x]
         with autocast(device, precision):
-            f, joint = network.embed(x, infrared=infrared)
-            if mirror:
-                f_mirror, joint_mirror = network.embed(x.flip(3), infrared=infrared)
-                f, joint = F.normalize(f + f_mirror), F.normalize(joint + joint_mirror)
-        rows_f.append(f.float())
-        rows_joint.append(joint.float())
+            f, joint = zip(*(network.embed(view, infrared=infrared) for view in views), strict=True)
+        rows_f.append(F.normalize(sum(side.float() for side in f)))
+        rows_joint.append(F.normalize(sum(side.float() for side in joint)))
     network.train(was_training)
     return Embedding(torch.cat(rows_f), torch.cat(rows_joint))
 
