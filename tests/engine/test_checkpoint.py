@@ -1,0 +1,232 @@
+import errno
+import io
+import os
+import pickle
+import resource
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from salcr.engine import checkpoint
+
+
+def state(epoch):
+    """The kinds of things a training checkpoint holds."""
+    layer = torch.nn.Linear(20, 30)
+    optimiser = torch.optim.Adam(layer.parameters())
+    layer(torch.ones(2, 20)).sum().backward()
+    optimiser.step()
+    return {
+        "epoch": epoch,
+        "config": {"seed": 0, "data": {"root": "x", "cache": None}, "milestones": [1, 2]},
+        "network": layer.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "generator": torch.Generator().manual_seed(epoch).get_state(),
+        "labels": (torch.arange(5), torch.tensor([-1, 0])),
+        "results": {"stage_one": {"all": {"mAP": 12.34, "cmfp": {"mAP": 56.0}}}},
+    }
+
+
+def names(folder):
+    return sorted(os.listdir(folder))
+
+
+@pytest.fixture
+def disk_full(monkeypatch):
+    """A function that makes every file fail after so many bytes (or, with None, only when it is flushed to disk)."""
+
+    def fill(after):
+        def no_space(*_):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        if after is None:
+            monkeypatch.setattr(os, "fsync", no_space)
+            return
+        real = Path.open
+
+        class Small(io.FileIO):
+            def write(self, content):
+                room = after - self.tell()
+                if len(content) > room:
+                    super().write(bytes(content)[: max(0, room)])
+                    no_space()
+                return super().write(content)
+
+        monkeypatch.setattr(
+            Path, "open", lambda self, mode="r", *a, **k: Small(self, "w") if "w" in mode else real(self, mode, *a, **k)
+        )
+
+    return fill
+
+
+def test_a_checkpoint_comes_back(tmp_path):
+    saved = state(3)
+    path = checkpoint.save_epoch(tmp_path, 3, saved)
+    assert names(tmp_path) == [path.name]
+    loaded = checkpoint.load(path)
+    assert loaded.keys() == saved.keys()
+    for key in ("epoch", "config", "results"):
+        assert loaded[key] == saved[key]
+    for name, x in saved["network"].items():
+        assert torch.equal(loaded["network"][name], x)
+    assert isinstance(loaded["labels"], tuple) and torch.equal(loaded["labels"][1], saved["labels"][1])
+    assert torch.Generator().set_state(loaded["generator"]).initial_seed() == 3
+    moments = loaded["optimiser"]["state"][0]
+    assert torch.equal(moments["exp_avg"], saved["optimiser"]["state"][0]["exp_avg"])
+
+
+def test_two_are_kept_and_the_newest_is_loaded(tmp_path):
+    assert checkpoint.load_newest(tmp_path) is None
+    for epoch in (8, 9, 10, 11):
+        checkpoint.save_epoch(tmp_path, epoch, state(epoch))
+        assert checkpoint.load_newest(tmp_path)["epoch"] == epoch
+    assert names(tmp_path) == ["epoch_0010.pt", "epoch_0011.pt"]
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 0.9999])
+def test_a_truncated_newest_is_passed_over(tmp_path, kept):
+    for epoch in (0, 1):
+        path = checkpoint.save_epoch(tmp_path, epoch, state(epoch))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(kept * len(whole))])
+    with pytest.raises(ValueError, match=r"epoch_0001\.pt is not a readable checkpoint") as caught:
+        checkpoint.load(path)
+    assert "\n" not in str(caught.value)
+    with pytest.warns(UserWarning, match=r"epoch_0001\.pt.*the one before it") as warned:
+        assert checkpoint.load_newest(tmp_path)["epoch"] == 0
+    assert len(warned) == 1
+
+
+def test_every_truncation_is_noticed(tmp_path):
+    """torch's reader raises all sorts of errors, an OSError for most lengths."""
+    path = tmp_path / "epoch_0000.pt"
+    checkpoint.save_atomically({"x": torch.zeros(300), "epoch": 0}, path)
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 29):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match="not a readable checkpoint"):
+            checkpoint.load(path)
+
+
+def test_after_two_damaged_ones_new_ones_of_earlier_epochs_are_kept(tmp_path):
+    for epoch in (6, 7):
+        checkpoint.save_epoch(tmp_path, epoch, state(epoch)).write_bytes(b"damaged")
+    with pytest.warns(UserWarning, match="not a readable") as warned:
+        assert checkpoint.load_newest(tmp_path) is None
+    assert len(warned) == 2
+    for epoch in (0, 1, 2):
+        checkpoint.save_epoch(tmp_path, epoch, state(epoch))
+        assert checkpoint.load_newest(tmp_path)["epoch"] == epoch  # and warns of nothing
+    assert names(tmp_path) == ["epoch_0001.pt", "epoch_0002.pt"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"seed: 0\n", bytes(4096), b"PK\x03\x04" + bytes(200), b"\x80\x02cq", bytes(range(256)) * 9],
+    ids=["empty", "text", "zeros", "zip", "pickle", "bytes"],
+)
+def test_what_is_no_checkpoint_is_named(tmp_path, content):
+    (tmp_path / "some.pt").write_bytes(content)
+    with pytest.raises(ValueError, match=r"some\.pt is not a readable checkpoint"):
+        checkpoint.load(tmp_path / "some.pt")
+
+
+def test_random_bytes_raise_nothing_else(tmp_path, rng):
+    path = tmp_path / "random.pt"
+    for size in rng.integers(1, 400, 300):
+        path.write_bytes((b"\x80\x02" if size % 2 else b"") + rng.bytes(size))
+        with pytest.raises(ValueError, match=r"random\.pt"):
+            checkpoint.load(path)
+
+
+def test_a_saved_list_is_no_checkpoint(tmp_path):
+    torch.save([torch.zeros(3)], tmp_path / "list.pt")
+    with pytest.raises(ValueError, match=r"list\.pt is not a checkpoint: it holds a list"):
+        checkpoint.load(tmp_path / "list.pt")
+
+
+class Payload:
+    """Unpickling it writes a file: what ``weights_only`` is against."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("writer", [torch.save, lambda x, path: path.write_bytes(pickle.dumps(x))], ids=["zip", "raw"])
+def test_no_code_of_a_checkpoint_runs(tmp_path, writer):
+    writer({"network": Payload(tmp_path / "ran")}, tmp_path / "bad.pt")
+    with pytest.raises(ValueError, match="not a readable checkpoint"):
+        checkpoint.load(tmp_path / "bad.pt")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_missing_files_are_os_errors(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"absent\.pt"):
+        checkpoint.load(tmp_path / "absent.pt")
+    with pytest.raises(IsADirectoryError):
+        checkpoint.load(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"absent/epoch_0000\.pt"):
+        checkpoint.save_epoch(tmp_path / "absent", 0, state(0))
+
+
+@pytest.mark.parametrize("after", [None, 0, 1, 5000])
+def test_a_full_disk_leaves_what_was_there(tmp_path, disk_full, after):
+    for epoch in (0, 1):
+        path = checkpoint.save_epoch(tmp_path, epoch, state(epoch))
+    before = {name: (tmp_path / name).read_bytes() for name in names(tmp_path)}
+    disk_full(after)
+    for epoch in (1, 2):  # over an old file, and a new one
+        with pytest.raises(OSError, match="No space left on device") as caught:
+            checkpoint.save_epoch(tmp_path, epoch, state(7))
+        assert caught.value.errno == errno.ENOSPC
+        assert f"epoch_{epoch:04d}.pt" in str(caught.value)
+    assert {name: (tmp_path / name).read_bytes() for name in names(tmp_path)} == before
+    assert checkpoint.load(path)["epoch"] == 1
+
+
+def test_a_file_that_the_system_cuts_off(tmp_path):
+    """The same with a limit of the operating system instead of a patch."""
+    payload = {"x": torch.zeros(100_000), "epoch": 0}
+    checkpoint.save_epoch(tmp_path, 0, payload)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            checkpoint.save_epoch(tmp_path, 1, payload)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert names(tmp_path) == ["epoch_0000.pt"]
+    assert checkpoint.load_newest(tmp_path)["epoch"] == 0
+
+
+def test_an_interrupted_save_leaves_nothing(tmp_path, monkeypatch):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    checkpoint.save_epoch(tmp_path, 0, state(0))
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save_epoch(tmp_path, 1, state(1))
+    assert names(tmp_path) == ["epoch_0000.pt"]
+
+
+def test_what_a_killed_save_left_is_ignored_and_then_removed(tmp_path):
+    checkpoint.save_epoch(tmp_path, 0, state(0))
+    (tmp_path / ".epoch_0001.pt.123.part").write_bytes(b"half")
+    assert checkpoint.load_newest(tmp_path)["epoch"] == 0
+    checkpoint.save_epoch(tmp_path, 1, state(1))
+    assert names(tmp_path) == ["epoch_0000.pt", "epoch_0001.pt"]
+
+
+def test_tensors_come_back_on_the_cpu_and_numpy_stays_out(tmp_path):
+    path = tmp_path / "x.pt"
+    checkpoint.save_atomically({"x": torch.arange(4)}, path)
+    assert checkpoint.load(path)["x"].device.type == "cpu"
+    checkpoint.save_atomically({"x": np.arange(4)}, path)  # not a plain value: nothing may rely on it
+    with pytest.raises(ValueError, match="not a readable checkpoint"):
+        checkpoint.load(path)

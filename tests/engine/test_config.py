@@ -1,0 +1,226 @@
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from salcr.engine import PRESETS, Config, load_config, single_stage
+from salcr.engine.config import dump_config
+
+
+def flat(tree, prefix=""):
+    """``{"schedule.lr": 3.5e-4, ...}``"""
+    out = {}
+    for key, value in tree.items():
+        out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return out
+
+
+def differences(one: Config, other: Config):
+    one, other = flat(one.model_dump()), flat(other.model_dump())
+    return {key: value for key, value in other.items() if value != one[key]}
+
+
+def test_sysu_has_the_papers_parameters():
+    config = flat(load_config(preset="sysu").model_dump())
+    spec = {
+        "data.name": "sysu",
+        "data.height": 288,
+        "data.width": 144,
+        "model.architecture": "resnet50",
+        "model.parts": 3,
+        "model.authors_pg1": False,
+        "clustering.k1": 30,
+        "clustering.k2": 6,
+        "clustering.eps": 0.6,
+        "clustering.min_samples": 4,
+        "schedule.stage_one_epochs": 40,
+        "schedule.stage_two_epochs": 40,
+        "schedule.iterations": 300,
+        "schedule.identities": 12,
+        "schedule.images": 12,
+        "schedule.lr": 3.5e-4,
+        "schedule.weight_decay": 5e-4,
+        "schedule.milestones": (20, 60),
+        "schedule.gamma": 0.1,
+        "schedule.precision": "float32",
+        "augment.pad": 10,
+        "augment.erase": 0.5,
+        "augment.jitter": 0.5,
+        "memory.momentum": 0.1,
+        "memory.temperature": 0.05,
+        "dagi.enabled": True,
+        "dagi.association": "ot",
+        "dagi.k": 30,
+        "fgsal.enabled": True,
+        "gpcr.enabled": True,
+        "gpcr.k": 30,
+        "gpcr.weight": 0.5,
+        "evaluation.cmfp_k": 30,
+        "evaluation.cmrr_k": 15,
+        "evaluation.aim_k1": 4,
+        "evaluation.aim_k2": 1,
+    }
+    assert {key: config[key] for key in spec} == spec
+    assert "cmfp" in config["evaluation.refinements"]
+
+
+def test_the_other_presets_differ_where_the_paper_does():
+    sysu = load_config(preset="sysu")
+    assert differences(Config(), sysu) == {}
+    assert differences(sysu, load_config(preset="llcm")) == {"data.name": "llcm"}
+    assert differences(sysu, load_config(preset="regdb")) == {
+        "data.name": "regdb",
+        "clustering.eps": 0.3,
+        "schedule.iterations": 100,
+        "dagi.k": 8,
+        "evaluation.cmfp_k": 8,
+        "evaluation.cmrr_k": 8,
+        "evaluation.aim_k1": 8,
+        "evaluation.aim_k2": 2,
+    }
+
+
+def test_the_demo_preset_is_small_and_trains_all_of_it():
+    demo = load_config(preset="demo")
+    assert demo.model.architecture == "tiny"
+    assert demo.schedule.stage_one_epochs > 0 and demo.schedule.stage_two_epochs > 0
+    assert demo.dagi.enabled and demo.fgsal.enabled and demo.gpcr.enabled
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_come_back_from_yaml(preset, tmp_path):
+    config = load_config(preset=preset, overrides=["data.root=some/where"])
+    file = tmp_path / "config.yaml"
+    file.write_text(dump_config(config))
+    assert load_config(file=file) == config
+    assert isinstance(yaml.safe_load(file.read_text())["data"]["root"], str)
+
+
+@settings(deadline=None, derandomize=True, max_examples=30)
+@given(
+    lr=st.floats(1e-12, 1e3),
+    milestones=st.lists(st.integers(0, 100), max_size=4),
+    weights=st.sampled_from([None, "bundled", Path("bundled"), Path("a b/c: d.pth"), Path("~"), Path("null")]),
+    name=st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=8),
+)
+def test_any_configuration_comes_back_from_yaml(lr, milestones, weights, name):
+    config = load_config(
+        schedule={"lr": lr, "milestones": milestones}, model={"weights": weights}, data={"root": f"x{name}"}
+    )
+    again = load_config(**yaml.safe_load(dump_config(config)))
+    if weights != Path("bundled"):  # the name of the file that comes with the package; write ./bundled for one's own
+        assert again == config
+    assert again.schedule.lr == lr and again.schedule.milestones == tuple(milestones)
+
+
+def test_bundled_weights_are_not_a_path():
+    assert load_config(overrides=["model.weights=bundled"]).model.weights == "bundled"
+    assert load_config(overrides=["model.weights=a/resnet50.pth"]).model.weights == Path("a/resnet50.pth")
+
+
+def test_the_last_one_wins_and_the_rest_of_a_section_stays(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("clustering: {eps: 0.4, k1: 20}\nschedule: {iterations: 7}\n")
+    config = load_config(
+        preset="regdb",
+        file=file,
+        overrides=["clustering.eps=0.5", "schedule.lr=1e-4", "clustering.eps=0.7"],
+        schedule={"images": 5},
+    )
+    assert (config.clustering.eps, config.clustering.k1, config.clustering.k2) == (0.7, 20, 6)
+    assert (config.schedule.iterations, config.schedule.images, config.schedule.lr) == (7, 5, 1e-4)
+    assert config.dagi.k == 8  # the preset's
+    config = load_config(overrides=["evaluation.refinements=[aim, cmrr]", "data.root=null", "fgsal.enabled=no"])
+    assert config.evaluation.refinements == ("aim", "cmrr")
+    assert config.data.root is None and config.fgsal.enabled is False
+
+
+def test_an_empty_file_changes_nothing(tmp_path):
+    (tmp_path / "empty.yaml").write_text("# nothing\n")
+    assert load_config(file=tmp_path / "empty.yaml") == Config()
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("foo=1", "unknown key 'foo'"),
+        ("schedule.epochs=1", "unknown key 'schedule.epochs'"),
+        ("schedule.lr=fast", "schedule.lr: .*'fast'"),
+        ("schedule.lr=0", "schedule.lr: .*got 0"),
+        ("schedule.iterations=2.5", "schedule.iterations: .*2.5"),
+        ("schedule.images=0", "schedule.images: .*got 0"),
+        ("schedule.precision=float16", "schedule.precision: .*'float16'"),
+        ("seed=-1", "seed: .*got -1"),
+        ("model.architecture=resnet34", "model.architecture: .*'resnet34'"),
+        ("dagi.association=best", "dagi.association: must be one of ot, hungarian, got 'best'"),
+        ("dagi=3", "dagi: .*got 3"),
+        ("seed.x=1", "seed: "),
+        ("evaluation.refinements=[cmfp, magic]", "evaluation.refinements.1: .*'magic'"),
+        ("augment.erase=1.5", "augment.erase: .*1.5"),
+        ("schedule.milestones=[-1]", "schedule.milestones.0: .*-1"),
+        ("seed", r"reads key.sub=value, got 'seed'"),
+        ("schedule.milestones=[1", r"'schedule.milestones=\[1' is not YAML"),
+        ("=3", "unknown key ''"),
+    ],
+)
+def test_a_bad_override_is_named_in_one_line(override, named):
+    with pytest.raises(ValueError, match=named) as caught:
+        load_config(overrides=[override])
+    assert "\n" not in str(caught.value)
+
+
+def test_all_wrong_keys_are_named_at_once():
+    with pytest.raises(ValueError, match=r"seed: .*unknown key 'schedule\.lrr'") as caught:
+        load_config(overrides=["seed=x", "schedule.lrr=1"])
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_files_and_presets_are_named(tmp_path):
+    with pytest.raises(ValueError, match="preset must be one of demo, sysu, regdb, llcm, got 'market'"):
+        load_config(preset="market")
+    with pytest.raises(FileNotFoundError, match=r"absent\.yaml"):
+        load_config(file=tmp_path / "absent.yaml")
+    file = tmp_path / "bad.yaml"
+    for text, message in (
+        ("- a\n- b\n", r"bad\.yaml must hold settings by name"),
+        ("seed: [1\n", r"bad\.yaml is not YAML"),
+        ("schedule:\n  lr: fast\n", "schedule.lr"),
+    ):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=message) as caught:
+            load_config(file=file)
+        assert "\n" not in str(caught.value)
+
+
+def test_stage_two_needs_a_module():
+    off = ["dagi.enabled=false", "fgsal.enabled=false", "gpcr.enabled=false"]
+    with pytest.raises(ValueError, match="stage two needs one of"):
+        load_config(overrides=off)
+    assert load_config(overrides=[*off, "schedule.stage_two_epochs=0"]).schedule.stage_one_epochs == 40
+    assert load_config(overrides=off[:2]).gpcr.enabled
+
+
+def test_a_configuration_cannot_be_changed():
+    config = load_config(preset="sysu")
+    with pytest.raises(ValueError, match="frozen"):
+        config.schedule.lr = 1.0
+
+
+def test_one_stage_keeps_its_learning_rates():
+    whole = load_config(overrides=["schedule.milestones=[20, 40, 60, 90]"])
+
+    def rates(config):
+        schedule = config.schedule
+        epochs = range(schedule.stage_one_epochs + schedule.stage_two_epochs)
+        return [sum(epoch >= milestone for milestone in schedule.milestones) for epoch in epochs]
+
+    one, two = single_stage(whole, "one"), single_stage(whole, "two")
+    assert rates(one) + rates(two) == rates(whole)
+    assert (one.schedule.stage_one_epochs, one.schedule.stage_two_epochs) == (40, 0)
+    assert (two.schedule.stage_one_epochs, two.schedule.stage_two_epochs) == (0, 40)
+    assert single_stage(load_config(preset="sysu"), "two").schedule.milestones == (0, 20)
+    assert load_config(**yaml.safe_load(dump_config(two))) == two
+    with pytest.raises(ValueError, match="one or two, got 'three'"):
+        single_stage(whole, "three")

@@ -1,0 +1,100 @@
+import errno
+import json
+import os
+
+import pytest
+
+from salcr.engine.files import write_atomically
+from salcr.engine.run_folder import RunFolder
+
+
+def lines(run):
+    return run.metrics.read_text().splitlines()
+
+
+def test_a_new_folder_comes_with_its_parents(tmp_path):
+    run = RunFolder(tmp_path / "runs/a")
+    assert run.checkpoints.is_dir()
+    assert not run.config.exists() and not run.metrics.exists() and not run.summary.exists()
+    RunFolder(str(tmp_path / "runs/a"))  # again, and by a string
+
+
+def test_a_file_in_the_way_is_an_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        RunFolder(tmp_path / "file")
+
+
+def test_log_appends_lines(tmp_path):
+    run = RunFolder(tmp_path)
+    records = [{"epoch": 0, "loss": {"visible": 1.5}}, {"epoch": 1, "name": "Ä\nb"}]
+    for record in records:
+        run.log(record)
+    assert len(lines(run)) == 2
+    assert run.read_metrics() == records
+
+
+@pytest.mark.parametrize(("epoch", "kept"), [(0, []), (1, [0]), (2, [0, 1]), (3, [0, 1, 2]), (9, [0, 1, 2])])
+def test_rewind_drops_an_epoch_and_later(tmp_path, epoch, kept):
+    run = RunFolder(tmp_path)
+    for n in range(3):
+        run.log({"epoch": n, "loss": n / 3})
+    before = lines(run)
+    run.rewind(epoch)
+    assert lines(run) == [before[n] for n in kept]
+    run.log({"epoch": epoch})
+    assert [record["epoch"] for record in run.read_metrics()] == [*kept, epoch]
+
+
+@pytest.mark.parametrize("end", [1, 9, -1])
+def test_rewind_drops_a_line_that_was_cut_off(tmp_path, end):
+    run = RunFolder(tmp_path)
+    run.log({"epoch": 0})
+    line = json.dumps({"epoch": 1, "loss": 0.5})
+    with run.metrics.open("a") as file:
+        file.write(line[:end])
+    run.rewind(5)
+    assert run.read_metrics() == [{"epoch": 0}]
+
+
+def test_rewind_ends_a_line_that_lacks_only_its_end(tmp_path):
+    run = RunFolder(tmp_path)
+    run.metrics.write_text('{"epoch": 0}\n{"epoch": 1}')
+    run.rewind(2)
+    run.log({"epoch": 2})
+    assert [record["epoch"] for record in run.read_metrics()] == [0, 1, 2]
+
+
+def test_rewind_without_metrics_makes_none(tmp_path):
+    run = RunFolder(tmp_path)
+    run.rewind(0)
+    assert not run.metrics.exists()
+
+
+def test_the_summary_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    run = RunFolder(tmp_path)
+    summary = {"stage_one": {"all": {"mAP": 1.25}}, "final": {"all": {"mAP": 2.5}}}
+    run.write_summary(summary)
+    assert json.loads(run.summary.read_text()) == summary
+
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device: .*summary\.json"):
+        run.write_summary({"final": {}})
+    with pytest.raises(OSError, match="No space left"):
+        run.log({"epoch": 0})
+    assert json.loads(run.summary.read_text()) == summary
+    assert sorted(os.listdir(tmp_path)) == ["checkpoints", "metrics.jsonl", "summary.json"]
+
+
+@pytest.mark.parametrize("content", ["text Ä\n", b"\x00\xff", memoryview(b"abc")])
+def test_write_atomically_replaces_and_leaves_one_file(tmp_path, content):
+    path = tmp_path / "file"
+    path.write_text("a longer text that was there before")
+    write_atomically(path, content)
+    assert path.read_bytes() == (content.encode() if isinstance(content, str) else bytes(content))
+    assert os.listdir(tmp_path) == ["file"]
+    with pytest.raises(FileNotFoundError, match="absent"):
+        write_atomically(tmp_path / "absent" / "file", content)

@@ -1,0 +1,153 @@
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from salcr.data.augment import Augmentation
+from salcr.engine.steps import CHECK_EVERY, LossWatch, NonFiniteLoss, load_batches, optimise, training_views
+
+PATHS = tuple(f"cam1/{i:04d}.jpg" for i in range(50)), tuple(f"cam3/{i:04d}.jpg" for i in range(50))
+
+
+def batch_of(step):
+    return torch.tensor([step, step + 1, step]), torch.tensor([49 - step, 48 - step, 49 - step])
+
+
+def losses_of(step, bad=None, value=math.nan):
+    return {"visible": torch.tensor(value if step == bad else step / 4, requires_grad=True), "infrared": torch.ones(())}
+
+
+def test_means_of_an_epoch():
+    watch = LossWatch(0, PATHS)
+    for step in range(2 * CHECK_EVERY + 3):
+        watch.add(losses_of(step), batch_of(step))
+    assert watch.means() == {"visible": round(sum(range(23)) / 4 / 23, 5), "infrared": 1.0}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("bad", [0, 3, CHECK_EVERY - 1, CHECK_EVERY, 2 * CHECK_EVERY - 1])
+def test_a_bad_loss_is_found_soon_and_named(bad, value):
+    watch = LossWatch(7, PATHS)
+    with pytest.raises(NonFiniteLoss) as caught:
+        for step in range(3 * CHECK_EVERY):  # noqa: B007
+            watch.add(losses_of(step, bad, value), batch_of(step))
+    assert bad <= step < bad + CHECK_EVERY
+    message = str(caught.value)
+    assert f"epoch 7, step {bad}:" in message
+    assert f"visible {value:g}" in message and "infrared 1" in message
+    named = set(re.findall(r"cam\d/\d{4}\.jpg", message))
+    visible, infrared = batch_of(bad)
+    assert named == {PATHS[0][i] for i in visible.tolist()} | {PATHS[1][i] for i in infrared.tolist()}
+
+
+@pytest.mark.parametrize("bad", [0, 4, CHECK_EVERY, CHECK_EVERY + 4])
+def test_a_bad_loss_after_the_last_look_stops_the_epochs_end(bad):
+    watch = LossWatch(2, PATHS)
+    end = bad + 1
+    for step in range(end):
+        watch.add(losses_of(step, bad), batch_of(step))
+    with pytest.raises(NonFiniteLoss, match=rf"epoch 2, step {bad}:"):
+        watch.means()
+
+
+def test_the_first_bad_step_is_the_one_named():
+    watch = LossWatch(0, PATHS)
+    with pytest.raises(NonFiniteLoss, match=r"step 4:"):
+        for step in range(CHECK_EVERY):
+            watch.add(losses_of(step, step if step >= 4 else None), batch_of(step))
+
+
+def test_the_watch_keeps_no_graph():
+    watch = LossWatch(0, PATHS)
+    watch.add(losses_of(0), batch_of(0))
+    assert not watch.values[0].requires_grad
+
+
+class Store:
+    """Counts what is read of it; row ``fails`` cannot be."""
+
+    def __init__(self, first, fails=None):
+        self.images = np.arange(first, first + 50, dtype=np.uint8).repeat(2 * 1 * 3).reshape(50, 2, 1, 3)
+        self.reads, self.fails = 0, fails
+
+    def __getitem__(self, rows):
+        self.reads += 1
+        if self.fails in rows:
+            raise OSError("cannot read the image")
+        return self.images[rows]
+
+
+def test_batches_come_in_order_with_their_images():
+    visible, infrared = Store(0), Store(100)
+    batches = [batch_of(step) for step in range(7)]
+    loaded = list(load_batches(batches, visible, infrared, torch.device("cpu")))
+    assert len(loaded) == 7
+    for (v, r, rows), (rows_v, rows_r) in zip(loaded, batches, strict=True):
+        assert rows[0] is rows_v and rows[1] is rows_r
+        assert v.dtype == r.dtype == torch.uint8 and v.shape == r.shape == (3, 2, 1, 3)
+        assert torch.equal(v[:, 0, 0, 0].long(), rows_v) and torch.equal(r[:, 1, 0, 2].long(), rows_r + 100)
+
+
+def test_one_batch_is_read_ahead_and_no_more():
+    visible, asked = Store(0), []
+
+    def batches():
+        for step in range(6):
+            asked.append(step)
+            yield batch_of(step)
+
+    loaded = load_batches(batches(), visible, Store(100), torch.device("cpu"))
+    assert asked == []
+    for step in range(6):
+        next(loaded)
+        assert len(asked) == min(step + 2, 6)
+    assert next(loaded, None) is None and visible.reads == 6
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_few_batches(count):
+    batches = [batch_of(step) for step in range(count)]
+    assert len(list(load_batches(batches, Store(0), Store(100), torch.device("cpu")))) == count
+
+
+def test_an_image_that_cannot_be_read_stops_its_batch():
+    loaded = load_batches(map(batch_of, range(6)), Store(0, fails=4), Store(100), torch.device("cpu"))
+    for step in range(3):
+        assert next(loaded)[2][0][0] == step
+    with pytest.raises(OSError, match="cannot read the image"):
+        next(loaded)
+
+
+def test_batches_of_a_memory_map(tmp_path):
+    mapped = np.memmap(tmp_path / "images", dtype=np.uint8, mode="w+", shape=(50, 4, 2, 3))
+    mapped[:] = np.arange(50, dtype=np.uint8)[:, None, None, None]
+    mapped = np.memmap(tmp_path / "images", dtype=np.uint8, mode="r", shape=(50, 4, 2, 3))
+    ((v, _, _),) = load_batches([batch_of(3)], mapped, mapped, torch.device("cpu"))
+    v += 1  # a copy: neither the file nor a warning about read-only memory
+    assert v[:, 0, 0, 0].tolist() == [4, 5, 4] and mapped[3, 0, 0, 0] == 3
+
+
+def test_views_are_those_of_the_augmentation(seed):
+    images = torch.randint(0, 256, (2, 5, 16, 8, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    augmentation = Augmentation(pad=1)
+    for local_scaling in (False, True):
+        one, other = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed)
+        both, infrared = training_views(*images, augmentation, one, local_scaling=local_scaling)
+        assert both.shape == (10, 3, 16, 8) and infrared.shape == (5, 3, 16, 8)
+        assert both.is_contiguous(memory_format=torch.channels_last)
+        assert infrared.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(both[:5], augmentation.visible(images[0], other, local_scaling=local_scaling))
+        assert torch.equal(both[5:], augmentation.channel_augmented(images[0], other))
+        assert torch.equal(infrared, augmentation.infrared(images[1], other))
+        assert (both[5:, :1] == both[5:]).all()  # one channel in all three places
+
+
+def test_optimise_takes_one_step_of_this_loss_only():
+    weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+    unused = torch.nn.Parameter(torch.ones(2))
+    weight.grad, unused.grad = torch.full((2,), 100.0), torch.full((2,), 100.0)
+    optimise(torch.optim.SGD([weight, unused], lr=0.5), (weight**2).sum())
+    assert weight.tolist() == [0.0, 0.0]  # w - 0.5 * 2 w
+    assert unused.tolist() == [1.0, 1.0]  # no gradient, not a gradient of 0 that weight decay would act on
