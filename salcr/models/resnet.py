@@ -24,7 +24,7 @@ class Architecture:
 ARCHITECTURES = {
     "resnet50": Architecture((3, 4, 6, 3), 64, bottleneck=True),
     "resnet18": Architecture((2, 2, 2, 2), 64, bottleneck=False),
-    "tiny": Architecture((1, 1, 1, 1), 24, bottleneck=False),
+    "tiny": Architecture((1, 1, 1, 1), 32, bottleneck=False),
 }
 
 
