@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic cuBLAS; read when CUDA starts
+
 
 def pytest_collection_modifyitems(items):
     if torch.cuda.is_available():
