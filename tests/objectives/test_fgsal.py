@@ -1,0 +1,141 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from salcr import ops
+from salcr.nn import ClusterMemory
+from salcr.objectives import GlobalObjective, PartObjective
+from tests.objectives.batches import FORMS, centroids, own_and_cross, part_loss, random_batch, updated, view_rows
+
+KINDS = {"a": (("v", "a"), 0), "b": (("v", "a"), 1), "c": (("r",), 0), "e": (("r",), 1)}
+"""Of each kind of memories: whose queries reach it, and whether it holds visible (0) or infrared (1) clusters."""
+
+
+def problem(generator, parts=3, clusters=(4, 3), samples=4):
+    f, part_rows, labels = random_batch(generator, parts=parts, clusters=clusters, samples=samples)
+    rows = centroids(generator, parts, clusters[0], 6), centroids(generator, parts, clusters[1], 6)
+    return f, part_rows, labels, rows
+
+
+def queries_of(kind, part_rows, labels, p):
+    """(row, cluster) of every query of a kind of memory: own, pg1, pg2, and within each the views, as they lie."""
+    views, side = KINDS[kind]
+    return [
+        (x, cluster)
+        for form in range(len(FORMS))
+        for view in views
+        for x, cluster in zip(view_rows(part_rows[p, form], view), own_and_cross(labels, view)[side], strict=True)
+    ]
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("clusters", [(4, 3), (2, 7), (1, 3)])
+def test_the_loss_is_four_cross_entropies_a_part(generator, parts, clusters):
+    _, part_rows, labels, rows = problem(generator, parts, clusters)
+    part_rows.requires_grad_()
+    loss = PartObjective(*rows).loss(part_rows, labels)
+    expected = part_loss(part_rows, labels, *rows)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(x, part_rows)[0] for x in (loss, expected)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_memory_is_asked_by_its_own_queries_only(generator, kind):
+    """The loss changes with a kind of memory by just that kind's cross entropy."""
+    _, part_rows, labels, rows = problem(generator)
+    objective = PartObjective(*rows)
+    before = objective.loss(part_rows, labels)
+    memory = getattr(objective, kind)
+    terms = []
+    for fresh in (memory.rows.clone(), F.normalize(torch.randn_like(memory.rows), dim=-1)):
+        memory.rows.copy_(fresh)
+        terms.append(0)
+        for p in range(3):
+            x, y = zip(*queries_of(kind, part_rows, labels, p), strict=True)
+            terms[-1] += F.cross_entropy(F.normalize(torch.stack(x)) @ fresh[p].T / 0.05, torch.stack(y)) / 3
+    torch.testing.assert_close(objective.loss(part_rows, labels) - before, terms[1] - terms[0])
+
+
+def test_all_memories_are_updated_with_their_queries_in_a_random_order(generator, seed):
+    _, part_rows, labels, rows = problem(generator)
+    objective = PartObjective(*rows)
+    objective.update_(part_rows.requires_grad_(), labels, torch.Generator().manual_seed(seed))
+    draws = torch.Generator().manual_seed(seed)
+    for kind, (views, side) in KINDS.items():
+        order = torch.randperm(3 * len(views) * 4, generator=draws).tolist()
+        for p in range(3):
+            queries = queries_of(kind, part_rows.detach(), labels, p)
+            expected = updated(rows[side][p], [queries[n] for n in order])
+            torch.testing.assert_close(getattr(objective, kind).rows[p], expected)
+    assert part_rows.grad is None
+    assert not torch.allclose(objective.a.rows, objective.c.rows)  # started alike, asked by different modalities
+
+
+def test_the_order_is_a_permutation_whatever_the_generator(generator):
+    """With one query a cluster the order cannot matter, and every query counts once."""
+    labels = random_batch(generator, samples=1, clusters=(1, 1))[2]
+    rows = centroids(generator, 1, 1, 6), centroids(generator, 1, 1, 6)
+    same = torch.randn(6, generator=generator, dtype=torch.float64).expand(1, 3, 3, 6)
+    found = []
+    for seed in (0, 1):
+        objective = PartObjective(*rows)
+        objective.update_(same, labels, torch.Generator().manual_seed(seed))
+        found.append([getattr(objective, kind).rows for kind in KINDS])
+    for first, second in zip(*found, strict=True):
+        torch.testing.assert_close(first, second)
+    torch.testing.assert_close(found[0][0][0], updated(rows[0][0], [(same[0, 0, 0], 0)] * 6))
+    torch.testing.assert_close(found[0][2][0], updated(rows[0][0], [(same[0, 0, 0], 0)] * 3))
+
+
+def test_momentum_and_temperature_reach_all_memories(generator):
+    _, part_rows, labels, rows = problem(generator)
+    objective = PartObjective(*rows, momentum=1.0, temperature=10.0)
+    before = [getattr(objective, kind).rows.clone() for kind in KINDS]
+    objective.update_(part_rows, labels, generator)
+    for kind, unchanged in zip(KINDS, before, strict=True):
+        torch.testing.assert_close(getattr(objective, kind).rows, unchanged)
+    # At so high a temperature every cluster is nearly as likely as any other.
+    uniform = 2 * (torch.tensor(4.0).log() + torch.tensor(3.0).log())
+    assert abs(objective.loss(part_rows, labels) - uniform) < 0.3
+
+
+@pytest.mark.parametrize(("samples", "parts"), [(1, 1), (3, 2), (5, 3)])
+def test_memories_and_row_updates_of_a_step_are_as_counted(generator, monkeypatch, samples, parts):
+    """14 memories and 8,640 row updates at S = 144 and P = 3 (SPEC 4)."""
+    f, part_rows, labels, rows = problem(generator, parts, samples=samples)
+    memories, updates = [], []
+    original = ops.update_cluster_memory_
+
+    def counting(memory, features, targets, **options):
+        banks = memory.view(-1, *memory.shape[-2:])
+        memories.extend(bank.data_ptr() for bank in banks)
+        updates.append(len(banks) * int((targets >= 0).sum()))
+        return original(memory, features, targets, **options)
+
+    monkeypatch.setattr(ops, "update_cluster_memory_", counting)
+    whole = GlobalObjective(ClusterMemory(centroids(generator, 4, 6)), ClusterMemory(centroids(generator, 3, 6)))
+    whole.update_(f, labels, torch.randperm(3 * samples, generator=generator))
+    PartObjective(*rows).update_(part_rows, labels, generator)
+    assert len(memories) == len(set(memories)) == 2 + 4 * parts
+
+    def formula(samples, parts):
+        return 2 * 3 * samples + parts * (2 * 6 * samples + 2 * 3 * samples)
+
+    assert sum(updates) == formula(samples, parts)
+    assert formula(144, 3) == 8640 and 2 + 4 * 3 == 14
+
+
+def test_one_cluster_a_side_gives_no_loss(generator):
+    _, part_rows, labels, rows = problem(generator, clusters=(1, 1))
+    loss = PartObjective(*rows).loss(part_rows.requires_grad_(), labels)
+    loss.backward()
+    assert loss == 0 and not part_rows.grad.any()
+
+
+def test_update_before_backward_is_noticed(generator):
+    _, part_rows, labels, rows = problem(generator)
+    objective = PartObjective(*rows)
+    loss = objective.loss(part_rows.requires_grad_(), labels)
+    objective.update_(part_rows, labels, generator)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
