@@ -112,7 +112,7 @@ def tables(record: dict[str, dict]) -> str:
     baselines = [one["baselines"] for one in full]
     lines += [
         "",
-        "Cross-modality rank-1 without learning, on the same held-out people (one gallery image an identity and camera):",
+        "Cross-modality rank-1 without learning, same held-out people, one gallery image an identity and camera:",
         "",
         f"| method | {' | '.join(f'seed {seed}' for seed in SEEDS)} |",
         f"|---|{'---|' * len(SEEDS)}",
