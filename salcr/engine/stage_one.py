@@ -43,7 +43,7 @@ def stage_one_epoch(trainer: "Trainer", epoch: int) -> dict[str, Any]:
             inputs = training_views(visible, infrared, trainer.augmentation, trainer.generator, local_scaling=True)
             with autocast(device, schedule.precision):
                 f = trainer.network(*inputs, with_parts=False).f.float()
-            y_v, y_r = (y[r.to(device)] for y, r in zip(labels, rows, strict=True))
+            y_v, y_r = (y[r.to(device, non_blocking=True)] for y, r in zip(labels, rows, strict=True))
             v, a, r = f.chunk(3)
             losses = {
                 "visible": memories[0].contrast(v, y_v),

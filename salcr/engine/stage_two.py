@@ -51,7 +51,7 @@ def stage_two_epoch(trainer: "Trainer", epoch: int) -> dict[str, Any]:
             with autocast(device, schedule.precision):
                 output = trainer.network(*inputs, with_parts=objective.uses_parts)
             output = TrainingFeatures(*(None if x is None else x.float() for x in output))
-            batch_labels = labels.of_batch(*(r.to(device) for r in rows))
+            batch_labels = labels.of_batch(*(r.to(device, non_blocking=True) for r in rows))
             losses = objective.losses(output, batch_labels)
             optimise(trainer.optimiser, sum(losses.values()))
             objective.update_(output, batch_labels, trainer.generator)
@@ -119,7 +119,7 @@ class StageTwoObjective:
     def update_(self, features: TrainingFeatures, labels: CrossLabels, generator: torch.Generator) -> None:
         """Update the cluster memories with the step's samples, in random orders drawn from ``generator``."""
         if self.dagi is not None:
-            order = torch.randperm(len(features.f), generator=generator).to(features.f.device)
+            order = torch.randperm(len(features.f), generator=generator).to(features.f.device, non_blocking=True)
             self.dagi.update_(features.f, labels, order)
         if self.fgsal is not None:
             self.fgsal.update_(features.parts, labels, generator)

@@ -32,7 +32,7 @@ class PartObjective(nn.Module):
     def update_(self, parts: torch.Tensor, labels: CrossLabels, generator: torch.Generator) -> None:
         """Update all four kinds of memories, each in a random order of its own rows drawn from ``generator`` (CPU)."""
         for memory, rows, targets in self._queries(parts.detach(), labels):
-            order = torch.randperm(len(targets), generator=generator).to(targets.device)
+            order = torch.randperm(len(targets), generator=generator).to(targets.device, non_blocking=True)
             memory.update_(rows, targets, order)
 
     def _queries(self, parts: torch.Tensor, labels: CrossLabels):
