@@ -5,12 +5,9 @@ import math
 import re
 from contextlib import suppress
 
-import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from PIL import Image
-from sklearn.cluster import DBSCAN
 
 from salcr import ops
 from salcr.engine import checkpoint, load_config, single_stage, stage_one, stage_two, train
@@ -18,12 +15,9 @@ from salcr.engine import trainer as engine
 from salcr.engine.evaluation import evaluate_checkpoint
 from salcr.engine.pseudo_labels import ClusteringError
 from salcr.engine.run_folder import RunFolder
-from salcr.engine.stage_one import stage_one_epoch
-from salcr.engine.stage_two import stage_two_epoch
-from salcr.engine.steps import LossWatch, NonFiniteLoss
+from salcr.engine.steps import NonFiniteLoss
 from salcr.engine.trainer import Trainer
 from salcr.models import SALCRNetwork
-from salcr.objectives import associate
 from tests.engine.tree import tiny, write_tree
 
 STAGE_ONE = {"visible", "augmented", "infrared"}
@@ -262,70 +256,6 @@ def test_both_associations(from_stage_one, tmp_path):
     one, other = (metrics(tmp_path / name)[0] for name in ("ot", "hungarian"))
     assert one["loss"]["global"] != other["loss"]["global"]
     assert one["visible"] == other["visible"]
-
-
-@pytest.fixture
-def first_step(monkeypatch):
-    """Runs an epoch of one step, and gives the features before it, the batch's f, its rows and its losses."""
-
-    def run(epoch, trainer):
-        sides = [side.f for side in trainer.extract()]
-        caught = {}
-        trainer.network.register_forward_hook(lambda module, inputs, output: caught.update(f=output.f.detach()))
-        monkeypatch.setattr(LossWatch, "add", lambda self, losses, rows: caught.update(losses=losses, rows=rows))
-        monkeypatch.setattr(LossWatch, "means", lambda self: {})
-        epoch(trainer, 0)
-        return sides, caught["f"], caught["rows"], {name: loss.item() for name, loss in caught["losses"].items()}
-
-    return run
-
-
-def labels_by_hand(features, settings):
-    distances = ops.jaccard_distance(features, k1=settings.k1, k2=settings.k2).double().numpy()
-    return DBSCAN(eps=settings.eps, min_samples=settings.min_samples, metric="precomputed").fit_predict(distances)
-
-
-def contrast_by_hand(f, memory, targets):
-    logits = F.normalize(f).double() @ F.normalize(memory).double().T / 0.05
-    return -np.mean([row.log_softmax(0)[target].item() for row, target in zip(logits, targets, strict=True)])
-
-
-def memory_by_hand(features, labels):
-    return torch.stack([features[labels == c].mean(0) for c in range(labels.max() + 1)])
-
-
-def test_the_first_loss_of_stage_one_by_hand(tree, tmp_path, first_step):
-    config = load_config(overrides=tiny(tree, "schedule.iterations=1"))
-    sides, f, rows, losses = first_step(stage_one_epoch, Trainer(config, RunFolder(tmp_path)))
-    labels = [labels_by_hand(side, config.clustering) for side in sides]
-    memories = [memory_by_hand(side, y) for side, y in zip(sides, labels, strict=True)]
-    y_v, y_r = (y[r.numpy()] for y, r in zip(labels, rows, strict=True))
-    assert (y_v >= 0).all() and (y_r >= 0).all()
-    v, a, r = f.split(16)
-    assert losses == pytest.approx(
-        {
-            "visible": contrast_by_hand(v, memories[0], y_v),
-            "augmented": contrast_by_hand(a, memories[0], y_v),
-            "infrared": contrast_by_hand(r, memories[1], y_r),
-        },
-        rel=1e-4,
-    )
-
-
-def test_the_first_global_loss_of_stage_two_by_hand(from_stage_one, tmp_path, first_step):
-    config = from_stage_one("schedule.iterations=1")
-    sides, f, rows, losses = first_step(stage_two_epoch, Trainer(config, RunFolder(tmp_path)))
-    labels = [labels_by_hand(side, config.clustering) for side in sides]
-    memories = [memory_by_hand(side, y) for side, y in zip(sides, labels, strict=True)]
-    kept = [np.flatnonzero(y >= 0) for y in labels]
-    inputs = [x for side, y, k in zip(sides, labels, kept, strict=True) for x in (side[k], torch.from_numpy(y[k]))]
-    own_v, to_r, own_r, to_v = associate(*inputs, k=config.dagi.k, association="ot")
-    v, r = (np.searchsorted(k, batch.numpy()) for k, batch in zip(kept, rows, strict=True))
-    visible = contrast_by_hand(f, memories[0], [*own_v[v], *own_v[v], *to_v[r]])
-    infrared = contrast_by_hand(f, memories[1], [*to_r[v], *to_r[v], *own_r[r]])
-    assert losses["global"] == pytest.approx(visible + infrared, rel=1e-4)
-    shared = (own_v[v] == to_v[r]) | (to_r[v] == own_r[r])  # a position has an identity, of the one kind or the other
-    assert shared.all()
 
 
 def test_fewer_clusters_than_slots(tree, tmp_path):
