@@ -104,7 +104,9 @@ def test_the_summary_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 def test_write_atomically_replaces_and_leaves_one_file(tmp_path, content):
     path = tmp_path / "file"
     path.write_text("a longer text that was there before")
-    write_atomically(path, content)
+    with path.open() as reader:
+        write_atomically(path, content)
+        assert reader.read() == "a longer text that was there before"  # another file took the name
     assert path.read_bytes() == (content.encode() if isinstance(content, str) else bytes(content))
     assert os.listdir(tmp_path) == ["file"]
     with pytest.raises(FileNotFoundError, match="absent"):
