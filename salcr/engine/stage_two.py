@@ -8,9 +8,8 @@ import torch
 
 from salcr import ops
 from salcr.data.samplers import stage_two_batches
-from salcr.engine.features import autocast
 from salcr.engine.pseudo_labels import label_metrics, majority_identities
-from salcr.engine.steps import LossWatch, load_batches, optimise, training_views
+from salcr.engine.steps import optimise
 from salcr.models import Embedding, TrainingFeatures
 from salcr.nn import ClusterMemory
 from salcr.objectives import CrossLabels, GlobalObjective, PartObjective, RefinementObjective, associate
@@ -21,44 +20,33 @@ if TYPE_CHECKING:
 
 def stage_two_epoch(trainer: "Trainer", epoch: int) -> dict[str, Any]:
     """One epoch: features, pseudo labels, association, memories, steps. Returns the epoch's metrics."""
-    config, device = trainer.config, trainer.device
-    schedule = config.schedule
+    settings = trainer.config.dagi
     with trainer.timed("features"):
         features = trainer.extract()
     with trainer.timed("labels"):
         clusters = trainer.update_labels(*(side.f for side in features))
     with trainer.timed("association"):
-        labels = cross_labels(features, clusters, k=config.dagi.k, association=config.dagi.association)
+        labels = cross_labels(features, clusters, k=settings.k, association=settings.association)
         objective = StageTwoObjective.build(trainer, features, clusters)
 
-    watch = LossWatch(epoch, trainer.paths)
-    batches = list(
-        stage_two_batches(
-            *(labels.visible.cpu(), labels.infrared_to_visible.cpu()),
-            *(labels.visible_to_infrared.cpu(), labels.infrared.cpu()),
-            iterations=schedule.iterations,
-            identities=schedule.identities,
-            images=schedule.images,
-            generator=trainer.generator,
-        )
+    def step(inputs: tuple[torch.Tensor, torch.Tensor], rows: tuple[torch.Tensor, torch.Tensor]) -> dict:
+        with trainer.autocast():
+            output = trainer.network(*inputs, with_parts=objective.uses_parts)
+        output = TrainingFeatures(*(None if x is None else x.float() for x in output))
+        batch_labels = labels.of_batch(*rows)
+        losses = objective.losses(output, batch_labels)
+        optimise(trainer.optimiser, sum(losses.values()))
+        objective.update_(output, batch_labels, trainer.generator)
+        return losses
+
+    batches = stage_two_batches(
+        *(labels.visible.cpu(), labels.infrared_to_visible.cpu()),
+        *(labels.visible_to_infrared.cpu(), labels.infrared.cpu()),
+        **trainer.batch_plan(),
     )
-    with trainer.timed("steps"):
-        trainer.network.train()
-        for visible, infrared, rows in trainer.progress(
-            load_batches(batches, *trainer.images, device), len(batches), f"stage two, epoch {epoch}"
-        ):
-            inputs = training_views(visible, infrared, trainer.augmentation, trainer.generator, local_scaling=False)
-            with autocast(device, schedule.precision):
-                output = trainer.network(*inputs, with_parts=objective.uses_parts)
-            output = TrainingFeatures(*(None if x is None else x.float() for x in output))
-            batch_labels = labels.of_batch(*(r.to(device, non_blocking=True) for r in rows))
-            losses = objective.losses(output, batch_labels)
-            optimise(trainer.optimiser, sum(losses.values()))
-            objective.update_(output, batch_labels, trainer.generator)
-            watch.add(losses, rows)
     train = trainer.dataset.train_visible, trainer.dataset.train_infrared
     return {
-        "loss": watch.means(),
+        "loss": trainer.run_steps(epoch, batches, step, local_scaling=False),
         "visible": label_metrics(clusters[0], train[0].ids),
         "infrared": label_metrics(clusters[1], train[1].ids),
         "cross_accuracy": cross_accuracy(labels, train[0].ids, train[1].ids),

@@ -8,6 +8,7 @@ from sklearn.cluster import DBSCAN
 
 from salcr import ops
 from salcr.engine import load_config, stage_one, stage_two
+from salcr.engine import trainer as trainer_module
 from salcr.engine.run_folder import RunFolder
 from salcr.engine.stage_two import StageTwoObjective, cross_accuracy, cross_labels
 from salcr.engine.steps import LossWatch
@@ -29,7 +30,7 @@ def first_step(tree, tmp_path, monkeypatch):
         trainer = Trainer(load_config(overrides=tiny(tree, "schedule.iterations=1", *more)), RunFolder(tmp_path))
         module, epoch = EPOCHS[stage]
         seen = dict(trainer=trainer, sides=trainer.extract(), updates=[], order=[])
-        views, optimise, update = module.training_views, module.optimise, ClusterMemory.update_
+        views, optimise, update = trainer_module.training_views, module.optimise, ClusterMemory.update_
 
         def spy_views(*arguments, **options):
             seen.update(options)
@@ -45,7 +46,7 @@ def first_step(tree, tmp_path, monkeypatch):
             seen["order"].append("update")
             seen["updates"].append((before, features.detach(), targets, order, memory.rows))
 
-        monkeypatch.setattr(module, "training_views", spy_views)
+        monkeypatch.setattr(trainer_module, "training_views", spy_views)
         monkeypatch.setattr(module, "optimise", spy_optimise)
         monkeypatch.setattr(ClusterMemory, "update_", spy_update)
         monkeypatch.setattr(LossWatch, "add", lambda self, losses, rows: seen.update(losses=losses, rows=rows))
