@@ -21,11 +21,6 @@ FAST = (
 )
 
 
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory):
-    return write_tree(tmp_path_factory.mktemp("tree") / "sysu")
-
-
 @pytest.fixture
 def salcr(monkeypatch, capsys):
     """Runs the command line in this process: (exit code, what it printed, what it said on stderr)."""
