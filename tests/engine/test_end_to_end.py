@@ -16,7 +16,7 @@ from tests.engine.tree import tiny
 
 SALCR = [sys.executable, "-c", "from salcr.cli import main; main()"]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
-PATIENCE = 120
+PATIENCE = 300
 
 
 def start(*arguments):
