@@ -24,7 +24,7 @@ VARIANTS = {
     "SALCR": (),
     "DAGI": ("fgsal.enabled=false", "gpcr.enabled=false"),
     "DAGI + FGSAL": ("gpcr.enabled=false",),
-    "stage one, as many epochs": ("schedule.stage_one_epochs=30", "schedule.stage_two_epochs=0"),
+    "stage one, as many epochs": ("schedule.stage_one_epochs=24", "schedule.stage_two_epochs=0"),
 }
 PROTOCOL = "all-single"
 
