@@ -22,7 +22,7 @@ lint: install
 	$(BIN)/ruff format --check .
 
 demo: install
-	$(BIN)/salcr demo --seed $(SEED) --out runs/demo-$(SEED)
+	$(BIN)/salcr demo --seed $(SEED) --out runs/demo-$(SEED) --resume
 
 # On the machine's own environment (a CUDA torch is not ours to install): python3 unless PYTHON says otherwise.
 gpu-check:

@@ -1,1 +1,1 @@
-from tests.engine.conftest import one_thread, tree  # noqa: F401
+from tests.engine.conftest import tree  # noqa: F401

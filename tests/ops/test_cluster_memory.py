@@ -137,6 +137,17 @@ def test_update_of_a_strided_memory_and_ignored_rows(generator, impl):
     assert torch.equal(memory, before)
 
 
+@pytest.mark.skipif(bool(missing("cpu")), reason=str(missing("cpu")))
+def test_update_does_not_depend_on_threads(generator):
+    features, memory, targets = problem(generator, banks=3, samples=300, classes=40)
+    found = []
+    for threads in (1, 2, 5):
+        torch.set_num_threads(threads)
+        found.append(ops.update_cluster_memory_(memory.clone(), features, targets, impl="cpu"))
+    torch.set_num_threads(1)
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+
+
 @pytest.mark.parametrize("impl", CPU_BACKENDS)
 def test_an_update_before_backward_is_noticed(generator, impl):
     features, memory, targets = problem(generator)
