@@ -13,7 +13,7 @@ from salcr.ops.index_sets import intersect_sets, unite_sets
 from salcr.ops.instance_memory import instance_neighbors, set_contrast
 from salcr.ops.jaccard import jaccard_distance, jaccard_graph
 from salcr.ops.neighbors import knn
-from salcr.ops.pooling import gem_pool, part_attention, part_prototypes, semantic_parts
+from salcr.ops.pooling import gem_pool, part_attention, part_prototypes, semantic_parts, semantic_pool
 from salcr.ops.propagation import propagate_features
 from salcr.ops.ranking import RankingResult, evaluate_ranking
 from salcr.ops.reranking import affinity_inference, rerank_cross_modality, rerank_k_reciprocal
@@ -40,6 +40,7 @@ __all__ = [
     "rerank_cross_modality",
     "rerank_k_reciprocal",
     "semantic_parts",
+    "semantic_pool",
     "set_contrast",
     "sinkhorn",
     "unite_sets",

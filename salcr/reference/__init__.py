@@ -12,7 +12,7 @@ from salcr.reference.index_sets import intersect_sets, unite_sets
 from salcr.reference.instance_memory import instance_neighbors, set_contrast
 from salcr.reference.jaccard import jaccard_distance, jaccard_graph
 from salcr.reference.neighbors import knn
-from salcr.reference.pooling import gem_pool, part_attention, part_prototypes, semantic_parts
+from salcr.reference.pooling import gem_pool, part_attention, part_prototypes, semantic_parts, semantic_pool
 from salcr.reference.propagation import propagate_features
 from salcr.reference.ranking import RankingResult, evaluate_ranking
 from salcr.reference.reranking import affinity_inference, rerank_cross_modality, rerank_k_reciprocal
@@ -39,6 +39,7 @@ __all__ = [
     "rerank_cross_modality",
     "rerank_k_reciprocal",
     "semantic_parts",
+    "semantic_pool",
     "set_contrast",
     "sinkhorn",
     "unite_sets",

@@ -73,6 +73,7 @@ def sets(*shape, width):
 
 
 PARTS = (normal(6, 20, 7, 5), normal(3, 20))
+POSITIVE_PARTS = (lambda g: torch.rand(6, 20, 7, 5, generator=g), normal(3, 20))  # GeM takes no negative means
 GRAPH = (clustered(70, 6),)
 RETRIEVAL = (clustered(20, 5), clustered(40, 5))
 RANKING = (normal(25, 60), integers(0, 8, 25), integers(0, 8, 60), integers(1, 7, 25), integers(1, 7, 60))
@@ -113,6 +114,7 @@ TABLE: dict[str, list[Row]] = {
     "rerank_cross_modality": [Row(RETRIEVAL, dict(k=8)), Row(RETRIEVAL, dict(k=8, eta=0.3))],
     "rerank_k_reciprocal": [Row(RETRIEVAL, dict(k1=10, k2=3)), Row(RETRIEVAL, dict(k1=8, k2=1, lambda_value=0.0))],
     "semantic_parts": [Row(PARTS, gradients=(0, 1)), Row(PARTS, dict(authors_pg1=True), (0, 1))],
+    "semantic_pool": [Row(POSITIVE_PARTS, gradients=(0, 1)), Row(POSITIVE_PARTS, dict(authors_pg1=True), (0, 1))],
     "set_contrast": [
         Row((normal(23, 19), unit(36, 19), sets(23, width=12)), gradients=(0,)),
         Row((normal(3, 23, 40), unit(3, 300, 40), sets(3, 23, width=20)), dict(temperature=0.1), (0,)),
