@@ -10,6 +10,8 @@
 
 namespace py = pybind11;
 
+void bind_set_contrast(py::module_& m);
+
 namespace {
 
 template <typename T>
@@ -51,4 +53,5 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "C++ backends of salcr.ops";
   bind_update_cluster_memory<float>(m);
   bind_update_cluster_memory<double>(m);
+  bind_set_contrast(m);
 }
