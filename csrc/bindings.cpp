@@ -11,6 +11,7 @@
 namespace py = pybind11;
 
 void bind_pooling(py::module_& m);
+void bind_set_contrast(py::module_& m);
 
 namespace {
 
@@ -54,4 +55,5 @@ PYBIND11_MODULE(_C, m) {
   bind_update_cluster_memory<float>(m);
   bind_update_cluster_memory<double>(m);
   bind_pooling(m);
+  bind_set_contrast(m);
 }

@@ -53,6 +53,12 @@ class InstanceMemory(nn.Module):
         """The k nearest rows of each feature and the log-sum-exp over all; see :func:`salcr.ops.instance_neighbors`."""
         return ops.instance_neighbors(features, self.rows, self.k, temperature=self.temperature)
 
-    def contrast(self, features: torch.Tensor, positives: torch.Tensor, lse: torch.Tensor) -> torch.Tensor:
+    def search(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The same and the mean row under the softmax, for :meth:`contrast`; see :func:`salcr.ops.instance_search`."""
+        return ops.instance_search(features, self.rows, self.k, temperature=self.temperature)
+
+    def contrast(
+        self, features: torch.Tensor, positives: torch.Tensor, lse: torch.Tensor, pull: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Pull features towards sets of rows; see :func:`salcr.ops.set_contrast`."""
-        return ops.set_contrast(features, self.rows, positives, temperature=self.temperature, lse=lse)
+        return ops.set_contrast(features, self.rows, positives, temperature=self.temperature, lse=lse, pull=pull)

@@ -1,5 +1,7 @@
 """FGSAL, fine-grained semantic-aligned learning (SPEC 4): part features against part cluster memories."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -31,9 +33,19 @@ class PartObjective(nn.Module):
 
     def update_(self, parts: torch.Tensor, labels: CrossLabels, generator: torch.Generator) -> None:
         """Update all four kinds of memories, each in a random order of its own rows drawn from ``generator`` (CPU)."""
-        for memory, rows, targets in self._queries(parts.detach(), labels):
-            order = torch.randperm(len(targets), generator=generator).to(targets.device, non_blocking=True)
+        self.update_in_order_(parts, labels, self.random_orders(labels, generator))
+
+    def update_in_order_(self, parts: torch.Tensor, labels: CrossLabels, orders: Sequence[torch.Tensor]) -> None:
+        """The same in given orders of the rows of A, B (``[6S]``), C and E (``[3S]``)."""
+        for (memory, rows, targets), order in zip(self._queries(parts.detach(), labels), orders, strict=True):
             memory.update_(rows, targets, order)
+
+    @staticmethod
+    def random_orders(labels: CrossLabels, generator: torch.Generator) -> list[torch.Tensor]:
+        """Four random orders of the rows of a batch, on its device."""
+        samples, device = len(labels.visible), labels.visible.device
+        drawn = (torch.randperm(forms * samples, generator=generator) for forms in (6, 6, 3, 3))
+        return [order.to(device, non_blocking=True) for order in drawn]
 
     def _queries(self, parts: torch.Tensor, labels: CrossLabels):
         samples = len(labels.visible)

@@ -10,7 +10,7 @@ from salcr.ops.centroids import cluster_centroids
 from salcr.ops.cluster_memory import cluster_contrast, update_cluster_memory_
 from salcr.ops.dbscan import dbscan
 from salcr.ops.index_sets import intersect_sets, unite_sets
-from salcr.ops.instance_memory import instance_neighbors, set_contrast
+from salcr.ops.instance_memory import instance_neighbors, instance_search, set_contrast
 from salcr.ops.jaccard import jaccard_distance, jaccard_graph
 from salcr.ops.neighbors import knn
 from salcr.ops.pooling import gem_pool, part_attention, part_prototypes, semantic_parts, semantic_pool
@@ -29,6 +29,7 @@ __all__ = [
     "evaluate_ranking",
     "gem_pool",
     "instance_neighbors",
+    "instance_search",
     "intersect_sets",
     "jaccard_distance",
     "jaccard_graph",

@@ -4,8 +4,10 @@ import torch
 
 from salcr import reference
 from salcr.ops._backends import add_backend, check_impl, pick
+from salcr.ops._banks import HALF_TO_SINGLE, check_banks, lse_dtype, per_row, with_banks
 from salcr.ops._checks import check_positive, check_same, check_tensor
-from salcr.ops._register import reference_gradient, register
+from salcr.ops._register import register
+from salcr.reference.cluster_memory import cluster_contrast_backward, cluster_contrast_forward
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -46,7 +48,8 @@ def cluster_contrast(
 
     Source: SPEC 3; Cluster Contrast (Dai et al., 2021).
     """
-    _check_banks(features, memory, targets)
+    check_banks(features, memory)
+    per_row("targets", targets, features, axes=0)
     check_positive("temperature", temperature)
     check_impl(impl)
     if reduction not in REDUCTIONS:
@@ -89,7 +92,8 @@ def update_cluster_memory_(
 
     Source: SPEC 3.
     """
-    _check_banks(features, memory, targets)
+    check_banks(features, memory)
+    per_row("targets", targets, features, axes=0)
     if not 0 <= momentum <= 1:
         raise ValueError(f"momentum must be in [0, 1], got {momentum}")
     if order is not None:
@@ -104,27 +108,16 @@ def update_cluster_memory_(
 
 class _ClusterContrast(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, features, memory, targets, temperature, reduction, impl):
-        ctx.save_for_backward(features, memory, targets)
-        ctx.options = temperature, reduction, impl
-        return torch.ops.salcr.cluster_contrast(features, memory, targets, *ctx.options)
+    def forward(ctx, features, memory, targets, *options):
+        loss, lse = torch.ops.salcr.cluster_contrast(features, memory, targets, *options)
+        ctx.save_for_backward(features, memory, targets, lse)
+        ctx.options = options
+        return loss
 
     @staticmethod
     def backward(ctx, gradient):
         gradient = torch.ops.salcr.cluster_contrast_backward(gradient, *ctx.saved_tensors, *ctx.options)
         return gradient, None, None, None, None, None
-
-
-def _check_banks(features: torch.Tensor, memory: torch.Tensor, targets: torch.Tensor) -> None:
-    check_tensor("features", features, ndim=(2, 3))
-    check_tensor("memory", memory, ndim=features.ndim)
-    check_tensor("targets", targets, ndim=(1, 2) if features.ndim == 3 else 1, floating=False)
-    check_same("memory", memory, "features", features)
-    check_same("targets", targets, "features", features, dtype=False)
-    if memory.shape[-1] != features.shape[-1] or memory.shape[:-2] != features.shape[:-2]:
-        raise ValueError(f"memory {tuple(memory.shape)} does not fit features {tuple(features.shape)}")
-    if targets.shape != features.shape[:-1] and targets.shape != features.shape[-2:-1]:
-        raise ValueError(f"targets {tuple(targets.shape)} do not fit features {tuple(features.shape)}")
 
 
 def _check_targets(targets: torch.Tensor, num_classes: int) -> None:
@@ -134,21 +127,31 @@ def _check_targets(targets: torch.Tensor, num_classes: int) -> None:
 
 def _contrast(features, memory, targets, temperature, reduction, impl):
     _check_targets(targets, memory.shape[-2])
-    function = pick("cluster_contrast", impl, features)
-    return function(features, memory, targets, temperature=temperature, reduction=reduction)
+    return pick("cluster_contrast", impl, features)(features, memory, targets, temperature, reduction)
 
 
-def _contrast_backward(gradient, features, memory, targets, temperature, reduction, impl):
-    return pick("cluster_contrast_backward", impl, features)(
-        gradient, features, memory, targets, temperature, reduction
-    )
+def _contrast_backward(gradient, features, memory, targets, lse, temperature, reduction, impl):
+    backward = pick("cluster_contrast_backward", impl, features)
+    return backward(gradient, features, memory, targets, lse, temperature, reduction).contiguous()
 
 
-def _reference_contrast_backward(gradient, features, memory, targets, temperature, reduction):
-    def loss(x):
-        return reference.cluster_contrast(x, memory, targets, temperature=temperature, reduction=reduction)
+def _triton_contrast(features, memory, targets, temperature, reduction):
+    from salcr.kernels.contrast import contrast_forward
 
-    return reference_gradient(loss, [features], [gradient])[0]
+    rows, banks = with_banks(features, memory)
+    positives = targets.expand(rows.shape[:-1]).contiguous().unsqueeze(-1)
+    loss, lse = contrast_forward(rows, banks, positives, temperature=temperature, reduction=reduction)
+    return loss.view(features.shape[:-1] if reduction == "none" else ()), lse.view(features.shape[:-1])
+
+
+def _triton_contrast_backward(gradient, features, memory, targets, lse, temperature, reduction):
+    from salcr.kernels.contrast import contrast_backward
+
+    rows, banks = with_banks(features, memory)
+    positives = targets.expand(rows.shape[:-1]).contiguous().unsqueeze(-1)
+    return contrast_backward(
+        gradient, rows, banks, positives, lse.contiguous(), temperature=temperature, reduction=reduction
+    ).view(features.shape)
 
 
 def _update(memory, features, targets, momentum, order, impl):
@@ -177,26 +180,44 @@ def _cpp_update(memory, features, targets, *, momentum, order):
     )
 
 
+def _triton_update(memory, features, targets, *, momentum, order):
+    from salcr.kernels.memory_update import update_cluster_memory
+
+    banks, rows = with_banks(memory, features)
+    targets = targets.expand(rows.shape[:-1]).contiguous()
+    order = torch.arange(rows.shape[1], device=rows.device) if order is None else order.contiguous()
+    update_cluster_memory(banks, rows, targets, order, momentum=momentum)
+    if banks.data_ptr() != memory.data_ptr():
+        memory.copy_(banks.view(memory.shape))
+
+
 def _fake_contrast(features, memory, targets, temperature, reduction, impl):
-    return features.new_empty(features.shape[:-1] if reduction == "none" else ())
+    loss = features.new_empty(features.shape[:-1] if reduction == "none" else ())
+    return loss, features.new_empty(features.shape[:-1], dtype=lse_dtype(features))
 
 
-def _fake_contrast_backward(gradient, features, memory, targets, temperature, reduction, impl):
-    return torch.empty_like(features)
+def _fake_contrast_backward(gradient, features, memory, targets, lse, temperature, reduction, impl):
+    return features.new_empty(features.shape)
 
 
 def _fake_update(memory, features, targets, momentum, order, impl):
     return None
 
 
-add_backend("cluster_contrast", "reference", reference.cluster_contrast)
-add_backend("cluster_contrast_backward", "reference", _reference_contrast_backward)
+add_backend("cluster_contrast", "triton", _triton_contrast, dtypes=HALF_TO_SINGLE)
+add_backend("cluster_contrast", "reference", cluster_contrast_forward)
+add_backend("cluster_contrast_backward", "triton", _triton_contrast_backward, dtypes=HALF_TO_SINGLE)
+add_backend("cluster_contrast_backward", "reference", cluster_contrast_backward)
 add_backend("update_cluster_memory_", "cpu", _cpp_update, dtypes=(torch.float32, torch.float64))
+add_backend("update_cluster_memory_", "triton", _triton_update, dtypes=HALF_TO_SINGLE)
 add_backend("update_cluster_memory_", "reference", reference.update_cluster_memory_)
-_BANKS = "Tensor features, Tensor memory, Tensor targets, float temperature, str reduction, str impl"
-register("cluster_contrast", f"({_BANKS}) -> Tensor", _contrast, _fake_contrast)
+_BANKS, _OPTIONS = "Tensor features, Tensor memory, Tensor targets", "float temperature, str reduction, str impl"
+register("cluster_contrast", f"({_BANKS}, {_OPTIONS}) -> (Tensor, Tensor)", _contrast, _fake_contrast)
 register(
-    "cluster_contrast_backward", f"(Tensor gradient, {_BANKS}) -> Tensor", _contrast_backward, _fake_contrast_backward
+    "cluster_contrast_backward",
+    f"(Tensor gradient, {_BANKS}, Tensor lse, {_OPTIONS}) -> Tensor",
+    _contrast_backward,
+    _fake_contrast_backward,
 )
 register(
     "update_cluster_memory_",

@@ -9,7 +9,7 @@ from salcr.reference.centroids import cluster_centroids
 from salcr.reference.cluster_memory import cluster_contrast, update_cluster_memory_
 from salcr.reference.dbscan import dbscan
 from salcr.reference.index_sets import intersect_sets, unite_sets
-from salcr.reference.instance_memory import instance_neighbors, set_contrast
+from salcr.reference.instance_memory import instance_neighbors, instance_search, set_contrast
 from salcr.reference.jaccard import jaccard_distance, jaccard_graph
 from salcr.reference.neighbors import knn
 from salcr.reference.pooling import gem_pool, part_attention, part_prototypes, semantic_parts, semantic_pool
@@ -28,6 +28,7 @@ __all__ = [
     "evaluate_ranking",
     "gem_pool",
     "instance_neighbors",
+    "instance_search",
     "intersect_sets",
     "jaccard_distance",
     "jaccard_graph",

@@ -169,14 +169,14 @@ def test_autocast_does_not_reach_inside(generator):
 def test_contract(generator):
     features, memory, targets = problem(generator, banks=2)
     order = torch.randperm(features.shape[1], generator=generator)
-    loss = torch.ones(())
+    loss, lse = torch.ones(()), torch.full(features.shape[:-1], 20.0)
     assert_operator_contract(
         torch.ops.salcr.cluster_contrast,
         (features, memory, targets, 0.05, "mean", "auto"),
         (features[0], memory[0], targets[0], 0.05, "none", "auto"),
     )
     assert_operator_contract(
-        torch.ops.salcr.cluster_contrast_backward, (loss, features, memory, targets, 0.05, "mean", "auto")
+        torch.ops.salcr.cluster_contrast_backward, (loss, features, memory, targets, lse, 0.05, "mean", "auto")
     )
     assert_operator_contract(torch.ops.salcr.update_cluster_memory_, (memory, features, targets, 0.1, order, "auto"))
 

@@ -95,6 +95,11 @@ TABLE: dict[str, list[Row]] = {
         Row((normal(3, 23, 40), unit(3, 300, 40)), dict(temperature=0.1)),
         Row((normal(5, 19), unit(6, 19), 8)),
     ],
+    "instance_search": [
+        Row((normal(23, 19), unit(90, 19), 8)),
+        Row((normal(3, 23, 40), unit(3, 300, 40)), dict(temperature=0.1)),
+        Row((normal(5, 19), unit(6, 19), 8)),
+    ],
     "intersect_sets": [Row((sets(2, 30, width=12),) * 3), Row((sets(30, width=12), sets(30, width=5)))],
     "jaccard_distance": [Row(GRAPH, dict(k1=12, k2=4)), Row(GRAPH, dict(k1=10, k2=1))],
     "jaccard_graph": [Row(GRAPH, dict(k1=12, k2=4, max_distance=0.6))],
