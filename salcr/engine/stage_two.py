@@ -1,7 +1,8 @@
 """Stage two: both modalities together, with DAGI, FGSAL and GPCR (SPEC 4)."""
 
+import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from salcr.engine.pseudo_labels import label_metrics, majority_identities
 from salcr.engine.steps import optimise
 from salcr.models import Embedding, TrainingFeatures
 from salcr.nn import ClusterMemory
-from salcr.objectives import CrossLabels, GlobalObjective, PartObjective, RefinementObjective, associate
+from salcr.objectives import CrossLabels, GlobalObjective, PartObjective, PartQueries, RefinementObjective, associate
 
 if TYPE_CHECKING:
     from salcr.engine.trainer import Trainer
@@ -33,10 +34,10 @@ def stage_two_epoch(trainer: "Trainer", epoch: int) -> dict[str, Any]:
         with trainer.autocast():
             output = trainer.network(*inputs, with_parts=objective.uses_parts)
         output = TrainingFeatures(*(None if x is None else x.float() for x in output))
-        batch_labels = labels.of_batch(*rows)
-        losses = objective.losses(output, batch_labels)
-        optimise(trainer.optimiser, sum(losses.values()))
-        objective.update_(output, batch_labels, trainer.generator)
+        queries = objective.queries(output, labels.of_batch(*rows))
+        losses = objective.losses(output, queries)
+        optimise(trainer.optimiser, total(losses))
+        objective.update_(output, queries, trainer.generator)
         return losses
 
     batches = stage_two_batches(
@@ -91,26 +92,42 @@ class StageTwoObjective:
     def uses_parts(self) -> bool:
         return self.fgsal is not None or self.gpcr is not None
 
-    def losses(self, features: TrainingFeatures, labels: CrossLabels) -> dict[str, torch.Tensor]:
+    def queries(self, features: TrainingFeatures, labels: CrossLabels) -> "StepQueries":
+        """What the step's losses and updates both need of a batch."""
+        return StepQueries(labels, None if self.fgsal is None else self.fgsal.queries(features.parts, labels))
+
+    def losses(self, features: TrainingFeatures, queries: "StepQueries") -> dict[str, torch.Tensor]:
         """The weighted terms of ``L = L_g + L_p + λ₂ (L_gi + L_pi)``."""
         losses = {}
         if self.dagi is not None:
-            losses["global"] = self.dagi.loss(features.f, labels)
+            losses["global"] = self.dagi.loss(features.f, queries.labels)
         if self.fgsal is not None:
-            losses["parts"] = self.fgsal.loss(features.parts, labels)
+            losses["parts"] = self.fgsal.loss(queries.parts)
         if self.gpcr is not None:
-            whole, parts = zip(*(side.loss(features.f, features.parts) for side in self.gpcr), strict=True)
-            losses["global_instance"] = self.weight * sum(whole)
-            losses["part_instance"] = self.weight * sum(parts)
+            (whole_v, parts_v), (whole_r, parts_r) = (side.loss(features.f, features.parts) for side in self.gpcr)
+            losses["global_instance"] = self.weight * (whole_v + whole_r)
+            losses["part_instance"] = self.weight * (parts_v + parts_r)
         return losses
 
-    def update_(self, features: TrainingFeatures, labels: CrossLabels, generator: torch.Generator) -> None:
+    def update_(self, features: TrainingFeatures, queries: "StepQueries", generator: torch.Generator) -> None:
         """Update the cluster memories with the step's samples, in random orders drawn from ``generator``."""
         if self.dagi is not None:
             order = torch.randperm(len(features.f), generator=generator).to(features.f.device, non_blocking=True)
-            self.dagi.update_(features.f, labels, order)
+            self.dagi.update_(features.f, queries.labels, order)
         if self.fgsal is not None:
-            self.fgsal.update_(features.parts, labels, generator)
+            self.fgsal.update_(queries.parts, queries.parts.random_orders(generator))
+
+
+class StepQueries(NamedTuple):
+    """A batch's labels, and what it asks the part memories."""
+
+    labels: CrossLabels
+    parts: PartQueries | None
+
+
+def total(losses: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The sum of a step's losses."""
+    return functools.reduce(torch.add, losses.values())
 
 
 def cross_labels(

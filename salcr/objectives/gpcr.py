@@ -35,7 +35,7 @@ class RefinementObjective(nn.Module):
 
         rows = parts.flatten(1, 2)
         top_parts, *of_parts = self.parts.search(rows)
-        own, pg1, pg2 = top_parts.unflatten(1, parts.shape[1:3]).unbind(1)
-        others = torch.stack([ops.unite_sets(pg1, pg2), ops.unite_sets(own, pg2), ops.unite_sets(own, pg1)], dim=1)
-        positives = ops.intersect_sets(others, top)
-        return loss_whole, self.parts.contrast(rows, positives.flatten(1, 2), *of_parts)
+        # [P, 9S, k]: the other two forms of a row lie 3S and 6S further.
+        others = ops.unite_sets(top_parts.roll(len(f), dims=1), top_parts.roll(2 * len(f), dims=1))
+        positives = ops.intersect_sets(others, top.repeat(3, 1))
+        return loss_whole, self.parts.contrast(rows, positives, *of_parts)

@@ -32,4 +32,4 @@ def with_banks(*rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 
 def lse_dtype(features: torch.Tensor) -> torch.dtype:
-    return torch.promote_types(features.dtype, torch.float32)
+    return torch.float64 if features.dtype == torch.float64 else torch.float32

@@ -1,5 +1,7 @@
 """Cluster memories: contrast with class rows, and their momentum update (SPEC 3 and 4)."""
 
+from collections.abc import Sequence
+
 import torch
 
 from salcr import reference
@@ -48,15 +50,48 @@ def cluster_contrast(
 
     Source: SPEC 3; Cluster Contrast (Dai et al., 2021).
     """
-    check_banks(features, memory)
-    per_row("targets", targets, features, axes=0)
-    check_positive("temperature", temperature)
-    check_impl(impl)
+    _check_contrast(features, memory, targets, temperature, impl)
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
-    if memory.requires_grad:
-        raise ValueError("memory requires a gradient, and cluster_contrast gives it none: pass memory.detach()")
     return _ClusterContrast.apply(features, memory, targets, temperature, reduction, impl)
+
+
+def cluster_contrast_sum(
+    features: torch.Tensor,
+    memories: Sequence[torch.Tensor],
+    targets: Sequence[torch.Tensor],
+    *,
+    temperature: float = 0.05,
+    impl: str = "auto",
+) -> torch.Tensor:
+    """Contrast of every feature with the rows of several cluster memories, as one operator.
+
+    Equivalent eager expression::
+
+        sum(cluster_contrast(features, m, t, temperature=temperature) for m, t in zip(memories, targets))
+
+    Args:
+        features: ``[B, D]`` or ``[P, B, D]``, float; need not be normalised.
+        memories: each ``[K, D]`` or ``[P, K, D]``, of any ``K``; as in :func:`cluster_contrast`.
+        targets: as many, each ``[B]`` or ``[P, B]``, int64 in ``[0, K)`` of its memory; rows with -1 are ignored.
+        temperature: divides the cosine; 0.05 in the paper.
+        impl: backend, see :mod:`salcr.ops`.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        TypeError, ValueError: as :func:`cluster_contrast`; also no memory, or a number of targets other
+            than that of memories.
+
+    Source: SPEC 4, the losses L_g and L_p.
+    """
+    memories, targets = list(memories), list(targets)
+    if not memories or len(memories) != len(targets):
+        raise ValueError(f"memories and targets must be as many, and some: got {len(memories)} and {len(targets)}")
+    for memory, rows in zip(memories, targets, strict=True):
+        _check_contrast(features, memory, rows, temperature, impl)
+    return _ClusterContrastSum.apply(features, temperature, impl, len(memories), *memories, *targets)
 
 
 def update_cluster_memory_(
@@ -102,7 +137,8 @@ def update_cluster_memory_(
         if len(order) != features.shape[-2]:
             raise ValueError(f"order must name {features.shape[-2]} samples, got {len(order)}")
     check_impl(impl)
-    torch.ops.salcr.update_cluster_memory_(memory, features.detach(), targets, momentum, order, impl)
+    with torch.no_grad():
+        torch.ops.salcr.update_cluster_memory_(memory, features, targets, momentum, order, impl)
     return memory
 
 
@@ -120,6 +156,35 @@ class _ClusterContrast(torch.autograd.Function):
         return gradient, None, None, None, None, None
 
 
+class _ClusterContrastSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, features, temperature, impl, count, *banks):
+        memories, targets = list(banks[:count]), list(banks[count:])
+        loss, lses = torch.ops.salcr.cluster_contrast_sum(features, memories, targets, temperature, impl)
+        ctx.save_for_backward(features, *banks, *lses)
+        ctx.options = temperature, impl
+        return loss
+
+    @staticmethod
+    def backward(ctx, gradient):
+        features, *rest = ctx.saved_tensors
+        count = len(rest) // 3
+        banks = rest[:count], rest[count : 2 * count], rest[2 * count :]
+        gradient = torch.ops.salcr.cluster_contrast_sum_backward(gradient, features, *banks, *ctx.options)
+        return gradient, *([None] * (3 + 2 * count))
+
+
+def _check_contrast(
+    features: torch.Tensor, memory: torch.Tensor, targets: torch.Tensor, temperature: float, impl: str
+) -> None:
+    check_banks(features, memory)
+    per_row("targets", targets, features, axes=0)
+    check_positive("temperature", temperature)
+    check_impl(impl)
+    if memory.requires_grad:
+        raise ValueError("memory requires a gradient, and cluster_contrast gives it none: pass memory.detach()")
+
+
 def _check_targets(targets: torch.Tensor, num_classes: int) -> None:
     if targets.device.type == "cpu" and (targets.min() < -1 or targets.max() >= num_classes):
         raise ValueError(f"targets must be in [-1, {num_classes}), got {int(targets.min())} to {int(targets.max())}")
@@ -133,6 +198,19 @@ def _contrast(features, memory, targets, temperature, reduction, impl):
 def _contrast_backward(gradient, features, memory, targets, lse, temperature, reduction, impl):
     backward = pick("cluster_contrast_backward", impl, features)
     return backward(gradient, features, memory, targets, lse, temperature, reduction).contiguous()
+
+
+def _contrast_sum(features, memories, targets, temperature, impl):
+    found = [_contrast(features, m, t, temperature, "mean", impl) for m, t in zip(memories, targets, strict=True)]
+    return torch.stack([loss for loss, _ in found]).sum(), [lse for _, lse in found]
+
+
+def _contrast_sum_backward(gradient, features, memories, targets, lses, temperature, impl):
+    total = None
+    for banks in zip(memories, targets, lses, strict=True):
+        one = _contrast_backward(gradient, features, *banks, temperature, "mean", impl)
+        total = one if total is None else total.add_(one)
+    return total
 
 
 def _triton_contrast(features, memory, targets, temperature, reduction):
@@ -200,12 +278,22 @@ def _fake_contrast_backward(gradient, features, memory, targets, lse, temperatur
     return features.new_empty(features.shape)
 
 
+def _fake_contrast_sum(features, memories, targets, temperature, impl):
+    lses = [features.new_empty(features.shape[:-1], dtype=lse_dtype(features)) for _ in memories]
+    return features.new_empty(()), lses
+
+
+def _fake_contrast_sum_backward(gradient, features, memories, targets, lses, temperature, impl):
+    return features.new_empty(features.shape)
+
+
 def _fake_update(memory, features, targets, momentum, order, impl):
     return None
 
 
-add_backend("cluster_contrast", "triton", _triton_contrast, dtypes=HALF_TO_SINGLE)
-add_backend("cluster_contrast", "reference", cluster_contrast_forward)
+for _operator in ("cluster_contrast", "cluster_contrast_sum"):
+    add_backend(_operator, "triton", _triton_contrast, dtypes=HALF_TO_SINGLE)
+    add_backend(_operator, "reference", cluster_contrast_forward)
 add_backend("cluster_contrast_backward", "triton", _triton_contrast_backward, dtypes=HALF_TO_SINGLE)
 add_backend("cluster_contrast_backward", "reference", cluster_contrast_backward)
 add_backend("update_cluster_memory_", "cpu", _cpp_update, dtypes=(torch.float32, torch.float64))
@@ -218,6 +306,19 @@ register(
     f"(Tensor gradient, {_BANKS}, Tensor lse, {_OPTIONS}) -> Tensor",
     _contrast_backward,
     _fake_contrast_backward,
+)
+_MEMORIES = "Tensor features, Tensor[] memories, Tensor[] targets"
+register(
+    "cluster_contrast_sum",
+    f"({_MEMORIES}, float temperature, str impl) -> (Tensor, Tensor[])",
+    _contrast_sum,
+    _fake_contrast_sum,
+)
+register(
+    "cluster_contrast_sum_backward",
+    f"(Tensor gradient, {_MEMORIES}, Tensor[] lses, float temperature, str impl) -> Tensor",
+    _contrast_sum_backward,
+    _fake_contrast_sum_backward,
 )
 register(
     "update_cluster_memory_",

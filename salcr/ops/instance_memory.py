@@ -158,7 +158,8 @@ def _search(features, memory, k, temperature, mean, impl):
     check_positive("temperature", temperature)
     check_impl(impl)
     operator = torch.ops.salcr.instance_search if mean else torch.ops.salcr.instance_neighbors
-    return operator(features.detach(), memory.detach(), k, temperature, impl)
+    with torch.no_grad():
+        return operator(features, memory, k, temperature, impl)
 
 
 def _known(name: str, x: torch.Tensor | None, features: torch.Tensor, shape: torch.Size) -> torch.Tensor | None:
@@ -171,7 +172,7 @@ def _known(name: str, x: torch.Tensor | None, features: torch.Tensor, shape: tor
         raise TypeError(f"{name} must be {lse_dtype(features)} for {features.dtype} features, got {x.dtype}")
     if x.shape != shape:
         raise ValueError(f"{name} {tuple(x.shape)} does not fit features {tuple(features.shape)}")
-    return x.detach()
+    return x.detach() if x.requires_grad else x
 
 
 def _neighbors(features, memory, k, temperature, impl):

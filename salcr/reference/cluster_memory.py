@@ -4,6 +4,8 @@
 :func:`cluster_contrast_backward` are the same with the gradient written out: what training uses without a kernel.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 
@@ -29,6 +31,18 @@ def cluster_contrast(
     if reduction == "sum":
         return losses.sum()
     return (losses.sum(-1) / valid.sum(-1).clamp_min(1)).mean()
+
+
+def cluster_contrast_sum(
+    features: torch.Tensor,
+    memories: Sequence[torch.Tensor],
+    targets: Sequence[torch.Tensor],
+    *,
+    temperature: float = 0.05,
+) -> torch.Tensor:
+    """Sum of the mean losses of several memories; see :func:`salcr.ops.cluster_contrast_sum`."""
+    pairs = zip(memories, targets, strict=True)
+    return sum(cluster_contrast(features, m, t, temperature=temperature) for m, t in pairs)
 
 
 def cluster_contrast_forward(

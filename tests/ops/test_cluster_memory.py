@@ -86,6 +86,24 @@ def test_contrast_edge_cases_are_finite(generator, case):
         assert loss == 0 and not features.grad.any()
 
 
+@pytest.mark.parametrize("banks", [None, 3])
+def test_sum_of_contrasts(generator, banks):
+    features, memory, targets = problem(generator, banks=banks, dtype=torch.float64)
+    other, other_targets = problem(generator, banks=banks, classes=3, dtype=torch.float64)[1:]
+    features.requires_grad_()
+    together = ops.cluster_contrast_sum(features, (memory, other), (targets, other_targets), temperature=0.1)
+    alone = [
+        ops.cluster_contrast(features, m, t, temperature=0.1) for m, t in ((memory, targets), (other, other_targets))
+    ]
+    torch.testing.assert_close(together, alone[0] + alone[1])
+    found, expected = (torch.autograd.grad(x, features)[0] for x in (together, alone[0] + alone[1]))
+    torch.testing.assert_close(found, expected)
+    with pytest.raises(ValueError, match="must be as many"):
+        ops.cluster_contrast_sum(features, (memory,), ())
+    with pytest.raises(ValueError, match="memory"):
+        ops.cluster_contrast_sum(features, (memory, other[..., 1:]), (targets, other_targets))
+
+
 def test_contrast_gradcheck(generator):
     features, memory, targets = problem(generator, banks=2, samples=4, classes=3, width=5, dtype=torch.float64)
     features.requires_grad_()
@@ -177,6 +195,11 @@ def test_contract(generator):
     )
     assert_operator_contract(
         torch.ops.salcr.cluster_contrast_backward, (loss, features, memory, targets, lse, 0.05, "mean", "auto")
+    )
+    several = [memory, memory[:, :3].contiguous()], [targets, targets[0].clamp_max(2)]
+    assert_operator_contract(torch.ops.salcr.cluster_contrast_sum, (features, *several, 0.05, "auto"))
+    assert_operator_contract(
+        torch.ops.salcr.cluster_contrast_sum_backward, (loss, features, *several, [lse, lse], 0.05, "auto")
     )
     assert_operator_contract(torch.ops.salcr.update_cluster_memory_, (memory, features, targets, 0.1, order, "auto"))
 

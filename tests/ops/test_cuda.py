@@ -87,6 +87,12 @@ TABLE: dict[str, list[Row]] = {
         Row((normal(3, 23, 70), unit(3, 300, 70), integers(-1, 300, 3, 23)), dict(temperature=0.1), (0,)),
         Row((normal(3, 23, 19), unit(3, 7, 19), integers(-1, 7, 23)), dict(reduction="none"), (0,)),
     ],
+    "cluster_contrast_sum": [
+        Row(
+            (normal(3, 23, 70), (unit(3, 300, 70), unit(3, 9, 70)), (integers(-1, 300, 3, 23), integers(-1, 9, 23))),
+            gradients=(0,),
+        ),
+    ],
     "dbscan": [Row((distances,), dict(eps=0.5)), Row((near_distances,), dict(eps=0.5, min_samples=3))],
     "evaluate_ranking": [Row(RANKING, dict(protocol=protocol)) for protocol in ("sysu", "regdb", "llcm")],
     "gem_pool": [Row((lambda g: torch.rand(4, 10, 7, 5, generator=g),), gradients=(0,))],
@@ -185,8 +191,13 @@ def check(name, row, device, impl, generator):
 
 
 def make(row, generator):
-    arguments = [x(generator) if callable(x) else x for x in row.arguments]
-    return arguments, {key: x(generator) if callable(x) else x for key, x in row.options.items()}
+    return [draw(x, generator) for x in row.arguments], {key: draw(x, generator) for key, x in row.options.items()}
+
+
+def draw(x, generator):
+    if isinstance(x, tuple):
+        return tuple(draw(one, generator) for one in x)
+    return x(generator) if callable(x) else x
 
 
 def evaluate(function, row, arguments, options, device, dtype):
@@ -202,7 +213,9 @@ def evaluate(function, row, arguments, options, device, dtype):
 
 
 def move(x, device, dtype):
-    """A copy of a tensor; anything else as it is."""
+    """A copy of a tensor, or of each in a tuple; anything else as it is."""
+    if isinstance(x, tuple):
+        return tuple(move(one, device, dtype) for one in x)
     if not isinstance(x, torch.Tensor):
         return x
     return x.to(device, dtype if x.is_floating_point() else x.dtype, copy=True)

@@ -21,6 +21,7 @@ def stage_two_loss(
     part_memories: Sequence[torch.Tensor],
     images: Sequence[tuple[torch.Tensor, torch.Tensor]],
     *,
+    k: int = 30,
     weight: float = 0.5,
     temperature: float = 0.05,
 ) -> torch.Tensor:
@@ -33,6 +34,7 @@ def stage_two_loss(
         memories: visible ``[K_v, D]`` and infrared ``[K_r, D]`` clusters.
         part_memories: A, B, C, E, each ``[P, K, D]``.
         images: of either modality ``([N, D], [P, N, D])``.
+        k: neighbours a row.
         weight: λ₂.
         temperature: divides the cosine.
     """
@@ -43,7 +45,7 @@ def stage_two_loss(
         part_losses = [_cross_entropy(x, m, targets, temperature) for x, m in zip(rows, memory, strict=True)]
         loss = loss + sum(part_losses) / len(part_losses)
     for rows in images:
-        loss = loss + weight * sum(refinement_losses(features, parts, *rows, temperature=temperature))
+        loss = loss + weight * sum(refinement_losses(features, parts, *rows, k=k, temperature=temperature))
     return loss
 
 
