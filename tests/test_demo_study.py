@@ -20,7 +20,7 @@ def test_the_page_says_what_the_records_say(record):
 
 @pytest.mark.parametrize("seed", demo_study.SEEDS)
 def test_stage_two_adds_ten_points(record, seed):
-    run = record[f"SALCR, seed {seed}"]
+    run = record[f"the demo, seed {seed}"]
     for protocol, final in run["summary"]["final"].items():
         assert final["mAP"] > 3 * run["baselines"]["chance"]
         if protocol == demo_study.PROTOCOL:
