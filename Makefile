@@ -1,9 +1,9 @@
-# make install | test | lint | demo | gpu-check        (PYTHON=python3.11 picks the interpreter of .venv)
+# make install | test | lint | demo | sanitize | gpu-check        (PYTHON=python3.11 picks the interpreter of .venv)
 PYTHON ?= python3
 SEED ?= 0
 BIN := .venv/bin
 
-.PHONY: install test lint demo gpu-check clean
+.PHONY: install test lint demo sanitize gpu-check clean
 
 install: .venv/installed
 
@@ -24,7 +24,14 @@ lint: install
 demo: install
 	$(BIN)/salcr demo --seed $(SEED) --out runs/demo-$(SEED)
 
-# On the machine's own environment (a CUDA torch is not ours to install): python3 unless PYTHON says otherwise.
+# The tests of the C++ backends under AddressSanitizer and UndefinedBehaviorSanitizer.
+sanitize: install
+	SALCR_SANITIZE=address,undefined SALCR_REQUIRE_CPP=1 $(BIN)/python -m pip install --quiet --no-deps --upgrade \
+		--target build/sanitized .
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
+		ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m tests.sanitized build/sanitized
+
+ environment (a CUDA torch is not ours to install): python3 unless PYTHON says otherwise.
 gpu-check:
 	$(PYTHON) -m benchmarks.gpu_check
 
