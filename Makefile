@@ -1,9 +1,9 @@
-# make install | test | lint | demo | gpu-check        (PYTHON=python3.11 picks the interpreter of .venv)
+# make install | test | lint | demo | sanitize | gpu-check        (PYTHON=python3.11 picks the interpreter of .venv)
 PYTHON ?= python3
 SEED ?= 0
 BIN := .venv/bin
 
-.PHONY: install test lint demo gpu-check clean
+.PHONY: install test lint demo sanitize gpu-check clean
 
 install: .venv/installed
 
@@ -21,8 +21,16 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# One thread, so that the figures of docs/demo.md repeat.
 demo: install
-	$(BIN)/salcr demo --seed $(SEED) --out runs/demo-$(SEED) --resume
+	OMP_NUM_THREADS=1 $(BIN)/salcr demo --seed $(SEED) --out runs/demo-$(SEED) --resume
+
+# The tests of the C++ backends under AddressSanitizer and UndefinedBehaviorSanitizer.
+sanitize: install
+	SALCR_SANITIZE=address,undefined SALCR_REQUIRE_CPP=1 $(BIN)/python -m pip install --quiet --no-deps --upgrade \
+		--target build/sanitized .
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
+		ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m tests.sanitized build/sanitized
 
 # On the machine's own environment (a CUDA torch is not ours to install): python3 unless PYTHON says otherwise.
 gpu-check:

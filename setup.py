@@ -26,7 +26,7 @@ if os.environ.get("SALCR_NATIVE", "1") == "1":  # 0: a binary that also runs on 
     flags.append("-march=native")
 sanitize = os.environ.get("SALCR_SANITIZE")  # for example "address,undefined"
 if sanitize:
-    flags = ["-O1", "-g", "-fno-omit-frame-pointer", f"-fsanitize={sanitize}", "-fopenmp"]
+    flags = ["-O1", "-g", "-fno-omit-frame-pointer", f"-fsanitize={sanitize}", "-fno-sanitize-recover=all", "-fopenmp"]
 
 setup(
     ext_modules=[

@@ -1,26 +1,17 @@
 // salcr._C: NumPy arrays in, the GIL released around the work. Shapes are checked here, so that no call can read out of bounds;
 // friendlier messages come from salcr.ops.
 
-#include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
-
-#include <stdexcept>
-
+#include "binding.hpp"
 #include "memory_update.hpp"
 
-namespace py = pybind11;
+void bind_pooling(pybind11::module_& m);
+void bind_set_contrast(pybind11::module_& m);
 
-void bind_pooling(py::module_& m);
-void bind_set_contrast(py::module_& m);
+namespace salcr {
+
+void bind_clustering(py::module_& m);
 
 namespace {
-
-template <typename T>
-using Array = py::array_t<T, py::array::c_style>;
-
-void require(bool condition, const char* message) {
-  if (!condition) throw std::invalid_argument(message);
-}
 
 template <typename Real>
 void bind_update_cluster_memory(py::module_& m) {
@@ -41,19 +32,21 @@ void bind_update_cluster_memory(py::module_& m) {
           require(order.data()[i] >= 0 && order.data()[i] < samples, "update_cluster_memory: order out of range");
         Real* data = memory.mutable_data();
         py::gil_scoped_release release;
-        salcr::update_cluster_memory(data, features.data(), targets.data(), order.data(), banks, classes, samples,
-                                     width, momentum, threads);
+        update_cluster_memory(data, features.data(), targets.data(), order.data(), banks, classes, samples, width,
+                              momentum, threads);
       },
       py::arg("memory").noconvert(), py::arg("features").noconvert(), py::arg("targets").noconvert(),
       py::arg("order").noconvert(), py::arg("momentum"), py::arg("threads"));
 }
 
 }  // namespace
+}  // namespace salcr
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "C++ backends of salcr.ops";
-  bind_update_cluster_memory<float>(m);
-  bind_update_cluster_memory<double>(m);
+  salcr::bind_update_cluster_memory<float>(m);
+  salcr::bind_update_cluster_memory<double>(m);
+  salcr::bind_clustering(m);
   bind_pooling(m);
   bind_set_contrast(m);
 }

@@ -26,8 +26,7 @@ def pseudo_labels(
     Raises:
         ClusteringError: fewer than two clusters and no previous labels; names eps and the distances' quantiles.
     """
-    graph = ops.jaccard_graph(features, k1=settings.k1, k2=settings.k2, max_distance=settings.eps)
-    labels = ops.dbscan(graph, eps=settings.eps, min_samples=settings.min_samples)
+    labels = ops.cluster(features, eps=settings.eps, min_samples=settings.min_samples, k1=settings.k1, k2=settings.k2)
     if labels.max() >= 1:
         return labels
     found = int(labels.max()) + 1

@@ -8,6 +8,7 @@ asked for by name that cannot run raises and says why; ``salcr info`` prints whi
 from salcr.ops.assignment import bidirectional_assignment, linear_assignment
 from salcr.ops.centroids import cluster_centroids
 from salcr.ops.cluster_memory import cluster_contrast, cluster_contrast_sum, update_cluster_memory_
+from salcr.ops.clustering import cluster
 from salcr.ops.dbscan import dbscan
 from salcr.ops.index_sets import intersect_sets, unite_sets
 from salcr.ops.instance_memory import instance_neighbors, instance_search, set_contrast
@@ -23,6 +24,7 @@ __all__ = [
     "RankingResult",
     "affinity_inference",
     "bidirectional_assignment",
+    "cluster",
     "cluster_centroids",
     "cluster_contrast",
     "cluster_contrast_sum",

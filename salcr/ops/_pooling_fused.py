@@ -1,11 +1,10 @@
-"""The operators of :mod:`salcr.ops.pooling` over an engine, a module with ``pool_forward`` and ``pool_backward``.
+"""The operators of :mod:`salcr.ops.pooling` over an engine: C++ or Triton.
 
 Each operator is a pair of functions: forward ``(*inputs, *options) -> (outputs, saved)`` and backward
 ``(gradients, inputs, saved, *options) -> gradients of the inputs``. What is saved is float32, or float64.
 """
 
 from collections.abc import Callable
-from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -16,7 +15,14 @@ class Operator(NamedTuple):
     backward: Callable
 
 
-def fused_operators(load: Callable[[], ModuleType]) -> dict[str, Operator]:
+class Engine(NamedTuple):
+    """``pool_forward`` and ``pool_backward``, with the arguments of those of :mod:`salcr.ops._pooling_cpu`."""
+
+    pool_forward: Callable
+    pool_backward: Callable
+
+
+def fused_operators(load: Callable[[], Engine]) -> dict[str, Operator]:
     """The operators over the engine that ``load`` imports at the first call."""
 
     def gem_forward(x, p, eps):

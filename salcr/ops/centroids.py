@@ -66,6 +66,16 @@ def _fake_centroids(features, labels, num_clusters, impl):
     return features.new_empty(num_clusters, features.shape[1])
 
 
+def _cpp_centroids(features, labels, num_clusters):
+    from salcr import _C
+
+    centroids = features.new_empty(num_clusters, features.shape[1])
+    arrays = (x.contiguous().numpy() for x in (features, labels, centroids))
+    _C.cluster_centroids(*arrays, torch.get_num_threads())
+    return centroids
+
+
+add_backend("cluster_centroids", "cpu", _cpp_centroids, dtypes=(torch.float32, torch.float64))
 add_backend("cluster_centroids", "reference", reference.cluster_centroids)
 register(
     "cluster_centroids",

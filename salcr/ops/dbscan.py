@@ -5,6 +5,7 @@ import torch
 from salcr import reference
 from salcr.ops._backends import add_backend, check_impl, pick
 from salcr.ops._checks import check_positive
+from salcr.ops._dbscan_cpp import dbscan as _cpp_dbscan
 
 
 def dbscan(distances: torch.Tensor, *, eps: float, min_samples: int = 4, impl: str = "auto") -> torch.Tensor:
@@ -52,4 +53,5 @@ def dbscan(distances: torch.Tensor, *, eps: float, min_samples: int = 4, impl: s
     return pick("dbscan", impl, distances)(distances, eps=eps, min_samples=min_samples)
 
 
+add_backend("dbscan", "cpu", _cpp_dbscan)
 add_backend("dbscan", "reference", reference.dbscan)

@@ -5,6 +5,8 @@ import torch
 from salcr import reference
 from salcr.ops._backends import add_backend, check_impl, pick
 from salcr.ops._checks import check_finite, check_tensor
+from salcr.ops._jaccard_cpp import jaccard_distance as _cpp_distance
+from salcr.ops._jaccard_cpp import jaccard_graph as _cpp_graph
 
 
 def jaccard_distance(features: torch.Tensor, *, k1: int = 30, k2: int = 6, impl: str = "auto") -> torch.Tensor:
@@ -36,7 +38,7 @@ def jaccard_distance(features: torch.Tensor, *, k1: int = 30, k2: int = 6, impl:
 
     Source: SPEC 2; Re-ranking Person Re-identification with k-reciprocal Encoding (Zhong et al., 2017).
     """
-    _check(features, k1, k2, impl)
+    check_encoding(features, k1, k2, impl)
     return pick("jaccard_distance", impl, features)(features.detach(), k1=k1, k2=k2)
 
 
@@ -65,13 +67,14 @@ def jaccard_graph(
 
     Source: SPEC 2, steps 1 to 7.
     """
-    _check(features, k1, k2, impl)
+    check_encoding(features, k1, k2, impl)
     if not max_distance >= 0:
         raise ValueError(f"max_distance must not be negative, got {max_distance}")
     return pick("jaccard_graph", impl, features)(features.detach(), k1=k1, k2=k2, max_distance=max_distance)
 
 
-def _check(features: torch.Tensor, k1: int, k2: int, impl: str) -> None:
+def check_encoding(features: torch.Tensor, k1: int, k2: int, impl: str) -> None:
+    """What everything that encodes features asks of its arguments."""
     check_tensor("features", features, ndim=2)
     for name, value in (("k1", k1), ("k2", k2)):
         if value < 1:
@@ -80,5 +83,7 @@ def _check(features: torch.Tensor, k1: int, k2: int, impl: str) -> None:
     check_finite("features", features)
 
 
+add_backend("jaccard_distance", "cpu", _cpp_distance)
 add_backend("jaccard_distance", "reference", reference.jaccard_distance)
+add_backend("jaccard_graph", "cpu", _cpp_graph)
 add_backend("jaccard_graph", "reference", reference.jaccard_graph)

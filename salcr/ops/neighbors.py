@@ -5,6 +5,7 @@ import torch
 from salcr import reference
 from salcr.ops._backends import add_backend, check_impl, pick
 from salcr.ops._checks import check_finite, check_range, check_same, check_tensor
+from salcr.ops._neighbors_cpp import knn as _cpp_knn
 from salcr.ops._register import register
 
 METRICS = ("cosine", "sqeuclidean")
@@ -75,6 +76,7 @@ def _fake_knn(queries, k, database, metric, impl):
     return queries.new_empty(shape, dtype=dtype), queries.new_empty(shape, dtype=torch.int64)
 
 
+add_backend("knn", "cpu", _cpp_knn)
 add_backend("knn", "reference", reference.knn)
 register(
     "knn", "(Tensor queries, SymInt k, Tensor? database, str metric, str impl) -> (Tensor, Tensor)", _knn, _fake_knn

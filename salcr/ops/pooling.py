@@ -248,9 +248,10 @@ def _add(name: str, tensors: str, options: str, shapes: Callable, function: Call
         outputs, saved = allocate(arguments, torch.empty)
         return [*outputs, *saved]
 
-    add_backend(name, "cpu", _CPU[name].forward, dtypes=(torch.float32, torch.float64))
+    for backend, operators, dtypes in _FUSED:
+        add_backend(name, backend, operators[name].forward, dtypes=dtypes)
+        add_backend(f"{name}_backward", backend, operators[name].backward, dtypes=dtypes)
     add_backend(name, "reference", reference_forward)
-    add_backend(f"{name}_backward", "cpu", _CPU[name].backward, dtypes=(torch.float32, torch.float64))
     add_backend(f"{name}_backward", "reference", reference_backward)
     register(name, f"({tensors}, {options}) -> Tensor[]", forward, fake)
     register(
@@ -299,10 +300,19 @@ def _semantic_pool(x, tokens, p, eps, authors_pg1):
 def _load_cpu():
     from salcr.ops import _pooling_cpu
 
-    return _pooling_cpu
+    return _pooling_fused.Engine(_pooling_cpu.pool_forward, _pooling_cpu.pool_backward)
 
 
-_CPU = _pooling_fused.fused_operators(_load_cpu)
+def _load_triton():
+    from salcr.kernels import pooling, pooling_backward
+
+    return _pooling_fused.Engine(pooling.pool_forward, pooling_backward.pool_backward)
+
+
+_FUSED = (
+    ("cpu", _pooling_fused.fused_operators(_load_cpu), (torch.float32, torch.float64)),
+    ("triton", _pooling_fused.fused_operators(_load_triton), (torch.float32, torch.bfloat16, torch.float16)),
+)
 _PARTS = "Tensor x, Tensor tokens"
 _add("gem_pool", "Tensor x", "float p, float eps, str impl", _gem_shapes, reference.gem_pool)
 _add("part_prototypes", _PARTS, "str impl", _prototypes_shapes, reference.part_prototypes)

@@ -7,6 +7,7 @@ Same names, same arguments (without ``impl``), no argument checks, any device, f
 from salcr.reference.assignment import bidirectional_assignment, linear_assignment
 from salcr.reference.centroids import cluster_centroids
 from salcr.reference.cluster_memory import cluster_contrast, cluster_contrast_sum, update_cluster_memory_
+from salcr.reference.clustering import cluster
 from salcr.reference.dbscan import dbscan
 from salcr.reference.index_sets import intersect_sets, unite_sets
 from salcr.reference.instance_memory import instance_neighbors, instance_search, set_contrast
@@ -22,6 +23,7 @@ __all__ = [
     "RankingResult",
     "affinity_inference",
     "bidirectional_assignment",
+    "cluster",
     "cluster_centroids",
     "cluster_contrast",
     "cluster_contrast_sum",

@@ -28,10 +28,16 @@ def jaccard_graph(features: torch.Tensor, *, k1: int = 30, k2: int = 6, max_dist
         columns.append(near.nonzero()[1])
         values.append(block[near])
     arrays = np.cumsum(np.concatenate(lengths)), np.concatenate(columns), np.concatenate(values)
+    return csr_tensor(*(torch.from_numpy(array).to(features.device) for array in arrays))
+
+
+def csr_tensor(pointers: torch.Tensor, columns: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """A square torch.sparse_csr matrix of its three parts, which are not checked."""
+    count = len(pointers) - 1
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
         return torch.sparse_csr_tensor(
-            *map(torch.from_numpy, arrays), size=(len(features),) * 2, device=features.device, check_invariants=False
+            pointers, columns, values, size=(count, count), device=values.device, check_invariants=False
         )
 
 

@@ -291,17 +291,17 @@ def test_bfloat16(tree, tmp_path):
 @pytest.mark.parametrize("failing", ["infrared", "visible", "both"])
 def test_labels_are_kept_where_clustering_fails_later(tree, tmp_path, monkeypatch, caplog, failing):
     """A modality of nothing but noise, from the second epoch on, through the change of stages."""
-    calls, dbscan = [], ops.dbscan
+    calls, cluster = [], ops.cluster
 
-    def failing_dbscan(distances, **options):
-        labels = dbscan(distances, **options)
+    def failing_cluster(features, **options):
+        labels = cluster(features, **options)
         calls.append(labels)
         infrared = len(labels) == 64
         if len(calls) > 2 and (failing == "both" or (failing == "infrared") == infrared):
             return torch.full_like(labels, -1)
         return labels
 
-    monkeypatch.setattr(ops, "dbscan", failing_dbscan)
+    monkeypatch.setattr(ops, "cluster", failing_cluster)
     with caplog.at_level(logging.WARNING, logger="salcr"):
         train(load_config(overrides=tiny(tree)), tmp_path)
     records = metrics(tmp_path)

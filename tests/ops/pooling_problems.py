@@ -27,17 +27,68 @@ def everything(module, x, tokens, queries, **impl):
     )
 
 
-def results_and_gradients(module, *arguments, **impl):
+def training_step(module, x, tokens, queries, **impl):
+    """What a training step asks for."""
+    return module.semantic_pool(x, tokens, **impl)
+
+
+def results_and_gradients(module, *arguments, calls=everything, **impl):
     """Gradients of the sum of the results with weights of either sign."""
     leaves = [x.detach().requires_grad_() for x in arguments]
-    results = everything(module, *leaves, **impl)
+    results = calls(module, *leaves, **impl)
     weights = [torch.linspace(-0.5, 1.5, y.numel(), dtype=torch.float64).view_as(y).to(y) for y in results]
-    return *(y.detach() for y in results), *torch.autograd.grad(results, leaves, weights)
+    gradients = torch.autograd.grad(results, leaves, weights, allow_unused=True)
+    return *(y.detach() for y in results), *(g for g in gradients if g is not None)
 
 
-def check_budget(impl, *arguments):
+def check_budget(impl, *arguments, calls=everything):
     """Results and gradients within the budget of eager PyTorch on the same device and in the same precision."""
-    got, eager = results_and_gradients(ops, *arguments, impl=impl), results_and_gradients(reference, *arguments)
-    exact = results_and_gradients(reference, *(x.double() for x in arguments))
+    got = results_and_gradients(ops, *arguments, calls=calls, impl=impl)
+    eager = results_and_gradients(reference, *arguments, calls=calls)
+    exact = results_and_gradients(reference, *(x.double() for x in arguments), calls=calls)
     for found, true, rival in zip(got, exact, eager, strict=True):
         assert_within_budget(found, true, rival)
+
+
+def check_repeats(impl, *arguments, calls=everything):
+    """The same bits twice, in the memory format of the map."""
+    first, second = (results_and_gradients(ops, *arguments, calls=calls, impl=impl) for _ in range(2))
+    for x, same in zip(first, second, strict=True):
+        assert torch.equal(x, same)
+
+
+EDGES = "saturated on", "saturated off", "constant", "zero"
+
+
+def edge_case(case, x, tokens):
+    """Token scores of ±hundreds on every cell, or a map of one value."""
+    if case.startswith("saturated"):
+        return x + 0.1, tokens.abs() * (1e3 if case == "saturated on" else -1e3)
+    return torch.full_like(x, 0.5 if case == "constant" else 0.0), tokens
+
+
+def check_edge_case(impl, case, x, tokens):
+    """Finite results and gradients; where a limit is known, that."""
+    x, tokens = (y.requires_grad_() for y in edge_case(case, x, tokens))
+    pooled, *forms = ops.semantic_pool(x, tokens, impl=impl)
+    results = pooled, ops.part_prototypes(x, tokens, impl=impl), *forms
+    gradients = torch.autograd.grad(sum(y.float().sum() for y in results), (x, tokens))
+    for y in (*results, *gradients):
+        assert torch.isfinite(y).all()
+    parts, cells = len(tokens), x.detach().double().flatten(2)
+    run = cells.shape[2] // parts
+    stripes = cells[:, :, : parts * run].unflatten(2, (parts, run))
+    if case == "saturated on":
+        tolerance = run * torch.finfo(x.dtype).eps
+        torch.testing.assert_close(results[1].double(), stripes.mean(3).mT, rtol=tolerance, atol=0)
+    if case in ("constant", "zero"):
+        torch.testing.assert_close(results[1:], tuple(stripes[..., 0].mT.to(x.dtype) for _ in range(4)))
+    if case == "zero":
+        assert (pooled < 2e-4).all() and not gradients[1].any()
+
+
+GPU_TYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def on_gpu(generator, **options):
+    return [x.cuda() for x in problem(generator, **options)]

@@ -30,6 +30,13 @@ def test_error_budget(generator, dtype):
     assert_within_budget(ops.cluster_centroids(features, labels), exact, by_hand(features, labels, 3))
 
 
+@pytest.mark.parametrize("width", [1, 513, 1100])
+def test_wide_rows_and_many_clusters(generator, width):
+    features, labels = problem(generator, rows=400, clusters=90, width=width)
+    got = ops.cluster_centroids(features, labels, impl="cpu")
+    assert torch.equal(got, reference.cluster_centroids(features, labels))
+
+
 def test_edge_cases():
     features = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     assert ops.cluster_centroids(features, torch.tensor([0, 0])).tolist() == [[2, 3]]

@@ -81,6 +81,7 @@ RANKING = (normal(25, 60), integers(0, 8, 25), integers(0, 8, 60), integers(1, 7
 TABLE: dict[str, list[Row]] = {
     "affinity_inference": [Row(RETRIEVAL), Row(RETRIEVAL, dict(k1=6, k2=2))],
     "bidirectional_assignment": [Row((normal(7, 17),)), Row((normal(17, 7),)), Row((normal(9, 9),))],
+    "cluster": [Row(GRAPH, dict(eps=0.5, k1=12, k2=4)), Row(GRAPH, dict(eps=0.4, k1=10, k2=1, min_samples=2))],
     "cluster_centroids": [Row((normal(40, 33), torch.arange(40) % 6 - 1)), Row((normal(5, 9), torch.arange(5), 5))],
     "cluster_contrast": [
         Row((normal(23, 19), unit(7, 19), integers(-1, 7, 23)), gradients=(0,)),

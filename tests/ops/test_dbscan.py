@@ -26,10 +26,11 @@ def scikit_learn(distances, eps, min_samples):
 
 def assert_as_scikit_learn(distances, eps, min_samples=4):
     expected = scikit_learn(distances, eps, min_samples)
-    assert torch.equal(ops.dbscan(distances, eps=eps, min_samples=min_samples), expected)
     stored = distances <= torch.tensor(eps)
     graph = sparse(distances, stored.fill_diagonal_(True))
-    assert torch.equal(ops.dbscan(graph, eps=eps, min_samples=min_samples), expected)
+    for impl in ("reference", "cpu"):
+        for same in (distances, graph):
+            assert torch.equal(ops.dbscan(same, eps=eps, min_samples=min_samples, impl=impl), expected)
     return expected
 
 
@@ -81,14 +82,19 @@ def test_a_border_point_with_a_small_index_does_not_number_the_clusters():
     assert assert_as_scikit_learn(distances, 0.75, min_samples=3).tolist() == [1, 0, 0, 0, 1, 1, 1]
 
 
-def test_distance_equal_to_eps_is_near_in_float32():
+@pytest.mark.parametrize("impl", ["reference", "cpu"])
+def test_distance_equal_to_eps_is_near_in_float32(impl):
     distances = torch.tensor([[0, 0.6], [0.6, 0]], dtype=torch.float64)
-    assert ops.dbscan(distances, eps=0.6, min_samples=2).tolist() == [0, 0]
-    assert ops.dbscan(distances.float(), eps=0.6, min_samples=2).tolist() == [0, 0]  # float32(0.6) > 0.6
-    assert ops.dbscan(distances.half(), eps=0.6, min_samples=2).tolist() == [-1, -1]  # float16(0.6) > float32(0.6)
+    assert ops.dbscan(distances, eps=0.6, min_samples=2, impl=impl).tolist() == [0, 0]
+    assert ops.dbscan(distances.float(), eps=0.6, min_samples=2, impl=impl).tolist() == [0, 0]  # float32(0.6) > 0.6
+    assert ops.dbscan(distances.half(), eps=0.6, min_samples=2, impl=impl).tolist() == [
+        -1,
+        -1,
+    ]  # float16(0.6) > float32(0.6)
 
 
-def test_diagonal_of_a_sparse_matrix_is_read_as_scikit_learn_does():
+@pytest.mark.parametrize("impl", ["reference", "cpu"])
+def test_diagonal_of_a_sparse_matrix_is_read_as_scikit_learn_does(impl):
     from scipy.sparse import csr_array
 
     distances = torch.tensor([[0.0, 0.1, 0.0], [0.1, 0.9, 0.1], [0.0, 0.1, 0.0]])
@@ -98,16 +104,55 @@ def test_diagonal_of_a_sparse_matrix_is_read_as_scikit_learn_does():
     peer = csr_array(pieces, shape=(3, 3))
     for min_samples in (1, 2, 3):
         expected = DBSCAN(eps=0.5, min_samples=min_samples, metric="precomputed").fit_predict(peer)
-        assert ops.dbscan(graph, eps=0.5, min_samples=min_samples).tolist() == expected.tolist()
+        assert ops.dbscan(graph, eps=0.5, min_samples=min_samples, impl=impl).tolist() == expected.tolist()
 
 
-def test_extremes():
-    assert ops.dbscan(torch.zeros(1, 1), eps=0.5).tolist() == [-1]
-    assert ops.dbscan(torch.zeros(1, 1), eps=0.5, min_samples=1).tolist() == [0]
-    assert ops.dbscan(torch.zeros(6, 6), eps=0.5).tolist() == [0] * 6
-    assert ops.dbscan(torch.full((6, 6), torch.inf).fill_diagonal_(0), eps=0.5).tolist() == [-1] * 6
+@pytest.mark.parametrize("impl", ["reference", "cpu"])
+def test_extremes(impl):
+    assert ops.dbscan(torch.zeros(1, 1), eps=0.5, impl=impl).tolist() == [-1]
+    assert ops.dbscan(torch.zeros(1, 1), eps=0.5, min_samples=1, impl=impl).tolist() == [0]
+    assert ops.dbscan(torch.zeros(6, 6), eps=0.5, impl=impl).tolist() == [0] * 6
+    assert ops.dbscan(torch.full((6, 6), torch.inf).fill_diagonal_(0), eps=0.5, impl=impl).tolist() == [-1] * 6
     nothing = torch.ones(3, 3)
-    assert ops.dbscan(sparse(nothing, nothing < 0), eps=0.5, min_samples=1).tolist() == [0, 1, 2]
+    assert ops.dbscan(sparse(nothing, nothing < 0), eps=0.5, min_samples=1, impl=impl).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("shape", ["path", "star", "forest"])
+@pytest.mark.parametrize("threads", [1, 4])
+def test_long_components(rng, monkeypatch, shape, threads):
+    """Components as deep as union-find can make them, in random order of points, on several threads."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    count = 20000
+    child = np.arange(1, count)
+    parent = {"path": child - 1, "star": np.zeros_like(child), "forest": rng.integers(0, child)}[shape]
+    keep = rng.random(count - 1) < (0.99 if shape == "forest" else 1)
+    name = rng.permutation(count)
+    a, b = name[child[keep]], name[parent[keep]]
+    edges = coo_array((np.full(2 * len(a), 0.5, np.float32), (np.r_[a, b], np.r_[b, a])), shape=(count, count)).tocsr()
+    pieces = (torch.from_numpy(x) for x in (edges.indptr, edges.indices, edges.data))  # int32 indices
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        graph = torch.sparse_csr_tensor(*pieces, size=edges.shape)
+    component = connected_components(edges, directed=False)[1]
+    _, first, inverse = np.unique(component, return_index=True, return_inverse=True)
+    expected = np.argsort(np.argsort(first))[inverse]
+    assert ops.dbscan(graph, eps=0.5, min_samples=1, impl="cpu").tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("bad", ["column", "negative column", "pointer", "descent"])
+def test_a_broken_sparse_matrix_is_refused(bad):
+    pointers, columns = torch.tensor([0, 1, 2, 3]), torch.tensor([0, 1, 2])
+    {"column": columns, "negative column": columns, "pointer": pointers, "descent": pointers}[bad][2] = {
+        "column": 3, "negative column": -1, "pointer": 9, "descent": 0
+    }[bad]  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        graph = torch.sparse_csr_tensor(pointers, columns, torch.ones(3), size=(3, 3), check_invariants=False)
+    with pytest.raises(ValueError, match="dbscan"):
+        ops.dbscan(graph, eps=0.5, impl="cpu")
 
 
 @pytest.mark.parametrize(
@@ -121,7 +166,7 @@ def test_extremes():
         (dict(distances=torch.full((2, 2), torch.nan)), ValueError, "distances contains NaN"),
         (dict(eps=0.0), ValueError, "eps must be positive"),
         (dict(min_samples=0), ValueError, "min_samples must be at least 1"),
-        (dict(impl="cpu"), ValueError, "has the backends"),
+        (dict(impl="cuda"), ValueError, "has the backends"),
     ],
 )
 def test_bad_arguments_are_named(arguments, error, message):

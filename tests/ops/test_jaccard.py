@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from salcr import ops
+from salcr import ops, reference
+from tests.ops.contract import assert_within_budget
+
+
+@pytest.fixture(params=["reference", "cpu"])
+def impl(request):
+    return request.param
 
 
 def jaccard_by_hand(features, k1, k2):
@@ -49,30 +55,30 @@ def clustered(generator, rows=60, width=12, groups=6):
 
 
 @pytest.mark.parametrize(("k1", "k2"), [(12, 3), (25, 6), (35, 1), (1, 1), (30, 6), (60, 4), (1000, 6), (4, 9)])
-def test_distance_is_the_formula(generator, k1, k2):
+def test_distance_is_the_formula(generator, k1, k2, impl):
     features = clustered(generator)
     expected = jaccard_by_hand(features, k1, min(k1, k2))
-    torch.testing.assert_close(ops.jaccard_distance(features, k1=k1, k2=k2), expected, rtol=1e-5, atol=2e-6)
-    got = ops.jaccard_distance(features.double(), k1=k1, k2=k2)
+    torch.testing.assert_close(ops.jaccard_distance(features, k1=k1, k2=k2, impl=impl), expected, rtol=1e-5, atol=2e-6)
+    got = ops.jaccard_distance(features.double(), k1=k1, k2=k2, impl=impl)
     torch.testing.assert_close(got, expected, rtol=1e-6, atol=2e-7)
     assert torch.equal(got, got.T) and not got.diagonal().any()
 
 
-def test_ties_and_duplicates(generator):
+def test_ties_and_duplicates(generator, impl):
     """Unit rows with entries ±1/4 have exact inner products, so that order among equals matters."""
     features = torch.randint(0, 2, (48, 16), generator=generator).float() * 2 - 1
     features[:, 4:] = 1
-    got = ops.jaccard_distance(features, k1=9, k2=3)
+    got = ops.jaccard_distance(features, k1=9, k2=3, impl=impl)
     torch.testing.assert_close(got, jaccard_by_hand(features, 9, 3), rtol=1e-5, atol=2e-6)
 
 
 @pytest.mark.parametrize("max_distance", [0.0, 0.3, 0.6, 0.95, 1.0])
 @pytest.mark.parametrize("k2", [1, 6])
-def test_graph_is_the_thresholded_distance(generator, max_distance, k2):
+def test_graph_is_the_thresholded_distance(generator, max_distance, k2, impl):
     features = clustered(generator)
     features[10:14] = features[9]
-    distances = ops.jaccard_distance(features, k1=15, k2=k2)
-    graph = ops.jaccard_graph(features, k1=15, k2=k2, max_distance=max_distance)
+    distances = ops.jaccard_distance(features, k1=15, k2=k2, impl=impl)
+    graph = ops.jaccard_graph(features, k1=15, k2=k2, max_distance=max_distance, impl=impl)
     assert graph.layout == torch.sparse_csr and graph.shape == distances.shape and graph.dtype == torch.float32
     near = distances <= torch.tensor(max_distance)
     rows, columns = near.nonzero().unbind(1)  # row by row, columns ascending
@@ -89,46 +95,111 @@ def test_published_form_is_the_same(generator, k1, k2):
 
     for features in (clustered(generator), clustered(generator).double(), torch.ones(1, 3)):
         got = jaccard_distance(features, k1=k1, k2=k2)
-        torch.testing.assert_close(got, ops.jaccard_distance(features, k1=k1, k2=k2), rtol=1e-5, atol=2e-6)
+        torch.testing.assert_close(got, reference.jaccard_distance(features, k1=k1, k2=k2), rtol=1e-5, atol=2e-6)
 
 
 def test_blocks_do_not_matter(generator, monkeypatch):
     from salcr.reference import _reciprocal
 
     features = clustered(generator)
-    expected = ops.jaccard_distance(features, k1=15)
+    expected = ops.jaccard_distance(features, k1=15, impl="reference")
     for size in (1, 200, 5000):
         monkeypatch.setattr(_reciprocal, "BLOCK_PAIRS", size)
-        assert torch.equal(ops.jaccard_distance(features, k1=15), expected)
+        assert torch.equal(ops.jaccard_distance(features, k1=15, impl="reference"), expected)
 
 
-def test_degenerate_features():
+def test_degenerate_features(impl):
     for features in (torch.ones(7, 3), torch.zeros(7, 3)):
-        torch.testing.assert_close(ops.jaccard_distance(features), torch.zeros(7, 7))
-        assert ops.jaccard_graph(features, max_distance=0.5).values().shape == (49,)
-    assert ops.jaccard_distance(torch.ones(1, 3)).tolist() == [[0]]
-    assert ops.jaccard_graph(torch.ones(1, 3), max_distance=0.5).to_dense().tolist() == [[0]]
-    assert ops.jaccard_distance(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), k1=1).tolist() == [[0, 1], [1, 0]]
+        torch.testing.assert_close(ops.jaccard_distance(features, impl=impl), torch.zeros(7, 7))
+        assert ops.jaccard_graph(features, max_distance=0.5, impl=impl).values().shape == (49,)
+    assert ops.jaccard_distance(torch.ones(1, 3), impl=impl).tolist() == [[0]]
+    assert ops.jaccard_graph(torch.ones(1, 3), max_distance=0.5, impl=impl).to_dense().tolist() == [[0]]
+    assert ops.jaccard_distance(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), k1=1, impl=impl).tolist() == [[0, 1], [1, 0]]
 
 
-def test_half_precision_is_computed_in_float32(generator):
+def test_half_precision_is_computed_in_float32(generator, impl):
     features = clustered(generator).half()
-    assert torch.equal(ops.jaccard_distance(features), ops.jaccard_distance(features.float()))
+    assert torch.equal(ops.jaccard_distance(features, impl=impl), ops.jaccard_distance(features.float(), impl=impl))
 
 
-def test_scale_of_the_features_does_not_matter(generator):
+def test_scale_of_the_features_does_not_matter(generator, impl):
     features = clustered(generator).double()
     scales = torch.rand(len(features), 1, generator=generator).double() + 0.1
-    torch.testing.assert_close(ops.jaccard_distance(features * scales), ops.jaccard_distance(features))
+    torch.testing.assert_close(
+        ops.jaccard_distance(features * scales, impl=impl), ops.jaccard_distance(features, impl=impl)
+    )
 
 
-def test_graph_of_2000_images_is_quick(generator):
+def test_graph_of_2000_images_is_quick(generator, impl):
     """A guard against quadratic Python loops, with a wide margin."""
     features = clustered(generator, rows=2000, width=32, groups=150)
     start = time.perf_counter()
-    graph = ops.jaccard_graph(features, max_distance=0.6)
+    graph = ops.jaccard_graph(features, max_distance=0.6, impl=impl)
     assert time.perf_counter() - start < 20
     assert graph.values().shape[0] < 2000 * 200
+
+
+@pytest.mark.parametrize("width", [24, 2048])
+def test_error_budget(generator, impl, width):
+    features = clustered(generator, rows=200, width=width, groups=8)
+    exact, eager = (reference.jaccard_distance(x, k1=20) for x in (features.double(), features))
+    assert_within_budget(ops.jaccard_distance(features, k1=20, impl=impl), exact.double(), eager)
+
+
+def crowded(generator, rows=500):
+    """Features with little structure and many images that are near many others, so that encodings are long."""
+    return torch.randn(rows, 6, generator=generator).abs() + torch.rand(rows, 1, generator=generator) * 3
+
+
+@pytest.mark.parametrize("make", [clustered, crowded])
+@pytest.mark.parametrize(("k1", "k2"), [(30, 6), (30, 1), (7, 6), (400, 3)])
+def test_no_near_pair_is_dropped(generator, make, k1, k2):
+    rows = 200 if k1 == 400 else 500
+    features = make(generator, rows=rows).double()
+    distances = reference.jaccard_distance(features, k1=k1, k2=k2)
+    for max_distance in (0.0, 0.05, 0.3, 0.6, 0.9, 0.999, 0.9999999):
+        graph = ops.jaccard_graph(features, k1=k1, k2=k2, max_distance=max_distance, impl="cpu")
+        i = torch.arange(rows).repeat_interleave(graph.crow_indices().diff())
+        found = torch.full((rows, rows), torch.inf)
+        found[i, graph.col_indices()] = graph.values()
+        assert torch.equal(found, found.T)
+        expected = distances.where(distances <= torch.tensor(max_distance), torch.inf)
+        unsure = (torch.minimum(distances, found) - max_distance).abs() <= 1e-6
+        torch.testing.assert_close(found.masked_fill(unsure, 0), expected.masked_fill(unsure, 0), rtol=1e-6, atol=2e-7)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads_do_not_matter(generator, monkeypatch, threads):
+    from salcr.ops._jaccard_cpp import jaccard_distance, jaccard_graph
+
+    features = clustered(generator, rows=900, groups=40)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)  # of the C++; PyTorch's products stay as they are
+    graph, distances = jaccard_graph(features, max_distance=0.7), jaccard_distance(features)
+    monkeypatch.undo()
+    expected = jaccard_graph(features, max_distance=0.7)
+    assert torch.equal(graph.col_indices(), expected.col_indices())
+    assert torch.equal(graph.values(), expected.values())
+    assert torch.equal(distances, jaccard_distance(features))
+
+
+@pytest.mark.parametrize("change", ["rank", "negative", "half", "k2", "features", "distance"])
+def test_the_extension_refuses_what_it_would_read_out_of_bounds(change):
+    from salcr import _C
+
+    ranks, products, features = np.zeros((4, 2), np.int32), np.ones((4, 2), np.float32), np.ones((4, 3), np.float32)
+    ranks[:, 0] = range(4)
+    arguments = [ranks, products, features, 2, 1, 0.5, 1]
+    assert len(_C.jaccard_graph(*arguments)) == 3
+    if change in ("rank", "negative"):
+        ranks[3, 1] = 4 if change == "rank" else -1
+    if change == "features":
+        arguments[2] = features[:3]
+    if change in ("half", "k2"):
+        arguments[3 if change == "half" else 4] = 3
+    if change == "distance":
+        arguments[5] = 1.0
+    with pytest.raises(ValueError, match="jaccard"):
+        _C.jaccard_graph(*arguments)
 
 
 @pytest.mark.parametrize(

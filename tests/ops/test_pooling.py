@@ -6,7 +6,17 @@ import torch
 from salcr import ops, reference
 from salcr.ops.pooling import OUTPUTS
 from tests.ops.contract import assert_compiles, assert_operator_contract
-from tests.ops.pooling_problems import check_budget, problem, results_and_gradients
+from tests.ops.pooling_problems import (
+    EDGES,
+    GPU_TYPES,
+    check_budget,
+    check_edge_case,
+    edge_case,
+    on_gpu,
+    problem,
+    results_and_gradients,
+    training_step,
+)
 
 IMPLEMENTATIONS = "reference", "cpu"
 
@@ -154,30 +164,15 @@ def test_a_stripe_of_one_cell_is_that_cell(generator):
         torch.testing.assert_close(found, cells)
 
 
-@pytest.mark.parametrize("case", ["saturated on", "saturated off", "constant", "zero"])
+@pytest.mark.parametrize("case", EDGES)
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_edge_cases_are_finite(generator, case, dtype, channels_last):
     x, tokens, _ = problem(generator, dtype=dtype, channels_last=channels_last)
-    if case.startswith("saturated"):
-        x, tokens = x + 0.1, tokens.abs() * (1e3 if case == "saturated on" else -1e3)
-    if case in ("constant", "zero"):
-        x = torch.full_like(x, 0.5 if case == "constant" else 0.0)
-    leaves = x.requires_grad_(), tokens.requires_grad_()
     if case == "saturated off":  # every sigmoid underflows: all the weight goes to the cell of the largest score
-        assert not torch.sigmoid(tokens @ x.flatten(2)).any()
-    results = ops.gem_pool(x), ops.part_prototypes(x, tokens), *ops.semantic_pool(x, tokens)[1:]
-    gradients = torch.autograd.grad(sum(y.float().sum() for y in results), leaves)
-    for y in (*results, *gradients):
-        assert torch.isfinite(y).all()
-    if case == "saturated on":
-        means = torch.stack([sum(cells) / len(cells) for cells in stripes(x.double(), 3)], 1)
-        torch.testing.assert_close(results[1].double(), means, rtol=6 * torch.finfo(dtype).eps, atol=0)  # six cells
-    if case in ("constant", "zero"):
-        torch.testing.assert_close(results[1:], tuple(x[:, :, 0, 0].unsqueeze(1).expand(-1, 3, -1) for _ in range(4)))
-    if case == "zero":
-        assert (results[0] < 2e-4).all()
-        assert not gradients[1].any()
+        saturated = edge_case(case, x, tokens)
+        assert not torch.sigmoid(saturated[1] @ saturated[0].flatten(2)).any()
+    check_edge_case("auto", case, x, tokens)
 
 
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
@@ -259,3 +254,30 @@ def test_bad_arguments_are_named(generator):
     ):
         with pytest.raises(error, match=message):
             call()
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("case", EDGES)
+@pytest.mark.parametrize("dtype", GPU_TYPES)
+def test_triton_edge_cases(generator, case, dtype):
+    check_edge_case("triton", case, *on_gpu(generator, dtype=dtype, channels_last=True)[:2])
+    x, tokens, queries = on_gpu(generator, parts=6, size=(3, 2), dtype=dtype)
+    for found in (ops.part_prototypes(x, tokens, impl="triton"), ops.part_attention(queries, x, impl="triton")):
+        assert torch.equal(found, x.flatten(2).mT)  # stripes of one cell
+
+
+@pytest.mark.cuda
+def test_triton_takes_other_powers_and_large_maps_or_says_what_it_does_not_take(generator):
+    x, tokens, _ = on_gpu(generator, width=40, size=(40, 20), parts=1, dtype=torch.float32)
+    torch.testing.assert_close(ops.gem_pool(x, 4.5, impl="triton"), reference.gem_pool(x, 4.5))
+    check_budget("triton", x, tokens, tokens.expand(len(x), -1, -1), calls=training_step)
+    with pytest.raises(ValueError, match="1080 cells in a stripe, Triton pooling takes at most 1024"):
+        ops.part_prototypes(x.new_zeros(3, 40, 40, 27), tokens, impl="triton")
+
+
+@pytest.mark.cuda
+def test_triton_contract_and_compile(generator):
+    x, tokens, queries = on_gpu(generator, dtype=torch.float32, channels_last=True)
+    assert_operator_contract(torch.ops.salcr.semantic_pool, (x, tokens, 3.0, 1e-12, False, "triton"))
+    assert_operator_contract(torch.ops.salcr.part_attention, (queries, x, "triton"))
+    assert_compiles(lambda x, t: ops.semantic_pool(x, t, impl="triton"), (x.requires_grad_(), tokens.requires_grad_()))

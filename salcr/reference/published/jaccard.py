@@ -14,11 +14,14 @@ from salcr.reference.neighbors import knn
 def jaccard_distance(features: torch.Tensor, *, k1: int = 30, k2: int = 6) -> torch.Tensor:
     """All distances, dense; arguments and result as :func:`salcr.ops.jaccard_distance`."""
     device, features = features.device, unit_rows(features)
-    count = len(features)
-    k1 = min(k1, count)
-    ranks = knn(features, k1)[1].cpu().numpy()
-    features = features.cpu().numpy()
+    ranks = knn(features, min(k1, len(features)))[1]
+    distances = distances_of_neighbours(features.cpu().numpy(), ranks.cpu().numpy(), k2)
+    return torch.from_numpy(distances).to(device)
 
+
+def distances_of_neighbours(features: np.ndarray, ranks: np.ndarray, k2: int) -> np.ndarray:
+    """Everything after the neighbour search: unit features ``[N, D]`` and ranks ``[N, k1]`` to distances."""
+    count, k1 = ranks.shape
     sets = [_reciprocal(ranks, i, k1) for i in range(count)]
     half_sets = [_reciprocal(ranks, i, int(np.around(k1 / 2))) for i in range(count)]
     encodings = np.zeros((count, count), features.dtype)
@@ -46,7 +49,7 @@ def jaccard_distance(features: torch.Tensor, *, k1: int = 30, k2: int = 6) -> to
             shared[rows] += np.minimum(encodings[i, column], encodings[rows, column])
         distances[i] = 1 - shared / (2 - shared)
     np.fill_diagonal(distances, 0)
-    return torch.from_numpy(np.maximum(distances, 0)).to(device)
+    return np.maximum(distances, 0)
 
 
 def _reciprocal(ranks: np.ndarray, i: int, k: int) -> np.ndarray:

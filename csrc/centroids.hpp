@@ -1,0 +1,12 @@
+#pragma once
+#include <cstdint>
+
+namespace salcr {
+
+// Mean row of every label (SPEC 2, step 8): features [rows, width], labels [rows] below `clusters` (negative: left out), out
+// [clusters, width]. The caller has checked that no cluster is empty.
+template <typename Real>
+void cluster_centroids(const Real* features, const std::int64_t* labels, std::int64_t rows, std::int64_t width,
+                       std::int64_t clusters, Real* out, int threads);
+
+}  // namespace salcr

@@ -1,0 +1,29 @@
+#pragma once
+#include <omp.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <exception>
+
+namespace salcr {
+
+// Calls body(begin, end, thread) for all chunks of [0, count). What a body throws reaches the caller: an exception that left
+// an OpenMP region would end the process.
+template <typename Body>
+void parallel_chunks(std::int64_t count, std::int64_t chunk, int threads, Body&& body) {
+  const std::int64_t chunks = (count + chunk - 1) / chunk;
+  const int team = static_cast<int>(std::max<std::int64_t>(1, std::min<std::int64_t>(threads, chunks)));
+  std::exception_ptr failure;
+#pragma omp parallel for schedule(dynamic) num_threads(team)
+  for (std::int64_t c = 0; c < chunks; ++c) {
+    try {
+      body(c * chunk, std::min(count, (c + 1) * chunk), omp_get_thread_num());
+    } catch (...) {
+#pragma omp critical
+      failure = std::current_exception();
+    }
+  }
+  if (failure) std::rethrow_exception(failure);
+}
+
+}  // namespace salcr

@@ -1,0 +1,49 @@
+#pragma once
+#include <cstdint>
+#include <vector>
+
+namespace salcr {
+
+// The k largest scores of every row of a matrix that is shown tile by tile, equal ones by index (SPEC 2, step 1).
+//
+// A row has to see its columns in ascending order. Scores that are NaN count as the smallest of all.
+template <typename Real>
+class TopK {
+ public:
+  struct Tile {
+    const Real* products;  // [rows, columns], row-major
+    std::int64_t first_row, rows, first_column, columns;
+    const Real* row_terms;  // squared norms of all rows and of all columns; null: a score is the product itself
+    const Real* column_terms;
+  };
+
+  TopK(std::int64_t rows, std::int64_t k);
+
+  std::int64_t rows() const { return static_cast<std::int64_t>(count_.size()); }
+  std::int64_t k() const { return k_; }
+
+  // Shows the tile's rows their columns; own: row i does not see column i.
+  void add_rows(const Tile& tile, bool own, int threads);
+
+  // Shows the tile's columns from `begin` (of the whole matrix) on their rows: the part of a symmetric matrix that lies
+  // mirrored to the tile.
+  void add_columns(const Tile& tile, std::int64_t begin, int threads);
+
+  // Writes scores [rows, k] and indices [rows, k] at a distance of `stride` between rows, for a matrix of `columns` columns.
+  void write(Real* scores, std::int64_t* indices, std::int64_t stride, std::int64_t columns, bool own, int threads);
+
+ private:
+  struct Entry {
+    Real score;
+    std::int32_t index;
+  };
+
+  void push(std::int64_t row, Real score, std::int64_t index);
+
+  std::int64_t k_, capacity_;
+  std::vector<Entry> entries_;       // [rows, capacity]
+  std::vector<std::int32_t> count_;  // entries of each row
+  std::vector<Real> threshold_;      // the k-th largest score of a row when it was last cut to k entries
+};
+
+}  // namespace salcr

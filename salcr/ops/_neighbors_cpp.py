@@ -1,0 +1,66 @@
+"""Nearest neighbours on the CPU: matrix products of PyTorch tile by tile, and a running top-k in C++ over each tile.
+
+A search of rows among themselves computes only the tiles on and above the diagonal; the part mirrored to a tile is read
+from its columns. One tile, and the k best of every row, are all that is in memory beside the features.
+"""
+
+import torch
+import torch.nn.functional as F
+
+TILE_ROWS = 1024
+TILE_BYTES = 2**25
+
+
+def knn(
+    queries: torch.Tensor, k: int, *, database: torch.Tensor | None = None, metric: str = "cosine"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """See :func:`salcr.ops.knn`."""
+    own = database is None
+    dtype = torch.promote_types(queries.dtype, torch.float32)
+    queries = queries.to(dtype)
+    database = queries if own else database.to(dtype)
+    if metric == "cosine":
+        queries = F.normalize(queries, dim=1)
+        return search(queries, queries if own else F.normalize(database, dim=1), k, own)
+    squares = [x.square().sum(1) for x in (queries, database)]
+    scores, indices = search(queries, database, k, own, squares)
+    return -scores, indices
+
+
+def search(
+    queries: torch.Tensor,
+    database: torch.Tensor,
+    k: int,
+    own: bool,
+    squares: tuple[torch.Tensor, torch.Tensor] | tuple[None, None] = (None, None),
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores ``[Q, k]`` and indices ``[Q, k]`` of the ``k`` largest inner products of each row, ties by index.
+
+    Args:
+        queries, database: float32 or float64; the same tensor where ``own``, which puts every row first in its list.
+        squares: squared norms of both; given these, scores are squared distances with their sign turned.
+    """
+    from salcr import _C
+
+    count, size, threads = len(queries), len(database), torch.get_num_threads()
+    scores = queries.new_empty(count, k)
+    indices = torch.empty(count, k, dtype=torch.int64)
+    if own:
+        scores[:, 0] = torch.linalg.vector_norm(queries, dim=1).square() if squares[0] is None else 0
+        indices[:, 0] = torch.arange(count)
+    if k == own:
+        return scores, indices
+    best = (_C.TopKFloat64 if queries.dtype == torch.float64 else _C.TopKFloat32)(count, k - own)
+    terms = [None if x is None else x.numpy() for x in squares]
+    height = min(TILE_ROWS, count)
+    width = min(max(1, TILE_BYTES // (height * queries.element_size())), size)
+    memory = queries.new_empty(height * width)
+    for top in range(0, count, height):
+        rows = queries[top : top + height]
+        for left in range(top if own else 0, size, width):
+            columns = database[left : left + width]
+            tile = memory[: len(rows) * len(columns)].view(len(rows), len(columns))
+            torch.mm(rows, columns.T, out=tile)
+            best.add(tile.numpy(), top, left, own, *terms, threads)
+    best.write(scores.numpy(), indices.numpy(), size, own, threads)
+    return scores, indices

@@ -1,0 +1,153 @@
+import subprocess
+import sys
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from sklearn.cluster import DBSCAN
+
+import salcr
+from salcr import ops, reference
+
+LIMITED = """
+import resource, sys, torch, salcr
+features = torch.randn(20000, 8)
+salcr.cluster(features[:2000], eps=0.6)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+salcr.cluster(features, eps=0.6, impl="cpu")
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+def scikit_learn(distances, eps, min_samples=4):
+    model = DBSCAN(eps=np.float32(eps), min_samples=min_samples, metric="precomputed")
+    return torch.from_numpy(model.fit_predict(distances.numpy()))
+
+
+def people(generator, rows, noise, width=64):
+    """Groups of about 15 and a share of images that belong to none."""
+    centres = torch.randn(max(1, rows // 15), width, generator=generator)
+    features = centres[torch.randint(0, len(centres), (rows,), generator=generator)]
+    features = features + 0.7 * torch.randn(rows, width, generator=generator)
+    alone = torch.rand(rows, generator=generator) < noise
+    return torch.where(alone[:, None], torch.randn(rows, width, generator=generator), features)
+
+
+def clear_of(distances, eps):
+    return ((distances - eps).abs() > 1e-5).all()
+
+
+@pytest.mark.parametrize("eps", [0.3, 0.6])
+@pytest.mark.parametrize("noise", [0.0, 0.1, 0.6])
+@pytest.mark.parametrize("rows", [1, 3, 31, 200, 1500])
+@pytest.mark.parametrize("kind", ["plain", "duplicates", "quantised"])
+def test_labels_are_those_of_scikit_learn_on_dense_distances(generator, rows, noise, eps, kind):
+    features = people(generator, rows, noise)
+    if kind == "duplicates":
+        features[: rows // 2] = features[rows // 2 : 2 * (rows // 2)]
+    if kind == "quantised":  # entries ±1/8: inner products are exact and ties are everywhere
+        features = features.sign()
+    distances = reference.jaccard_distance(features)
+    if not clear_of(distances, eps):
+        pytest.skip("a distance lies within the tie margin of eps")
+    labels = ops.cluster(features, eps=eps)
+    assert torch.equal(labels, scikit_learn(distances, eps))
+    assert torch.equal(labels, ops.cluster(features, eps=eps, impl="reference"))
+    if (rows, noise, kind) == (1500, 0.1, "plain"):
+        assert labels.max() > 50 and (labels < 0).any()
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    st.integers(1, 40).flatmap(lambda n: st.lists(st.integers(0, 255), min_size=n, max_size=n)),
+    st.integers(1, 45),
+    st.integers(1, 8),
+    st.integers(1, 5),
+    st.sampled_from([0.1, 0.3, 0.6, 0.9]),
+)
+def test_labels_of_any_small_set(codes, k1, k2, min_samples, eps):
+    """Rows of ±1 spelled by bits, with many equal ones: every tie is decided by index."""
+    features = (torch.tensor(codes)[:, None] >> torch.arange(8) & 1).float() * 2 - 1
+    features = torch.cat([features, torch.ones(len(features), 8)], 1)  # norm 4
+    distances = reference.jaccard_distance(features, k1=k1, k2=k2)
+    assume(clear_of(distances, eps))
+    got = ops.cluster(features, eps=eps, min_samples=min_samples, k1=k1, k2=k2, impl="cpu")
+    assert torch.equal(got, scikit_learn(distances, eps, min_samples))
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(st.integers(2, 120), st.integers(1, 130), st.integers(1, 9), st.integers(0, 2**31))
+def test_distances_are_a_symmetric_measure(rows, k1, k2, seed):
+    features = torch.randn(rows, 5, generator=torch.Generator().manual_seed(seed))
+    distances = ops.jaccard_distance(features, k1=k1, k2=k2, impl="cpu")
+    assert torch.equal(distances, distances.T) and not distances.diagonal().any()
+    assert distances.min() >= 0 and distances.max() <= 1
+    graph = ops.jaccard_graph(features, k1=k1, k2=k2, max_distance=0.8, impl="cpu")
+    assert graph.values().max() <= np.float32(0.8)
+    pointers, columns = graph.crow_indices(), graph.col_indices()
+    assert all((columns[a:b].diff() > 0).all() for a, b in pairwise(pointers.tolist()))
+
+
+def test_an_order_of_the_images_only_renames_them(generator):
+    features = people(generator, 300, 0.1).double()
+    order = torch.randperm(300, generator=generator)
+    a, b = ops.cluster(features, eps=0.6)[order], ops.cluster(features[order], eps=0.6)
+    assert torch.equal(a < 0, b < 0)
+    assert torch.equal(a[:, None] == a, b[:, None] == b)
+
+
+@pytest.mark.parametrize("impl", ["reference", "cpu"])
+def test_degenerate_features(impl):
+    assert ops.cluster(torch.ones(9, 4), eps=0.6, impl=impl).tolist() == [0] * 9
+    assert ops.cluster(torch.ones(70, 4), eps=0.6, impl=impl).max() <= 1  # each ranks itself and the first 29
+    assert ops.cluster(torch.zeros(5, 4), eps=0.6, impl=impl).tolist() == [0] * 5
+    assert ops.cluster(torch.ones(1, 4), eps=0.6, impl=impl).tolist() == [-1]
+    assert ops.cluster(torch.ones(1, 4), eps=0.6, min_samples=1, impl=impl).tolist() == [0]
+    assert ops.cluster(torch.ones(3, 4).half(), eps=0.6, impl=impl).tolist() == [-1] * 3
+    assert ops.cluster(torch.eye(4), eps=1.0, impl=impl).tolist() == [0] * 4  # all pairs are near
+
+
+def test_it_is_the_operators_one_after_the_other(generator):
+    features = people(generator, 400, 0.2)
+    graph = ops.jaccard_graph(features, k1=20, k2=4, max_distance=0.5)
+    expected = ops.dbscan(graph, eps=0.5, min_samples=3)
+    assert torch.equal(salcr.cluster(features, eps=0.5, min_samples=3, k1=20, k2=4), expected)
+    assert torch.equal(salcr.cluster(features, eps=0.5, min_samples=3, k1=20, k2=4), expected)  # the same bits again
+
+
+def test_nothing_quadratic_is_held():
+    """N×N of 20,000 images would be 1.6 GB in float32."""
+    done = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 150
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (
+            dict(features=torch.tensor([[1.0], [2.0], [torch.nan]])),
+            ValueError,
+            "features has NaN or Inf, first in row 2",
+        ),
+        (dict(features=torch.full((3, 2), torch.inf)), ValueError, "features has NaN or Inf, first in row 0"),
+        (dict(features=torch.zeros(0, 3)), ValueError, "features is empty"),
+        (dict(features=torch.ones(3, 2).long()), TypeError, "features must be floating"),
+        (dict(eps=0.0), ValueError, "eps must be positive"),
+        (dict(eps=float("nan")), ValueError, "eps must be positive"),
+        (dict(min_samples=0), ValueError, "min_samples must be at least 1"),
+        (dict(k1=0), ValueError, "k1 must be at least 1"),
+        (dict(k2=0), ValueError, "k2 must be at least 1"),
+        (dict(impl="cuda"), ValueError, "has the backends"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, error, message):
+    with pytest.raises(error, match=message):
+        salcr.cluster(**(dict(features=torch.ones(5, 3), eps=0.5) | arguments))
+
+
+def test_large_finite_features_are_no_error():
+    features = torch.full((6, 8), 3e38)
+    assert salcr.cluster(features, eps=0.5).shape == (6,)
