@@ -21,8 +21,9 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# One thread, so that the figures of docs/demo.md repeat.
 demo: install
-	$(BIN)/salcr demo --seed $(SEED) --out runs/demo-$(SEED)
+	OMP_NUM_THREADS=1 $(BIN)/salcr demo --seed $(SEED) --out runs/demo-$(SEED) --resume
 
 # The tests of the C++ backends under AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize: install
@@ -31,7 +32,7 @@ sanitize: install
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 		ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m tests.sanitized build/sanitized
 
- environment (a CUDA torch is not ours to install): python3 unless PYTHON says otherwise.
+# On the machine's own environment (a CUDA torch is not ours to install): python3 unless PYTHON says otherwise.
 gpu-check:
 	$(PYTHON) -m benchmarks.gpu_check
 

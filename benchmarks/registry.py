@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks import pseudo_labels
-from salcr import ops
+from salcr import ops, reference
 from salcr.objectives import RefinementObjective
 from salcr.reference.published import gpcr, jaccard, memory_update, propagation
 
@@ -31,6 +31,7 @@ class Case:
             it may change in place.
         variants: name → function of the inputs. The first is the one that the others have to match.
         check: ``(outputs, outputs_of_the_first) -> None``, raises where they do not match.
+        floor_bytes: of the inputs: what has to be read and written at least; given where memory is the limit.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Case:
     make_inputs: Callable[[str, bool], Sequence]
     variants: dict[str, Callable]
     check: Callable[[object, object], None]
+    floor_bytes: Callable[..., int] | None = None
 
 
 def close(outputs: torch.Tensor | Sequence[torch.Tensor], expected: torch.Tensor | Sequence[torch.Tensor]) -> None:
@@ -166,6 +168,42 @@ def _labels_case(name: str, count: int, options: dict, what: str) -> Case:
     return Case(name, note, partial(pseudo_labels.searched, count, options), variants, pseudo_labels.same_labels)
 
 
+def _step_maps(device: str, quick: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """The maps of a training step as after ReLU, channels last, and part tokens of unit length."""
+    shape = (6, 64, 6, 3) if quick else (432, 2048, 18, 9)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(shape, generator=generator).relu_().contiguous(memory_format=torch.channels_last)
+    return x.to(device), F.normalize(torch.randn(3, shape[1], generator=generator), dim=1).to(device)
+
+
+def _pool(function: Callable) -> Callable:
+    """Forward alone."""
+    return lambda x, tokens: [y.detach() for y in function(x.detach(), tokens.detach())]
+
+
+def _pool_and_back(function: Callable) -> Callable:
+    """The gradients of maps and tokens, forward and backward."""
+
+    def step(x, tokens):
+        leaves = x.requires_grad_(), tokens.requires_grad_()
+        results = function(*leaves)
+        return torch.autograd.grad(results, leaves, [torch.ones_like(y) for y in results])
+
+    return step
+
+
+def _compiled_semantic_pool(x, tokens):
+    return torch.compile(reference.semantic_pool)(x, tokens)
+
+
+def _pooling_case(name: str, note: str, run: Callable, transfers: int) -> Case:
+    variants = {impl: partial(ops.semantic_pool, impl=impl) for impl in ("cpu", "triton")}
+    variants = {"reference": reference.semantic_pool, "compiled": _compiled_semantic_pool, **variants}
+    note = f"GeM and three forms of part features of [432, 2048, 18, 9] in float32, {note}"
+    runs = {variant: run(function) for variant, function in variants.items()}
+    return Case(name, note, _step_maps, runs, close, floor_bytes=lambda x, tokens: transfers * x.nbytes)
+
+
 CASES = (
     _ranking_case("evaluate_ranking-sysu", "sysu", 3803, 301, 96),
     _ranking_case("evaluate_ranking-regdb", "regdb", 2060, 2060, 206),
@@ -211,4 +249,6 @@ CASES = (
         {"published": _refine(_published_losses), "auto": _refine(RefinementObjective.loss)},
         close,
     ),
+    _pooling_case("semantic_pool-forward", "forward", _pool, transfers=1),
+    _pooling_case("semantic_pool", "forward and backward", _pool_and_back, transfers=3),
 )

@@ -23,7 +23,12 @@ from benchmarks.registry import CASES, Case
 ROUNDS = 3, 50  # at least and at most; between them as many as fit into SECONDS
 SECONDS = 10.0
 SLOW = 30.0  # a case that takes longer than this to go once through its variants is timed once
-RUNS_ONLY_ON = {"cpu": ("cpu",), "triton": ("cuda",), "cuda": ("cuda",)}  # a variant named like a backend
+RUNS_ONLY_ON = {
+    "compiled": ("cuda",),
+    "cpu": ("cpu",),
+    "triton": ("cuda",),
+    "cuda": ("cuda",),
+}  # a variant named like a backend
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,10 +66,14 @@ def run(cases: Iterable[Case], device: str, quick: bool, report: Callable[[str],
         report(f"{case.name} ({case.note})" + (" at quick sizes" if quick else ""))
         variants = measure(case, device, quick)
         record["cases"][case.name] = {"note": case.note, "variants": variants}
+        floor = _floor(case, device, quick) if case.floor_bytes is not None else {}
+        record["cases"][case.name] |= floor
         for name, result in variants.items():
             time_or_failure = result.get("failure") or "{median_ms:10.3f} ms  [{p20_ms:.3f}, {p80_ms:.3f}]".format(
                 **result
             )
+            if floor and "failure" not in result:
+                time_or_failure += f"  {floor['floor_ms'] / result['median_ms']:.0%} of a copy of the floor's bytes"
             report(f"  {name:12}{time_or_failure}")
     return record
 
@@ -111,6 +120,15 @@ def measure(case: Case, device: str, quick: bool) -> dict[str, dict]:
             p20, median, p80 = np.percentile(times[name], (20, 50, 80)).tolist()
             result.update(median_ms=median, p20_ms=p20, p80_ms=p80, runs=len(times[name]))
     return results
+
+
+def _floor(case: Case, device: str, quick: bool) -> dict[str, float]:
+    """Bytes that ``case`` has to move at least, and the median time of a plain copy that moves as many."""
+    count = case.floor_bytes(*case.make_inputs(device, quick))
+    source = torch.ones(count // 2, dtype=torch.uint8, device=device)
+    target = source.clone()
+    times = [1000 * _time(target.copy_, (source,), device)[0] for _ in range(10)]
+    return {"floor_bytes": count, "floor_ms": float(np.median(times))}
 
 
 def _time(variant: Callable, inputs: Sequence, device: str) -> tuple[float, object]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+torch.set_num_threads(1)  # tests are small, and two threads that wait for each other on a busy machine take minutes
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic cuBLAS; read when CUDA starts
 
 

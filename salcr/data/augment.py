@@ -5,6 +5,7 @@ worked on where the images are.
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -47,14 +48,14 @@ class Augmentation:
         """As the channel-augmented view, but one channel for 75 % of images, weighted grey for 12.5 %, else as is."""
         x = color_jitter(crop_and_flip(images, self.pad, generator), self.jitter, generator)
         x = random_erase(normalize(x), self.erase, generator)
-        draw = torch.rand(len(x), generator=generator).to(x.device).view(-1, 1, 1, 1)
-        grey = (x * x.new_tensor(GREY).view(3, 1, 1)).sum(1, keepdim=True).expand_as(x)
+        draw = _send(torch.rand(len(x), 1, 1, 1, generator=generator), x)
+        grey = (x * _channels(GREY, x.device)).sum(1, keepdim=True).expand_as(x)
         return torch.where(draw < 0.75, copy_channel(x, generator), torch.where(draw < 0.875, grey, x))
 
 
 def normalize(x: torch.Tensor) -> torch.Tensor:
     """``[B, 3, H, W]`` in [0, 1], less the ImageNet mean, over its deviation."""
-    return (x - x.new_tensor(MEAN).view(3, 1, 1)) / x.new_tensor(STD).view(3, 1, 1)
+    return (x - _channels(MEAN, x.device)) / _channels(STD, x.device)
 
 
 def to_unit(images: torch.Tensor) -> torch.Tensor:
@@ -72,7 +73,7 @@ def crop_and_flip(images: torch.Tensor, pad: int, generator: torch.Generator) ->
     columns = torch.arange(width)
     columns = torch.where(mirrored, width - 1 - columns, columns) + left
     image = torch.arange(batch).view(-1, 1, 1)
-    index = (x.to(images.device) for x in (image, rows.unsqueeze(2), columns.unsqueeze(1)))
+    index = (_send(x, images) for x in (image, rows.unsqueeze(2), columns.unsqueeze(1)))
     return to_unit(padded[tuple(index)])
 
 
@@ -82,9 +83,9 @@ def color_jitter(x: torch.Tensor, strength: float, generator: torch.Generator) -
     Factors differ between images; the order of the four is drawn once a batch.
     """
     batch = len(x)
-    factors = (1 + strength * (2 * torch.rand(3, batch, 1, 1, 1, generator=generator) - 1)).to(x.device)
-    turn = (strength * (2 * torch.rand(batch, 1, 1, generator=generator) - 1)).to(x.device)
-    weights = x.new_tensor(GREY).view(3, 1, 1)
+    factors = 1 + strength * _send(2 * torch.rand(3, batch, 1, 1, 1, generator=generator) - 1, x)
+    turn = strength * _send(2 * torch.rand(batch, 1, 1, generator=generator) - 1, x)
+    weights = _channels(GREY, x.device)
     for step in torch.randperm(4, generator=generator).tolist():
         if step == 0:
             x = (x * factors[0]).clamp_(0, 1)
@@ -110,7 +111,7 @@ def turn_hue(x: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
         torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
     )
     hue = hue + 6 * turn
-    phase = (hue.unsqueeze(1) + x.new_tensor((5.0, 3.0, 1.0)).view(3, 1, 1)) % 6
+    phase = (hue.unsqueeze(1) + _channels((5.0, 3.0, 1.0), x.device)) % 6
     ramp = torch.minimum(phase, 4 - phase).clamp_(0, 1)
     return value.unsqueeze(1) - chroma.unsqueeze(1) * ramp
 
@@ -118,8 +119,8 @@ def turn_hue(x: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
 def random_erase(x: torch.Tensor, probability: float, generator: torch.Generator) -> torch.Tensor:
     """A random rectangle of an image becomes the constants 0.4914/0.4822/0.4465, with the given probability."""
     chosen = torch.rand(len(x), generator=generator) < probability
-    mask = random_rectangles(x, generator) & chosen.to(x.device).view(-1, 1, 1, 1)
-    return torch.where(mask, x.new_tensor(ERASED).view(3, 1, 1), x)
+    mask = random_rectangles(x, generator) & _send(chosen, x).view(-1, 1, 1, 1)
+    return torch.where(mask, _channels(ERASED, x.device), x)
 
 
 def scale_locally(x: torch.Tensor, generator: torch.Generator, *, probability: float = 0.5) -> torch.Tensor:
@@ -132,10 +133,10 @@ def scale_locally(x: torch.Tensor, generator: torch.Generator, *, probability: f
     chosen = torch.rand(batch, generator=generator) < probability
     count = torch.randint(1, LOCAL_SCALINGS + 1, (batch,), generator=generator)
     for n in range(LOCAL_SCALINGS):
-        active = (chosen & (n < count)).to(x.device).view(-1, 1, 1, 1)
+        active = _send(chosen & (n < count), x).view(-1, 1, 1, 1)
         mask = random_rectangles(x, generator) & active
         # The arcsine law: sin²(πu/2) of a uniform u is Beta(½, ½).
-        beta = torch.sin(torch.rand(batch, 3, 1, 1, generator=generator) * (torch.pi / 2)).square().to(x.device)
+        beta = torch.sin(_send(torch.rand(batch, 3, 1, 1, generator=generator), x) * (torch.pi / 2)).square()
         brightest = torch.where(mask, x, 0).amax((2, 3), keepdim=True).clamp_min(1 / 255)
         x = torch.where(mask, x * (beta / brightest), x)
     return x.clamp_(0, 1)
@@ -143,7 +144,7 @@ def scale_locally(x: torch.Tensor, generator: torch.Generator, *, probability: f
 
 def copy_channel(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """One channel of each image, uniformly drawn, in all three places."""
-    channel = torch.randint(0, 3, (len(x), 1, 1, 1), generator=generator).to(x.device)
+    channel = _send(torch.randint(0, 3, (len(x), 1, 1, 1), generator=generator), x)
     return x.gather(1, channel.expand(-1, 1, *x.shape[2:])).expand_as(x)
 
 
@@ -160,7 +161,19 @@ def random_rectangles(x: torch.Tensor, generator: torch.Generator) -> torch.Tens
     first = fits.int().argmax(1, keepdim=True)
     fits, tall, wide, y, z = (v.gather(1, first) for v in (fits, tall, wide, y, z))
     top, left = (y * (height - tall + 1)).floor(), (z * (width - wide + 1)).floor()
-    rows, columns = torch.arange(height), torch.arange(width)
-    inside_rows = (rows >= top) & (rows < top + tall) & fits
+    top, left, tall, wide, fits = _send(torch.stack([top, left, tall, wide, fits]), x).unsqueeze(-1)
+    rows, columns = torch.arange(height, device=x.device), torch.arange(width, device=x.device)
+    inside_rows = (rows >= top) & (rows < top + tall) & (fits > 0)
     inside_columns = (columns >= left) & (columns < left + wide)
-    return (inside_rows.unsqueeze(2) & inside_columns.unsqueeze(1)).unsqueeze(1).to(x.device)
+    return inside_rows.unsqueeze(-1) & inside_columns.unsqueeze(-2)
+
+
+def _send(drawn: torch.Tensor, to: torch.Tensor) -> torch.Tensor:
+    """Random numbers of the CPU generator on the device of ``to``, without waiting for it."""
+    return drawn.to(to.device, non_blocking=True)
+
+
+@cache
+def _channels(values: tuple[float, float, float], device: torch.device) -> torch.Tensor:
+    """``[3, 1, 1]`` constants, sent to the device once."""
+    return torch.tensor(values, device=device).view(3, 1, 1)

@@ -26,14 +26,13 @@ def save_atomically(payload: dict[str, Any], path: Path) -> None:
 def save_epoch(folder: Path, epoch: int, payload: dict[str, Any]) -> Path:
     """Write the checkpoint of ``epoch``; drop all but it and the one before it.
 
-    Files of later epochs (a run that went back to an earlier one could not read them) go too, and what a killed process
-    left of a file it was writing.
+    Files of later epochs go too: a run that went back to an earlier one could not read them.
     """
     path = folder / f"epoch_{epoch:04d}.pt"
     save_atomically(payload, path)
     found = _newest_first(folder)
     start = found.index(path)
-    for old in (*found[:start], *found[start + KEPT :], *folder.glob(".epoch_*.part")):
+    for old in (*found[:start], *found[start + KEPT :]):
         old.unlink()
     return path
 

@@ -32,10 +32,16 @@ def demo(out: Path, *, seed: int = 0, overrides: tuple[str, ...] = (), resume: b
 
 
 def summary_table(summary: dict[str, Any]) -> str:
-    """Stage one against SALCR, a row a protocol: rank-1, mAP and mINP raw, rank-1 and mAP with CMFP, in per cent."""
+    """Stage one against SALCR, rows by protocol: rank-1, mAP and mINP raw, rank-1 and mAP with CMFP, in per cent.
+
+    A run of stage one alone has no rows for SALCR.
+    """
+    stages = [("stage_one", "stage one"), ("final", "SALCR")]
+    if summary["final"] == summary["stage_one"]:
+        stages.pop()
     lines = [f"{'protocol':<24}{'stage':<12}{'rank-1':>8}{'mAP':>8}{'mINP':>8}{'CMFP rank-1':>14}{'CMFP mAP':>10}"]
     for protocol in summary["final"]:
-        for stage, title in (("stage_one", "stage one"), ("final", "SALCR")):
+        for stage, title in stages:
             raw = summary[stage][protocol]
             row = f"{protocol:<24}{title:<12}{raw['rank-1']:>8.2f}{raw['mAP']:>8.2f}{raw['mINP']:>8.2f}"
             if "cmfp" in raw:

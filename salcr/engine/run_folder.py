@@ -31,7 +31,9 @@ class RunFolder:
             os.fsync(file.fileno())
 
     def rewind(self, epoch: int) -> None:
-        """Drop what ``metrics.jsonl`` says of ``epoch`` and later, and a last line that was cut off."""
+        """Drop what ``metrics.jsonl`` says of ``epoch`` and later, and what a killed process left half written."""
+        for leftover in (*self.path.glob(".*.part"), *self.checkpoints.glob(".*.part")):
+            leftover.unlink()
         if not self.metrics.exists():
             return
         kept = []

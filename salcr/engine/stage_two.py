@@ -1,19 +1,19 @@
 """Stage two: both modalities together, with DAGI, FGSAL and GPCR (SPEC 4)."""
 
+import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
 from salcr import ops
 from salcr.data.samplers import stage_two_batches
-from salcr.engine.features import autocast
 from salcr.engine.pseudo_labels import label_metrics, majority_identities
-from salcr.engine.steps import LossWatch, load_batches, optimise, training_views
+from salcr.engine.steps import optimise
 from salcr.models import Embedding, TrainingFeatures
 from salcr.nn import ClusterMemory
-from salcr.objectives import CrossLabels, GlobalObjective, PartObjective, RefinementObjective, associate
+from salcr.objectives import CrossLabels, GlobalObjective, PartObjective, PartQueries, RefinementObjective, associate
 
 if TYPE_CHECKING:
     from salcr.engine.trainer import Trainer
@@ -21,44 +21,33 @@ if TYPE_CHECKING:
 
 def stage_two_epoch(trainer: "Trainer", epoch: int) -> dict[str, Any]:
     """One epoch: features, pseudo labels, association, memories, steps. Returns the epoch's metrics."""
-    config, device = trainer.config, trainer.device
-    schedule = config.schedule
+    settings = trainer.config.dagi
     with trainer.timed("features"):
         features = trainer.extract()
     with trainer.timed("labels"):
         clusters = trainer.update_labels(*(side.f for side in features))
     with trainer.timed("association"):
-        labels = cross_labels(features, clusters, k=config.dagi.k, association=config.dagi.association)
+        labels = cross_labels(features, clusters, k=settings.k, association=settings.association)
         objective = StageTwoObjective.build(trainer, features, clusters)
 
-    watch = LossWatch(epoch, trainer.paths)
-    batches = list(
-        stage_two_batches(
-            *(labels.visible.cpu(), labels.infrared_to_visible.cpu()),
-            *(labels.visible_to_infrared.cpu(), labels.infrared.cpu()),
-            iterations=schedule.iterations,
-            identities=schedule.identities,
-            images=schedule.images,
-            generator=trainer.generator,
-        )
+    def step(inputs: tuple[torch.Tensor, torch.Tensor], rows: tuple[torch.Tensor, torch.Tensor]) -> dict:
+        with trainer.autocast():
+            output = trainer.network(*inputs, with_parts=objective.uses_parts)
+        output = TrainingFeatures(*(None if x is None else x.float() for x in output))
+        queries = objective.queries(output, labels.of_batch(*rows))
+        losses = objective.losses(output, queries)
+        optimise(trainer.optimiser, total(losses))
+        objective.update_(output, queries, trainer.generator)
+        return losses
+
+    batches = stage_two_batches(
+        *(labels.visible.cpu(), labels.infrared_to_visible.cpu()),
+        *(labels.visible_to_infrared.cpu(), labels.infrared.cpu()),
+        **trainer.batch_plan(),
     )
-    with trainer.timed("steps"):
-        trainer.network.train()
-        for visible, infrared, rows in trainer.progress(
-            load_batches(batches, *trainer.images, device), len(batches), f"stage two, epoch {epoch}"
-        ):
-            inputs = training_views(visible, infrared, trainer.augmentation, trainer.generator, local_scaling=False)
-            with autocast(device, schedule.precision):
-                output = trainer.network(*inputs, with_parts=objective.uses_parts)
-            output = TrainingFeatures(*(None if x is None else x.float() for x in output))
-            batch_labels = labels.of_batch(*(r.to(device) for r in rows))
-            losses = objective.losses(output, batch_labels)
-            optimise(trainer.optimiser, sum(losses.values()))
-            objective.update_(output, batch_labels, trainer.generator)
-            watch.add(losses, rows)
     train = trainer.dataset.train_visible, trainer.dataset.train_infrared
     return {
-        "loss": watch.means(),
+        "loss": trainer.run_steps(epoch, batches, step, local_scaling=False),
         "visible": label_metrics(clusters[0], train[0].ids),
         "infrared": label_metrics(clusters[1], train[1].ids),
         "cross_accuracy": cross_accuracy(labels, train[0].ids, train[1].ids),
@@ -103,26 +92,42 @@ class StageTwoObjective:
     def uses_parts(self) -> bool:
         return self.fgsal is not None or self.gpcr is not None
 
-    def losses(self, features: TrainingFeatures, labels: CrossLabels) -> dict[str, torch.Tensor]:
+    def queries(self, features: TrainingFeatures, labels: CrossLabels) -> "StepQueries":
+        """What the step's losses and updates both need of a batch."""
+        return StepQueries(labels, None if self.fgsal is None else self.fgsal.queries(features.parts, labels))
+
+    def losses(self, features: TrainingFeatures, queries: "StepQueries") -> dict[str, torch.Tensor]:
         """The weighted terms of ``L = L_g + L_p + λ₂ (L_gi + L_pi)``."""
         losses = {}
         if self.dagi is not None:
-            losses["global"] = self.dagi.loss(features.f, labels)
+            losses["global"] = self.dagi.loss(features.f, queries.labels)
         if self.fgsal is not None:
-            losses["parts"] = self.fgsal.loss(features.parts, labels)
+            losses["parts"] = self.fgsal.loss(queries.parts)
         if self.gpcr is not None:
-            whole, parts = zip(*(side.loss(features.f, features.parts) for side in self.gpcr), strict=True)
-            losses["global_instance"] = self.weight * sum(whole)
-            losses["part_instance"] = self.weight * sum(parts)
+            (whole_v, parts_v), (whole_r, parts_r) = (side.loss(features.f, features.parts) for side in self.gpcr)
+            losses["global_instance"] = self.weight * (whole_v + whole_r)
+            losses["part_instance"] = self.weight * (parts_v + parts_r)
         return losses
 
-    def update_(self, features: TrainingFeatures, labels: CrossLabels, generator: torch.Generator) -> None:
+    def update_(self, features: TrainingFeatures, queries: "StepQueries", generator: torch.Generator) -> None:
         """Update the cluster memories with the step's samples, in random orders drawn from ``generator``."""
         if self.dagi is not None:
-            order = torch.randperm(len(features.f), generator=generator).to(features.f.device)
-            self.dagi.update_(features.f, labels, order)
+            order = torch.randperm(len(features.f), generator=generator).to(features.f.device, non_blocking=True)
+            self.dagi.update_(features.f, queries.labels, order)
         if self.fgsal is not None:
-            self.fgsal.update_(features.parts, labels, generator)
+            self.fgsal.update_(queries.parts, queries.parts.random_orders(generator))
+
+
+class StepQueries(NamedTuple):
+    """A batch's labels, and what it asks the part memories."""
+
+    labels: CrossLabels
+    parts: PartQueries | None
+
+
+def total(losses: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The sum of a step's losses."""
+    return functools.reduce(torch.add, losses.values())
 
 
 def cross_labels(

@@ -3,8 +3,8 @@
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from salcr.data.augment import Augmentation
 from salcr.engine import checkpoint
 from salcr.engine.config import Config, dump_config, load_config
 from salcr.engine.evaluation import evaluate
-from salcr.engine.features import extract_features
+from salcr.engine.features import autocast, extract_features
 from salcr.engine.files import write_atomically
 from salcr.engine.images import open_dataset, open_images
 from salcr.engine.network import build_network, pick_device
@@ -22,10 +22,13 @@ from salcr.engine.pseudo_labels import pseudo_labels
 from salcr.engine.run_folder import RunFolder
 from salcr.engine.stage_one import stage_one_epoch
 from salcr.engine.stage_two import stage_two_epoch
-from salcr.engine.steps import NonFiniteLoss
+from salcr.engine.steps import LossWatch, NonFiniteLoss, load_batches, training_views
 from salcr.models import Embedding
 
 logger = logging.getLogger("salcr")
+
+Rows = tuple[torch.Tensor, torch.Tensor]
+Step = Callable[[tuple[torch.Tensor, torch.Tensor], Rows], dict[str, torch.Tensor]]
 
 
 def train(config: Config, folder: str | Path, *, resume: bool = False) -> dict[str, Any]:
@@ -121,11 +124,42 @@ class Trainer:
         )
         return self.labels
 
-    def progress(self, steps: Iterable, total: int, title: str) -> Iterator:
-        """``steps`` with a progress bar on a terminal."""
+    def batch_plan(self) -> dict[str, Any]:
+        """How the samplers of either stage draw: batches an epoch, their shape, the random generator."""
+        schedule = self.config.schedule
+        shape = dict(iterations=schedule.iterations, identities=schedule.identities, images=schedule.images)
+        return shape | {"generator": self.generator}
+
+    def run_steps(self, epoch: int, batches: Iterable[Rows], step: Step, *, local_scaling: bool) -> dict[str, float]:
+        """Train on each of ``batches``, with a progress bar on a terminal; returns the mean of each loss.
+
+        Args:
+            epoch: named in the bar and in errors.
+            batches: (visible rows, infrared rows), drawn in full before the first step.
+            step: takes the network's inputs and the batch's rows on the device, trains, returns its losses.
+            local_scaling: see :meth:`salcr.data.augment.Augmentation.visible`.
+
+        Raises:
+            NonFiniteLoss: a loss became NaN or infinite.
+        """
         from tqdm import tqdm
 
-        return iter(tqdm(steps, total=total, desc=title, leave=False, disable=not sys.stderr.isatty()))
+        watch, batches = LossWatch(epoch, self.paths), list(batches)
+        loaded = load_batches(batches, *self.images, self.device)
+        bar = tqdm(loaded, f"epoch {epoch}", len(batches), leave=False, disable=not sys.stderr.isatty())
+        self.network.train()
+        with self.timed("steps"):
+            for visible, infrared, rows in bar:
+                inputs = training_views(
+                    visible, infrared, self.augmentation, self.generator, local_scaling=local_scaling
+                )
+                losses = step(inputs, tuple(r.to(self.device, non_blocking=True) for r in rows))
+                watch.add(losses, rows)
+            return watch.means()
+
+    def autocast(self) -> AbstractContextManager:
+        """The network's arithmetic at the configured precision."""
+        return autocast(self.device, self.config.schedule.precision)
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:

@@ -52,7 +52,8 @@ class SALCRNetwork(nn.Module):
                 f"visible must hold two views of the {len(infrared)} positions of infrared, got {len(visible)} images"
             )
         maps = self.backbone(visible, infrared)
-        return TrainingFeatures(self.norm(self.gem(maps)), self.parts(maps) if with_parts else None)
+        pooled, parts = self.parts.with_gem(maps, self.gem) if with_parts else (self.gem(maps), None)
+        return TrainingFeatures(self.norm(pooled), parts)
 
     def embed(self, images: torch.Tensor, *, infrared: bool) -> Embedding:
         """Features of ``images [B, 3, H, W]`` of one modality; call it in eval mode."""

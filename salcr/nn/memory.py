@@ -1,5 +1,7 @@
 """Memory banks: class rows that follow the features, instance rows that are frozen within an epoch (SPEC 3, 4)."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -30,9 +32,17 @@ class ClusterMemory(nn.Module):
 
     def update_(self, features: torch.Tensor, targets: torch.Tensor, order: torch.Tensor | None = None) -> None:
         """Sequential momentum update; call it after ``backward``. See :func:`salcr.ops.update_cluster_memory_`."""
-        ops.update_cluster_memory_(
-            self.rows, features.detach().to(self.rows.dtype), targets, momentum=self.momentum, order=order
-        )
+        with torch.no_grad():
+            features = features.to(self.rows.dtype)
+        ops.update_cluster_memory_(self.rows, features, targets, momentum=self.momentum, order=order)
+
+
+def contrast_sum(
+    features: torch.Tensor, memories: Sequence[ClusterMemory], targets: Sequence[torch.Tensor]
+) -> torch.Tensor:
+    """Sum of the losses of several memories of one temperature; see :func:`salcr.ops.cluster_contrast_sum`."""
+    rows, temperature = [memory.rows for memory in memories], memories[0].temperature
+    return ops.cluster_contrast_sum(features, rows, targets, temperature=temperature)
 
 
 class InstanceMemory(nn.Module):
@@ -53,6 +63,12 @@ class InstanceMemory(nn.Module):
         """The k nearest rows of each feature and the log-sum-exp over all; see :func:`salcr.ops.instance_neighbors`."""
         return ops.instance_neighbors(features, self.rows, self.k, temperature=self.temperature)
 
-    def contrast(self, features: torch.Tensor, positives: torch.Tensor, lse: torch.Tensor) -> torch.Tensor:
+    def search(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The same and the mean row under the softmax, for :meth:`contrast`; see :func:`salcr.ops.instance_search`."""
+        return ops.instance_search(features, self.rows, self.k, temperature=self.temperature)
+
+    def contrast(
+        self, features: torch.Tensor, positives: torch.Tensor, lse: torch.Tensor, pull: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Pull features towards sets of rows; see :func:`salcr.ops.set_contrast`."""
-        return ops.set_contrast(features, self.rows, positives, temperature=self.temperature, lse=lse)
+        return ops.set_contrast(features, self.rows, positives, temperature=self.temperature, lse=lse, pull=pull)

@@ -1,5 +1,7 @@
 """Pooling of a feature map into a global feature and semantic-aligned part features (SPEC 1)."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -45,14 +47,22 @@ class SemanticParts(nn.Module):
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         """``maps [3S, D, H, W]`` = [visible; augmented; infrared] -> ``[P, 3, 3S, D]``: own, pg1, pg2 of every row."""
-        views = ops.semantic_parts(maps, self.tokens.to(maps.dtype), authors_pg1=self.authors_pg1)
-        forms = torch.stack([self.norm(z.flatten(1)) for z in views])
-        return forms.unflatten(2, self.tokens.shape).movedim(2, 0)
+        return self._features(ops.semantic_parts(maps, self.tokens.to(maps.dtype), authors_pg1=self.authors_pg1))
+
+    def with_gem(self, maps: torch.Tensor, gem: GeM) -> tuple[torch.Tensor, torch.Tensor]:
+        """``gem(maps)`` and ``self(maps)`` from the same reads of the maps."""
+        tokens = self.tokens.to(maps.dtype)
+        pooled, *views = ops.semantic_pool(maps, tokens, p=gem.p, authors_pg1=self.authors_pg1)
+        return pooled, self._features(views)
 
     def own(self, maps: torch.Tensor) -> torch.Tensor:
         """``maps [B, D, H, W] -> [B, P, D]``: each image looks itself up, as in evaluation."""
         z = ops.part_attention(ops.part_prototypes(maps, self.tokens.to(maps.dtype)), maps)
         return self.norm(z.flatten(1)).unflatten(1, self.tokens.shape)
+
+    def _features(self, views: Sequence[torch.Tensor]) -> torch.Tensor:
+        forms = torch.stack([self.norm(z.flatten(1)) for z in views])
+        return forms.unflatten(2, self.tokens.shape).movedim(2, 0)
 
 
 def frozen_bias_batch_norm(width: int) -> nn.BatchNorm1d:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from salcr import ops
-from salcr.nn import ClusterMemory
+from salcr.nn import ClusterMemory, contrast_sum
 
 
 class CrossLabels(NamedTuple):
@@ -94,7 +94,8 @@ class GlobalObjective(nn.Module):
 
     def loss(self, f: torch.Tensor, labels: CrossLabels) -> torch.Tensor:
         """``f [3S, D]`` = [visible, augmented, infrared] and the batch's labels."""
-        return self.visible.contrast(f, labels.visible_side()) + self.infrared.contrast(f, labels.infrared_side())
+        targets = labels.visible_side(), labels.infrared_side()
+        return contrast_sum(f, (self.visible, self.infrared), targets)
 
     def update_(self, f: torch.Tensor, labels: CrossLabels, order: torch.Tensor) -> None:
         """Update both memories with all samples in ``order [3S]``."""

@@ -1,9 +1,12 @@
 """FGSAL, fine-grained semantic-aligned learning (SPEC 4): part features against part cluster memories."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from torch import nn
 
-from salcr.nn import ClusterMemory
+from salcr.nn import ClusterMemory, contrast_sum
 from salcr.objectives.dagi import CrossLabels
 
 
@@ -25,23 +28,42 @@ class PartObjective(nn.Module):
         self.a, self.c = (ClusterMemory(visible, momentum=momentum, temperature=temperature) for _ in range(2))
         self.b, self.e = (ClusterMemory(infrared, momentum=momentum, temperature=temperature) for _ in range(2))
 
-    def loss(self, parts: torch.Tensor, labels: CrossLabels) -> torch.Tensor:
-        """``parts [P, 3, 3S, D]`` (own, pg1, pg2 of [visible, augmented, infrared]) and the batch's labels."""
-        return sum(memory.contrast(rows, targets) for memory, rows, targets in self._queries(parts, labels))
+    def queries(self, parts: torch.Tensor, labels: CrossLabels) -> "PartQueries":
+        """Rows and targets of the four kinds, from ``parts [P, 3, 3S, D]`` (own, pg1, pg2 of [v, a, r]) and labels."""
+        samples = len(labels.visible)
+        visible, infrared = (side.flatten(1, 2) for side in parts.split((2 * samples, samples), dim=2))
+        return PartQueries(
+            *(visible, infrared),
+            (labels.visible.repeat(6), labels.visible_to_infrared.repeat(6)),
+            (labels.infrared_to_visible.repeat(3), labels.infrared.repeat(3)),
+        )
 
-    def update_(self, parts: torch.Tensor, labels: CrossLabels, generator: torch.Generator) -> None:
-        """Update all four kinds of memories, each in a random order of its own rows drawn from ``generator`` (CPU)."""
-        for memory, rows, targets in self._queries(parts.detach(), labels):
-            order = torch.randperm(len(targets), generator=generator).to(targets.device)
+    def loss(self, queries: "PartQueries") -> torch.Tensor:
+        """The sum of the four contrasts, each a mean over its rows and then over parts."""
+        visible = contrast_sum(queries.visible, (self.a, self.b), queries.visible_targets)
+        return visible + contrast_sum(queries.infrared, (self.c, self.e), queries.infrared_targets)
+
+    def update_(self, queries: "PartQueries", orders: Sequence[torch.Tensor]) -> None:
+        """Update A, B, C and E, each with its rows in the order given; see :meth:`PartQueries.random_orders`."""
+        kinds = zip((self.a, self.b, self.c, self.e), queries.by_kind(), orders, strict=True)
+        for memory, (rows, targets), order in kinds:
             memory.update_(rows, targets, order)
 
-    def _queries(self, parts: torch.Tensor, labels: CrossLabels):
-        samples = len(labels.visible)
-        visible = parts[:, :, : 2 * samples].flatten(1, 2)  # [P, 6S, D]: own, pg1, pg2, each visible then augmented
-        infrared = parts[:, :, 2 * samples :].flatten(1, 2)  # [P, 3S, D]
-        return (
-            (self.a, visible, labels.visible.repeat(6)),
-            (self.b, visible, labels.visible_to_infrared.repeat(6)),
-            (self.c, infrared, labels.infrared_to_visible.repeat(3)),
-            (self.e, infrared, labels.infrared.repeat(3)),
-        )
+
+class PartQueries(NamedTuple):
+    """What a batch asks the part memories: rows with their targets in either modality's clusters."""
+
+    visible: torch.Tensor  # [P, 6S, D]: own, pg1, pg2, each visible then augmented
+    infrared: torch.Tensor  # [P, 3S, D]: own, pg1, pg2
+    visible_targets: tuple[torch.Tensor, torch.Tensor]  # of A and of B, [6S]
+    infrared_targets: tuple[torch.Tensor, torch.Tensor]  # of C and of E, [3S]
+
+    def by_kind(self) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
+        """(rows, targets) of A, B, C and E."""
+        (a, b), (c, e) = self.visible_targets, self.infrared_targets
+        return (self.visible, a), (self.visible, b), (self.infrared, c), (self.infrared, e)
+
+    def random_orders(self, generator: torch.Generator) -> list[torch.Tensor]:
+        """A random order of the rows for each of A, B, C and E, drawn from ``generator`` (on the CPU)."""
+        drawn = ((torch.randperm(len(y), generator=generator), y.device) for _, y in self.by_kind())
+        return [order.to(device, non_blocking=True) for order, device in drawn]

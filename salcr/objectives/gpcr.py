@@ -29,13 +29,13 @@ class RefinementObjective(nn.Module):
         pg1, pg2 belong to three different semantic groups) takes the neighbours of the row's two other forms that are
         also neighbours of its global feature.
         """
-        top, lse = self.whole.neighbors(f)
+        top, *whole = self.whole.search(f)
         agreed = ops.intersect_sets(*top.chunk(3))
-        loss_whole = self.whole.contrast(f, agreed.repeat(3, 1), lse)
+        loss_whole = self.whole.contrast(f, agreed.repeat(3, 1), *whole)
 
         rows = parts.flatten(1, 2)
-        top_parts, lse_parts = self.parts.neighbors(rows)
-        own, pg1, pg2 = top_parts.unflatten(1, parts.shape[1:3]).unbind(1)
-        others = torch.stack([ops.unite_sets(pg1, pg2), ops.unite_sets(own, pg2), ops.unite_sets(own, pg1)], dim=1)
-        positives = ops.intersect_sets(others, top)
-        return loss_whole, self.parts.contrast(rows, positives.flatten(1, 2), lse_parts)
+        top_parts, *of_parts = self.parts.search(rows)
+        # [P, 9S, k]: the other two forms of a row lie 3S and 6S further.
+        others = ops.unite_sets(top_parts.roll(len(f), dims=1), top_parts.roll(2 * len(f), dims=1))
+        positives = ops.intersect_sets(others, top.repeat(3, 1))
+        return loss_whole, self.parts.contrast(rows, positives, *of_parts)

@@ -1,11 +1,15 @@
 """Cluster memories: contrast with class rows, and their momentum update (SPEC 3 and 4)."""
 
+from collections.abc import Sequence
+
 import torch
 
 from salcr import reference
 from salcr.ops._backends import add_backend, check_impl, pick
+from salcr.ops._banks import HALF_TO_SINGLE, check_banks, lse_dtype, per_row, with_banks
 from salcr.ops._checks import check_positive, check_same, check_tensor
-from salcr.ops._register import reference_gradient, register
+from salcr.ops._register import register
+from salcr.reference.cluster_memory import cluster_contrast_backward, cluster_contrast_forward
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -46,14 +50,48 @@ def cluster_contrast(
 
     Source: SPEC 3; Cluster Contrast (Dai et al., 2021).
     """
-    _check_banks(features, memory, targets)
-    check_positive("temperature", temperature)
-    check_impl(impl)
+    _check_contrast(features, memory, targets, temperature, impl)
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
-    if memory.requires_grad:
-        raise ValueError("memory requires a gradient, and cluster_contrast gives it none: pass memory.detach()")
     return _ClusterContrast.apply(features, memory, targets, temperature, reduction, impl)
+
+
+def cluster_contrast_sum(
+    features: torch.Tensor,
+    memories: Sequence[torch.Tensor],
+    targets: Sequence[torch.Tensor],
+    *,
+    temperature: float = 0.05,
+    impl: str = "auto",
+) -> torch.Tensor:
+    """Contrast of every feature with the rows of several cluster memories, as one operator.
+
+    Equivalent eager expression::
+
+        sum(cluster_contrast(features, m, t, temperature=temperature) for m, t in zip(memories, targets))
+
+    Args:
+        features: ``[B, D]`` or ``[P, B, D]``, float; need not be normalised.
+        memories: each ``[K, D]`` or ``[P, K, D]``, of any ``K``; as in :func:`cluster_contrast`.
+        targets: as many, each ``[B]`` or ``[P, B]``, int64 in ``[0, K)`` of its memory; rows with -1 are ignored.
+        temperature: divides the cosine; 0.05 in the paper.
+        impl: backend, see :mod:`salcr.ops`.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        TypeError, ValueError: as :func:`cluster_contrast`; also no memory, or a number of targets other
+            than that of memories.
+
+    Source: SPEC 4, the losses L_g and L_p.
+    """
+    memories, targets = list(memories), list(targets)
+    if not memories or len(memories) != len(targets):
+        raise ValueError(f"memories and targets must be as many, and some: got {len(memories)} and {len(targets)}")
+    for memory, rows in zip(memories, targets, strict=True):
+        _check_contrast(features, memory, rows, temperature, impl)
+    return _ClusterContrastSum.apply(features, temperature, impl, len(memories), *memories, *targets)
 
 
 def update_cluster_memory_(
@@ -89,7 +127,8 @@ def update_cluster_memory_(
 
     Source: SPEC 3.
     """
-    _check_banks(features, memory, targets)
+    check_banks(features, memory)
+    per_row("targets", targets, features, axes=0)
     if not 0 <= momentum <= 1:
         raise ValueError(f"momentum must be in [0, 1], got {momentum}")
     if order is not None:
@@ -98,16 +137,18 @@ def update_cluster_memory_(
         if len(order) != features.shape[-2]:
             raise ValueError(f"order must name {features.shape[-2]} samples, got {len(order)}")
     check_impl(impl)
-    torch.ops.salcr.update_cluster_memory_(memory, features.detach(), targets, momentum, order, impl)
+    with torch.no_grad():
+        torch.ops.salcr.update_cluster_memory_(memory, features, targets, momentum, order, impl)
     return memory
 
 
 class _ClusterContrast(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, features, memory, targets, temperature, reduction, impl):
-        ctx.save_for_backward(features, memory, targets)
-        ctx.options = temperature, reduction, impl
-        return torch.ops.salcr.cluster_contrast(features, memory, targets, *ctx.options)
+    def forward(ctx, features, memory, targets, *options):
+        loss, lse = torch.ops.salcr.cluster_contrast(features, memory, targets, *options)
+        ctx.save_for_backward(features, memory, targets, lse)
+        ctx.options = options
+        return loss
 
     @staticmethod
     def backward(ctx, gradient):
@@ -115,16 +156,33 @@ class _ClusterContrast(torch.autograd.Function):
         return gradient, None, None, None, None, None
 
 
-def _check_banks(features: torch.Tensor, memory: torch.Tensor, targets: torch.Tensor) -> None:
-    check_tensor("features", features, ndim=(2, 3))
-    check_tensor("memory", memory, ndim=features.ndim)
-    check_tensor("targets", targets, ndim=(1, 2) if features.ndim == 3 else 1, floating=False)
-    check_same("memory", memory, "features", features)
-    check_same("targets", targets, "features", features, dtype=False)
-    if memory.shape[-1] != features.shape[-1] or memory.shape[:-2] != features.shape[:-2]:
-        raise ValueError(f"memory {tuple(memory.shape)} does not fit features {tuple(features.shape)}")
-    if targets.shape != features.shape[:-1] and targets.shape != features.shape[-2:-1]:
-        raise ValueError(f"targets {tuple(targets.shape)} do not fit features {tuple(features.shape)}")
+class _ClusterContrastSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, features, temperature, impl, count, *banks):
+        memories, targets = list(banks[:count]), list(banks[count:])
+        loss, lses = torch.ops.salcr.cluster_contrast_sum(features, memories, targets, temperature, impl)
+        ctx.save_for_backward(features, *banks, *lses)
+        ctx.options = temperature, impl
+        return loss
+
+    @staticmethod
+    def backward(ctx, gradient):
+        features, *rest = ctx.saved_tensors
+        count = len(rest) // 3
+        banks = rest[:count], rest[count : 2 * count], rest[2 * count :]
+        gradient = torch.ops.salcr.cluster_contrast_sum_backward(gradient, features, *banks, *ctx.options)
+        return gradient, *([None] * (3 + 2 * count))
+
+
+def _check_contrast(
+    features: torch.Tensor, memory: torch.Tensor, targets: torch.Tensor, temperature: float, impl: str
+) -> None:
+    check_banks(features, memory)
+    per_row("targets", targets, features, axes=0)
+    check_positive("temperature", temperature)
+    check_impl(impl)
+    if memory.requires_grad:
+        raise ValueError("memory requires a gradient, and cluster_contrast gives it none: pass memory.detach()")
 
 
 def _check_targets(targets: torch.Tensor, num_classes: int) -> None:
@@ -134,21 +192,44 @@ def _check_targets(targets: torch.Tensor, num_classes: int) -> None:
 
 def _contrast(features, memory, targets, temperature, reduction, impl):
     _check_targets(targets, memory.shape[-2])
-    function = pick("cluster_contrast", impl, features)
-    return function(features, memory, targets, temperature=temperature, reduction=reduction)
+    return pick("cluster_contrast", impl, features)(features, memory, targets, temperature, reduction)
 
 
-def _contrast_backward(gradient, features, memory, targets, temperature, reduction, impl):
-    return pick("cluster_contrast_backward", impl, features)(
-        gradient, features, memory, targets, temperature, reduction
-    )
+def _contrast_backward(gradient, features, memory, targets, lse, temperature, reduction, impl):
+    backward = pick("cluster_contrast_backward", impl, features)
+    return backward(gradient, features, memory, targets, lse, temperature, reduction).contiguous()
 
 
-def _reference_contrast_backward(gradient, features, memory, targets, temperature, reduction):
-    def loss(x):
-        return reference.cluster_contrast(x, memory, targets, temperature=temperature, reduction=reduction)
+def _contrast_sum(features, memories, targets, temperature, impl):
+    found = [_contrast(features, m, t, temperature, "mean", impl) for m, t in zip(memories, targets, strict=True)]
+    return torch.stack([loss for loss, _ in found]).sum(), [lse for _, lse in found]
 
-    return reference_gradient(loss, [features], [gradient])[0]
+
+def _contrast_sum_backward(gradient, features, memories, targets, lses, temperature, impl):
+    total = None
+    for banks in zip(memories, targets, lses, strict=True):
+        one = _contrast_backward(gradient, features, *banks, temperature, "mean", impl)
+        total = one if total is None else total.add_(one)
+    return total
+
+
+def _triton_contrast(features, memory, targets, temperature, reduction):
+    from salcr.kernels.contrast import contrast_forward
+
+    rows, banks = with_banks(features, memory)
+    positives = targets.expand(rows.shape[:-1]).contiguous().unsqueeze(-1)
+    loss, lse = contrast_forward(rows, banks, positives, temperature=temperature, reduction=reduction)
+    return loss.view(features.shape[:-1] if reduction == "none" else ()), lse.view(features.shape[:-1])
+
+
+def _triton_contrast_backward(gradient, features, memory, targets, lse, temperature, reduction):
+    from salcr.kernels.contrast import contrast_backward
+
+    rows, banks = with_banks(features, memory)
+    positives = targets.expand(rows.shape[:-1]).contiguous().unsqueeze(-1)
+    return contrast_backward(
+        gradient, rows, banks, positives, lse.contiguous(), temperature=temperature, reduction=reduction
+    ).view(features.shape)
 
 
 def _update(memory, features, targets, momentum, order, impl):
@@ -177,26 +258,67 @@ def _cpp_update(memory, features, targets, *, momentum, order):
     )
 
 
+def _triton_update(memory, features, targets, *, momentum, order):
+    from salcr.kernels.memory_update import update_cluster_memory
+
+    banks, rows = with_banks(memory, features)
+    targets = targets.expand(rows.shape[:-1]).contiguous()
+    order = torch.arange(rows.shape[1], device=rows.device) if order is None else order.contiguous()
+    update_cluster_memory(banks, rows, targets, order, momentum=momentum)
+    if banks.data_ptr() != memory.data_ptr():
+        memory.copy_(banks.view(memory.shape))
+
+
 def _fake_contrast(features, memory, targets, temperature, reduction, impl):
-    return features.new_empty(features.shape[:-1] if reduction == "none" else ())
+    loss = features.new_empty(features.shape[:-1] if reduction == "none" else ())
+    return loss, features.new_empty(features.shape[:-1], dtype=lse_dtype(features))
 
 
-def _fake_contrast_backward(gradient, features, memory, targets, temperature, reduction, impl):
-    return torch.empty_like(features)
+def _fake_contrast_backward(gradient, features, memory, targets, lse, temperature, reduction, impl):
+    return features.new_empty(features.shape)
+
+
+def _fake_contrast_sum(features, memories, targets, temperature, impl):
+    lses = [features.new_empty(features.shape[:-1], dtype=lse_dtype(features)) for _ in memories]
+    return features.new_empty(()), lses
+
+
+def _fake_contrast_sum_backward(gradient, features, memories, targets, lses, temperature, impl):
+    return features.new_empty(features.shape)
 
 
 def _fake_update(memory, features, targets, momentum, order, impl):
     return None
 
 
-add_backend("cluster_contrast", "reference", reference.cluster_contrast)
-add_backend("cluster_contrast_backward", "reference", _reference_contrast_backward)
+for _operator in ("cluster_contrast", "cluster_contrast_sum"):
+    add_backend(_operator, "triton", _triton_contrast, dtypes=HALF_TO_SINGLE)
+    add_backend(_operator, "reference", cluster_contrast_forward)
+add_backend("cluster_contrast_backward", "triton", _triton_contrast_backward, dtypes=HALF_TO_SINGLE)
+add_backend("cluster_contrast_backward", "reference", cluster_contrast_backward)
 add_backend("update_cluster_memory_", "cpu", _cpp_update, dtypes=(torch.float32, torch.float64))
+add_backend("update_cluster_memory_", "triton", _triton_update, dtypes=HALF_TO_SINGLE)
 add_backend("update_cluster_memory_", "reference", reference.update_cluster_memory_)
-_BANKS = "Tensor features, Tensor memory, Tensor targets, float temperature, str reduction, str impl"
-register("cluster_contrast", f"({_BANKS}) -> Tensor", _contrast, _fake_contrast)
+_BANKS, _OPTIONS = "Tensor features, Tensor memory, Tensor targets", "float temperature, str reduction, str impl"
+register("cluster_contrast", f"({_BANKS}, {_OPTIONS}) -> (Tensor, Tensor)", _contrast, _fake_contrast)
 register(
-    "cluster_contrast_backward", f"(Tensor gradient, {_BANKS}) -> Tensor", _contrast_backward, _fake_contrast_backward
+    "cluster_contrast_backward",
+    f"(Tensor gradient, {_BANKS}, Tensor lse, {_OPTIONS}) -> Tensor",
+    _contrast_backward,
+    _fake_contrast_backward,
+)
+_MEMORIES = "Tensor features, Tensor[] memories, Tensor[] targets"
+register(
+    "cluster_contrast_sum",
+    f"({_MEMORIES}, float temperature, str impl) -> (Tensor, Tensor[])",
+    _contrast_sum,
+    _fake_contrast_sum,
+)
+register(
+    "cluster_contrast_sum_backward",
+    f"(Tensor gradient, {_MEMORIES}, Tensor[] lses, float temperature, str impl) -> Tensor",
+    _contrast_sum_backward,
+    _fake_contrast_sum_backward,
 )
 register(
     "update_cluster_memory_",

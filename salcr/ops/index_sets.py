@@ -112,6 +112,20 @@ def _fake_unite(sets, impl):
     return sets[0].new_empty(*torch.broadcast_shapes(*(rows.shape[:-1] for rows in sets)), width)
 
 
+def _triton_intersect(*sets):
+    from salcr.kernels.index_sets import intersect_sets as kernel
+
+    return kernel(*sets)
+
+
+def _triton_unite(*sets):
+    from salcr.kernels.index_sets import unite_sets as kernel
+
+    return kernel(*sets)
+
+
+add_backend("intersect_sets", "triton", _triton_intersect)
+add_backend("unite_sets", "triton", _triton_unite)
 add_backend("intersect_sets", "reference", reference.intersect_sets)
 add_backend("unite_sets", "reference", reference.unite_sets)
 register("intersect_sets", "(Tensor[] sets, str impl) -> Tensor", _intersect, _fake_intersect)

@@ -1,13 +1,21 @@
 """Instance memories: nearest rows and contrast with sets of rows (SPEC 4, GPCR)."""
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 
-from salcr import reference
 from salcr.ops._backends import add_backend, check_impl, pick
+from salcr.ops._banks import HALF_TO_SINGLE, check_banks, lse_dtype, per_row, with_banks
 from salcr.ops._checks import check_positive, check_same, check_tensor
 from salcr.ops._register import register
 from salcr.ops.index_sets import check_rows
-from salcr.reference.instance_memory import set_contrast_backward, set_contrast_forward
+from salcr.reference.instance_memory import (
+    dense_pull,
+    rows_lse,
+    search_blocks,
+    set_contrast_backward,
+    set_contrast_forward,
+)
 
 
 def instance_neighbors(
@@ -22,8 +30,9 @@ def instance_neighbors(
         neighbours of row b: (logits[b] > bound[b]).nonzero()           # k >= N: all rows
         lse = logits.logsumexp(-1)
 
-    Equal values at the bound are all left out, so a row has ``k`` neighbours or fewer. Products of half precision
-    arguments are rounded to half precision, which makes such ties frequent: search in float32.
+    Equal values at the bound are all left out, so a row has ``k`` neighbours or fewer. PyTorch rounds products of half
+    precision arguments to half precision, which makes such ties frequent: search in float32. (The Triton backend keeps
+    them in float32.)
 
     Args:
         features: ``[B, D]`` or ``[P, B, D]``, float; need not be normalised. Read without a gradient.
@@ -41,11 +50,38 @@ def instance_neighbors(
 
     Source: SPEC 4, GPCR.
     """
-    _check_banks(features, memory)
-    check_positive("k", k)
-    check_positive("temperature", temperature)
-    check_impl(impl)
-    return torch.ops.salcr.instance_neighbors(features.detach(), memory.detach(), k, temperature, impl)
+    return tuple(_search(features, memory, k, temperature, False, impl))
+
+
+def instance_search(
+    features: torch.Tensor, memory: torch.Tensor, k: int = 30, *, temperature: float = 0.05, impl: str = "auto"
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """:func:`instance_neighbors` and the mean row under the softmax, which :func:`set_contrast` needs for its gradient.
+
+    Equivalent eager expression::
+
+        indices, lse = instance_neighbors(features, memory, k, temperature=temperature)
+        pull = (normalize(features, dim=-1) @ memory.mT / temperature).softmax(dim=-1) @ memory
+
+    Both passes of :func:`set_contrast` then read the memory rows of the positives only.
+
+    Args:
+        features: ``[B, D]`` or ``[P, B, D]``, float; need not be normalised. Read without a gradient.
+        memory: ``[N, D]`` or ``[P, N, D]`` of the same dtype: unit rows, one an image.
+        k: the most neighbours a row can have; 30 in the paper. It may exceed ``N``.
+        temperature: divides the cosine; 0.05 in the paper.
+        impl: backend, see :mod:`salcr.ops`.
+
+    Returns:
+        ``(indices, lse, pull)``: as :func:`instance_neighbors`, and ``[..., B, D]`` of the dtype of ``lse``. None has
+        a gradient.
+
+    Raises:
+        TypeError, ValueError: a wrong shape, dtype, device, temperature or k.
+
+    Source: SPEC 4, GPCR.
+    """
+    return tuple(_search(features, memory, k, temperature, True, impl))
 
 
 def set_contrast(
@@ -55,6 +91,7 @@ def set_contrast(
     *,
     temperature: float = 0.05,
     lse: torch.Tensor | None = None,
+    pull: torch.Tensor | None = None,
     impl: str = "auto",
 ) -> torch.Tensor:
     """Contrast of every feature with a set of memory rows: minus the log of the probability of the whole set.
@@ -75,6 +112,8 @@ def set_contrast(
         temperature: divides the cosine; 0.05 in the paper.
         lse: ``[B]`` or ``[P, B]``, the second result of :func:`instance_neighbors` for the same features, memory and
             temperature. It saves the forward pass over the memory; the gradient is the same with and without.
+        pull: ``[B, D]`` or ``[P, B, D]``, the third result of :func:`instance_search` for the same features, memory and
+            temperature. It saves the backward pass over the memory; only with ``lse``.
         impl: backend, see :mod:`salcr.ops`.
 
     Returns:
@@ -86,54 +125,62 @@ def set_contrast(
 
     Source: SPEC 4, GPCR.
     """
-    _check_banks(features, memory)
-    check_tensor("positives", positives, ndim=(2, 3) if features.ndim == 3 else 2, floating=False)
-    check_same("positives", positives, "features", features, dtype=False)
-    if positives.shape[:-1] != features.shape[:-1] and positives.shape[:-1] != features.shape[-2:-1]:
-        raise ValueError(f"positives {tuple(positives.shape)} do not fit features {tuple(features.shape)}")
+    check_banks(features, memory)
+    per_row("positives", positives, features, axes=1)
     check_positive("temperature", temperature)
     check_impl(impl)
     if memory.requires_grad:
         raise ValueError("memory requires a gradient, and set_contrast gives it none: pass memory.detach()")
-    if lse is not None:
-        check_tensor("lse", lse, ndim=features.ndim - 1)
-        check_same("lse", lse, "features", features, dtype=False)
-        if lse.dtype != _lse_dtype(features):
-            raise TypeError(f"lse must be {_lse_dtype(features)} for {features.dtype} features, got {lse.dtype}")
-        if lse.shape != features.shape[:-1]:
-            raise ValueError(f"lse {tuple(lse.shape)} does not fit features {tuple(features.shape)}")
-        lse = lse.detach()
-    return _SetContrast.apply(features, memory, positives, lse, temperature, impl)
+    if pull is not None and lse is None:
+        raise ValueError("pull is given without lse; instance_search returns both")
+    lse = _known("lse", lse, features, features.shape[:-1])
+    pull = _known("pull", pull, features, features.shape)
+    return _SetContrast.apply(features, memory, positives, lse, pull, temperature, impl)
 
 
 class _SetContrast(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, features, memory, positives, lse, temperature, impl):
+    def forward(ctx, features, memory, positives, lse, pull, temperature, impl):
         loss, lse = torch.ops.salcr.set_contrast(features, memory, positives, lse, temperature, impl)
-        ctx.save_for_backward(features, memory, positives, lse)
+        ctx.save_for_backward(features, memory, positives, lse, pull)
         ctx.options = temperature, impl
         return loss
 
     @staticmethod
     def backward(ctx, gradient):
         gradient = torch.ops.salcr.set_contrast_backward(gradient, *ctx.saved_tensors, *ctx.options)
-        return gradient, None, None, None, None, None
+        return gradient, None, None, None, None, None, None
 
 
-def _check_banks(features: torch.Tensor, memory: torch.Tensor) -> None:
-    check_tensor("features", features, ndim=(2, 3))
-    check_tensor("memory", memory, ndim=features.ndim)
-    check_same("memory", memory, "features", features)
-    if memory.shape[-1] != features.shape[-1] or memory.shape[:-2] != features.shape[:-2]:
-        raise ValueError(f"memory {tuple(memory.shape)} does not fit features {tuple(features.shape)}")
+def _search(features, memory, k, temperature, mean, impl):
+    check_banks(features, memory)
+    check_positive("k", k)
+    check_positive("temperature", temperature)
+    check_impl(impl)
+    operator = torch.ops.salcr.instance_search if mean else torch.ops.salcr.instance_neighbors
+    with torch.no_grad():
+        return operator(features, memory, k, temperature, impl)
 
 
-def _lse_dtype(features: torch.Tensor) -> torch.dtype:
-    return torch.promote_types(features.dtype, torch.float32)
+def _known(name: str, x: torch.Tensor | None, features: torch.Tensor, shape: torch.Size) -> torch.Tensor | None:
+    """A result of the search that was given on, without its history."""
+    if x is None:
+        return None
+    check_tensor(name, x, ndim=len(shape))
+    check_same(name, x, "features", features, dtype=False)
+    if x.dtype != lse_dtype(features):
+        raise TypeError(f"{name} must be {lse_dtype(features)} for {features.dtype} features, got {x.dtype}")
+    if x.shape != shape:
+        raise ValueError(f"{name} {tuple(x.shape)} does not fit features {tuple(features.shape)}")
+    return x.detach() if x.requires_grad else x
 
 
 def _neighbors(features, memory, k, temperature, impl):
-    return pick("instance_neighbors", impl, features)(features, memory, k, temperature=temperature)
+    return pick("instance_neighbors", impl, features)(features, memory, k, temperature, mean=False)[:2]
+
+
+def _neighbors_and_pull(features, memory, k, temperature, impl):
+    return pick("instance_search", impl, features)(features, memory, k, temperature, mean=True)
 
 
 def _contrast(features, memory, positives, lse, temperature, impl):
@@ -144,37 +191,106 @@ def _contrast(features, memory, positives, lse, temperature, impl):
     return loss, total.clone() if total is lse else total
 
 
-def _contrast_backward(gradient, features, memory, positives, lse, temperature, impl):
+def _contrast_backward(gradient, features, memory, positives, lse, pull, temperature, impl):
     backward = pick("set_contrast_backward", impl, features)
-    return backward(gradient, features, memory, positives, lse, temperature).contiguous()
+    return backward(gradient, features, memory, positives, lse, pull, temperature).contiguous()
+
+
+def _cpp_contrast(features, memory, positives, lse, temperature):
+    from salcr import _C
+
+    rows, banks = with_banks(features, memory)
+    positives = _spread(positives, rows)
+    if lse is None:
+        lse = rows_lse(features, memory, temperature)
+    near = torch.empty_like(rows[..., 0])
+    _C.positives_lse(*_arrays(rows, banks, positives, near), temperature, torch.get_num_threads())
+    losses = torch.where(near > -torch.inf, lse.view(near.shape) - near, 0.0)
+    return (losses.sum(-1) / (positives[..., 0] >= 0).sum(-1).clamp_min(1)).mean(), lse
+
+
+def _cpp_contrast_backward(gradient, features, memory, positives, lse, pull, temperature):
+    from salcr import _C
+
+    rows, banks = with_banks(features, memory)
+    positives = _spread(positives, rows)
+    if pull is None:
+        pull = dense_pull(F.normalize(features, dim=-1), memory, lse, temperature)
+    valid = positives[..., 0] >= 0
+    weight = valid * (gradient / (valid.sum(-1, keepdim=True).clamp_min(1) * len(rows)))
+    (pull,), found = with_banks(pull), torch.empty_like(rows)
+    _C.set_contrast_backward(
+        *_arrays(rows, banks, positives, pull, weight, found), temperature, torch.get_num_threads()
+    )
+    return found.view(features.shape)
+
+
+def _arrays(*tensors: torch.Tensor) -> list[np.ndarray]:
+    return [x.numpy(force=True) for x in tensors]
+
+
+def _triton_search(features, memory, k, temperature, *, mean):
+    from salcr.kernels.instance_search import instance_search
+
+    indices, lse, pull = instance_search(*with_banks(features, memory), k, temperature=temperature, mean=mean)
+    lead = features.shape[:-1]
+    return indices.view(*lead, k), lse.view(lead), pull.view(features.shape) if mean else None
+
+
+def _triton_contrast(features, memory, positives, lse, temperature):
+    from salcr.kernels.contrast import contrast_forward
+
+    rows, banks = with_banks(features, memory)
+    known = None if lse is None else lse.contiguous().view(rows.shape[:-1])
+    loss, total = contrast_forward(rows, banks, _spread(positives, rows), temperature=temperature, lse=known)
+    return loss, lse if total is known else total.view(features.shape[:-1])
+
+
+def _triton_contrast_backward(gradient, features, memory, positives, lse, pull, temperature):
+    from salcr.kernels.contrast import contrast_backward
+
+    rows, banks = with_banks(features, memory)
+    positives, lse = _spread(positives, rows), lse.contiguous()
+    pull = None if pull is None else pull.contiguous()
+    found = contrast_backward(gradient, rows, banks, positives, lse, temperature=temperature, pull=pull)
+    return found.view(features.shape)
+
+
+def _spread(positives: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    return positives.expand(*rows.shape[:-1], -1).contiguous()
 
 
 def _fake_neighbors(features, memory, k, temperature, impl):
     lead = features.shape[:-1]
-    return (
-        features.new_empty(*lead, k, dtype=torch.int64),
-        features.new_empty(lead, dtype=_lse_dtype(features)),
-    )
+    return features.new_empty(*lead, k, dtype=torch.int64), features.new_empty(lead, dtype=lse_dtype(features))
+
+
+def _fake_neighbors_and_pull(features, memory, k, temperature, impl):
+    pull = features.new_empty(features.shape, dtype=lse_dtype(features))
+    return *_fake_neighbors(features, memory, k, temperature, impl), pull
 
 
 def _fake_contrast(features, memory, positives, lse, temperature, impl):
-    return features.new_empty(()), features.new_empty(features.shape[:-1], dtype=_lse_dtype(features))
+    return features.new_empty(()), features.new_empty(features.shape[:-1], dtype=lse_dtype(features))
 
 
-def _fake_contrast_backward(gradient, features, memory, positives, lse, temperature, impl):
+def _fake_contrast_backward(gradient, features, memory, positives, lse, pull, temperature, impl):
     return features.new_empty(features.shape)
 
 
-add_backend("instance_neighbors", "reference", reference.instance_neighbors)
+for _operator in ("instance_neighbors", "instance_search"):
+    add_backend(_operator, "triton", _triton_search, dtypes=HALF_TO_SINGLE)
+    add_backend(_operator, "reference", search_blocks)
+add_backend("set_contrast", "cpu", _cpp_contrast, dtypes=(torch.float32, torch.float64))
+add_backend("set_contrast", "triton", _triton_contrast, dtypes=HALF_TO_SINGLE)
 add_backend("set_contrast", "reference", set_contrast_forward)
+add_backend("set_contrast_backward", "cpu", _cpp_contrast_backward, dtypes=(torch.float32, torch.float64))
+add_backend("set_contrast_backward", "triton", _triton_contrast_backward, dtypes=HALF_TO_SINGLE)
 add_backend("set_contrast_backward", "reference", set_contrast_backward)
 _SETS = "Tensor features, Tensor memory, Tensor positives"
-register(
-    "instance_neighbors",
-    "(Tensor features, Tensor memory, SymInt k, float temperature, str impl) -> (Tensor, Tensor)",
-    _neighbors,
-    _fake_neighbors,
-)
+_SEARCH = "(Tensor features, Tensor memory, SymInt k, float temperature, str impl)"
+register("instance_neighbors", f"{_SEARCH} -> (Tensor, Tensor)", _neighbors, _fake_neighbors)
+register("instance_search", f"{_SEARCH} -> (Tensor, Tensor, Tensor)", _neighbors_and_pull, _fake_neighbors_and_pull)
 register(
     "set_contrast",
     f"({_SETS}, Tensor? lse, float temperature, str impl) -> (Tensor, Tensor)",
@@ -183,7 +299,7 @@ register(
 )
 register(
     "set_contrast_backward",
-    f"(Tensor gradient, {_SETS}, Tensor lse, float temperature, str impl) -> Tensor",
+    f"(Tensor gradient, {_SETS}, Tensor lse, Tensor? pull, float temperature, str impl) -> Tensor",
     _contrast_backward,
     _fake_contrast_backward,
 )

@@ -9,9 +9,12 @@ from collections.abc import Callable
 import torch
 
 from salcr import reference
+from salcr.ops import _pooling_fused
 from salcr.ops._backends import add_backend, check_impl, pick
 from salcr.ops._checks import check_positive, check_same, check_tensor
 from salcr.ops._register import reference_gradient, register
+
+OUTPUTS = {"gem_pool": 1, "part_prototypes": 1, "part_attention": 1, "semantic_parts": 3, "semantic_pool": 4}
 
 
 def gem_pool(x: torch.Tensor, p: float = 3.0, eps: float = 1e-12, *, impl: str = "auto") -> torch.Tensor:
@@ -129,25 +132,66 @@ def semantic_parts(
     Source: SPEC 1, SAFL.
     """
     _check_parts(x, "tokens", tokens, ndim=2)
-    if len(x) % 3:
-        raise ValueError(f"x must hold three views of the same size, got a batch of {len(x)}")
+    _check_views(x)
     check_impl(impl)
     return _Pooling.apply("semantic_parts", (authors_pg1, impl), x, tokens)
 
 
+def semantic_pool(
+    x: torch.Tensor,
+    tokens: torch.Tensor,
+    *,
+    p: float = 3.0,
+    eps: float = 1e-12,
+    authors_pg1: bool = False,
+    impl: str = "auto",
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Everything a training step pools from its maps, in as few reads of them as the backend needs.
+
+    Equivalent eager expression::
+
+        gem_pool(x, p, eps), *semantic_parts(x, tokens, authors_pg1=authors_pg1)
+
+    Args:
+        x: ``[3S, D, H, W]``, as of :func:`semantic_parts`.
+        tokens: ``[P, D]``, as of :func:`semantic_parts`.
+        p: the power, see :func:`gem_pool`.
+        eps: see :func:`gem_pool`.
+        authors_pg1: see :func:`semantic_parts`.
+        impl: backend, see :mod:`salcr.ops`.
+
+    Returns:
+        ``(pooled, own, pg1, pg2)``: ``[3S, D]`` and three of ``[3S, P, D]``.
+
+    Raises:
+        TypeError, ValueError: as :func:`gem_pool` and :func:`semantic_parts`.
+
+    Source: SPEC 1.
+    """
+    _check_parts(x, "tokens", tokens, ndim=2)
+    _check_views(x)
+    check_positive("p", p)
+    check_positive("eps", eps)
+    check_impl(impl)
+    return _Pooling.apply("semantic_pool", (float(p), float(eps), authors_pg1, impl), x, tokens)
+
+
 class _Pooling(torch.autograd.Function):
-    """Any operator of this file: its name, its options, then its tensors."""
+    """Any operator of this file: its name, its options, then its tensors. One output comes bare."""
 
     @staticmethod
     def forward(ctx, name, options, *tensors):
-        ctx.save_for_backward(*tensors)
-        ctx.name, ctx.options = name, options
-        return getattr(torch.ops.salcr, name)(*tensors, *options)
+        found = getattr(torch.ops.salcr, name)(*tensors, *options)
+        outputs, saved = found[: OUTPUTS[name]], found[OUTPUTS[name] :]
+        ctx.save_for_backward(*tensors, *saved)
+        ctx.name, ctx.options, ctx.inputs = name, options, len(tensors)
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
     @staticmethod
     def backward(ctx, *gradients):
         backward = getattr(torch.ops.salcr, f"{ctx.name}_backward")
-        return None, None, *backward(gradients, ctx.saved_tensors, *ctx.options)
+        inputs, saved = ctx.saved_tensors[: ctx.inputs], ctx.saved_tensors[ctx.inputs :]
+        return None, None, *backward(gradients, inputs, saved, *ctx.options)
 
 
 def _check_parts(x: torch.Tensor, name: str, rows: torch.Tensor, ndim: int) -> None:
@@ -160,65 +204,118 @@ def _check_parts(x: torch.Tensor, name: str, rows: torch.Tensor, ndim: int) -> N
         raise ValueError(f"{name} ask for {rows.shape[-2]} parts of the {x.shape[2] * x.shape[3]} cells of x")
 
 
-def _add(name: str, tensors: str, options: str, returns: str, function: Callable, fake: Callable) -> None:
-    """Register an operator of this file and its backward, both backed by the reference ``function``."""
-    number = tensors.count("Tensor")
+def _check_views(x: torch.Tensor) -> None:
+    if len(x) % 3:
+        raise ValueError(f"x must hold three views of the same size, got a batch of {len(x)}")
+
+
+def _add(name: str, tensors: str, options: str, shapes: Callable, function: Callable) -> None:
+    """Register an operator of this file and its backward: the fused ones, and ``function`` of the reference.
+
+    ``shapes(*inputs)`` are those of its outputs, of the dtype of the inputs, and of what it saves for its backward, of
+    at least float32. The reference saves nothing: there these tensors are zeros.
+    """
+    inputs = tensors.count("Tensor")
+
+    def allocate(arguments, kind):
+        first, (outputs, saved) = arguments[0], shapes(*arguments[:inputs])
+        wide = torch.promote_types(first.dtype, torch.float32)
+        return [kind(shape, dtype=first.dtype, device=first.device) for shape in outputs], [
+            kind(shape, dtype=wide, device=first.device) for shape in saved
+        ]
 
     def forward(*arguments):
         *arguments, impl = arguments
-        return pick(name, impl, arguments[0])(*arguments)
+        outputs, saved = pick(name, impl, arguments[0])(*arguments)
+        return [*outputs, *saved]
 
-    def backward(gradients, inputs, *arguments):
+    def backward(gradients, inputs, saved, *arguments):
         *arguments, impl = arguments
-        found = pick(f"{name}_backward", impl, inputs[0])(gradients, inputs, *arguments)
+        found = pick(f"{name}_backward", impl, inputs[0])(gradients, inputs, saved, *arguments)
         return [
             g if g.stride() == x.stride() else torch.empty_like(x).copy_(g) for g, x in zip(found, inputs, strict=True)
         ]
 
-    def reference_backward(gradients, inputs, *options):
+    def reference_forward(*arguments):
+        outputs = function(*arguments)
+        outputs = [outputs] if isinstance(outputs, torch.Tensor) else outputs
+        return outputs, allocate(arguments, torch.zeros)[1]
+
+    def reference_backward(gradients, inputs, saved, *options):
         return reference_gradient(lambda *x: function(*x, *options), inputs, gradients)
 
-    add_backend(name, "reference", function)
+    def fake(*arguments):
+        outputs, saved = allocate(arguments, torch.empty)
+        return [*outputs, *saved]
+
+    for backend, operators, dtypes in _FUSED:
+        add_backend(name, backend, operators[name].forward, dtypes=dtypes)
+        add_backend(f"{name}_backward", backend, operators[name].backward, dtypes=dtypes)
+    add_backend(name, "reference", reference_forward)
     add_backend(f"{name}_backward", "reference", reference_backward)
-    register(name, f"({tensors}, {options}) -> {returns}", forward, lambda *arguments: fake(*arguments[:number]))
+    register(name, f"({tensors}, {options}) -> Tensor[]", forward, fake)
     register(
         f"{name}_backward",
-        f"(Tensor[] gradients, Tensor[] inputs, {options}) -> Tensor[]",
+        f"(Tensor[] gradients, Tensor[] inputs, Tensor[] saved, {options}) -> Tensor[]",
         backward,
-        lambda gradients, inputs, *options: [torch.empty_like(x) for x in inputs],
+        lambda gradients, inputs, *others: [torch.empty_like(x) for x in inputs],
     )
 
 
-def _fake_parts(x, tokens):
-    return x.new_empty(len(x), len(tokens), x.shape[1])
+def _stripe(x: torch.Tensor, parts: int) -> int:
+    return x.shape[2] * x.shape[3] // parts
+
+
+def _gem_shapes(x):
+    return [x.shape[:2]], [x.shape[:2]]
+
+
+def _prototypes_shapes(x, tokens):
+    return [(len(x), *tokens.shape)], [(len(x), len(tokens), _stripe(x, len(tokens)))]
+
+
+def _attention_shapes(queries, x):
+    parts = queries.shape[1]
+    return [queries.shape], [(len(x), 1, parts, _stripe(x, parts))]
+
+
+def _parts_shapes(x, tokens):
+    (forms,), (scores,) = _prototypes_shapes(x, tokens)
+    return [forms] * 3, [scores, forms, (len(x), 3, *scores[1:])]  # scores, prototypes, attention to every map
+
+
+def _pool_shapes(x, tokens):
+    (forms, saved), pooled = _parts_shapes(x, tokens), x.shape[:2]
+    return [pooled, *forms], [*saved, pooled]
 
 
 def _semantic_parts(x, tokens, authors_pg1):
     return reference.semantic_parts(x, tokens, authors_pg1=authors_pg1)
 
 
-_add(
-    "gem_pool",
-    "Tensor x",
-    "float p, float eps, str impl",
-    "Tensor",
-    reference.gem_pool,
-    lambda x: x.new_empty(x.shape[:2]),
+def _semantic_pool(x, tokens, p, eps, authors_pg1):
+    return reference.semantic_pool(x, tokens, p=p, eps=eps, authors_pg1=authors_pg1)
+
+
+def _load_cpu():
+    from salcr.ops import _pooling_cpu
+
+    return _pooling_fused.Engine(_pooling_cpu.pool_forward, _pooling_cpu.pool_backward)
+
+
+def _load_triton():
+    from salcr.kernels import pooling, pooling_backward
+
+    return _pooling_fused.Engine(pooling.pool_forward, pooling_backward.pool_backward)
+
+
+_FUSED = (
+    ("cpu", _pooling_fused.fused_operators(_load_cpu), (torch.float32, torch.float64)),
+    ("triton", _pooling_fused.fused_operators(_load_triton), (torch.float32, torch.bfloat16, torch.float16)),
 )
-_add("part_prototypes", "Tensor x, Tensor tokens", "str impl", "Tensor", reference.part_prototypes, _fake_parts)
-_add(
-    "part_attention",
-    "Tensor queries, Tensor x",
-    "str impl",
-    "Tensor",
-    reference.part_attention,
-    lambda queries, x: queries.new_empty(queries.shape),
-)
-_add(
-    "semantic_parts",
-    "Tensor x, Tensor tokens",
-    "bool authors_pg1, str impl",
-    "(Tensor, Tensor, Tensor)",
-    _semantic_parts,
-    lambda x, tokens: tuple(_fake_parts(x, tokens) for _ in range(3)),
-)
+_PARTS = "Tensor x, Tensor tokens"
+_add("gem_pool", "Tensor x", "float p, float eps, str impl", _gem_shapes, reference.gem_pool)
+_add("part_prototypes", _PARTS, "str impl", _prototypes_shapes, reference.part_prototypes)
+_add("part_attention", "Tensor queries, Tensor x", "str impl", _attention_shapes, reference.part_attention)
+_add("semantic_parts", _PARTS, "bool authors_pg1, str impl", _parts_shapes, _semantic_parts)
+_add("semantic_pool", _PARTS, "float p, float eps, bool authors_pg1, str impl", _pool_shapes, _semantic_pool)

@@ -6,14 +6,14 @@ Same names, same arguments (without ``impl``), no argument checks, any device, f
 
 from salcr.reference.assignment import bidirectional_assignment, linear_assignment
 from salcr.reference.centroids import cluster_centroids
-from salcr.reference.cluster_memory import cluster_contrast, update_cluster_memory_
+from salcr.reference.cluster_memory import cluster_contrast, cluster_contrast_sum, update_cluster_memory_
 from salcr.reference.clustering import cluster
 from salcr.reference.dbscan import dbscan
 from salcr.reference.index_sets import intersect_sets, unite_sets
-from salcr.reference.instance_memory import instance_neighbors, set_contrast
+from salcr.reference.instance_memory import instance_neighbors, instance_search, set_contrast
 from salcr.reference.jaccard import jaccard_distance, jaccard_graph
 from salcr.reference.neighbors import knn
-from salcr.reference.pooling import gem_pool, part_attention, part_prototypes, semantic_parts
+from salcr.reference.pooling import gem_pool, part_attention, part_prototypes, semantic_parts, semantic_pool
 from salcr.reference.propagation import propagate_features
 from salcr.reference.ranking import RankingResult, evaluate_ranking
 from salcr.reference.reranking import affinity_inference, rerank_cross_modality, rerank_k_reciprocal
@@ -26,10 +26,12 @@ __all__ = [
     "cluster",
     "cluster_centroids",
     "cluster_contrast",
+    "cluster_contrast_sum",
     "dbscan",
     "evaluate_ranking",
     "gem_pool",
     "instance_neighbors",
+    "instance_search",
     "intersect_sets",
     "jaccard_distance",
     "jaccard_graph",
@@ -41,6 +43,7 @@ __all__ = [
     "rerank_cross_modality",
     "rerank_k_reciprocal",
     "semantic_parts",
+    "semantic_pool",
     "set_contrast",
     "sinkhorn",
     "unite_sets",

@@ -1,7 +1,15 @@
-"""Cluster memories: contrast with class rows, and their momentum update (SPEC 3 and 4), in plain PyTorch."""
+"""Cluster memories: contrast with class rows, and their momentum update (SPEC 3 and 4), in plain PyTorch.
+
+:func:`cluster_contrast` is the formula under autograd; :func:`cluster_contrast_forward` and
+:func:`cluster_contrast_backward` are the same with the gradient written out: what training uses without a kernel.
+"""
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+
+from salcr.reference._products import through_normalisation, unit_products
 
 
 def cluster_contrast(
@@ -23,6 +31,52 @@ def cluster_contrast(
     if reduction == "sum":
         return losses.sum()
     return (losses.sum(-1) / valid.sum(-1).clamp_min(1)).mean()
+
+
+def cluster_contrast_sum(
+    features: torch.Tensor,
+    memories: Sequence[torch.Tensor],
+    targets: Sequence[torch.Tensor],
+    *,
+    temperature: float = 0.05,
+) -> torch.Tensor:
+    """Sum of the mean losses of several memories; see :func:`salcr.ops.cluster_contrast_sum`."""
+    pairs = zip(memories, targets, strict=True)
+    return sum(cluster_contrast(features, m, t, temperature=temperature) for m, t in pairs)
+
+
+def cluster_contrast_forward(
+    features: torch.Tensor, memory: torch.Tensor, targets: torch.Tensor, temperature: float, reduction: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Loss and LSE of all logits; nothing else is kept for the backward pass."""
+    logits = unit_products(F.normalize(features, dim=-1), memory, temperature)
+    lse, targets = logits.logsumexp(-1), targets.expand(features.shape[:-1])
+    picked = logits.gather(-1, targets.clamp_min(0).unsqueeze(-1)).squeeze(-1)
+    losses = torch.where(targets >= 0, lse - picked, 0.0)
+    if reduction == "mean":
+        losses = (losses.sum(-1) / (targets >= 0).sum(-1).clamp_min(1)).mean()
+    return (losses.sum() if reduction == "sum" else losses).to(features.dtype), lse
+
+
+def cluster_contrast_backward(
+    gradient: torch.Tensor,
+    features: torch.Tensor,
+    memory: torch.Tensor,
+    targets: torch.Tensor,
+    lse: torch.Tensor,
+    temperature: float,
+    reduction: str,
+) -> torch.Tensor:
+    """Gradient of the loss for ``features``: ``softmax - one at the target``, weighted, times memory."""
+    queries, targets = F.normalize(features, dim=-1), targets.expand(features.shape[:-1]).unsqueeze(-1)
+    valid = targets >= 0
+    shares = unit_products(queries, memory, temperature).sub_(lse.unsqueeze(-1)).exp_()
+    shares.scatter_add_(-1, targets.clamp_min(0), torch.full_like(lse, -1.0).unsqueeze(-1))
+    weight = gradient.unsqueeze(-1) if reduction == "none" else gradient
+    if reduction == "mean":
+        weight = weight / (valid.sum(-2, keepdim=True).clamp_min(1) * memory.shape[:-2].numel())
+    pull = (shares.mul_(torch.where(valid, weight / temperature, 0.0))).to(memory.dtype) @ memory
+    return through_normalisation(pull, queries, features)
 
 
 def update_cluster_memory_(

@@ -4,8 +4,12 @@
 the same in blocks of feature rows, with no matrix of all logits kept in between: what training uses without a kernel.
 """
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
+
+from salcr.reference._products import through_normalisation, unit_products
 
 _BLOCK = 2**25  # logits held at a time
 
@@ -14,18 +18,35 @@ def instance_neighbors(
     features: torch.Tensor, memory: torch.Tensor, k: int = 30, *, temperature: float = 0.05
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The k largest logits of each row as a set, and the LSE of all; see :func:`salcr.ops.instance_neighbors`."""
+    return search_blocks(features, memory, k, temperature, mean=False)[:2]
+
+
+def instance_search(
+    features: torch.Tensor, memory: torch.Tensor, k: int = 30, *, temperature: float = 0.05
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The same and ``softmax(logits) @ memory``; see :func:`salcr.ops.instance_search`."""
+    return search_blocks(features, memory, k, temperature, mean=True)
+
+
+def search_blocks(
+    features: torch.Tensor, memory: torch.Tensor, k: int, temperature: float, *, mean: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Neighbours, LSE and (``mean``) ``softmax @ memory``, a block of rows at a time."""
     queries, memory, size = _unit(features.detach()), memory.detach(), memory.shape[-2]
-    indices, lse = [], []
+    indices, lse, pull = [], [], []
     for rows in _blocks(queries, memory[..., 0].numel()):
-        logits = _logits(queries[..., rows, :], memory, temperature)
+        logits = unit_products(queries[..., rows, :], memory, temperature)
         values, found = logits.topk(min(k + 1, size), dim=-1)
         if size > k:
             found = torch.where(values > values[..., k:], found, size)[..., :k]
         indices.append(found.sort(-1).values)
         lse.append(logits.logsumexp(-1))
+        if mean:
+            shares = logits.sub_(lse[-1].unsqueeze(-1)).exp_().to(memory.dtype)
+            pull.append((shares @ memory).to(lse[-1].dtype))
     indices = torch.cat(indices, -2)
     indices = F.pad(torch.where(indices == size, -1, indices), (0, k - indices.shape[-1]), value=-1)
-    return indices, torch.cat(lse, -1)
+    return indices, torch.cat(lse, -1), torch.cat(pull, -2) if mean else None
 
 
 def set_contrast(
@@ -35,9 +56,13 @@ def set_contrast(
     *,
     temperature: float = 0.05,
     lse: torch.Tensor | None = None,
+    pull: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Mean of ``LSE(all) - LSE(positives)`` over rows with a positive; see :func:`salcr.ops.set_contrast`."""
-    logits = _logits(_unit(features), memory, temperature)
+    """Mean of ``LSE(all) - LSE(positives)`` over rows with a positive; see :func:`salcr.ops.set_contrast`.
+
+    ``pull`` saves work elsewhere; here autograd makes it.
+    """
+    logits = unit_products(_unit(features), memory, temperature)
     total = logits.logsumexp(-1)
     if lse is not None:
         total = lse + (total - total.detach())
@@ -53,13 +78,12 @@ def set_contrast_forward(
     queries, positives = _unit(features), positives.expand(*features.shape[:-1], -1)
     if lse is None:
         blocks = _blocks(queries, memory[..., 0].numel())
-        lse = torch.cat([_logits(queries[..., rows, :], memory, temperature).logsumexp(-1) for rows in blocks], -1)
-    banks = memory.shape[:-2].numel()
-    offsets = torch.arange(banks, device=memory.device).view(*memory.shape[:-2], 1, 1) * memory.shape[-2]
-    columns, memory = positives.clamp_min(0) + offsets, memory.flatten(0, -2)
+        lse = torch.cat(
+            [unit_products(queries[..., rows, :], memory, temperature).logsumexp(-1) for rows in blocks], -1
+        )
     near = [
-        _logits(queries[..., rows, None, :], memory[columns[..., rows, :]], temperature).squeeze(-2)
-        for rows in _blocks(queries, banks * positives.shape[-1] * memory.shape[-1])
+        unit_products(queries[..., rows, None, :], chosen, temperature).squeeze(-2)
+        for rows, chosen in _chosen_rows(memory, positives)
     ]
     return _mean_loss(lse, torch.cat(near, -2), positives).to(features.dtype), lse
 
@@ -70,35 +94,54 @@ def set_contrast_backward(
     memory: torch.Tensor,
     positives: torch.Tensor,
     lse: torch.Tensor,
+    pull: torch.Tensor | None,
     temperature: float,
 ) -> torch.Tensor:
-    """Gradient of the loss for ``features``: ``softmax(all) - softmax(positives)``, weighted, times memory."""
+    """Gradient of the loss for ``features``: ``softmax(all) - softmax(positives)``, weighted, times memory.
+
+    ``pull`` is ``softmax(all) @ memory`` where it is known.
+    """
     queries, positives = _unit(features), positives.expand(*features.shape[:-1], -1)
-    outside, valid = positives < 0, (positives >= 0).any(-1, keepdim=True)
-    # Padding points where the row's last positive points, and writes what that one writes.
-    columns = torch.where(outside, positives.amax(-1, keepdim=True), positives).clamp_min(0)
-    pulls = []
-    for rows in _blocks(queries, memory[..., 0].numel()):
-        logits = _logits(queries[..., rows, :], memory, temperature)
-        near = logits.gather(-1, columns[..., rows, :])
-        kept = near.masked_fill(outside[..., rows, :] & valid[..., rows, :], float("-inf"))
-        shares = logits.sub_(lse[..., rows].unsqueeze(-1)).exp_()
-        change = shares.gather(-1, columns[..., rows, :]) - (near - kept.logsumexp(-1, keepdim=True)).exp()
-        pulls.append(shares.scatter_(-1, columns[..., rows, :], change).to(memory.dtype) @ memory)
+    if pull is None:
+        pull = dense_pull(queries, memory, lse, temperature)
+    near = []
+    for rows, chosen in _chosen_rows(memory, positives):
+        logits = unit_products(queries[..., rows, None, :], chosen, temperature).squeeze(-2)
+        logits = logits.masked_fill(positives[..., rows, :] < 0, float("-inf"))
+        shares = torch.where(positives[..., rows, :] < 0, 0.0, logits.softmax(-1))
+        near.append((shares.to(memory.dtype).unsqueeze(-2) @ chosen).squeeze(-2))
+    valid = (positives >= 0).any(-1, keepdim=True)
     weight = gradient / (valid.sum(-2, keepdim=True).clamp_min(1) * (memory.shape[:-2].numel() * temperature))
-    pull = torch.where(valid, torch.cat(pulls, -2) * weight, 0.0)
-    along = (queries * pull).sum(-1, keepdim=True)
-    return (pull - queries * along) / features.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+    return through_normalisation(torch.where(valid, (pull - torch.cat(near, -2)) * weight, 0.0), queries, features)
+
+
+def rows_lse(features: torch.Tensor, memory: torch.Tensor, temperature: float) -> torch.Tensor:
+    """LSE of all logits of each row, a block of rows at a time."""
+    queries = _unit(features)
+    blocks = _blocks(queries, memory[..., 0].numel())
+    return torch.cat([unit_products(queries[..., rows, :], memory, temperature).logsumexp(-1) for rows in blocks], -1)
+
+
+def dense_pull(queries: torch.Tensor, memory: torch.Tensor, lse: torch.Tensor, temperature: float) -> torch.Tensor:
+    """``softmax(logits) @ memory`` by recomputing the logits of unit rows, a block of rows at a time."""
+    pull = []
+    for rows in _blocks(queries, memory[..., 0].numel()):
+        shares = unit_products(queries[..., rows, :], memory, temperature).sub_(lse[..., rows].unsqueeze(-1)).exp_()
+        pull.append((shares.to(memory.dtype) @ memory).to(lse.dtype))
+    return torch.cat(pull, -2)
+
+
+def _chosen_rows(memory: torch.Tensor, positives: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+    """The memory rows ``[..., rows, m, D]`` that positives name, a block of rows at a time; padding names row 0."""
+    banks = memory.shape[:-2].numel()
+    offsets = torch.arange(banks, device=memory.device).view(*memory.shape[:-2], 1, 1) * memory.shape[-2]
+    columns, memory = positives.clamp_min(0) + offsets, memory.flatten(0, -2)
+    for rows in _blocks(positives, banks * positives.shape[-1] * memory.shape[-1]):
+        yield rows, memory[columns[..., rows, :]]
 
 
 def _unit(features: torch.Tensor) -> torch.Tensor:
     return F.normalize(features, dim=-1)
-
-
-def _logits(queries: torch.Tensor, memory: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Products in the precision of the arguments; what follows is done in float32 at least."""
-    logits = queries @ memory.mT
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
 
 
 def _blocks(rows: torch.Tensor, width: int) -> list[slice]:

@@ -49,6 +49,13 @@ def semantic_parts(
     return on_maps(v, a, r), on_maps(r, v if authors_pg1 else r, v), on_maps(a, v, a)
 
 
+def semantic_pool(
+    x: torch.Tensor, tokens: torch.Tensor, *, p: float = 3.0, eps: float = 1e-12, authors_pg1: bool = False
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """:func:`gem_pool` and :func:`semantic_parts` of the same maps; see :func:`salcr.ops.semantic_pool`."""
+    return gem_pool(x, p, eps), *semantic_parts(x, tokens, authors_pg1=authors_pg1)
+
+
 def _cells(x: torch.Tensor) -> torch.Tensor:
     """``[B, H*W, D]`` in row-major order of the cells: a view in either memory format."""
     return x.permute(0, 2, 3, 1).flatten(1, 2)

@@ -90,7 +90,7 @@ def test_too_few_clusters(generator, caplog, make, settings, found):
     levels = re.findall(r"(\d+)%: ([\d.]+)", message)
     assert [int(level) for level, _ in levels] == [5, 25, 50, 75, 95]
     values = [float(value) for _, value in levels]
-    assert values == sorted(values) and 0 <= values[0] and values[-1] <= 1
+    assert values == sorted(values) and values[0] >= 0 and values[-1] <= 1
     assert "\n" not in message
 
     previous = torch.arange(len(features)) % 3 - 1

@@ -71,6 +71,17 @@ def test_rewind_without_metrics_makes_none(tmp_path):
     assert not run.metrics.exists()
 
 
+def test_rewind_removes_what_a_killed_process_left(tmp_path):
+    run = RunFolder(tmp_path)
+    run.log({"epoch": 0})
+    (run.checkpoints / "epoch_0000.pt").write_bytes(b"whole")
+    for leftover in (".config.yaml.123.part", ".summary.json.4.part", "checkpoints/.epoch_0001.pt.123.part"):
+        (tmp_path / leftover).write_bytes(b"half")
+    run.rewind(1)
+    assert sorted(os.listdir(tmp_path)) == ["checkpoints", "metrics.jsonl"]
+    assert os.listdir(run.checkpoints) == ["epoch_0000.pt"]
+
+
 def test_the_summary_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     run = RunFolder(tmp_path)
     summary = {"stage_one": {"all": {"mAP": 1.25}}, "final": {"all": {"mAP": 2.5}}}
@@ -93,7 +104,9 @@ def test_the_summary_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 def test_write_atomically_replaces_and_leaves_one_file(tmp_path, content):
     path = tmp_path / "file"
     path.write_text("a longer text that was there before")
-    write_atomically(path, content)
+    with path.open() as reader:
+        write_atomically(path, content)
+        assert reader.read() == "a longer text that was there before"  # another file took the name
     assert path.read_bytes() == (content.encode() if isinstance(content, str) else bytes(content))
     assert os.listdir(tmp_path) == ["file"]
     with pytest.raises(FileNotFoundError, match="absent"):

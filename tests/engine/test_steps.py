@@ -31,7 +31,7 @@ def test_means_of_an_epoch():
 def test_a_bad_loss_is_found_soon_and_named(bad, value):
     watch = LossWatch(7, PATHS)
     with pytest.raises(NonFiniteLoss) as caught:
-        for step in range(3 * CHECK_EVERY):  # noqa: B007
+        for step in range(3 * CHECK_EVERY):
             watch.add(losses_of(step, bad, value), batch_of(step))
     assert bad <= step < bad + CHECK_EVERY
     message = str(caught.value)

@@ -98,6 +98,22 @@ def test_the_switch_takes_pg1_of_the_augmented_view_from_its_pg2(generator):
     assert not torch.allclose(found[:, 1], other[:, 1])
 
 
+@pytest.mark.parametrize("p", [2.0, 3.0])
+@pytest.mark.parametrize("authors_pg1", [False, True])
+def test_pooling_both_at_once_is_pooling_each(generator, p, authors_pg1):
+    maps = maps_of(generator).requires_grad_()
+    together, apart = (module(torch.Generator().manual_seed(1), authors_pg1=authors_pg1) for _ in range(2))
+    gem = GeM(p)
+    found, expected = together.with_gem(maps, gem), (gem(maps), apart(maps))
+    torch.testing.assert_close(found, expected)
+    gradients = [
+        torch.autograd.grad(sum(y.square().sum() for y in results), (maps, parts.tokens))
+        for results, parts in ((found, together), (expected, apart))
+    ]
+    torch.testing.assert_close(*gradients)
+    assert torch.equal(together.norm.running_var, apart.norm.running_var)
+
+
 def test_the_norm_sees_own_then_pg1_then_pg2(generator):
     maps, semantic = maps_of(generator), module(generator)
     mean, variance = torch.zeros(3 * D, dtype=torch.float64), torch.ones(3 * D, dtype=torch.float64)

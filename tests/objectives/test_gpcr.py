@@ -206,7 +206,7 @@ def stage_two(generator):
 
     def loss(f, z):
         instance = sum(sum(side.loss(f, z)) for side in gpcr)
-        return dagi.loss(f, labels) + fgsal.loss(z, labels) + 0.5 * instance
+        return dagi.loss(f, labels) + fgsal.loss(fgsal.queries(z, labels)) + 0.5 * instance
 
     def by_hand(f, z):
         instance = sum(

@@ -43,6 +43,6 @@ def _outputs_and_gradients(function: Callable, arguments: Sequence) -> list[torc
     outputs = function(*copies)
     outputs = [outputs] if isinstance(outputs, torch.Tensor) else [x for x in outputs if isinstance(x, torch.Tensor)]
     smooth = [x for x in outputs if x.requires_grad]
-    weights = [torch.linspace(0.5, 1.5, x.numel(), dtype=x.dtype).view_as(x) for x in smooth]
+    weights = [torch.linspace(0.5, 1.5, x.numel(), dtype=x.dtype, device=x.device).view_as(x) for x in smooth]
     gradients = torch.autograd.grad(smooth, leaves, weights) if smooth else ()
     return [x.detach() for x in outputs] + list(gradients)

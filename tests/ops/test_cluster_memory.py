@@ -86,6 +86,24 @@ def test_contrast_edge_cases_are_finite(generator, case):
         assert loss == 0 and not features.grad.any()
 
 
+@pytest.mark.parametrize("banks", [None, 3])
+def test_sum_of_contrasts(generator, banks):
+    features, memory, targets = problem(generator, banks=banks, dtype=torch.float64)
+    other, other_targets = problem(generator, banks=banks, classes=3, dtype=torch.float64)[1:]
+    features.requires_grad_()
+    together = ops.cluster_contrast_sum(features, (memory, other), (targets, other_targets), temperature=0.1)
+    alone = [
+        ops.cluster_contrast(features, m, t, temperature=0.1) for m, t in ((memory, targets), (other, other_targets))
+    ]
+    torch.testing.assert_close(together, alone[0] + alone[1])
+    found, expected = (torch.autograd.grad(x, features)[0] for x in (together, alone[0] + alone[1]))
+    torch.testing.assert_close(found, expected)
+    with pytest.raises(ValueError, match="must be as many"):
+        ops.cluster_contrast_sum(features, (memory,), ())
+    with pytest.raises(ValueError, match="memory"):
+        ops.cluster_contrast_sum(features, (memory, other[..., 1:]), (targets, other_targets))
+
+
 def test_contrast_gradcheck(generator):
     features, memory, targets = problem(generator, banks=2, samples=4, classes=3, width=5, dtype=torch.float64)
     features.requires_grad_()
@@ -137,6 +155,17 @@ def test_update_of_a_strided_memory_and_ignored_rows(generator, impl):
     assert torch.equal(memory, before)
 
 
+@pytest.mark.skipif(bool(missing("cpu")), reason=str(missing("cpu")))
+def test_update_does_not_depend_on_threads(generator):
+    features, memory, targets = problem(generator, banks=3, samples=300, classes=40)
+    found = []
+    for threads in (1, 2, 5):
+        torch.set_num_threads(threads)
+        found.append(ops.update_cluster_memory_(memory.clone(), features, targets, impl="cpu"))
+    torch.set_num_threads(1)
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+
+
 @pytest.mark.parametrize("impl", CPU_BACKENDS)
 def test_an_update_before_backward_is_noticed(generator, impl):
     features, memory, targets = problem(generator)
@@ -158,14 +187,19 @@ def test_autocast_does_not_reach_inside(generator):
 def test_contract(generator):
     features, memory, targets = problem(generator, banks=2)
     order = torch.randperm(features.shape[1], generator=generator)
-    loss = torch.ones(())
+    loss, lse = torch.ones(()), torch.full(features.shape[:-1], 20.0)
     assert_operator_contract(
         torch.ops.salcr.cluster_contrast,
         (features, memory, targets, 0.05, "mean", "auto"),
         (features[0], memory[0], targets[0], 0.05, "none", "auto"),
     )
     assert_operator_contract(
-        torch.ops.salcr.cluster_contrast_backward, (loss, features, memory, targets, 0.05, "mean", "auto")
+        torch.ops.salcr.cluster_contrast_backward, (loss, features, memory, targets, lse, 0.05, "mean", "auto")
+    )
+    several = [memory, memory[:, :3].contiguous()], [targets, targets[0].clamp_max(2)]
+    assert_operator_contract(torch.ops.salcr.cluster_contrast_sum, (features, *several, 0.05, "auto"))
+    assert_operator_contract(
+        torch.ops.salcr.cluster_contrast_sum_backward, (loss, features, *several, [lse, lse], 0.05, "auto")
     )
     assert_operator_contract(torch.ops.salcr.update_cluster_memory_, (memory, features, targets, 0.1, order, "auto"))
 

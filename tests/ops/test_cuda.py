@@ -73,6 +73,7 @@ def sets(*shape, width):
 
 
 PARTS = (normal(6, 20, 7, 5), normal(3, 20))
+POSITIVE_PARTS = (lambda g: torch.rand(6, 20, 7, 5, generator=g), normal(3, 20))  # GeM takes no negative means
 GRAPH = (clustered(70, 6),)
 RETRIEVAL = (clustered(20, 5), clustered(40, 5))
 RANKING = (normal(25, 60), integers(0, 8, 25), integers(0, 8, 60), integers(1, 7, 25), integers(1, 7, 60))
@@ -87,10 +88,21 @@ TABLE: dict[str, list[Row]] = {
         Row((normal(3, 23, 70), unit(3, 300, 70), integers(-1, 300, 3, 23)), dict(temperature=0.1), (0,)),
         Row((normal(3, 23, 19), unit(3, 7, 19), integers(-1, 7, 23)), dict(reduction="none"), (0,)),
     ],
+    "cluster_contrast_sum": [
+        Row(
+            (normal(3, 23, 70), (unit(3, 300, 70), unit(3, 9, 70)), (integers(-1, 300, 3, 23), integers(-1, 9, 23))),
+            gradients=(0,),
+        ),
+    ],
     "dbscan": [Row((distances,), dict(eps=0.5)), Row((near_distances,), dict(eps=0.5, min_samples=3))],
     "evaluate_ranking": [Row(RANKING, dict(protocol=protocol)) for protocol in ("sysu", "regdb", "llcm")],
     "gem_pool": [Row((lambda g: torch.rand(4, 10, 7, 5, generator=g),), gradients=(0,))],
     "instance_neighbors": [
+        Row((normal(23, 19), unit(90, 19), 8)),
+        Row((normal(3, 23, 40), unit(3, 300, 40)), dict(temperature=0.1)),
+        Row((normal(5, 19), unit(6, 19), 8)),
+    ],
+    "instance_search": [
         Row((normal(23, 19), unit(90, 19), 8)),
         Row((normal(3, 23, 40), unit(3, 300, 40)), dict(temperature=0.1)),
         Row((normal(5, 19), unit(6, 19), 8)),
@@ -114,6 +126,7 @@ TABLE: dict[str, list[Row]] = {
     "rerank_cross_modality": [Row(RETRIEVAL, dict(k=8)), Row(RETRIEVAL, dict(k=8, eta=0.3))],
     "rerank_k_reciprocal": [Row(RETRIEVAL, dict(k1=10, k2=3)), Row(RETRIEVAL, dict(k1=8, k2=1, lambda_value=0.0))],
     "semantic_parts": [Row(PARTS, gradients=(0, 1)), Row(PARTS, dict(authors_pg1=True), (0, 1))],
+    "semantic_pool": [Row(POSITIVE_PARTS, gradients=(0, 1)), Row(POSITIVE_PARTS, dict(authors_pg1=True), (0, 1))],
     "set_contrast": [
         Row((normal(23, 19), unit(36, 19), sets(23, width=12)), gradients=(0,)),
         Row((normal(3, 23, 40), unit(3, 300, 40), sets(3, 23, width=20)), dict(temperature=0.1), (0,)),
@@ -179,8 +192,13 @@ def check(name, row, device, impl, generator):
 
 
 def make(row, generator):
-    arguments = [x(generator) if callable(x) else x for x in row.arguments]
-    return arguments, {key: x(generator) if callable(x) else x for key, x in row.options.items()}
+    return [draw(x, generator) for x in row.arguments], {key: draw(x, generator) for key, x in row.options.items()}
+
+
+def draw(x, generator):
+    if isinstance(x, tuple):
+        return tuple(draw(one, generator) for one in x)
+    return x(generator) if callable(x) else x
 
 
 def evaluate(function, row, arguments, options, device, dtype):
@@ -196,7 +214,9 @@ def evaluate(function, row, arguments, options, device, dtype):
 
 
 def move(x, device, dtype):
-    """A copy of a tensor; anything else as it is."""
+    """A copy of a tensor, or of each in a tuple; anything else as it is."""
+    if isinstance(x, tuple):
+        return tuple(move(one, device, dtype) for one in x)
     if not isinstance(x, torch.Tensor):
         return x
     return x.to(device, dtype if x.is_floating_point() else x.dtype, copy=True)

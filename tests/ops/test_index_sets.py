@@ -3,8 +3,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from salcr import ops
+from salcr import ops, reference
 from tests.ops.contract import assert_compiles, assert_operator_contract
+from tests.ops.memories import random_sets
 
 rows_of_sets = st.integers(1, 4).flatmap(
     lambda rows: st.lists(
@@ -89,3 +90,12 @@ def test_bad_arguments_are_named():
                 operator(*sets)
         with pytest.raises(ValueError, match="impl must be one of"):
             operator(rows, impl="numpy")
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("widths", [(30, 30, 30), (60, 30), (3, 200), (1,)])
+def test_kernels(generator, widths):
+    sets = [random_sets(generator, (3, 3), 432, 300, wide).cuda() for wide in widths]
+    for name in ("intersect_sets", "unite_sets"):
+        expected = getattr(reference, name)(*sets, sets[0][1, 1])
+        assert torch.equal(getattr(ops, name)(*sets, sets[0][1, 1], impl="triton"), expected)

@@ -40,6 +40,12 @@ def contrast_by_hand(features, memory, positives, temperature):
     return torch.stack(losses).mean() if losses else torch.zeros((), dtype=features.dtype)
 
 
+def known_results(features, memory, names, **options):
+    """The results of the search that ``names`` asks for, as options of the contrast."""
+    _, lse, pull = ops.instance_search(features, memory, **options)
+    return {name: x for name, x in (("lse", lse), ("pull", pull)) if name in names}
+
+
 def as_sets(indices):
     return [[n for n in row if n >= 0] for row in indices.tolist()]
 
@@ -51,7 +57,11 @@ def test_neighbors_are_the_largest_entries(generator, k):
     assert indices.shape == (17, k) and indices.dtype == torch.int64
     assert as_sets(indices) == neighbors_by_hand(features, memory, k)
     assert all((row[min(k, 40) :] == -1).all() for row in indices)
-    torch.testing.assert_close(lse, torch.exp(F.normalize(features) @ memory.T / 0.05).sum(1).log())
+    weights = torch.exp(F.normalize(features) @ memory.T / 0.05)
+    torch.testing.assert_close(lse, weights.sum(1).log())
+    same, same_lse, pull = ops.instance_search(features, memory, k)
+    assert torch.equal(same, indices) and torch.equal(same_lse, lse)
+    torch.testing.assert_close(pull, weights @ memory / weights.sum(1, keepdim=True))
 
 
 def test_neighbors_of_parts_are_the_parts_alone(generator):
@@ -90,16 +100,16 @@ def test_neighbors_have_no_gradient_and_feed_the_sets(generator):
 
 
 @pytest.mark.parametrize("temperature", [0.05, 1.0])
-@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("given", [(), ("lse",), ("lse", "pull")])
 def test_contrast_is_the_formula(generator, temperature, given):
     features, memory, positives = problem(generator, dtype=torch.float64)
-    lse = ops.instance_neighbors(features, memory, temperature=temperature)[1] if given else None
+    known = known_results(features, memory, given, temperature=temperature)
     assert (positives[:, 0] >= 0).any()
     leaf, twin = features.clone().requires_grad_(), features.clone().requires_grad_()
-    loss = ops.set_contrast(leaf, memory, positives, temperature=temperature, lse=lse)
+    loss = ops.set_contrast(leaf, memory, positives, temperature=temperature, **known)
     expected = contrast_by_hand(twin, memory, positives, temperature)
     torch.testing.assert_close(loss, expected)
-    eager = reference.set_contrast(twin, memory, positives, temperature=temperature, lse=lse)
+    eager = reference.set_contrast(twin, memory, positives, temperature=temperature, **known)
     torch.testing.assert_close(eager, expected)
     (gradient,) = torch.autograd.grad(3 * expected, twin)
     torch.testing.assert_close(torch.autograd.grad(3 * loss, leaf)[0], gradient)
@@ -122,7 +132,7 @@ def test_contrast_of_parts_is_the_mean_over_parts(generator):
 
 
 @pytest.mark.parametrize("case", ["all empty", "everything positive", "duplicate rows", "one sample", "zero feature"])
-@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("given", [(), ("lse",), ("lse", "pull")])
 def test_contrast_edge_cases(generator, case, given):
     features, memory, positives = problem(generator)
     if case == "all empty":
@@ -137,9 +147,9 @@ def test_contrast_edge_cases(generator, case, given):
     if case == "zero feature":
         features[0], positives[0, 0] = 0, 39
         positives[0, 1:] = -1
-    lse = ops.instance_neighbors(features, memory)[1] if given else None
+    known = known_results(features, memory, given)
     features.requires_grad_()
-    loss = ops.set_contrast(features, memory, positives, lse=lse)
+    loss = ops.set_contrast(features, memory, positives, **known)
     loss.backward()
     assert torch.isfinite(loss) and torch.isfinite(features.grad).all()
     if case == "all empty":
@@ -158,11 +168,11 @@ def test_blocks_change_nothing(generator, monkeypatch, block):
     loss = reference.set_contrast(whole, memory, positives)
     monkeypatch.setattr(instance_memory, "_BLOCK", block)
     features.requires_grad_()
-    indices, lse = ops.instance_neighbors(features, memory, 4)
+    indices, lse, pull = ops.instance_search(features, memory, 4)
     for p in range(2):
         assert as_sets(indices[p]) == neighbors_by_hand(features[p], memory[p], 4)
-    for known in (None, lse):
-        got = ops.set_contrast(features, memory, positives, lse=known)
+    for known in ((None, None), (lse, None), (lse, pull)):
+        got = ops.set_contrast(features, memory, positives, lse=known[0], pull=known[1])
         torch.testing.assert_close(got, loss)
         torch.testing.assert_close(
             torch.autograd.grad(got, features), torch.autograd.grad(loss, whole, retain_graph=True)
@@ -173,18 +183,19 @@ def test_blocks_change_nothing(generator, monkeypatch, block):
 def test_error_budget(generator, dtype):
     features, memory, positives = problem(generator, banks=2, samples=37, size=90, width=64, dtype=dtype)
 
-    def loss_and_gradient(function, x, rows, lse=None):
+    def loss_and_gradient(function, x, rows, **known):
         x = x.clone().requires_grad_()
-        loss = function(x, rows, positives, lse=lse)
+        loss = function(x, rows, positives, **known)
         return loss.detach(), torch.autograd.grad(loss, x)[0]
 
     exact = loss_and_gradient(reference.set_contrast, features.double(), memory.double())
     eager = loss_and_gradient(reference.set_contrast, features, memory)
-    lse = ops.instance_neighbors(features, memory)[1]
-    exact_lse = reference.instance_neighbors(features.double(), memory.double())[1]
-    assert_within_budget(lse, exact_lse, reference.instance_neighbors(features, memory)[1])
-    for known in (None, lse):
-        for got, e, b in zip(loss_and_gradient(ops.set_contrast, features, memory, known), exact, eager, strict=True):
+    results = dict(zip(("lse", "pull"), ops.instance_search(features, memory)[1:], strict=True))
+    for n, got in enumerate(results.values(), 1):
+        exact_result = reference.instance_search(features.double(), memory.double())[n]
+        assert_within_budget(got, exact_result, reference.instance_search(features, memory)[n])
+    for known in ({}, dict(lse=results["lse"]), results):
+        for got, e, b in zip(loss_and_gradient(ops.set_contrast, features, memory, **known), exact, eager, strict=True):
             assert_within_budget(got, e, b)
 
 
@@ -198,10 +209,11 @@ def test_gradcheck(generator):
 def test_contract(generator):
     features, memory, positives = problem(generator, banks=2)
     salcr, loss = torch.ops.salcr, torch.ones(())
-    lse = ops.instance_neighbors(features, memory)[1]
-    assert_operator_contract(
-        salcr.instance_neighbors, (features, memory, 5, 0.05, "auto"), (features[0], memory[0], 50, 0.05, "auto")
-    )
+    _, lse, pull = ops.instance_search(features, memory)
+    for search in (salcr.instance_neighbors, salcr.instance_search):
+        assert_operator_contract(
+            search, (features, memory, 5, 0.05, "auto"), (features[0], memory[0], 50, 0.05, "auto")
+        )
     assert_operator_contract(
         salcr.set_contrast,
         (features, memory, positives, None, 0.05, "auto"),
@@ -210,8 +222,8 @@ def test_contract(generator):
     )
     assert_operator_contract(
         salcr.set_contrast_backward,
-        (loss, features, memory, positives, lse, 0.05, "auto"),
-        (loss, features.mT.contiguous().mT, memory, positives[0], lse, 0.05, "auto"),
+        (loss, features, memory, positives, lse, None, 0.05, "auto"),
+        (loss, features.mT.contiguous().mT, memory, positives[0], lse, pull, 0.05, "auto"),
     )
 
 
@@ -245,8 +257,9 @@ def test_compiles(generator):
 def test_bad_arguments_are_named(generator, change, error, message):
     features, memory, positives = problem(generator)
     arguments = dict(features=features, memory=memory) | change
-    with pytest.raises(error, match=message):
-        ops.instance_neighbors(**arguments)
+    for search in (ops.instance_neighbors, ops.instance_search):
+        with pytest.raises(error, match=message):
+            search(**arguments)
     with pytest.raises(error, match=message):
         ops.set_contrast(**arguments, positives=positives)
 
@@ -264,6 +277,8 @@ def test_bad_options_are_named(generator):
         (ValueError, "memory requires a gradient", dict(memory=memory.clone().requires_grad_())),
         (ValueError, r"lse \(16,\) does not fit", dict(lse=lse[:16])),
         (TypeError, "lse must be torch.float32", dict(lse=lse.double())),
+        (ValueError, "pull is given without lse", dict(pull=features)),
+        (ValueError, r"pull \(16, 11\) does not fit", dict(lse=lse, pull=features[:16])),
     ):
         with pytest.raises(error, match=message):
             ops.set_contrast(**(dict(features=features, memory=memory, positives=positives) | change))

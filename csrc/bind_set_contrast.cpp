@@ -1,0 +1,67 @@
+// Bindings of set_contrast.hpp; see bindings.cpp.
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <stdexcept>
+
+#include "set_contrast.hpp"
+
+namespace py = pybind11;
+
+namespace {
+
+template <typename T>
+using Array = py::array_t<T, py::array::c_style>;
+
+template <typename Real>
+salcr::SetContrast sizes(const Array<Real>& features, const Array<Real>& memory, const Array<std::int64_t>& positives,
+                         const Array<Real>& per_row, double temperature, int threads) {
+  const bool axes = features.ndim() == 3 && memory.ndim() == 3 && positives.ndim() == 3 && per_row.ndim() == 2;
+  if (!axes || memory.shape(0) != features.shape(0) || memory.shape(2) != features.shape(2) ||
+      positives.shape(0) != features.shape(0) || positives.shape(1) != features.shape(1) ||
+      per_row.shape(0) != features.shape(0) || per_row.shape(1) != features.shape(1) || threads < 1)
+    throw std::invalid_argument("set_contrast: shapes do not fit");
+  for (py::ssize_t i = 0; i < positives.size(); ++i)
+    if (positives.data()[i] >= memory.shape(1)) throw std::invalid_argument("set_contrast: positive out of range");
+  return {features.shape(0), features.shape(1),  memory.shape(1), features.shape(2),
+          positives.shape(2), temperature, threads};
+}
+
+template <typename Real>
+void bind(py::module_& m) {
+  m.def(
+      "positives_lse",
+      [](Array<Real> features, Array<Real> memory, Array<std::int64_t> positives, Array<Real> near, double temperature,
+         int threads) {
+        const auto size = sizes(features, memory, positives, near, temperature, threads);
+        Real* out = near.mutable_data();
+        py::gil_scoped_release release;
+        salcr::positives_lse(size, features.data(), memory.data(), positives.data(), out);
+      },
+      py::arg("features").noconvert(), py::arg("memory").noconvert(), py::arg("positives").noconvert(),
+      py::arg("near").noconvert(), py::arg("temperature"), py::arg("threads"));
+  m.def(
+      "set_contrast_backward",
+      [](Array<Real> features, Array<Real> memory, Array<std::int64_t> positives, Array<Real> pull, Array<Real> weight,
+         Array<Real> gradient, double temperature, int threads) {
+        const auto size = sizes(features, memory, positives, weight, temperature, threads);
+        if (pull.ndim() != 3 || pull.size() != features.size() || gradient.ndim() != 3 ||
+            gradient.size() != features.size())
+          throw std::invalid_argument("set_contrast: shapes do not fit");
+        Real* out = gradient.mutable_data();
+        py::gil_scoped_release release;
+        salcr::set_contrast_backward(size, features.data(), memory.data(), positives.data(), pull.data(), weight.data(),
+                                     out);
+      },
+      py::arg("features").noconvert(), py::arg("memory").noconvert(), py::arg("positives").noconvert(),
+      py::arg("pull").noconvert(), py::arg("weight").noconvert(), py::arg("gradient").noconvert(),
+      py::arg("temperature"), py::arg("threads"));
+}
+
+}  // namespace
+
+void bind_set_contrast(py::module_& m) {
+  bind<float>(m);
+  bind<double>(m);
+}

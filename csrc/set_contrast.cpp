@@ -1,0 +1,105 @@
+// The sparse half of the contrast with sets of memory rows: what concerns the positives (SPEC 4, GPCR).
+//
+// A feature row meets only the few memory rows that its set names. Eager PyTorch gathers them into [rows, wide, width],
+// padding included; here each is read where it lies: once forward (its logit), twice backward (its logit, its pull; the
+// second time from cache). Rows are independent; a row's sums are taken in the order of its set.
+
+#include "set_contrast.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+namespace salcr {
+namespace {
+
+constexpr double kTiny = 1e-12;  // torch.nn.functional.normalize's eps
+
+template <typename Real>
+double dot(const Real* x, const Real* y, std::int64_t width) {
+  double sum = 0;
+  for (std::int64_t begin = 0; begin < width; begin += 64) {  // float32 within a block, double between blocks
+    const std::int64_t end = std::min(begin + 64, width);
+    Real part = 0;
+#pragma omp simd reduction(+ : part)
+    for (std::int64_t d = begin; d < end; ++d) part += x[d] * y[d];
+    sum += part;
+  }
+  return sum;
+}
+
+// Logits of the positives of a row into `logits`; returns their log-sum-exp.
+template <typename Real>
+double row_lse(const SetContrast& size, const Real* x, const Real* memory, const std::int64_t* positives, double scale,
+               std::vector<double>& logits) {
+  logits.clear();
+  double high = -std::numeric_limits<double>::infinity();
+  for (std::int64_t m = 0; m < size.wide && positives[m] >= 0; ++m) {
+    logits.push_back(dot(x, memory + positives[m] * size.width, size.width) * scale / size.temperature);
+    high = std::max(high, logits.back());
+  }
+  double sum = 0;
+  for (double logit : logits) sum += std::exp(logit - high);
+  return logits.empty() ? high : high + std::log(sum);
+}
+
+}  // namespace
+
+template <typename Real>
+void positives_lse(const SetContrast& size, const Real* features, const Real* memory, const std::int64_t* positives,
+                   Real* near) {
+#pragma omp parallel num_threads(size.threads)
+  {
+    std::vector<double> logits;
+#pragma omp for schedule(dynamic, 16)
+    for (std::int64_t b = 0; b < size.banks * size.rows; ++b) {
+      const Real* x = features + b * size.width;
+      const Real* bank = memory + b / size.rows * size.columns * size.width;
+      const double scale = 1 / std::max(std::sqrt(dot(x, x, size.width)), kTiny);
+      near[b] = static_cast<Real>(row_lse(size, x, bank, positives + b * size.wide, scale, logits));
+    }
+  }
+}
+
+template <typename Real>
+void set_contrast_backward(const SetContrast& size, const Real* features, const Real* memory,
+                           const std::int64_t* positives, const Real* pull, const Real* weight, Real* gradient) {
+#pragma omp parallel num_threads(size.threads)
+  {
+    std::vector<double> logits;
+#pragma omp for schedule(dynamic, 16)
+    for (std::int64_t b = 0; b < size.banks * size.rows; ++b) {
+      const Real* x = features + b * size.width;
+      const Real* bank = memory + b / size.rows * size.columns * size.width;
+      const std::int64_t* set = positives + b * size.wide;
+      Real* out = gradient + b * size.width;
+      if (size.wide == 0 || set[0] < 0) {
+        std::fill(out, out + size.width, Real(0));
+        continue;
+      }
+      const double scale = 1 / std::max(std::sqrt(dot(x, x, size.width)), kTiny);
+      const double near = row_lse(size, x, bank, set, scale, logits);
+      std::copy(pull + b * size.width, pull + (b + 1) * size.width, out);
+      for (std::size_t m = 0; m < logits.size(); ++m) {
+        const Real share = static_cast<Real>(std::exp(logits[m] - near));
+        const Real* row = bank + set[m] * size.width;
+#pragma omp simd
+        for (std::int64_t d = 0; d < size.width; ++d) out[d] -= share * row[d];
+      }
+      const Real along = static_cast<Real>(dot(out, x, size.width) * scale * scale);
+      const Real factor = static_cast<Real>(weight[b] / size.temperature * scale);
+#pragma omp simd
+      for (std::int64_t d = 0; d < size.width; ++d) out[d] = (out[d] - x[d] * along) * factor;
+    }
+  }
+}
+
+template void positives_lse<float>(const SetContrast&, const float*, const float*, const std::int64_t*, float*);
+template void positives_lse<double>(const SetContrast&, const double*, const double*, const std::int64_t*, double*);
+template void set_contrast_backward<float>(const SetContrast&, const float*, const float*, const std::int64_t*,
+                                           const float*, const float*, float*);
+template void set_contrast_backward<double>(const SetContrast&, const double*, const double*, const std::int64_t*,
+                                            const double*, const double*, double*);
+
+}  // namespace salcr

@@ -1,0 +1,123 @@
+"""The k largest logits of feature rows in a large memory, their log-sum-exp and mean row, in one pass over the memory.
+
+A chunk of columns at a time: logits into a scratch (:mod:`products`); one program a row keeps the k + 1 largest so far
+and a running maximum and sum, and leaves ``exp(logit - maximum)`` behind; a product adds these weights times the
+memory. So the mean row ``softmax @ memory``, which the gradient of the log-sum-exp needs, costs one product and no
+recomputation. A column enters the k + 1 largest only above the smallest of them: one comparison a column, and about
+k·ln(N/C) insertions a row in all; nothing is sorted but the k winners.
+
+Scratch: 4 (half precision: 6) bytes a row and column of the chunk, 16 a row and neighbour. Floor: B·N·D multiply-adds
+for the search, as many for the mean row; at D = 2048 the scratch's traffic (some 12 bytes a logit) is a fifth of that.
+Equal values at the (k+1)-th place all stay outside. No atomics: each row has one program.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from .products import add_chunk, chunk_columns, chunk_values, inverse_norms, on_device
+
+
+@triton.jit
+def select_kernel(
+    logits, weights, scale, high, total, values, places, start, columns, stride, kept, FIRST: tl.constexpr,
+    WEIGHTS: tl.constexpr, C: tl.constexpr, K: tl.constexpr,
+):  # fmt: skip
+    """Merge a chunk of a row: ``values`` and ``places`` ``[rows, K]`` hold the ``kept`` largest, in no order."""
+    row = tl.program_id(0).to(tl.int64)
+    c = tl.arange(0, C)
+    rest = tl.load(logits + row * stride + c, mask=c < columns, other=float("-inf"))
+    top = tl.max(rest, 0)
+    before = tl.full([], float("-inf"), tl.float32) if FIRST else tl.load(high + row)
+    now = tl.maximum(top, before)
+    share = tl.exp(rest - now)
+    fade = tl.exp(before - now)
+    old = 0.0 if FIRST else tl.load(total + row) * fade
+    tl.store(high + row, now)
+    tl.store(total + row, old + tl.sum(share, 0))
+    slot = tl.arange(0, K)
+    if FIRST:
+        best = tl.where(slot < kept, float("-inf"), float("inf"))
+        place = tl.full([K], -1, tl.int32)
+    else:
+        best = tl.load(values + row * K + slot)
+        place = tl.load(places + row * K + slot)
+    bound = tl.min(best, 0)
+    while top > bound:
+        at = tl.argmax(rest, 0)
+        out = slot == tl.argmin(best, 0)
+        best = tl.where(out, top, best)
+        place = tl.where(out, start + at, place)
+        rest = tl.where(c == at, float("-inf"), rest)
+        bound = tl.min(best, 0)
+        top = tl.max(rest, 0)
+    tl.store(values + row * K + slot, best)
+    tl.store(places + row * K + slot, place)
+    if WEIGHTS:
+        tl.store(scale + row, fade)
+        tl.store(weights + row * stride + c, share.to(weights.dtype.element_ty), mask=c < stride)
+
+
+@triton.jit
+def neighbors_kernel(
+    values, places, high, total, indices, lse, k, kept, K: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """Columns above the smallest of the ``kept`` values, ascending, -1 behind them; and the log-sum-exp."""
+    row = tl.program_id(0).to(tl.int64)
+    slot = tl.arange(0, K)
+    value = tl.load(values + row * K + slot)
+    place = tl.load(places + row * K + slot)
+    bound = tl.min(value, 0)
+    keep = (value > bound) & (slot < kept)
+    rank = tl.zeros([K], tl.int32)
+    for start in range(0, K, BLOCK):
+        other = start + tl.arange(0, BLOCK)
+        other_place = tl.load(places + row * K + other)
+        other_keep = (tl.load(values + row * K + other) > bound) & (other < kept)
+        rank += tl.sum((other_keep[None, :] & (other_place[None, :] < place[:, None])).to(tl.int32), 1)
+    count = tl.sum(keep.to(tl.int32), 0)
+    tl.store(indices + row * k + rank, place.to(tl.int64), mask=keep)
+    tl.store(indices + row * k + slot, tl.full([K], -1, tl.int64), mask=(slot >= count) & (slot < k))
+    tl.store(lse + row, tl.load(high + row) + tl.log(tl.load(total + row)))
+
+
+def instance_search(
+    features: torch.Tensor, memory: torch.Tensor, k: int, *, temperature: float, mean: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Neighbours, log-sum-exp and, where ``mean``, ``softmax(logits) @ memory``.
+
+    Args:
+        features: ``[P, B, D]``, contiguous; need not be normalised.
+        memory: ``[P, N, D]``, contiguous, of the same dtype.
+        k: the most neighbours of a row.
+        temperature: divides the cosine.
+        mean: whether to make the third result.
+
+    Returns:
+        ``[P, B, k]`` int64 ascending and -1 padded, ``[P, B]`` float32, ``[P, B, D]`` float32 or None.
+    """
+    (banks, rows, _), columns = features.shape[:3], memory.shape[1]
+    slots, chunk = triton.next_power_of_2(k + 1), chunk_columns(features, columns)
+    flat = dict(dtype=torch.float32, device=features.device)
+    with on_device(features):
+        norms = inverse_norms(features)
+        logits = torch.empty(banks, rows, chunk, **flat)
+        weights = torch.empty_like(logits, dtype=features.dtype) if features.dtype != torch.float32 else logits
+        scale, high, total, lse = (torch.empty(banks, rows, **flat) for _ in range(4))
+        values = torch.empty(banks, rows, slots, **flat)
+        places = torch.empty_like(values, dtype=torch.int32)
+        pull = torch.empty(features.shape, **flat) if mean else None
+        for start in range(0, columns, chunk):
+            chunk_values(features, memory, norms, logits, start, temperature)
+            select_kernel[(banks * rows,)](
+                logits, weights, scale, high, total, values, places, start, min(chunk, columns - start), chunk, k + 1,
+                FIRST=start == 0, WEIGHTS=mean, C=triton.next_power_of_2(chunk), K=slots, num_warps=8,
+            )  # fmt: skip
+            if mean:
+                last = start + chunk >= columns
+                add_chunk(weights, memory, pull, start, scale=scale, sums=total if last else None)
+        indices = torch.empty(banks, rows, k, dtype=torch.int64, device=features.device)
+        neighbors_kernel[(banks * rows,)](
+            values, places, high, total, indices, lse, k, k + 1, K=slots, BLOCK=min(16, slots), num_warps=1
+        )
+    return indices, lse, pull

@@ -1,0 +1,35 @@
+"""Arguments of the memory operators: a memory may be one bank or P of them, features and targets accordingly."""
+
+import torch
+
+from salcr.ops._checks import check_same, check_tensor
+
+HALF_TO_SINGLE = (torch.float32, torch.bfloat16, torch.float16)
+"""What the Triton kernels take."""
+
+
+def check_banks(features: torch.Tensor, memory: torch.Tensor) -> None:
+    """``features [B, D]`` with ``memory [K, D]``, or both with a leading part axis of the same length."""
+    check_tensor("features", features, ndim=(2, 3))
+    check_tensor("memory", memory, ndim=features.ndim)
+    check_same("memory", memory, "features", features)
+    if memory.shape[-1] != features.shape[-1] or memory.shape[:-2] != features.shape[:-2]:
+        raise ValueError(f"memory {tuple(memory.shape)} does not fit features {tuple(features.shape)}")
+
+
+def per_row(name: str, x: torch.Tensor, features: torch.Tensor, axes: int) -> None:
+    """``x`` is int64 with ``axes`` axes behind its rows; its rows are those of ``features``, or of one of its parts."""
+    check_tensor(name, x, ndim=tuple(range(1 + axes, features.ndim + axes)), floating=False)
+    check_same(name, x, "features", features, dtype=False)
+    rows = x.shape[: x.ndim - axes]
+    if rows != features.shape[:-1] and rows != features.shape[-2:-1]:
+        raise ValueError(f"{name} {tuple(x.shape)} do not fit features {tuple(features.shape)}")
+
+
+def with_banks(*rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Each ``[B, D]`` or ``[P, B, D]`` as a contiguous ``[P, B, D]``."""
+    return tuple((x if x.ndim == 3 else x[None]).contiguous() for x in rows)
+
+
+def lse_dtype(features: torch.Tensor) -> torch.dtype:
+    return torch.float64 if features.dtype == torch.float64 else torch.float32

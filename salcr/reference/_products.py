@@ -1,0 +1,15 @@
+"""What the contrasts share: logits of unit rows, and the gradient through a row's normalisation."""
+
+import torch
+
+
+def unit_products(queries: torch.Tensor, memory: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Products in the precision of the arguments; what follows is done in float32 at least."""
+    logits = queries @ memory.mT
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).div_(temperature)
+
+
+def through_normalisation(pull: torch.Tensor, queries: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+    """Gradient for ``features`` of what has the gradient ``pull`` for ``queries = normalize(features)``."""
+    along = (queries * pull).sum(-1, keepdim=True)
+    return ((pull - queries * along) / features.norm(dim=-1, keepdim=True).clamp_min(1e-12)).to(features.dtype)

@@ -1,0 +1,238 @@
+import json
+import logging
+import subprocess
+import sys
+
+import pytest
+import torch
+from typer.main import get_command
+
+from salcr import cli
+from salcr.engine import checkpoint, load_config
+from salcr.models import SALCRNetwork
+from tests.engine.tree import tiny, write_tree
+
+COMMANDS = {"train", "evaluate", "extract", "check-data", "synth", "pretrain", "demo", "info"}
+FAST = (
+    "schedule.iterations=1",
+    "schedule.stage_one_epochs=1",
+    "schedule.stage_two_epochs=1",
+    "evaluation.refinements=[]",
+)
+
+
+@pytest.fixture
+def salcr(monkeypatch, capsys):
+    """Runs the command line in this process: (exit code, what it printed, what it said on stderr)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["salcr", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        captured = capsys.readouterr()
+        return caught.value.code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def saved(tree, tmp_path_factory):
+    """A checkpoint of an untrained network."""
+    torch.manual_seed(1)
+    path = tmp_path_factory.mktemp("saved") / "epoch_0000.pt"
+    config = load_config(overrides=tiny(tree, *FAST)).model_dump(mode="json")
+    checkpoint.save_atomically({"epoch": 0, "config": config, "network": SALCRNetwork("tiny").state_dict()}, path)
+    return path
+
+
+def assert_one_line(result, *named):
+    code, out, err = result
+    assert code == 1 and out == ""
+    assert err.startswith("salcr: ") and err.count("\n") == 1 and err.endswith("\n")
+    for text in named:
+        assert str(text) in err
+
+
+def test_the_commands_are_these():
+    assert set(get_command(cli.app).commands) >= COMMANDS
+
+
+@pytest.mark.parametrize("command", sorted(get_command(cli.app).commands))
+def test_every_command_has_help(salcr, command):
+    code, out, _ = salcr(command, "--help")
+    assert code == 0 and "Usage:" in out
+    summary = get_command(cli.app).commands[command].help
+    assert summary and summary.split()[0] in out
+
+
+def test_help_lists_the_commands(salcr):
+    code, out, _ = salcr("--help")
+    assert code == 0
+    for command in COMMANDS:
+        assert f" {command} " in out
+
+
+def test_help_is_quick():
+    code = "import sys; sys.argv = ['salcr', '--help']\nfrom salcr.cli import main\n"
+    code += "try:\n    main()\nexcept SystemExit:\n    print({'torch', 'numba', 'scipy', 'PIL'} & set(sys.modules))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
+    assert out.rstrip().endswith("set()")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--preset", "market"], ["preset must be one of demo, sysu, regdb, llcm, got 'market'"]),
+        (["seed=x", "schedule.lrr=3"], ["seed: ", "'x'", "unknown key 'schedule.lrr'"]),
+        (["seed"], ["key.sub=value", "'seed'"]),
+        (["seed=["], ["'seed=['", "not YAML"]),
+        (["--config", "absent.yaml"], ["absent.yaml"]),
+        (["--stage", "three"], ["one or two", "'three'"]),
+        (["--stage", "two"], ["model.checkpoint=FILE"]),
+        (["--preset", "sysu"], ["data.root is not set"]),
+        (["data.root=no/such/folder"], ["no/such/folder"]),
+        (["device=gpu", "data.root=."], ["device 'gpu'"]),
+    ],
+)
+def test_a_training_that_cannot_begin(salcr, tmp_path, arguments, named):
+    assert_one_line(salcr("train", "--out", tmp_path / "run", *arguments), *named)
+    assert not (tmp_path / "run/config.yaml").exists()
+
+
+def test_weights_that_do_not_fit(salcr, tree, saved, tmp_path):
+    assert_one_line(
+        salcr("train", "--out", tmp_path / "a", *tiny(tree, f"model.weights={saved}")), "do not fit this network"
+    )
+    other = f"model.checkpoint={saved}", "model.parts=2"
+    assert_one_line(
+        salcr("train", "--stage", "two", "--out", tmp_path / "b", *tiny(tree, *other)),
+        saved,
+        "does not fit this network",
+        "parts.tokens",
+    )
+
+
+def test_a_broken_image_stops_training_and_is_named(salcr, tmp_path):
+    root = write_tree(tmp_path / "tree")
+    (root / "cam2/0003/0002.png").write_bytes(b"")
+    assert_one_line(salcr("train", "--out", tmp_path / "run", *tiny(root)), "cam2/0003/0002.png")
+
+
+def test_an_existing_run_and_another_configuration(salcr, tree, tmp_path):
+    (tmp_path / "config.yaml").write_text("seed: 5\n")
+    assert_one_line(salcr("train", "--out", tmp_path, *tiny(tree)), tmp_path, "already holds a run")
+    assert_one_line(salcr("train", "--resume", "--out", tmp_path, *tiny(tree)), "the configuration differs from")
+
+
+@pytest.mark.parametrize("command", ["evaluate", "extract"])
+def test_checkpoints_that_are_none(salcr, tmp_path, saved, command):
+    out = ["--out", tmp_path / "out"]
+    assert_one_line(salcr(command, "--checkpoint", tmp_path / "absent.pt", *out), "absent.pt")
+    assert_one_line(salcr(command, "--checkpoint", tmp_path, *out), tmp_path)
+    (tmp_path / "text.pt").write_text("not a checkpoint\n" * 50)
+    assert_one_line(salcr(command, "--checkpoint", tmp_path / "text.pt", *out), "text.pt is not a readable checkpoint")
+    (tmp_path / "cut.pt").write_bytes(saved.read_bytes()[:-1000])
+    assert_one_line(salcr(command, "--checkpoint", tmp_path / "cut.pt", *out), "cut.pt is not a readable checkpoint")
+    torch.save(SALCRNetwork("tiny").state_dict(), tmp_path / "weights.pt")
+    assert_one_line(salcr(command, "--checkpoint", tmp_path / "weights.pt", *out), "is not a training checkpoint")
+    assert_one_line(salcr(command, "--checkpoint", saved, *out, "data.root=elsewhere"), "elsewhere")
+    assert_one_line(salcr(command, "--checkpoint", saved, *out, "colour=1"), "unknown key 'colour'")
+    assert not (tmp_path / "out").exists()
+
+
+def test_figures_on_the_screen_and_in_a_file(salcr, saved, tmp_path):
+    code, out, _ = salcr("evaluate", "--checkpoint", saved)
+    assert code == 0
+    assert salcr("evaluate", "--checkpoint", saved, "--out", tmp_path / "figures.json")[:2] == (0, "")
+    assert json.loads((tmp_path / "figures.json").read_text()) == json.loads(out)
+    assert set(json.loads(out)["all-single"]) == {"rank-1", "rank-5", "rank-10", "rank-20", "mAP", "mINP"}
+
+
+def test_one_stage_after_the_other(salcr, tree, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    rates = "schedule.milestones=[1]"
+    code, out, _ = salcr("train", "--stage", "one", "--out", one, *tiny(tree, *FAST, rates))
+    assert code == 0 and f"run folder: {one}" in out
+    first = one / "checkpoints/epoch_0000.pt"
+    code, _, _ = salcr("train", "--stage", "two", "--out", two, *tiny(tree, *FAST, rates, f"model.checkpoint={first}"))
+    assert code == 0
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (one, two)]
+    assert summaries[0]["final"] == summaries[1]["stage_one"]
+    learning_rates = [
+        checkpoint.load(folder / "checkpoints/epoch_0000.pt")["optimiser"]["param_groups"][0]["lr"]
+        for folder in (one, two)
+    ]
+    assert learning_rates == pytest.approx([3.5e-4, 3.5e-5])
+
+
+def test_check_data_of_a_good_folder(salcr, tree):
+    arguments = "--dataset", "sysu", "--root", tree
+    assert salcr("check-data", *arguments, "--no-published-counts")[:2] == (0, "no problems\n")
+    code, out, _ = salcr("check-data", *arguments)
+    assert code == 1
+    for text in ("8 train identities, published are 395", "128 visible train images, published are 22,258"):
+        assert text in out.splitlines()
+
+
+def test_check_data_of_a_broken_folder(salcr, tmp_path):
+    root = write_tree(tmp_path / "tree")
+    arguments = "check-data", "--dataset", "sysu", "--root", root, "--no-published-counts"
+    (root / "cam1/0001/0001.png").write_bytes(b"not a picture")
+    picture = root / "cam5/0010/0004.png"
+    picture.write_bytes(picture.read_bytes()[:200])
+    for folder in (root / "cam3/0004", root / "cam6/0004"):
+        for path in folder.iterdir():
+            path.unlink()
+    code, out, _ = salcr(*arguments)
+    problems = out.splitlines()
+    assert code == 1 and len(problems) == 3
+    assert any("cam1/0001/0001.png does not decode" in problem for problem in problems)
+    assert any("cam5/0010/0004.png does not decode" in problem for problem in problems)
+    assert "no infrared train image of identity 4" in problems
+    (root / "exp/test_id.txt").unlink()
+    code, out, _ = salcr(*arguments)
+    assert code == 1 and "exp/test_id.txt" in out
+
+
+def test_check_data_of_nothing(salcr, tmp_path):
+    code, out, _ = salcr("check-data", "--dataset", "sysu", "--root", tmp_path / "absent")
+    assert code == 1 and "absent" in out
+    assert_one_line(salcr("check-data", "--dataset", "market", "--root", tmp_path), "sysu, regdb, llcm", "'market'")
+
+
+def test_missing_options_are_a_usage_error(salcr):
+    code, _, err = salcr("train")
+    assert code == 2 and "--out" in err
+
+
+def test_anything_else_is_a_traceback(monkeypatch):
+    def broken():
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(cli, "app", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        cli.main()
+
+
+def test_info(salcr):
+    code, out, _ = salcr("info")
+    assert code == 0 and "evaluate_ranking" in out
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("a\n  b"), OSError(28, "No space left on device", "x.pt"), ArithmeticError("a b")]
+)
+def test_known_failures_are_one_line(salcr, monkeypatch, error):
+    def failing():
+        raise error
+
+    monkeypatch.setattr(cli, "app", failing)
+    assert_one_line(salcr(), " ".join(str(error).split()))
+
+
+def test_logging_goes_to_stderr_without_decoration(monkeypatch):
+    settings = {}
+    monkeypatch.setattr(logging, "basicConfig", lambda **options: settings.update(options))
+    monkeypatch.setattr(cli, "app", lambda: None)
+    cli.main()
+    assert settings == {"format": "%(message)s", "level": logging.INFO}

@@ -1,0 +1,207 @@
+"""One step of either stage from its parts: what is drawn, what the memories hold and how they are updated."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.cluster import DBSCAN
+
+from salcr import ops
+from salcr.engine import load_config, stage_one, stage_two
+from salcr.engine import trainer as trainer_module
+from salcr.engine.run_folder import RunFolder
+from salcr.engine.stage_two import StageTwoObjective, cross_accuracy, cross_labels
+from salcr.engine.steps import LossWatch
+from salcr.engine.trainer import Trainer
+from salcr.models import Embedding
+from salcr.nn import ClusterMemory
+from salcr.objectives import CrossLabels, GlobalObjective, PartObjective, associate
+from tests.engine.tree import tiny
+
+SAMPLES = 16
+EPOCHS = {1: (stage_one, stage_one.stage_one_epoch), 2: (stage_two, stage_two.stage_two_epoch)}
+
+
+@pytest.fixture
+def first_step(tree, tmp_path, monkeypatch):
+    """Runs an epoch of one step of a stage, and says what went through it."""
+
+    def run(stage, *more):
+        trainer = Trainer(load_config(overrides=tiny(tree, "schedule.iterations=1", *more)), RunFolder(tmp_path))
+        module, epoch = EPOCHS[stage]
+        seen = dict(trainer=trainer, sides=trainer.extract(), updates=[], order=[])
+        views, optimise, update = trainer_module.training_views, module.optimise, ClusterMemory.update_
+
+        def spy_views(*arguments, **options):
+            seen.update(options)
+            return views(*arguments, **options)
+
+        def spy_optimise(*arguments):
+            seen["order"].append("step")
+            optimise(*arguments)
+
+        def spy_update(memory, features, targets, order=None):
+            before = memory.rows.clone()
+            update(memory, features, targets, order)
+            seen["order"].append("update")
+            seen["updates"].append((before, features.detach(), targets, order, memory.rows))
+
+        monkeypatch.setattr(trainer_module, "training_views", spy_views)
+        monkeypatch.setattr(module, "optimise", spy_optimise)
+        monkeypatch.setattr(ClusterMemory, "update_", spy_update)
+        monkeypatch.setattr(LossWatch, "add", lambda self, losses, rows: seen.update(losses=losses, rows=rows))
+        monkeypatch.setattr(LossWatch, "means", lambda self: {})
+        trainer.network.register_forward_hook(lambda module, inputs, output: seen.update(output=output))
+        epoch(trainer, 0)
+        return seen
+
+    return run
+
+
+def labels_by_hand(features, settings):
+    distances = ops.jaccard_distance(features, k1=settings.k1, k2=settings.k2).double().numpy()
+    clusters = DBSCAN(eps=settings.eps, min_samples=settings.min_samples, metric="precomputed")
+    return torch.from_numpy(clusters.fit_predict(distances))
+
+
+def centroids_by_hand(features, labels):
+    return torch.stack([features[labels == c].mean(0) for c in range(int(labels.max()) + 1)])
+
+
+def contrast_by_hand(f, memory, targets):
+    logits = F.normalize(f.detach()).double() @ F.normalize(memory).double().T / 0.05
+    return -np.mean([row.log_softmax(0)[target].item() for row, target in zip(logits, targets, strict=True)])
+
+
+def update_by_hand(before, features, targets, order):
+    memory = before.double().clone()
+    for i in order:
+        row = 0.1 * memory[targets[i]] + 0.9 * F.normalize(features[i].double(), dim=0)
+        memory[targets[i]] = row / row.norm()
+    return memory.float()
+
+
+def cross_labels_by_hand(seen, labels, settings):
+    """Own and cross labels of the batch: the association sees no noise."""
+    kept = [np.flatnonzero(y >= 0) for y in labels]
+    inputs = [x for side, y, k in zip(seen["sides"], labels, kept, strict=True) for x in (side.f[k], y[k])]
+    own_v, to_r, own_r, to_v = associate(*inputs, k=settings.k, association=settings.association)
+    v, r = (np.searchsorted(k, rows.numpy()) for k, rows in zip(kept, seen["rows"], strict=True))
+    return own_v[v], to_r[v], own_r[r], to_v[r]
+
+
+def test_stage_one(first_step):
+    seen = first_step(1)
+    settings = seen["trainer"].config.clustering
+    labels = [labels_by_hand(side.f, settings) for side in seen["sides"]]
+    memories = [F.normalize(centroids_by_hand(side.f, y)) for side, y in zip(seen["sides"], labels, strict=True)]
+    y_v, y_r = (y[rows] for y, rows in zip(labels, seen["rows"], strict=True))
+    assert len(y_v) == len(y_r) == SAMPLES and y_v.min() >= 0 and y_r.min() >= 0
+    v, a, r = seen["output"].f.detach().split(SAMPLES)
+    assert {name: loss.item() for name, loss in seen["losses"].items()} == pytest.approx(
+        {
+            "visible": contrast_by_hand(v, memories[0], y_v),
+            "augmented": contrast_by_hand(a, memories[0], y_v),
+            "infrared": contrast_by_hand(r, memories[1], y_r),
+        },
+        rel=1e-4,
+    )
+    assert seen["local_scaling"] is True and seen["output"].parts is None
+    assert seen["order"] == ["step", "update", "update"]
+    expected = (
+        (memories[0], torch.cat([v, a]), torch.cat([y_v, y_v])),
+        (memories[1], r, y_r),
+    )
+    for (before, _, _, order, after), (memory, features, targets) in zip(seen["updates"], expected, strict=True):
+        assert order is None
+        torch.testing.assert_close(before, memory)
+        torch.testing.assert_close(after, update_by_hand(memory, features, targets, range(len(targets))))
+
+
+def test_stage_two(first_step):
+    """The global loss, and that each of the memories is updated once, with all of its rows, after the step."""
+    seen = first_step(2)
+    config = seen["trainer"].config
+    labels = [labels_by_hand(side.f, config.clustering) for side in seen["sides"]]
+    memories = [F.normalize(centroids_by_hand(side.f, y)) for side, y in zip(seen["sides"], labels, strict=True)]
+    own_v, to_r, own_r, to_v = cross_labels_by_hand(seen, labels, config.dagi)
+    f = seen["output"].f.detach()
+    targets = torch.cat([own_v, own_v, to_v]), torch.cat([to_r, to_r, own_r])
+    hand = sum(contrast_by_hand(f, memory, y) for memory, y in zip(memories, targets, strict=True))
+    assert seen["losses"]["global"].item() == pytest.approx(hand, rel=1e-4)
+    assert ((own_v == to_v) | (to_r == own_r)).all()  # a position has one identity, of the one kind or the other
+    assert seen["local_scaling"] is False
+    assert seen["order"] == ["step", *["update"] * 6]
+
+    for (before, features, given, order, after), memory, y in zip(seen["updates"][:2], memories, targets, strict=True):
+        torch.testing.assert_close(before, memory)
+        assert torch.equal(features, f) and torch.equal(given, y)
+        assert sorted(order.tolist()) == list(range(3 * SAMPLES))
+        assert order.tolist() != list(range(3 * SAMPLES))
+        torch.testing.assert_close(after, update_by_hand(memory, f, y, order.tolist()))
+    assert torch.equal(seen["updates"][0][3], seen["updates"][1][3])  # one order for both
+
+    parts = seen["output"].parts.detach()
+    joint = [side.joint.unflatten(1, (4, -1)) for side in seen["sides"]]
+    banks = [
+        torch.stack([F.normalize(centroids_by_hand(side[:, p], y)) for p in range(3)])
+        for side, y in zip(joint, labels, strict=True)
+    ]
+    wanted = {"A": (banks[0], 6), "B": (banks[1], 6), "C": (banks[0], 3), "E": (banks[1], 3)}
+    for (before, features, given, order, _), (bank, times) in zip(seen["updates"][2:], wanted.values(), strict=True):
+        torch.testing.assert_close(before, bank)
+        assert features.shape == (3, times * SAMPLES, parts.shape[-1])
+        assert given.shape == order.shape == (times * SAMPLES,)
+        for p in range(3):  # every row of the views, once
+            rows = parts[p, :, : 2 * SAMPLES] if times == 6 else parts[p, :, 2 * SAMPLES :]
+            assert torch.equal(features[p].sum(1).sort().values, rows.flatten(0, 1).sum(1).sort().values)
+
+
+def test_refinement_sees_every_image_and_noise_too(tree, tmp_path):
+    trainer = Trainer(load_config(overrides=tiny(tree)), RunFolder(tmp_path))
+    sides = trainer.extract()
+    clusters = tuple(torch.arange(len(side.f)) % 3 - 1 for side in sides)
+    objective = StageTwoObjective.build(trainer, sides, clusters)
+    for refinement, side in zip(objective.gpcr, sides, strict=True):
+        torch.testing.assert_close(refinement.whole.rows, side.f)
+        joint = side.joint.unflatten(1, (4, -1))
+        for p in range(3):
+            torch.testing.assert_close(refinement.parts.rows[p], F.normalize(joint[:, p]))
+    assert isinstance(objective.dagi, GlobalObjective) and isinstance(objective.fgsal, PartObjective)
+    assert len(objective.dagi.visible.rows) == 2 and objective.weight == 0.5 and objective.uses_parts
+
+
+def random_sides(generator, counts=(40, 30), clusters=(4, 3)):
+    sides = tuple(Embedding(F.normalize(torch.randn(n, 12, generator=generator)), torch.zeros(n, 4)) for n in counts)
+    labels = tuple(torch.arange(n) % (k + 1) - 1 for n, k in zip(counts, clusters, strict=True))
+    return sides, labels
+
+
+@pytest.mark.parametrize("association", ["ot", "hungarian"])
+def test_noise_takes_no_part_in_association(generator, association):
+    sides, labels = random_sides(generator)
+    found = cross_labels(sides, labels, k=5, association=association)
+    kept = [y >= 0 for y in labels]
+    inputs = [x for side, y, k in zip(sides, labels, kept, strict=True) for x in (side.f[k], y[k])]
+    expected = associate(*inputs, k=5, association=association)
+    for got, want, k in zip(found, expected, (kept[0], kept[0], kept[1], kept[1]), strict=True):
+        assert torch.equal(got[k], want)
+        assert (got[~k] == -1).all() and got.dtype == torch.int64
+    moved = tuple(
+        Embedding(torch.where(k[:, None], side.f, -side.f), side.joint) for side, k in zip(sides, kept, strict=True)
+    )
+    for got, again in zip(found, cross_labels(moved, labels, k=5, association=association), strict=True):
+        assert torch.equal(got, again)
+
+
+def test_cross_accuracy_by_hand():
+    # Visible clusters 0 and 1 are of the people 7 and 8; infrared cluster 0 is of 8, 1 of 7, and 2 has no image left.
+    labels = CrossLabels(
+        visible=torch.tensor([0, 0, 1, 1, -1]),
+        visible_to_infrared=torch.tensor([1, 0, 0, 2, -1]),
+        infrared=torch.tensor([0, 0, 1, -1]),
+        infrared_to_visible=torch.tensor([1, 0, 0, -1]),
+    )
+    accuracy = cross_accuracy(labels, np.array([7, 7, 8, 8, 8]), np.array([8, 8, 7, 7]))
+    # Visible: 7 -> 7 right, 7 -> 8 wrong, 8 -> 8 right, 8 -> none wrong. Infrared: 8 right, 8 -> 7 wrong, 7 right.
+    assert accuracy == {"visible_to_infrared": 0.5, "infrared_to_visible": 0.6667}

@@ -1,0 +1,39 @@
+"""The kernels of :mod:`salcr.kernels.products` on a GPU; the same without one: tests/kernels."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tests.ops.contract import assert_within_budget
+from tests.ops.memories import unit
+
+pytestmark = pytest.mark.cuda
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("banks", "rows", "columns", "width"), [(1, 3, 5000, 2048), (3, 131, 4097, 384), (2, 65, 7, 100)]
+)
+def test_softmax_times_memory_in_chunks(generator, banks, rows, columns, width, dtype):
+    from salcr.kernels.products import add_chunk, chunk_columns, chunk_values, inverse_norms
+
+    x = torch.randn(banks, rows, width, generator=generator).to("cuda", dtype)
+    memory = unit(generator, banks, columns, width).to("cuda", dtype)
+
+    def softmax(x, memory):
+        logits = (F.normalize(x, dim=-1) @ memory.mT / 0.1).to(torch.promote_types(x.dtype, torch.float32))
+        return logits, logits.logsumexp(-1), (logits.softmax(-1).to(memory.dtype) @ memory).to(logits.dtype)
+
+    exact, eager = softmax(x.double(), memory.double()), softmax(x, memory)
+    norms, lse = inverse_norms(x), exact[1].float()
+    assert_within_budget(norms, 1 / x.double().norm(dim=-1), 1 / x.float().norm(dim=-1))
+    scratch = torch.empty(banks, rows, chunk_columns(x, columns), device="cuda")
+    weights, pull = scratch.to(dtype), torch.empty(banks, rows, width, device="cuda")
+    for start in range(0, columns, scratch.shape[-1]):
+        chunk_values(x, memory, norms, scratch, start, 0.1)
+        stop = min(start + scratch.shape[-1], columns)
+        assert_within_budget(scratch[..., : stop - start], exact[0][..., start:stop], eager[0][..., start:stop])
+        chunk_values(x, memory, norms, weights, start, 0.1, lse=lse)
+        assert not weights[..., stop - start :].any()
+        add_chunk(weights, memory, pull, start)
+    assert_within_budget(pull, exact[2], eager[2])
