@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from benchmarks import pseudo_labels
 from salcr import ops, reference
 from salcr.objectives import RefinementObjective
 from salcr.reference.published import gpcr, jaccard, memory_update, propagation
@@ -161,6 +162,12 @@ def _published_losses(objective, features, parts):
     return gpcr.refinement_losses(features, parts, objective.whole.rows, objective.parts.rows)
 
 
+def _labels_case(name: str, count: int, options: dict, what: str) -> Case:
+    note = f"{count} features of 2048, {what}: from neighbours (k1 30, k2 6) to labels (eps 0.6, min_samples 4)"
+    variants = {"published": pseudo_labels.published, "cpu": pseudo_labels.cpu}
+    return Case(name, note, partial(pseudo_labels.searched, count, options), variants, pseudo_labels.same_labels)
+
+
 def _step_maps(device: str, quick: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """The maps of a training step as after ReLU, channels last, and part tokens of unit length."""
     shape = (6, 64, 6, 3) if quick else (432, 2048, 18, 9)
@@ -218,9 +225,13 @@ CASES = (
         {
             "reference": partial(ops.jaccard_graph, max_distance=MAX_DISTANCE, impl="reference"),
             "published": jaccard.jaccard_distance,
+            "cpu": partial(ops.jaccard_graph, max_distance=MAX_DISTANCE, impl="cpu"),
         },
         same_graph,
     ),
+    _labels_case("labels-visible", 22258, {}, "clusters and 5 to 10 % noise"),
+    _labels_case("labels-infrared", 11909, {}, "clusters and 5 to 10 % noise"),
+    _labels_case("labels-hubs", 22258, pseudo_labels.HUBS, "hubs, more than half noise"),
     Case(
         "propagate_features",
         "900 visible and 900 infrared features of 2048, k 30",
