@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from benchmarks import stage_two
 from salcr import ops
 from salcr.objectives import RefinementObjective
 from salcr.reference.published import gpcr, jaccard, memory_update, propagation
@@ -198,6 +199,14 @@ CASES = (
         "GPCR of one modality, 1,800 images: 432 global and 3 x 1,296 part rows of 2048, forward and backward",
         _refinement_step,
         {"published": _refine(_published_losses), "auto": _refine(RefinementObjective.loss)},
+        close,
+    ),
+    Case(
+        "stage_two_objective",
+        "losses, gradients and updates of a step, 144 images a view, 3 parts of 2048, 600 and 500 clusters; instance "
+        "memories of SYSU-MM01's 22,258 and 11,909 images on a GPU, of a tenth of them on the CPU",
+        stage_two.make_inputs,
+        {"published": stage_two.published, "vectorised": stage_two.vectorised, "auto": stage_two.fused},
         close,
     ),
 )

@@ -1,27 +1,36 @@
 // The momentum update of cluster memories, one sample after the other (SPEC 3).
 //
 // Samples of different classes commute and samples of one class do not, so a class of a bank is the unit of parallel work:
-// its samples are visited in the given order while its row stays in cache. Reads each feature row twice (norm, blend), reads
-// and writes each touched memory row once per sample. Sums are accumulated in double, so the result does not depend on
-// vectorisation beyond the last bit of float32.
+// its samples are visited in the given order while its row stays in cache. A sample's row is read from memory once, while
+// the sample before it is worked on, and from cache once more. The memory row is not renormalised by itself: its scale is
+// carried along and multiplied into the next step, so a sample costs two sweeps (its norm; blend and new norm).
 
 #include "memory_update.hpp"
 
-#include <cmath>
+#include <algorithm>
 #include <vector>
+
+#include "rows.hpp"
 
 namespace salcr {
 namespace {
 
-constexpr double kTiny = 1e-12;  // torch.nn.functional.normalize's eps
-
+// row = keep * row + take * x; returns the square of its new norm. Meanwhile `next` is brought into the cache.
 template <typename Real>
-double inverse_norm(const Real* row, std::int64_t width) {
+double blend(Real* row, const Real* x, const Real* next, Real keep, Real take, std::int64_t width) {
   double sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (std::int64_t d = 0; d < width; ++d) sum += static_cast<double>(row[d]) * row[d];
-  const double norm = std::sqrt(sum);
-  return 1.0 / (norm > kTiny ? norm : kTiny);
+  for (std::int64_t begin = 0; begin < width; begin += kBlock) {
+    const std::int64_t end = std::min(begin + kBlock, width);
+    for (std::int64_t d = begin; d < end; d += 64 / sizeof(Real)) __builtin_prefetch(next + d);
+    Real part = 0;
+#pragma omp simd reduction(+ : part)
+    for (std::int64_t d = begin; d < end; ++d) {
+      row[d] = keep * row[d] + take * x[d];
+      part += row[d] * row[d];
+    }
+    sum += part;
+  }
+  return sum;
 }
 
 }  // namespace
@@ -46,13 +55,17 @@ void update_cluster_memory(Real* memory, const Real* features, const std::int64_
 #pragma omp parallel for schedule(dynamic, 4) num_threads(threads)
   for (std::int64_t s = 0; s < slots; ++s) {
     Real* row = memory + s * width;
+    double scale = 1;
     for (std::int64_t m = begin[s]; m < begin[s + 1]; ++m) {
       const Real* x = features + member[m] * width;
-      const double keep = momentum, take = (1 - momentum) * inverse_norm(x, width);
-      for (std::int64_t d = 0; d < width; ++d) row[d] = static_cast<Real>(keep * row[d] + take * x[d]);
-      const double scale = inverse_norm(row, width);
-      for (std::int64_t d = 0; d < width; ++d) row[d] = static_cast<Real>(row[d] * scale);
+      const Real* next = features + member[std::min(m + 1, begin[s + 1] - 1)] * width;
+      const Real keep = static_cast<Real>(momentum * scale);
+      const Real take = static_cast<Real>((1 - momentum) * inverse_norm(dot(x, x, width)));
+      scale = inverse_norm(blend(row, x, next, keep, take, width));
     }
+    if (begin[s] == begin[s + 1]) continue;
+#pragma omp simd
+    for (std::int64_t d = 0; d < width; ++d) row[d] = static_cast<Real>(row[d] * scale);
   }
 }
 
