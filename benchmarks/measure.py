@@ -5,6 +5,7 @@ if the outputs of its last timed run still do. All variants run in turns, so tha
 every one of them. A variant that failed, ran out of memory or needs a library that is not there reports that instead.
 """
 
+import copy
 import time
 from collections.abc import Sequence
 
@@ -40,7 +41,7 @@ def measure(case: Case, device: Cpu | Cuda, quick: bool, skip: Sequence[str] = (
     inputs = case.make_inputs(device.name, quick)
     floors = {"floor_bytes": case.floor_bytes, "floor_flops": case.floor_flops}
     floors = {name: floor(*inputs) for name, floor in floors.items() if floor is not None}
-    own = {name: _copy(inputs) for name in names}  # some operators change their inputs in place
+    own = {name: copy.deepcopy(inputs) for name in names}  # some operators change their inputs in place
     results: dict[str, dict] = {name: {} for name in names}
     times: dict[str, list[float]] = {name: [] for name in names}
 
@@ -92,9 +93,3 @@ def reason(error: Exception) -> dict[str, str]:
     if isinstance(error, ModuleNotFoundError) and error.name and error.name.partition(".")[0] not in OWN:
         return {"missing": f"{error.name.partition('.')[0]} is not installed"}
     return {"failure": text}
-
-
-def _copy(inputs: object) -> object:
-    if isinstance(inputs, torch.Tensor):
-        return inputs.clone()
-    return type(inputs)(map(_copy, inputs)) if isinstance(inputs, (tuple, list)) else inputs
