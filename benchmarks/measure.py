@@ -6,14 +6,16 @@ every one of them. A variant that failed, ran out of memory or needs a library t
 """
 
 import copy
+import pickle
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from benchmarks.case import Case
-from benchmarks.devices import Cpu, Cuda
+from benchmarks.devices import Cpu, Cuda, Run
 
 ROUNDS = 3, 50  # at least and at most; between them as many as fit into SECONDS
 SECONDS = 5.0
@@ -30,18 +32,28 @@ def variants_on(case: Case, device: str) -> list[str]:
     return [name for name in case.variants if RUNS_ONLY_ON.get(name, device) == device]
 
 
-def measure(case: Case, device: Cpu | Cuda, quick: bool, skip: Sequence[str] = ()) -> dict:
+def measure(
+    case: Case,
+    device: Cpu | Cuda,
+    quick: bool,
+    skip: Sequence[str] = (),
+    done: Mapping[str, tuple[float, str]] | None = None,
+) -> dict:
     """Floors, and for every variant its times in milliseconds (and peak of memory) or why it has none.
 
     Args:
         skip: variants that are known to fail; they are left out.
+        done: of variants that ran before the seconds they took and the file with their pickled outputs; they are not
+            run again.
     """
+    done = done or {}
     first, *others = variants_on(case, device.name)
     names = [name for name in (first, *others) if name not in skip]
     inputs = case.make_inputs(device.name, quick)
     floors = {"floor_bytes": case.floor_bytes, "floor_flops": case.floor_flops}
     floors = {name: floor(*inputs) for name, floor in floors.items() if floor is not None}
-    own = {name: copy.deepcopy(inputs) for name in names}  # some operators change their inputs in place
+    own = {name: copy.deepcopy(inputs) for name in names if name not in done}  # some change their inputs in place
+    before = {name: Run(seconds, pickle.loads(Path(file).read_bytes()), None) for name, (seconds, file) in done.items()}
     results: dict[str, dict] = {name: {} for name in names}
     times: dict[str, list[float]] = {name: [] for name in names}
 
@@ -50,8 +62,13 @@ def measure(case: Case, device: Cpu | Cuda, quick: bool, skip: Sequence[str] = (
         expected, total = None, 0.0
         for name in [n for n in names if not results[n].keys() & set(REASONS)]:
             try:
-                run = device.run(case.variants[name], own[name])
-                total += run.seconds
+                if name in before:
+                    run = before[name]
+                else:
+                    if before:  # what is in there was computed from fresh inputs
+                        own[name] = copy.deepcopy(inputs)
+                    run = device.run(case.variants[name], own[name])
+                    total += run.seconds
                 if name == first:
                     expected = run.outputs
                 elif expected is None:
@@ -78,9 +95,10 @@ def measure(case: Case, device: Cpu | Cuda, quick: bool, skip: Sequence[str] = (
                 break
     for name, result in results.items():
         if not result.keys() & set(REASONS):
+            runs = 1 if name in before else len(times[name])
             p20, median, p80 = np.percentile(times[name], (20, 50, 80)).tolist()
-            result.update(median_ms=median, p20_ms=p20, p80_ms=p80, runs=len(times[name]))
-            if median < SMALL:
+            result.update(median_ms=median, p20_ms=p20, p80_ms=p80, runs=runs)
+            if median < SMALL and name not in before:
                 result.update(device.replay(case.variants[name], own[name]))
     return {**floors, "variants": results}
 

@@ -3,20 +3,24 @@
 import ctypes
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
-def peak_bytes(function: Callable) -> int | None:
-    """How far resident memory rose above what it was before ``function()``, results included; None where the system
-    does not say. Freed memory that the process still holds is given back first, so that it does not hide a rise."""
+def watched(function: Callable[[], T]) -> tuple[T, int | None]:
+    """``function()``, and how far resident memory rose above what it was before, its result included.
+
+    Freed memory that the process still holds is given back first, so that it does not hide a rise. None where the
+    system does not tell.
+    """
     try:
         reset_peak()
-    except OSError:
-        return None
+    except (OSError, AttributeError):
+        return function(), None
     before = peak()
-    outputs = function()
-    rise = peak() - before
-    del outputs
-    return rise
+    result = function()
+    return result, peak() - before
 
 
 def reset_peak() -> None:

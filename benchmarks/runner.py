@@ -3,6 +3,7 @@
 import datetime
 import fnmatch
 import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from benchmarks.case import Case
 from benchmarks.compare import compare
 from benchmarks.devices import floor_ms
 from benchmarks.machine import commit, machine, versions
-from benchmarks.measure import variants_on
+from benchmarks.measure import REASONS, variants_on
 from benchmarks.registry import CASES
 from benchmarks.worker import Worker
 
@@ -79,14 +80,16 @@ def run(case: Case, record: dict, worker: Worker) -> dict:
     """One case of a record: its note, its floors, and what every variant took or why it has no time."""
     device, quick = record["device"], record["quick"]
     task = {"case": case.name, "quick": quick}
-    names, memory = variants_on(case, device), {}
-    if device == "cpu":
-        memory = {name: worker.ask(task="peak", variant=name, **task) for name in names}
-    lost = {name: found for name, found in memory.items() if found.keys() - {"peak_mb"}}
-    measured = worker.ask(task="measure", device=device, skip=list(lost), **task)
+    names, alone = variants_on(case, device), {}
+    with tempfile.TemporaryDirectory() as folder:
+        if device == "cpu":
+            alone = {n: worker.ask(task="peak", variant=n, keep=f"{folder}/{n}", **task) for n in names}
+        lost = {n: found for n, found in alone.items() if found.keys() & set(REASONS)}
+        done = {n: (found.pop("seconds"), f"{folder}/{n}") for n, found in alone.items() if "seconds" in found}
+        measured = worker.ask(task="measure", device=device, skip=list(lost), done=done, **task)
     if "variants" not in measured:  # the process that timed them died
         measured = {"variants": dict.fromkeys(names, measured)}
-    variants = {name: memory.get(name, {}) | lost.get(name, measured["variants"].get(name, {})) for name in names}
+    variants = {n: lost[n] if n in lost else alone.get(n, {}) | measured["variants"][n] for n in names}
     result = {"note": case.note, "phase": case.phase, **measured, "variants": variants}
     least = floor_ms(result, record["ceilings"])
     return result if least is None else result | {"floor_ms": least}

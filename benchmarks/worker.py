@@ -3,15 +3,19 @@
 A child starts with nothing allocated and no threads, and may crash or be killed: its task then has that for a result,
 and the others go on. Tasks and results are lines of JSON on stdin and stdout. A task is one of
 
-- ``{"task": "peak", "case": …, "variant": …, "quick": …}``: the variant's high-water mark of resident memory beyond its
-  inputs, after a run at quick sizes has loaded what is loaded once;
-- ``{"task": "measure", "case": …, "device": …, "quick": …, "skip": […]}``: see :func:`benchmarks.measure.measure`;
+- ``{"task": "peak", "case": …, "variant": …, "quick": …, "keep": FILE}``: the variant's high-water mark of resident
+  memory beyond its inputs, after a run at quick sizes has loaded what is loaded once. Where that took longer than
+  ``ONCE`` seconds, the result has that time too and FILE has the outputs, so that nobody has to wait for them again;
+- ``{"task": "measure", "case": …, "device": …, "quick": …, "skip": […], "done": {…}}``: see
+  :func:`benchmarks.measure.measure`;
 - ``{"task": "ceilings", "device": …}``: see :mod:`benchmarks.devices`.
 """
 
+import ctypes
 import importlib
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -20,12 +24,13 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks.devices import DEVICES
+from benchmarks.devices import DEVICES, Cpu
 from benchmarks.machine import ROOT
 from benchmarks.measure import measure, reason
-from benchmarks.memory import peak_bytes
+from benchmarks.memory import watched
 
 LIMIT = 900  # seconds that a task may take
+ONCE = 8.0  # seconds above which a variant on the CPU is not run again to time it
 
 
 class Worker:
@@ -55,6 +60,7 @@ class Worker:
 
 def main(registry: str) -> None:
     """Serve until stdin ends. What a task prints goes to stderr."""
+    _end_with_parent()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     cases = {case.name: case for case in importlib.import_module(registry).CASES}
@@ -69,6 +75,7 @@ def _in_child(task: Mapping, cases: Mapping) -> dict:
         pid = os.fork()
     if pid == 0:
         os.close(reader)
+        _end_with_parent()
         _be_killed_first()
         signal.alarm(LIMIT)
         # In a thread of its own: OpenMP keeps its pool of threads with the thread that made it.
@@ -99,12 +106,21 @@ def perform(task: Mapping, cases: Mapping) -> dict:
         return DEVICES[task["device"]]().ceilings()
     case = cases[task["case"]]
     if task["task"] == "measure":
-        return measure(case, DEVICES[task["device"]](), task["quick"], task["skip"])
+        return measure(case, DEVICES[task["device"]](), task["quick"], task["skip"], task["done"])
     variant = case.variants[task["variant"]]
     variant(*case.make_inputs("cpu", True))
     inputs = case.make_inputs("cpu", task["quick"])
-    risen = peak_bytes(lambda: variant(*inputs))
-    return {} if risen is None else {"peak_mb": risen / 1e6}
+    run, risen = watched(lambda: Cpu().run(variant, inputs))
+    result = {} if risen is None else {"peak_mb": risen / 1e6}
+    if run.seconds > ONCE:
+        Path(task["keep"]).write_bytes(pickle.dumps(run.outputs))
+        result["seconds"] = run.seconds
+    return result
+
+
+def _end_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _be_killed_first() -> None:

@@ -1,12 +1,13 @@
 import json
 import math
+import pickle
 from functools import partial
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from benchmarks import compare, runner
+from benchmarks import compare, runner, worker
 from benchmarks.devices import Cpu, Run, floor_ms
 from benchmarks.measure import measure
 from benchmarks.registry import CASES
@@ -95,6 +96,27 @@ def test_a_slow_case_is_left_at_its_first_time():
     found = measure(case(reference=double, other=wrong), FakeGpu({double: [70, 1], wrong: [1]}), False)["variants"]
     assert found["reference"]["median_ms"] == 70_000 and found["reference"]["runs"] == 1
     assert set(found["other"]) == {"failure"}
+
+
+def test_what_ran_before_is_checked_and_not_run_again(tmp_path):
+    for outputs, verdict in ((torch.tensor([0.0, 2.0, 4.0]), TIMES), (torch.zeros(3), {"failure"})):
+        (tmp_path / "outputs").write_bytes(pickle.dumps(outputs))
+        slow = case(reference=lambda x: x.add_(x), slow=raising)
+        found = measure(slow, Cpu(), True, done={"slow": (9.0, str(tmp_path / "outputs"))})["variants"]
+        assert set(found["slow"]) == verdict and set(found["reference"]) == TIMES
+    (tmp_path / "outputs").write_bytes(pickle.dumps(torch.tensor([0.0, 2.0, 4.0])))
+    done = {"reference": (9.0, str(tmp_path / "outputs"))}
+    found = measure(case(reference=raising, other=double, bad=wrong), Cpu(), True, done=done)["variants"]
+    assert found["reference"] == {"median_ms": 9000, "p20_ms": 9000, "p80_ms": 9000, "runs": 1}
+    assert found["other"]["runs"] == 3 and set(found["bad"]) == {"failure"}
+
+
+def test_a_long_run_leaves_its_time_and_outputs(tmp_path, monkeypatch):
+    monkeypatch.setattr(worker, "ONCE", 0.0)
+    task = {"task": "peak", "case": "sound", "variant": "asleep", "quick": True, "keep": str(tmp_path / "kept")}
+    found = worker.perform(task, {case.name: case for case in benchmark_cases.CASES})
+    assert 0.004 < found["seconds"] < 1 and found["peak_mb"] < 60
+    assert torch.equal(pickle.loads((tmp_path / "kept").read_bytes()), torch.tensor([0.0, 2.0, 4.0]))
 
 
 def test_floors_are_of_the_nearer_ceiling():
