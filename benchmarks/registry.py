@@ -3,7 +3,7 @@
 :class:`benchmarks.case.Case` says what a case is; a file of `benchmarks/cases` holds the cases of a family.
 """
 
-from benchmarks.cases import association, memories, pooling, pseudo_labels, retrieval, stage_two
+from benchmarks.cases import association, memories, phases, pooling, pseudo_labels, retrieval, stage_two
 
 FAMILIES = (
     retrieval,
@@ -12,5 +12,6 @@ FAMILIES = (
     association,
     pooling,
     stage_two,
+    phases,
 )
 CASES = tuple(case for family in FAMILIES for case in family.CASES)

@@ -20,6 +20,7 @@ from benchmarks import ledger
 from benchmarks.cases import pseudo_labels
 from benchmarks.features import pedestrians
 from benchmarks.machine import commit, machine, versions
+from benchmarks.memory import peak, reset_peak
 from salcr import ops
 from salcr.ops._jaccard_cpp import neighbours
 
@@ -55,14 +56,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measure(features: torch.Tensor) -> dict:
     """Seconds by the clock and of all CPUs, megabytes, clusters and share of noise."""
     reset_peak()
-    before = peak_megabytes()
+    before = peak()
     labels = cluster(features)
     row = {
         "images": len(features),
         "width": features.shape[1],
         "clusters": int(labels.max()) + 1,
         "noise": round(float((labels < 0).float().mean()), 4),
-        "peak_mb": round(peak_megabytes() - before),
+        "peak_mb": round((peak() - before) / 1e6),
     }
     steps: dict[str, Callable] = {
         "gemm": partial(bare_product, features),
@@ -93,16 +94,6 @@ def bare_product(features: torch.Tensor) -> None:
     block = features.new_empty(min(1024, len(features)), len(features))
     for rows in features.split(len(block)):
         torch.mm(rows, features.T, out=block[: len(rows)])
-
-
-def reset_peak() -> None:
-    """The high-water mark of resident memory becomes what is resident now."""
-    Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_megabytes() -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
 
 
 if __name__ == "__main__":

@@ -2,14 +2,13 @@
 
 from functools import partial
 
-import numpy as np
 import torch
 
 from benchmarks.case import Case, same_graph, same_labels
 from benchmarks.features import clustered, pedestrians
 from salcr import ops
 from salcr.ops._jaccard_cpp import graph_of_neighbours, neighbours
-from salcr.reference.published import jaccard
+from salcr.reference.published import clustering, jaccard
 
 EPS, K1, K2, MIN_SAMPLES = 0.6, 30, 6, 4
 HUBS = dict(spread=2.0, hubs=0.01)  # of pedestrians: more than half of the images are noise
@@ -22,12 +21,7 @@ def searched(count: int, options: dict, device: str, quick: bool) -> tuple[torch
 
 
 def published(features: torch.Tensor, ranks: torch.Tensor, products: torch.Tensor) -> torch.Tensor:
-    """Dense encodings, one image after the other, and scikit-learn's DBSCAN of dense distances."""
-    from sklearn.cluster import DBSCAN
-
-    distances = jaccard.distances_of_neighbours(features.cpu().numpy(), ranks.cpu().numpy(), K2)
-    model = DBSCAN(eps=np.float32(EPS), min_samples=MIN_SAMPLES, metric="precomputed")
-    return torch.from_numpy(model.fit_predict(distances))
+    return clustering.labels_of_neighbours(features, ranks, k2=K2, eps=EPS, min_samples=MIN_SAMPLES)
 
 
 def cpu(features: torch.Tensor, ranks: torch.Tensor, products: torch.Tensor) -> torch.Tensor:

@@ -13,8 +13,12 @@ Inputs = tuple  # features, parts, labels, memories, part memories, images, orde
 
 
 def make_inputs(device: str, quick: bool) -> Inputs:
+    return step_inputs(device, quick, *((8, 64) if quick else (144, 2048)))
+
+
+def step_inputs(device: str, quick: bool, samples: int, width: int) -> Inputs:
     """SYSU-MM01's sizes on a GPU; on the CPU a tenth of its images (published code needs gigabytes for all)."""
-    width, samples, clusters = (64, 8, (9, 7)) if quick else (2048, 144, (600, 500))
+    clusters = (9, 7) if quick else (600, 500)
     count = (300, 240) if quick else (22258, 11909) if device == "cuda" else (2226, 1191)
     generator = torch.Generator().manual_seed(0)
 

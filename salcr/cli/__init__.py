@@ -1,4 +1,4 @@
-"""The command line: ``salcr train | evaluate | extract | check-data | synth | pretrain | demo | info``.
+"""The command line: ``salcr train | evaluate | extract | check-data | synth | pretrain | demo | info | bench``.
 
 Commands import what they need when they run, so ``salcr --help`` stays quick.
 """
@@ -147,3 +147,22 @@ def info() -> None:
     from salcr.cli.info import report
 
     typer.echo(report())
+
+
+@app.command()
+def bench(
+    only: Annotated[str, typer.Option(metavar="PATTERN", help="Names of cases, with * and ?.")] = "*",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    quick: Annotated[bool, typer.Option("--quick", help="Small sizes, few rounds: a test, no measurement.")] = False,
+    out: Annotated[Optional[Path], typer.Option(help="JSON file for the record.")] = None,  # noqa: UP045
+    compare: Annotated[Optional[Path], typer.Option(help="An earlier record; slower beyond noise: exit 1.")] = None,  # noqa: UP045
+) -> None:
+    """Time operators and whole phases against the published forms and each other (needs a source checkout)."""
+    from salcr.cli.info import ROOT
+
+    if not (ROOT / "benchmarks" / "runner.py").is_file():
+        raise ValueError("bench needs a source checkout of salcr, installed with pip install -e . from there")
+    sys.path.insert(0, str(ROOT))
+    from benchmarks.runner import bench as run
+
+    raise typer.Exit(run(only=only, device=device, quick=quick, out=out, against=compare))
