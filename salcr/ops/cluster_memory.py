@@ -1,10 +1,11 @@
 """Cluster memories: contrast with class rows, and their momentum update (SPEC 3 and 4)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
 from salcr import reference
+from salcr.ops import _memories_cpu
 from salcr.ops._backends import add_backend, check_impl, pick
 from salcr.ops._banks import HALF_TO_SINGLE, check_banks, lse_dtype, per_row, with_banks
 from salcr.ops._checks import check_positive, check_same, check_tensor
@@ -206,11 +207,29 @@ def _contrast_sum(features, memories, targets, temperature, impl):
 
 
 def _contrast_sum_backward(gradient, features, memories, targets, lses, temperature, impl):
-    total = None
-    for banks in zip(memories, targets, lses, strict=True):
-        one = _contrast_backward(gradient, features, *banks, temperature, "mean", impl)
-        total = one if total is None else total.add_(one)
-    return total
+    backward = pick("cluster_contrast_sum_backward", impl, features)
+    return backward(gradient, features, memories, targets, lses, temperature, "mean").contiguous()
+
+
+def _one_by_one(backward: Callable) -> Callable:
+    """The gradient of a sum of contrasts from that of one."""
+
+    def summed(gradient, features, memories, targets, lses, temperature, reduction):
+        total = None
+        for banks in zip(memories, targets, lses, strict=True):
+            one = backward(gradient, features, *banks, temperature, reduction)
+            total = one if total is None else total.add_(one)
+        return total
+
+    return summed
+
+
+def _cpp_contrast_sum_backward(gradient, features, memories, targets, lses, temperature, reduction):
+    return _memories_cpu.contrast_backward(gradient, features, memories, targets, temperature, reduction)
+
+
+def _cpp_contrast_backward(gradient, features, memory, targets, lse, temperature, reduction):
+    return _memories_cpu.contrast_backward(gradient, features, [memory], [targets], temperature, reduction)
 
 
 def _triton_contrast(features, memory, targets, temperature, reduction):
@@ -291,12 +310,19 @@ def _fake_update(memory, features, targets, momentum, order, impl):
     return None
 
 
+_CPP = (torch.float32, torch.float64)
 for _operator in ("cluster_contrast", "cluster_contrast_sum"):
+    add_backend(_operator, "cpu", _memories_cpu.contrast, dtypes=_CPP)
     add_backend(_operator, "triton", _triton_contrast, dtypes=HALF_TO_SINGLE)
     add_backend(_operator, "reference", cluster_contrast_forward)
+add_backend("cluster_contrast_backward", "cpu", _cpp_contrast_backward, dtypes=_CPP)
 add_backend("cluster_contrast_backward", "triton", _triton_contrast_backward, dtypes=HALF_TO_SINGLE)
 add_backend("cluster_contrast_backward", "reference", cluster_contrast_backward)
-add_backend("update_cluster_memory_", "cpu", _cpp_update, dtypes=(torch.float32, torch.float64))
+_SUM = "cluster_contrast_sum_backward"
+add_backend(_SUM, "cpu", _cpp_contrast_sum_backward, dtypes=_CPP)
+add_backend(_SUM, "triton", _one_by_one(_triton_contrast_backward), dtypes=HALF_TO_SINGLE)
+add_backend(_SUM, "reference", _one_by_one(cluster_contrast_backward))
+add_backend("update_cluster_memory_", "cpu", _cpp_update, dtypes=_CPP)
 add_backend("update_cluster_memory_", "triton", _triton_update, dtypes=HALF_TO_SINGLE)
 add_backend("update_cluster_memory_", "reference", reference.update_cluster_memory_)
 _BANKS, _OPTIONS = "Tensor features, Tensor memory, Tensor targets", "float temperature, str reduction, str impl"
