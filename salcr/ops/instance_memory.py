@@ -4,7 +4,7 @@ import torch
 
 from salcr.ops import _memories_cpu
 from salcr.ops._backends import add_backend, check_impl, pick
-from salcr.ops._banks import HALF_TO_SINGLE, check_banks, lse_dtype, per_row, with_banks
+from salcr.ops._banks import HALF_TO_SINGLE, SINGLE_AND_DOUBLE, check_banks, lse_dtype, per_row, with_banks
 from salcr.ops._checks import check_positive, check_same, check_tensor
 from salcr.ops._register import register
 from salcr.ops.index_sets import check_rows
@@ -239,13 +239,13 @@ def _fake_contrast_backward(gradient, features, memory, positives, lse, pull, te
 
 
 for _operator in ("instance_neighbors", "instance_search"):
-    add_backend(_operator, "cpu", _memories_cpu.search, dtypes=(torch.float32, torch.float64))
+    add_backend(_operator, "cpu", _memories_cpu.search, dtypes=SINGLE_AND_DOUBLE)
     add_backend(_operator, "triton", _triton_search, dtypes=HALF_TO_SINGLE)
     add_backend(_operator, "reference", search_blocks)
-add_backend("set_contrast", "cpu", _memories_cpu.set_contrast, dtypes=(torch.float32, torch.float64))
+add_backend("set_contrast", "cpu", _memories_cpu.set_contrast, dtypes=SINGLE_AND_DOUBLE)
 add_backend("set_contrast", "triton", _triton_contrast, dtypes=HALF_TO_SINGLE)
 add_backend("set_contrast", "reference", set_contrast_forward)
-add_backend("set_contrast_backward", "cpu", _memories_cpu.set_contrast_backward, dtypes=(torch.float32, torch.float64))
+add_backend("set_contrast_backward", "cpu", _memories_cpu.set_contrast_backward, dtypes=SINGLE_AND_DOUBLE)
 add_backend("set_contrast_backward", "triton", _triton_contrast_backward, dtypes=HALF_TO_SINGLE)
 add_backend("set_contrast_backward", "reference", set_contrast_backward)
 _SETS = "Tensor features, Tensor memory, Tensor positives"
