@@ -10,6 +10,8 @@ void bind_set_contrast(pybind11::module_& m);
 namespace salcr {
 
 void bind_clustering(py::module_& m);
+void bind_propagation(py::module_& m);
+void bind_sinkhorn(py::module_& m);
 
 namespace {
 
@@ -49,4 +51,6 @@ PYBIND11_MODULE(_C, m) {
   salcr::bind_clustering(m);
   bind_pooling(m);
   bind_set_contrast(m);
+  salcr::bind_propagation(m);
+  salcr::bind_sinkhorn(m);
 }
