@@ -13,34 +13,17 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <vector>
 
 #include "parallel.hpp"
+#include "quick_exp.hpp"
 
 namespace salcr {
 namespace {
 
 constexpr std::int64_t kChunk = 128;
 const double kLimit = std::exp(20.0);
-
-// exp(x) for x not far above 0, zero below -708, to an ulp; no branch, so that loops over it become vector code.
-inline double quick_exp(double x) {
-  constexpr double magic = 6755399441055744.0;  // 1.5 * 2^52: adding it leaves the rounded integer in the low bits
-  const double shifted = std::max(x, -708.0) * 1.4426950408889634 + magic, n = shifted - magic;
-  const double r = (std::max(x, -708.0) - n * 6.93147180369123816490e-01) - n * 1.90821492927058770002e-10;
-  double p = 1.0 / 6227020800.0;  // Taylor to the 13th power: |r| <= 0.35
-  for (const double c : {1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040,
-                         1.0 / 720, 1.0 / 120, 1.0 / 24, 1.0 / 6, 0.5, 1.0, 1.0})
-    p = p * r + c;
-  std::int64_t bits, exponent;
-  std::memcpy(&bits, &p, sizeof bits);
-  std::memcpy(&exponent, &shifted, sizeof exponent);
-  bits += static_cast<std::int64_t>(static_cast<std::uint64_t>(exponent) << 52);
-  std::memcpy(&p, &bits, sizeof p);
-  return x < -708 ? 0 : p;
-}
 
 template <typename Real>
 class Problem {
@@ -60,7 +43,11 @@ class Problem {
         next_(columns),
         partial_((rows + kChunk - 1) / kChunk * columns) {
     each_row([&](std::int64_t i, double*) {
-      smallest_[i] = *std::min_element(cost_ + i * columns_, cost_ + (i + 1) * columns_);
+      const Real* row = cost_ + i * columns_;
+      Real smallest = row[0];
+#pragma omp simd reduction(min : smallest)
+      for (std::int64_t j = 0; j < columns_; ++j) smallest = std::min(smallest, row[j]);
+      smallest_[i] = smallest;
     });
   }
 
@@ -126,15 +113,16 @@ class Problem {
     each_row([&](std::int64_t i, double* tops) {
       const Real* cost = cost_ + i * columns_;
       const double* logs = log_beta.data();
-      const double smallest = smallest_[i];
+      const double smallest = smallest_[i], lam = lam_;
       double high = -std::numeric_limits<double>::infinity(), sum = 0;
 #pragma omp simd reduction(max : high)
-      for (std::int64_t j = 0; j < columns_; ++j) high = std::max(high, logs[j] - lam_ * (cost[j] - smallest));
+      for (std::int64_t j = 0; j < columns_; ++j) high = std::max(high, logs[j] - lam * (cost[j] - smallest));
 #pragma omp simd reduction(+ : sum)
-      for (std::int64_t j = 0; j < columns_; ++j) sum += quick_exp(logs[j] - lam_ * (cost[j] - smallest) - high);
+      for (std::int64_t j = 0; j < columns_; ++j)
+        sum += quick_exp(static_cast<Real>(logs[j] - lam * (cost[j] - smallest) - high));
       const double log_alpha = row_log_[i] = -std::log(rows_ * sum) - high;
 #pragma omp simd
-      for (std::int64_t j = 0; j < columns_; ++j) tops[j] = std::max(tops[j], log_alpha - lam_ * (cost[j] - smallest));
+      for (std::int64_t j = 0; j < columns_; ++j) tops[j] = std::max(tops[j], log_alpha - lam * (cost[j] - smallest));
     });
     std::fill(top_.begin(), top_.end(), -std::numeric_limits<double>::infinity());
     for (std::size_t at = 0; at < partial_.size(); at += columns_)
@@ -143,11 +131,11 @@ class Problem {
     each_row([&](std::int64_t i, double* sums) {
       const Real* cost = cost_ + i * columns_;
       Real* row = kernel_ + i * columns_;
-      const double log_alpha = row_log_[i], smallest = smallest_[i];
+      const double log_alpha = row_log_[i], smallest = smallest_[i], lam = lam_;
       const double* top = top_.data();
 #pragma omp simd
       for (std::int64_t j = 0; j < columns_; ++j) {
-        row[j] = static_cast<Real>(quick_exp(log_alpha - lam_ * (cost[j] - smallest) - top[j]));
+        row[j] = quick_exp(static_cast<Real>(log_alpha - lam * (cost[j] - smallest) - top[j]));
         sums[j] += row[j];
       }
     });
