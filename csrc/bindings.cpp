@@ -11,6 +11,8 @@ namespace salcr {
 
 void bind_clustering(py::module_& m);
 void bind_softmax_rows(py::module_& m);
+void bind_propagation(py::module_& m);
+void bind_sinkhorn(py::module_& m);
 
 namespace {
 
@@ -51,4 +53,6 @@ PYBIND11_MODULE(_C, m) {
   salcr::bind_softmax_rows(m);
   bind_pooling(m);
   bind_set_contrast(m);
+  salcr::bind_propagation(m);
+  salcr::bind_sinkhorn(m);
 }
