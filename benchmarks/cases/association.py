@@ -26,5 +26,7 @@ CASES = (
             "published": propagation.propagate_features,
         },
         close,
+        floor_bytes=lambda v, r: 2 * (v.nbytes + r.nbytes),
+        floor_flops=lambda v, r: 2 * (len(v) * v.numel() + len(r) * (v.numel() + r.numel())),
     ),
 )
