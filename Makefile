@@ -20,6 +20,7 @@ test: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m benchmarks.report --check
 
 # One thread, so that the figures of docs/demo.md repeat.
 demo: install

@@ -7,7 +7,7 @@ is missing. SALCR_REQUIRE_CPP=1 turns it into an error (CI sets it).
 import os
 from pathlib import Path
 
-from pybind11.setup_helpers import Pybind11Extension, build_ext
+from pybind11.setup_helpers import ParallelCompile, Pybind11Extension, build_ext
 from setuptools import setup
 
 
@@ -28,6 +28,7 @@ sanitize = os.environ.get("SALCR_SANITIZE")  # for example "address,undefined"
 if sanitize:
     flags = ["-O1", "-g", "-fno-omit-frame-pointer", f"-fsanitize={sanitize}", "-fno-sanitize-recover=all", "-fopenmp"]
 
+ParallelCompile("SALCR_BUILD_JOBS", default=1).install()  # files at a time
 setup(
     ext_modules=[
         Pybind11Extension(

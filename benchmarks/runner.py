@@ -4,6 +4,7 @@ import datetime
 import fnmatch
 import json
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,11 +43,7 @@ def bench(
         raise ValueError(f"{against} is a record of another device or of other sizes")
     with Worker() as worker:
         record = new_record(device, quick, worker)
-        for case in cases:
-            record["cases"][case.name] = run(case, record, worker)
-            print("\n".join(lines(case.name, record["cases"][case.name])), flush=True)
-            if out is not None:
-                ledger.write(out, record)
+        fill(record, cases, worker, out)
     slower: Sequence[str] = ()
     if earlier is not None:
         table, slower = compare(record, earlier)
@@ -74,6 +71,28 @@ def new_record(device: str, quick: bool, worker: Worker) -> dict:
         "ceilings": worker.ask(task="ceilings", device=device),
         "cases": {},
     }
+
+
+def fill(
+    record: dict, cases: Sequence[Case], worker: Worker, out: Path | None = None, deadline: float = float("inf")
+) -> list[str]:
+    """Measure the cases that ``record`` does not have, writing it to ``out`` after every one of them.
+
+    Returns:
+        Names of the cases that were not begun because ``deadline`` (of :func:`time.monotonic`) had passed.
+    """
+    left = []
+    for case in cases:
+        if case.name in record["cases"]:
+            continue
+        if time.monotonic() >= deadline:
+            left.append(case.name)
+            continue
+        record["cases"][case.name] = run(case, record, worker)
+        print("\n".join(lines(case.name, record["cases"][case.name])), flush=True)
+        if out is not None:
+            ledger.write(out, record)
+    return left
 
 
 def run(case: Case, record: dict, worker: Worker) -> dict:

@@ -1,11 +1,11 @@
-"""``python -m benchmarks.worker REGISTRY``: a process that imports once and forks a child for every task.
+"""``python -m benchmarks.worker REGISTRY SECONDS``: a process that imports once and forks a child for every task.
 
 A child starts with nothing allocated and no threads, and may crash or be killed: its task then has that for a result,
 and the others go on. Tasks and results are lines of JSON on stdin and stdout. A task is one of
 
 - ``{"task": "peak", "case": …, "variant": …, "quick": …, "keep": FILE}``: the variant's high-water mark of resident
   memory beyond its inputs, after a run at quick sizes has loaded what is loaded once. Where that took longer than
-  ``ONCE`` seconds, the result has that time too and FILE has the outputs, so that nobody has to wait for them again;
+  ``LONG`` seconds, the result has that time too and FILE has the outputs, so that nobody has to wait for them again;
 - ``{"task": "measure", "case": …, "device": …, "quick": …, "skip": […], "done": {…}}``: see
   :func:`benchmarks.measure.measure`;
 - ``{"task": "ceilings", "device": …}``: see :mod:`benchmarks.devices`.
@@ -26,18 +26,15 @@ from pathlib import Path
 
 from benchmarks.devices import DEVICES, Cpu
 from benchmarks.machine import ROOT
-from benchmarks.measure import measure, reason
+from benchmarks.measure import LONG, measure, reason
 from benchmarks.memory import watched
-
-LIMIT = 900  # seconds that a task may take
-ONCE = 8.0  # seconds above which a variant on the CPU is not run again to time it
 
 
 class Worker:
-    """The process, as a context; ``registry`` is a module with ``CASES``."""
+    """The process, as a context; ``registry`` is a module with ``CASES``, ``limit`` the seconds a task may take."""
 
-    def __init__(self, registry: str = "benchmarks.registry") -> None:
-        command = [sys.executable, "-m", "benchmarks.worker", registry]
+    def __init__(self, registry: str = "benchmarks.registry", limit: int = 900) -> None:
+        command = [sys.executable, "-m", "benchmarks.worker", registry, str(limit)]
         self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def __enter__(self) -> "Worker":
@@ -58,17 +55,17 @@ class Worker:
         return json.loads(line)
 
 
-def main(registry: str) -> None:
+def main(registry: str, limit: int) -> None:
     """Serve until stdin ends. What a task prints goes to stderr."""
     _end_with_parent()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     cases = {case.name: case for case in importlib.import_module(registry).CASES}
     for line in sys.stdin:
-        print(json.dumps(_in_child(json.loads(line), cases)), file=answers, flush=True)
+        print(json.dumps(_in_child(json.loads(line), cases, limit)), file=answers, flush=True)
 
 
-def _in_child(task: Mapping, cases: Mapping) -> dict:
+def _in_child(task: Mapping, cases: Mapping, limit: int) -> dict:
     reader, writer = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # Python ≥ 3.12 counts idle threads of BLAS
@@ -77,7 +74,7 @@ def _in_child(task: Mapping, cases: Mapping) -> dict:
         os.close(reader)
         _end_with_parent()
         _be_killed_first()
-        signal.alarm(LIMIT)
+        signal.alarm(limit)
         # In a thread of its own: OpenMP keeps its pool of threads with the thread that made it.
         thread = threading.Thread(target=_answer, args=(task, cases, writer))
         thread.start()
@@ -112,7 +109,7 @@ def perform(task: Mapping, cases: Mapping) -> dict:
     inputs = case.make_inputs("cpu", task["quick"])
     run, risen = watched(lambda: Cpu().run(variant, inputs))
     result = {} if risen is None else {"peak_mb": risen / 1e6}
-    if run.seconds > ONCE:
+    if run.seconds > LONG:
         Path(task["keep"]).write_bytes(pickle.dumps(run.outputs))
         result["seconds"] = run.seconds
     return result
@@ -134,10 +131,10 @@ def _death(code: int) -> dict[str, str]:
     if code == -signal.SIGKILL:
         return {"oom": "killed by SIGKILL, as the system does where memory runs out"}
     if code == -signal.SIGALRM:
-        return {"failure": f"took longer than {LIMIT} s"}
+        return {"failure": "took longer than a task may"}
     name = signal.Signals(-code).name if code < 0 else f"status {code}"
     return {"failure": f"its process ended with {name}"}
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], int(sys.argv[2]))

@@ -35,6 +35,10 @@ class FakeGpu:
         return {"graph_warm_l2_ms": 0.1, "graph_cold_l2_ms": 0.2}
 
 
+def identity(x):
+    return x + x
+
+
 @pytest.fixture
 def fakes(monkeypatch):
     """``salcr bench`` measures the cases of tests/benchmark_cases.py."""
@@ -83,7 +87,7 @@ def test_backends_of_other_devices_are_left_out():
 
 def test_times_are_percentiles_of_the_turns_after_the_warm_up():
     slow, quick = (lambda x: x + x), (lambda x: 2 * x)
-    device = FakeGpu({slow: [9, 9, 0.003, 0.001, 0.002], quick: [9, 9, 1e-4]})
+    device = FakeGpu({slow: [5, 5, 0.003, 0.001, 0.002], quick: [5, 5, 1e-4]})
     found = measure(case(reference=slow, triton=quick), device, True)["variants"]
     assert found["reference"]["median_ms"] == pytest.approx(2) and found["reference"]["runs"] == 3
     assert found["reference"]["p20_ms"] == pytest.approx(1.4) and found["reference"]["p80_ms"] == pytest.approx(2.6)
@@ -92,10 +96,12 @@ def test_times_are_percentiles_of_the_turns_after_the_warm_up():
     assert "graph_cold_l2_ms" not in found["reference"]  # takes long enough to be timed with its launches
 
 
-def test_a_slow_case_is_left_at_its_first_time():
-    found = measure(case(reference=double, other=wrong), FakeGpu({double: [70, 1], wrong: [1]}), False)["variants"]
+def test_a_long_run_of_plain_code_is_not_repeated():
+    device = FakeGpu({double: [70, 1], wrong: [1], identity: [70, 1]})
+    found = measure(case(reference=double, other=wrong, triton=identity), device, False)["variants"]
     assert found["reference"]["median_ms"] == 70_000 and found["reference"]["runs"] == 1
     assert set(found["other"]) == {"failure"}
+    assert found["triton"]["median_ms"] == 1000 and found["triton"]["runs"] > 3  # the first one had to compile
 
 
 def test_what_ran_before_is_checked_and_not_run_again(tmp_path):
@@ -112,7 +118,7 @@ def test_what_ran_before_is_checked_and_not_run_again(tmp_path):
 
 
 def test_a_long_run_leaves_its_time_and_outputs(tmp_path, monkeypatch):
-    monkeypatch.setattr(worker, "ONCE", 0.0)
+    monkeypatch.setattr(worker, "LONG", 0.0)
     task = {"task": "peak", "case": "sound", "variant": "asleep", "quick": True, "keep": str(tmp_path / "kept")}
     found = worker.perform(task, {case.name: case for case in benchmark_cases.CASES})
     assert 0.004 < found["seconds"] < 1 and found["peak_mb"] < 60

@@ -32,7 +32,9 @@ def tree(root, kernels, families):
 
 
 def check(root):
-    return gpu_check.check(root, root / "benchmarks/results", STAMP)
+    """Tests and ledger of the hardware check."""
+    parts = {"tests": gpu_check.tests, "ledger": gpu_check.write_ledger}
+    return gpu_check.check(gpu_check.Check(root, root / "benchmarks/results", STAMP), parts)
 
 
 def test_the_committed_ledger_names_kernel_files_of_this_checkout():
@@ -60,7 +62,7 @@ def test_only_files_whose_every_check_passed_are_entered(tmp_path, capsys):
     entry = entries["kernels/good.py"]
     assert entry.pop("date").endswith("Z")
     assert entry == STAMP | {"sha256": ledger.hashes(tmp_path)["kernels/good.py"]}
-    reasons = json.loads((tmp_path / "benchmarks/results/gpu_check.json").read_text())["not_green"]
+    reasons = json.loads((tmp_path / "benchmarks/results/gpu_check.json").read_text())["parts"]["ledger"]["not_green"]
     assert reasons["csrc/cuda/wrong.cu"].startswith("1 of 2 cuda-marked tests in tests/ops/test_wrong.py did not pass")
     assert reasons["kernels/unmarked.py"] == "tests/ops/test_unmarked.py has no cuda-marked test"
     assert reasons["csrc/cuda/none.cuh"] == "tests/ops/test_none.py has no cuda-marked test"

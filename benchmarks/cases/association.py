@@ -89,6 +89,8 @@ CASES = (
             "cpu": partial(ops.propagate_features, impl="cpu"),
         },
         close,
+        floor_bytes=lambda v, r: 2 * (v.nbytes + r.nbytes),
+        floor_flops=lambda v, r: 2 * (len(v) * v.numel() + len(r) * (v.numel() + r.numel())),
     ),
     Case(
         "propagate_features-sysu",

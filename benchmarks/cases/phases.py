@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.case import Case, close
 from benchmarks.cases import stage_two
@@ -115,6 +116,13 @@ def _engine_step(network, optimiser, views, labels, losses, orders) -> list[torc
     return [loss.detach(), output.f.detach(), network.parts.tokens.grad, *memories, *part_memories]
 
 
+def _network_flops(network, optimiser, views, *epoch) -> int:
+    """Forward of the backbone, and twice that backward."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network.backbone(*views)
+    return 3 * counter.get_total_flops()
+
+
 def _memories(losses: StageTwoObjective) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     banks, parts = losses.dagi, losses.fgsal
     return [banks.visible.rows, banks.infrared.rows], [bank.rows for bank in (parts.a, parts.b, parts.c, parts.e)]
@@ -179,6 +187,8 @@ CASES = (
         _training_features,
         {"published": lambda *modalities: clustering.clustering_phase(modalities, eps=EPS), "auto": _cluster},
         _same_clusters,
+        floor_bytes=lambda *modalities: sum(x.nbytes for x in modalities),
+        floor_flops=lambda *modalities: sum(2 * len(x) * x.numel() for x in modalities),
         phase=True,
     ),
     Case(
@@ -188,6 +198,8 @@ CASES = (
         _clustered_modalities,
         {"published": association.associate, "auto": associate},
         _same_cross_labels,
+        floor_bytes=lambda v, y_v, r, y_r: 2 * (v.nbytes + r.nbytes),
+        floor_flops=lambda v, y_v, r, y_r: 2 * (len(v) * v.numel() + len(r) * (v.numel() + r.numel())),
         phase=True,
     ),
     Case(
@@ -197,6 +209,7 @@ CASES = (
         _training_step,
         {"published": _published_step, "auto": _engine_step},
         close,
+        floor_flops=_network_flops,
         phase=True,
     ),
     Case(

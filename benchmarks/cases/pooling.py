@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from benchmarks.case import Case, close
 from salcr import ops, reference
+from salcr.reference.published.pooling import semantic_pool as published_pool
 
 
 def _step_maps(device: str, quick: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -40,10 +41,15 @@ def _compiled_semantic_pool(x, tokens):
 
 def _pooling_case(name: str, note: str, run: Callable, transfers: int) -> Case:
     variants = {impl: partial(ops.semantic_pool, impl=impl) for impl in ("cpu", "triton")}
-    variants = {"reference": reference.semantic_pool, "compiled": _compiled_semantic_pool, **variants}
+    plain = {"reference": reference.semantic_pool, "published": published_pool, "compiled": _compiled_semantic_pool}
+    variants = plain | variants
     note = f"GeM and three forms of part features of [432, 2048, 18, 9] in float32, {note}"
     runs = {variant: run(function) for variant, function in variants.items()}
-    return Case(name, note, _step_maps, runs, close, floor_bytes=lambda x, tokens: transfers * x.nbytes)
+    floors = {
+        "floor_bytes": lambda x, tokens: transfers * x.nbytes,
+        "floor_flops": lambda x, tokens: transfers * 16 * x.numel(),  # each cell: its own token, three views' queries
+    }
+    return Case(name, note, _step_maps, runs, close, **floors)
 
 
 CASES = (

@@ -50,6 +50,8 @@ CASES = (
             "cpu": partial(ops.jaccard_graph, max_distance=EPS, impl="cpu"),
         },
         partial(same_graph, max_distance=EPS),
+        floor_bytes=lambda x: x.nbytes,
+        floor_flops=lambda x: 2 * len(x) * x.numel(),
     ),
     _labels_case("labels-visible", 22258, {}, "clusters and 5 to 10 % noise"),
     _labels_case("labels-infrared", 11909, {}, "clusters and 5 to 10 % noise"),

@@ -55,15 +55,25 @@ def fused(*inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return _step(functools.partial(_loss, ops), functools.partial(_update_, ops), *inputs)
 
 
-def bare_products(features, parts, labels, memories, part_memories, images, orders) -> None:
-    """The matrix products that a step cannot do without: logits and gradient of every row and memory, nothing else."""
+def product_flops(*inputs: torch.Tensor) -> int:
+    """Logits and gradient of every row and memory."""
+    return sum(4 * x.numel() * memory.shape[-2] for x, memory in _product_pairs(*inputs))
+
+
+def product_bytes(*inputs: torch.Tensor) -> int:
+    """Every memory read, every row read and its gradient written."""
+    features, parts, _, memories, part_memories, images, _ = inputs
+    banks = [*memories, *part_memories, *(rows for modality in images for rows in modality)]
+    return 2 * (features.nbytes + parts.nbytes) + sum(bank.nbytes for bank in banks)
+
+
+def _product_pairs(features, parts, labels, memories, part_memories, images, orders) -> list[tuple[torch.Tensor, ...]]:
     samples = len(labels[0])
     visible, infrared = (x.flatten(1, 2) for x in parts.split((2 * samples, samples), dim=2))
     pairs = [(features, m) for m in memories]
     pairs += list(zip((visible, visible, infrared, infrared), part_memories, strict=True))
     pairs += [pair for whole, part in images for pair in ((features, whole), (parts.flatten(1, 2), part))]
-    for x, memory in pairs:
-        (x @ memory.mT) @ memory
+    return pairs
 
 
 def _step(loss, update_, features, parts, labels, memories, part_memories, images, orders):
@@ -121,6 +131,8 @@ CASES = (
         make_inputs,
         {"published": published, "vectorised": vectorised, "auto": fused},
         close,
+        floor_bytes=product_bytes,
+        floor_flops=product_flops,
         phase=True,
     ),
 )
