@@ -128,7 +128,8 @@ def _blocks(
 ) -> Iterator[tuple[tuple[int, slice], torch.Tensor, torch.Tensor]]:
     """Which rows, their products with their bank (a scratch that the next block overwrites), and a factor for each."""
     (parts, count, _), columns = rows.shape, banks.shape[1]
-    scale = torch.linalg.vector_norm(rows, dim=-1).clamp_min_(1e-12).mul_(temperature).reciprocal_()
+    norms = torch.linalg.vector_norm(rows, dim=-1).double().clamp_min_(1e-12)
+    scale = norms.mul_(temperature).reciprocal_().to(rows.dtype)
     height = min(count, max(1, SCRATCH // columns))
     height = -(-count // -(-count // height))  # blocks of about the same height
     scratch = rows.new_empty(height, columns)

@@ -22,7 +22,7 @@ SHAPES = [  # lead, rows, columns, width: no multiples of a group, a segment or 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_contrasts(generator, monkeypatch, shape, scratch):
     monkeypatch.setattr(_memories_cpu, "SCRATCH", scratch)
-    check_contrasts("cpu", generator, *shape, torch.float32, wide=12)
+    check_contrasts("cpu", generator, *shape, torch.float32, draws=8)
 
 
 @pytest.mark.parametrize("scratch", [300, _memories_cpu.SCRATCH])
@@ -30,7 +30,7 @@ def test_contrasts(generator, monkeypatch, shape, scratch):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_search(generator, monkeypatch, shape, k, scratch):
     monkeypatch.setattr(_memories_cpu, "SCRATCH", scratch)
-    check_search("cpu", generator, *shape, k)
+    check_search("cpu", generator, *shape, k, draws=4)
 
 
 @pytest.mark.parametrize("columns", [1, 15, 16, 17, 255, 256, 257, 512, 5000])
@@ -76,7 +76,5 @@ def test_the_sum_of_contrasts_has_one_gradient(generator):
     def both(room, x, banks, **options):
         return evaluate(room.cluster_contrast_sum, x, banks, targets, **options)
 
-    exact = both(reference, features.double(), (memory.double(), other.double()))
-    eager, got = both(reference, features, (memory, other)), both(ops, features, (memory, other), impl="cpu")
-    for x, e, b in zip(got, exact, eager, strict=True):
-        memories.assert_within_budget(x, e, b)
+    got, exact = both(ops, features, (memory, other), impl="cpu"), both(reference, features, (memory, other))
+    torch.testing.assert_close(got, exact)
