@@ -96,8 +96,8 @@ class DAGI(Section):
 
     enabled: bool = True
     association: str = "ot"
-    """``ot``, ``hungarian``, ``graph``, or a name given to :func:`salcr.objectives.register_association`, looked up when
-    a run starts."""
+    """``ot``, ``hungarian``, ``graph`` or a name given to :func:`salcr.objectives.register_association`, looked up as a
+    run starts."""
     k: PositiveInt = 30
 
 

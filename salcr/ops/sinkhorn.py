@@ -78,7 +78,14 @@ def _plan_dtype(cost: torch.Tensor) -> torch.dtype:
     return torch.promote_types(cost.dtype, torch.float32)
 
 
+def _triton_sinkhorn(cost, **options):
+    from salcr.kernels.sinkhorn import sinkhorn
+
+    return sinkhorn(cost.contiguous().view((1, *cost.shape)[-3:]), **options).view(cost.shape)
+
+
 add_backend("sinkhorn", "cpu", _cpp_sinkhorn)
+add_backend("sinkhorn", "triton", _triton_sinkhorn, dtypes=(torch.float32,))
 add_backend("sinkhorn", "reference", reference.sinkhorn)
 register(
     "sinkhorn",

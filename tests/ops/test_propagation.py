@@ -6,6 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from salcr import ops, reference
+from salcr.ops import _propagation_blocks
 from salcr.reference.published.propagation import propagate_features as published
 from tests.ops.contract import assert_compiles, assert_operator_contract, assert_within_budget
 
@@ -199,6 +200,44 @@ def test_repeats_bit_for_bit_with_any_number_of_threads(generator):
         torch.set_num_threads(1)
 
 
+@pytest.mark.parametrize("entries", [1, 700, 1 << 20])
+@pytest.mark.parametrize("k", [1, 6, 39, 100])
+def test_the_device_path_is_equal(generator, monkeypatch, k, entries):
+    """Its tensors may as well lie on the CPU: ties, zeros, negative products, blocks of few rows or all."""
+    monkeypatch.setattr("salcr.ops._propagation_blocks.BLOCK_ENTRIES", entries)
+    zero = torch.zeros(2, 16, dtype=torch.float64)
+    pairs = (
+        features(generator, 60, 40),
+        (signs(generator, 50), torch.cat([signs(generator, 30), zero])),
+        (signs(generator, 40), -signs(generator, 30).abs()),
+    )
+    for pair in pairs:
+        found = _propagation_blocks.propagate_features(*pair, k=k)
+        assert_equal_pairs(found, reference.propagate_features(*pair, k=k))
+
+
+def clear_rows(own, other, k=30):
+    """Rows whose k-th and next neighbour in either graph are further apart than rounding."""
+    own, other = F.normalize(own.double()), F.normalize(other.double())
+    gaps = [(own @ side.T).topk(k + 1).values[:, -2:].diff().abs()[:, 0] for side in (own, other)]
+    return torch.stack(gaps).amin(0) > 1e-5
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_on_a_gpu(generator, dtype):
+    visible, infrared = (x.cuda() for x in features(generator, 5000, 3000, 256, dtype))
+    got = ops.propagate_features(visible, infrared, impl="cuda")
+    for x, y in zip(got, ops.propagate_features(visible, infrared, impl="cuda"), strict=True):
+        assert torch.equal(x, y)
+    exact = reference.propagate_features(visible.double(), infrared.double())
+    eager = [x.to(dtype) for x in reference.propagate_features(visible.float(), infrared.float())]
+    for *results, pair in zip(got, exact, eager, ((visible, infrared), (infrared, visible)), strict=True):
+        rows = clear_rows(*pair)
+        assert rows.double().mean() > 0.9
+        assert_within_budget(*(x[rows] for x in results))
+
+
 @pytest.mark.parametrize("k", [1, 6, 100])
 def test_the_published_form_is_equal(generator, k):
     visible, infrared = features(generator)
@@ -239,7 +278,7 @@ def test_compiles(generator):
         ),
         (dict(infrared=torch.tensor([[torch.inf] * 4])), ValueError, "infrared has NaN or Inf, first in row 0"),
         (dict(k=0), ValueError, "k must be positive"),
-        (dict(impl="cuda"), ValueError, "has the backends cpu, reference"),
+        (dict(impl="triton"), ValueError, "has the backends cpu, cuda, reference"),
         (dict(impl="faiss"), ValueError, "impl must be one of"),
     ],
 )

@@ -6,17 +6,12 @@ import torch
 from salcr import ops, reference
 from salcr.reference.published.association import sinkhorn as published
 from tests.ops.contract import assert_compiles, assert_operator_contract, assert_within_budget
+from tests.ops.transport_problems import check, check_batch, squared_distances
 
 
 @pytest.fixture(params=["reference", "cpu"])
 def impl(request):
     return request.param
-
-
-def squared_distances(generator, rows=37, cols=11, width=16, dtype=torch.float64):
-    x, y = (torch.randn(n, width, generator=generator, dtype=torch.float64) for n in (rows, cols))
-    x, y = x / x.norm(dim=1, keepdim=True), y / y.norm(dim=1, keepdim=True)
-    return (2 - 2 * x @ y.T).to(dtype)
 
 
 def plain(cost, lam, tol, max_iter, check_every=10):
@@ -132,10 +127,7 @@ def test_each_problem_of_a_batch_stops_on_its_own(generator, impl, scale):
     batch = torch.stack([scale**power * squared_distances(generator, 40, 9) for power in (0, 1, 0.5, -1)])
     steps = {plain(cost, 5.0, 0.1, 500)[1] for cost in batch if scale < 100}
     assert scale in (1.0, 2000.0) or len(steps) > 1
-    plans = ops.sinkhorn(batch, impl=impl)
-    assert plans.shape == batch.shape
-    for cost, plan in zip(batch, plans, strict=True):
-        assert torch.equal(plan, ops.sinkhorn(cost, impl=impl))
+    check_batch(impl, batch)
 
 
 def test_factors_that_leave_the_range_are_absorbed_on_the_way(generator, impl):
@@ -200,7 +192,7 @@ def test_compiles(generator):
         (dict(tol=float("nan")), ValueError, "tol must not be negative"),
         (dict(max_iter=0), ValueError, "max_iter must be positive"),
         (dict(check_every=0), ValueError, "check_every must be positive"),
-        (dict(impl="triton"), ValueError, "has the backends cpu, reference"),
+        (dict(impl="cuda"), ValueError, "has the backends cpu, triton, reference"),
         (dict(impl="scipy"), ValueError, "impl must be one of"),
     ],
 )
@@ -214,3 +206,29 @@ def test_the_published_form_is_equal(generator, tol):
     cost = squared_distances(generator)
     expected = reference.sinkhorn(cost, tol=tol, max_iter=60, check_every=5)
     torch.testing.assert_close(published(cost, tol=tol, max_iter=60, check_every=5), expected)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("shape", [(22258, 500), (11909, 600), (3, 800, 500), (5, 33, 7), (1, 1), (70, 4001)])
+@pytest.mark.parametrize("lam", [5.0, 200.0])
+def test_triton_on_a_gpu(generator, shape, lam):
+    cost = torch.rand(shape, generator=generator).cuda()
+    check("triton", cost, lam=lam)
+    check("triton", cost, lam=lam, tol=1e-3, max_iter=37, check_every=3)
+    if len(shape) == 3:
+        check_batch("triton", cost * torch.arange(1, shape[0] + 1, device="cuda")[:, None, None], lam=lam)
+
+
+@pytest.mark.cuda
+def test_no_wait_for_a_look(generator):
+    """The host asks for nothing while a chunk is under way; what it waits for, an event, is no synchronising call."""
+    cost = torch.rand(3, 200, 50, generator=generator).cuda()
+    expected = ops.sinkhorn(cost, impl="triton")
+    from salcr.kernels.sinkhorn import sinkhorn
+
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        got = sinkhorn(cost, lam=5.0, tol=0.1, max_iter=500, check_every=10)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(got, expected)
