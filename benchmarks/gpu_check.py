@@ -129,7 +129,7 @@ def registry(this: Check) -> dict:
     with Worker(limit=CASE_LIMIT) as worker:
         if record.get("sources") != sources:
             record = {**runner.new_record("cuda", False, worker), "sources": sources}
-        left = runner.fill(record, runner.CASES, worker, file, this.deadline)
+        left = runner.fill(record, runner.cases_for("cuda"), worker, file, this.deadline)
     failed = runner.failures(record)
     return {"passed": not left and not failed, "failed": failed, "not_reached": left}
 

@@ -34,10 +34,11 @@ def bench(
     Raises:
         ValueError: no such case or device, or the earlier record is of another device or of other sizes.
     """
-    cases = [case for case in CASES if fnmatch.fnmatchcase(case.name, only)]
-    if not cases:
-        raise ValueError(f"no case matches {only!r}; there are {', '.join(case.name for case in CASES)}")
     check_device(device)
+    cases = cases_for(device, only)
+    if not cases:
+        names = ", ".join(case.name for case in cases_for(device))
+        raise ValueError(f"no case matches {only!r} on {device}; there are {names}")
     earlier = None if against is None else json.loads(against.read_text())
     if earlier is not None and (earlier["device"], earlier["quick"]) != (device, quick):
         raise ValueError(f"{against} is a record of another device or of other sizes")
@@ -49,6 +50,12 @@ def bench(
         table, slower = compare(record, earlier)
         print("\n".join(table))
     return 1 if slower or failures(record) else 0
+
+
+def cases_for(device: str, only: str = "*") -> list[Case]:
+    """The cases whose names match ``only`` and of which more than the baseline can exist on ``device``."""
+    matching = (case for case in CASES if fnmatch.fnmatchcase(case.name, only))
+    return [case for case in matching if len(variants_on(case, device)) > 1]
 
 
 def check_device(device: str) -> None:

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from benchmarks import compare, runner, worker
 from benchmarks.devices import Cpu, Run, floor_ms
-from benchmarks.measure import measure
+from benchmarks.measure import measure, variants_on
 from benchmarks.registry import CASES
 from benchmarks.worker import Worker
 from salcr.cli import app
@@ -58,7 +58,7 @@ def test_case_names_are_unique_and_every_case_has_something_to_match():
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_every_case_works_at_quick_sizes(case):
     found = measure(case, Cpu(), quick=True)
-    assert len(found["variants"]) >= 2
+    assert list(found["variants"]) == variants_on(case, "cpu")
     for name, result in found["variants"].items():
         if "missing" not in result:
             assert set(result) == TIMES, (name, result)
@@ -83,6 +83,12 @@ def test_variants_that_work_in_place_do_not_disturb_each_other():
 def test_backends_of_other_devices_are_left_out():
     found = measure(case(reference=double, triton=double, cuda=double, cpu=double), Cpu(), True)["variants"]
     assert list(found) == ["reference", "cpu"]
+
+
+def test_a_case_that_has_no_rival_on_a_device_is_not_measured_there(monkeypatch):
+    both, gpu_only = case(reference=double, cpu=double, triton=double), case(reference=double, triton=double)
+    monkeypatch.setattr(runner, "CASES", (both, gpu_only))
+    assert runner.cases_for("cpu") == [both] and runner.cases_for("cuda") == [both, gpu_only]
 
 
 def test_times_are_percentiles_of_the_turns_after_the_warm_up():
