@@ -3,11 +3,12 @@
 :class:`benchmarks.case.Case` says what a case is; a file of `benchmarks/cases` holds the cases of a family.
 """
 
-from benchmarks.cases import association, memories, pooling, pseudo_labels, retrieval, stage_two
+from benchmarks.cases import association, contrasts, memories, pooling, pseudo_labels, retrieval, stage_two
 
 FAMILIES = (
     retrieval,
     memories,
+    contrasts,
     pseudo_labels,
     association,
     pooling,
