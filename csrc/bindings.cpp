@@ -10,6 +10,7 @@ void bind_set_contrast(pybind11::module_& m);
 namespace salcr {
 
 void bind_clustering(py::module_& m);
+void bind_softmax_rows(py::module_& m);
 
 namespace {
 
@@ -47,6 +48,7 @@ PYBIND11_MODULE(_C, m) {
   salcr::bind_update_cluster_memory<float>(m);
   salcr::bind_update_cluster_memory<double>(m);
   salcr::bind_clustering(m);
+  salcr::bind_softmax_rows(m);
   bind_pooling(m);
   bind_set_contrast(m);
 }

@@ -27,10 +27,12 @@ def select_kernel(
     row = tl.program_id(0).to(tl.int64)
     c = tl.arange(0, C)
     rest = tl.load(logits + row * stride + c, mask=c < columns, other=float("-inf"))
+    whole = rest
+    rest = tl.where(rest == rest, rest, float("-inf"))  # NaN is never chosen, but stays in the sums
     top = tl.max(rest, 0)
     before = tl.full([], float("-inf"), tl.float32) if FIRST else tl.load(high + row)
     now = tl.maximum(top, before)
-    share = tl.exp(rest - now)
+    share = tl.exp(whole - now)
     fade = tl.exp(before - now)
     old = 0.0 if FIRST else tl.load(total + row) * fade
     tl.store(high + row, now)
