@@ -3,32 +3,35 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.report import speed_up, summarise
+from benchmarks.report import factor, speed_up, summarise
 
 BLUE, GREY, RED = "#1f6feb", "#9aa4af", "#d1495b"
 
 
-def write_plots(records: Sequence[dict], scaling: dict | None, folder: Path) -> None:
-    """SVG files of every record in ``folder``; the same records give the same bytes."""
+def write_plots(records: Sequence[dict], scaling: dict | None, folder: Path) -> list[str]:
+    """SVG files of every record in ``folder``, their names; the same records give the same bytes."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     folder.mkdir(parents=True, exist_ok=True)
+    written = []
+
+    def save(figure, name: str) -> None:
+        figure.savefig(folder / name, metadata={"Date": None}, bbox_inches="tight")
+        pyplot.close(figure)
+        written.append(name)
+
     look = {"svg.hashsalt": "salcr", "svg.fonttype": "none", "font.size": 8, "axes.spines.top": False}
     with pyplot.rc_context({**look, "axes.spines.right": False}):
         for record in records:
             device = record["device"]
             for kind, draw in (("speedup", _speed_ups), ("memory", _memory), ("roofline", _roofline)):
-                _save(pyplot, draw(pyplot, record), folder / f"{kind}_{device}.svg")
+                save(draw(pyplot, record), f"{kind}_{device}.svg")
         if scaling is not None:
-            _save(pyplot, _scaling(pyplot, scaling), folder / "scaling.svg")
-
-
-def _save(pyplot, figure, path: Path) -> None:
-    figure.savefig(path, metadata={"Date": None}, bbox_inches="tight")
-    pyplot.close(figure)
+            save(_scaling(pyplot, scaling), "scaling.svg")
+    return written
 
 
 def _speed_ups(pyplot, record: dict):
@@ -36,7 +39,7 @@ def _speed_ups(pyplot, record: dict):
     found = {name: ratio for name, ratio in sorted(found.items(), key=lambda item: item[1] or 0) if ratio is not None}
     figure, axes = pyplot.subplots(figsize=(7, 1 + 0.22 * len(found)))
     bars = axes.barh(list(found), list(found.values()), color=BLUE)
-    axes.bar_label(bars, [f" {ratio:.3g}×" for ratio in found.values()])
+    axes.bar_label(bars, [f" {factor(ratio)}" for ratio in found.values()])
     axes.axvline(1, color=RED, linewidth=1)
     axes.set_xscale("log")
     axes.set_xlabel("times faster than the baseline (as published, else the plain PyTorch reference)")
@@ -95,6 +98,6 @@ def _scaling(pyplot, scaling: dict):
     for axes, what in ((seconds, "seconds"), (memory, "MB beyond the features")):
         axes.set(xscale="log", yscale="log", xlabel="images", ylabel=what)
     for row in rows:
-        seconds.annotate(f"D {row['width']}", (row["images"], row["cluster_s"]), fontsize=5)
+        seconds.annotate(f"D {row['width']}", (row["images"], row["cluster_s"]), fontsize=6)
     seconds.legend(frameon=False)
     return figure

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from benchmarks.machine import ROOT
 
-BEGIN, END = "<!-- table: python -m benchmarks.report -->", "<!-- end of table -->"
+BEGIN, END = "<!-- generated: python -m benchmarks.report -->", "<!-- end of what is generated -->"
 DEVICES = ("cuda", "cpu")
 OURS = ("auto", "cpu", "triton", "cuda")
 BASELINES = ("published", "reference")
+BOUNDS = ("bare_products",)  # no solutions: part of the work alone, for its time
 
 
 def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
@@ -22,10 +23,9 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     parser.add_argument("--check", action="store_true", help="only say whether the README is up to date")
     check = parser.parse_args(arguments).check
     records = read_records(root)
-    readme = root / "README.md"
+    readme, page = root / "README.md", root / "docs" / "benchmarks.md"
     text = readme.read_text()
-    head, _, rest = text.partition(BEGIN)
-    expected = f"{head}{BEGIN}\n\n{tables(records)}\n{END}{rest.partition(END)[2]}"
+    expected = _filled(text, tables(records))
     if check:
         if text != expected:
             print("README.md differs from benchmarks/results: run python -m benchmarks.report", file=sys.stderr)
@@ -33,8 +33,14 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     from benchmarks.plots import write_plots
 
     readme.write_text(expected)
-    write_plots(records, read_json(root, "scaling"), root / "docs" / "benchmarks")
+    names = write_plots(records, read_json(root, "scaling"), page.with_suffix(""))
+    page.write_text(_filled(page.read_text(), "\n".join(f"![{name}](benchmarks/{name})" for name in names)))
     return 0
+
+
+def _filled(text: str, content: str) -> str:
+    head, _, rest = text.partition(BEGIN)
+    return f"{head}{BEGIN}\n\n{content}\n{END}{rest.partition(END)[2]}"
 
 
 def read_records(root: Path) -> list[dict]:
@@ -63,7 +69,7 @@ def summarise(case: dict) -> dict[str, tuple[str, dict] | None]:
         return min(found, key=lambda pair: pair[1]["median_ms"], default=None)
 
     baseline = next(((name, timed[name]) for name in BASELINES if name in timed), None)
-    others = [name for name in timed if name not in OURS and (baseline is None or name != baseline[0])]
+    others = [name for name in timed if name not in (*OURS, *BOUNDS) and (baseline is None or name != baseline[0])]
     return {"baseline": baseline, "ours": fastest(OURS), "other": fastest(others)}
 
 
@@ -97,7 +103,7 @@ def _row(name: str, case: dict) -> str:
     cells = [
         f"**{name}**" if case.get("phase", False) else f"`{name}`",
         *(_cell(found[kind]) for kind in ("baseline", "other", "ours")),
-        "–" if ratio is None else f"{ratio:.3g}×",
+        "–" if ratio is None else factor(ratio),
         "–" if None in memory else f"{_megabytes(memory[0])} → {_megabytes(memory[1])}",
     ]
     cells[0] += f"<br><sub>{case['note']}</sub>"
@@ -113,6 +119,10 @@ def milliseconds(value: float) -> str:
     if value >= 1000:
         return f"{value / 1000:.3g} s"
     return f"{value:.3g} ms" if value >= 1 else f"{1000 * value:.3g} µs"
+
+
+def factor(ratio: float) -> str:
+    return f"{ratio:,.0f}×" if ratio >= 100 else f"{ratio:.3g}×"
 
 
 def _megabytes(value: float) -> str:

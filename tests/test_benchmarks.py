@@ -8,7 +8,8 @@ import torch
 from typer.testing import CliRunner
 
 from benchmarks import compare, runner, worker
-from benchmarks.devices import Cpu, Run, floor_ms
+from benchmarks.case import Case, close
+from benchmarks.devices import Cpu, Cuda, Run, floor_ms
 from benchmarks.measure import measure, variants_on
 from benchmarks.registry import CASES
 from benchmarks.worker import Worker
@@ -100,6 +101,22 @@ def test_times_are_percentiles_of_the_turns_after_the_warm_up():
     assert found["reference"]["peak_mb"] == found["triton"]["peak_mb"] == 1.5
     assert found["triton"]["graph_cold_l2_ms"] == 0.2
     assert "graph_cold_l2_ms" not in found["reference"]  # takes long enough to be timed with its launches
+
+
+@pytest.mark.cuda
+def test_a_gpu_tells_memory_ceilings_and_the_time_of_kernels_alone():
+    def of_a_megabyte(device, quick):
+        return (torch.arange(1 << 18, dtype=torch.float32, device=device),)
+
+    synchronising = lambda x: x * (1 + int(x[1]))  # noqa: E731  no graph can hold it
+    small = Case("small", "", of_a_megabyte, {"reference": double, "triton": synchronising}, close)
+    found = measure(small, Cuda(), quick=True)["variants"]
+    assert found["reference"]["peak_mb"] == pytest.approx(1.05, abs=0.01)
+    assert found["reference"]["graph_warm_l2_ms"] > 0 and 0 < found["reference"]["graph_cold_l2_ms"] < 1
+    assert set(found["triton"]) == TIMES | {"peak_mb", "no_graph"}
+    ceilings = Cuda().ceilings()
+    assert set(ceilings) == {"copy_bytes_s", "float32_flop_s", "tf32_flop_s", "bfloat16_flop_s"}
+    assert ceilings["bfloat16_flop_s"] > ceilings["float32_flop_s"] and ceilings["copy_bytes_s"] > 1e11
 
 
 def test_a_long_run_of_plain_code_is_not_repeated():

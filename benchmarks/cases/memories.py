@@ -84,6 +84,7 @@ CASES = (
             "reference": _update_all(partial(ops.update_cluster_memory_, impl="reference")),
             "published": _update_all(memory_update.update_cluster_memory_),
             "cpu": _update_all(partial(ops.update_cluster_memory_, impl="cpu")),
+            "triton": _update_all(partial(ops.update_cluster_memory_, impl="triton")),
         },
         close,
         floor_bytes=_update_bytes,

@@ -78,7 +78,8 @@ def _training_step(device: str, quick: bool) -> tuple:
     views = [view.to(device, memory_format=torch.channels_last) for view in views]
     network = network.train().to(device, memory_format=torch.channels_last)
     optimiser = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=0.0, weight_decay=5e-4)
-    made = stage_two.step_inputs(device, quick, samples, network.width)
+    sizes = IMAGES if device == "cuda" else tuple(count // 10 for count in IMAGES)
+    made = stage_two.step_inputs(device, quick, sizes, samples, network.width)
     _, _, labels, memories, parts, images, orders = made
     losses = StageTwoObjective(
         GlobalObjective(*map(ClusterMemory, memories)),
