@@ -11,7 +11,7 @@ import pytest
 
 import salcr
 
-FAMILIES = ("neighbors", "jaccard", "dbscan", "clustering", "centroids", "cluster_memory")
+FAMILIES = ("neighbors", "jaccard", "dbscan", "clustering", "centroids", "cluster_memory", "memories_cpu")
 
 
 def main(folder: str) -> int:
