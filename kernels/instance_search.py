@@ -120,6 +120,16 @@ def instance_search(
                 add_chunk(weights, memory, pull, start, scale=scale, sums=total if last else None)
         indices = torch.empty(banks, rows, k, dtype=torch.int64, device=features.device)
         neighbors_kernel[(banks * rows,)](
-            values, places, high, total, indices, lse, k, k + 1, K=slots, BLOCK=min(16, slots), num_warps=1
+            values,
+            places,
+            high,
+            total,
+            indices,
+            lse,
+            k,
+            k + 1,
+            K=slots,
+            BLOCK=min(16, slots, max(2, 8192 // slots)),
+            num_warps=1 if slots <= 64 else 4 if slots <= 512 else 8,
         )
     return indices, lse, pull

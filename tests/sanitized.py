@@ -11,7 +11,18 @@ import pytest
 
 import salcr
 
-FAMILIES = ("neighbors", "jaccard", "dbscan", "clustering", "centroids", "cluster_memory", "propagation", "sinkhorn")
+FAMILIES = (
+    "assignment",
+    "centroids",
+    "cluster_memory",
+    "clustering",
+    "dbscan",
+    "jaccard",
+    "memories_cpu",
+    "neighbors",
+    "propagation",
+    "sinkhorn",
+)
 
 
 def main(folder: str) -> int:

@@ -1,10 +1,17 @@
 """Random memories and sets, and what DESIGN section 4 asks of any backend of the memory operators, as assertions."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 
 from salcr import ops, reference
+from salcr.ops._backends import missing
 from tests.ops.contract import assert_within_budget
+
+CPU_BACKENDS = [
+    "reference",
+    pytest.param("cpu", marks=pytest.mark.skipif(bool(missing("cpu")), reason=str(missing("cpu")))),
+]
 
 
 def unit(generator, *shape):
