@@ -4,6 +4,7 @@
 #include "binding.hpp"
 #include "memory_update.hpp"
 
+void bind_assignment(pybind11::module_& m);
 void bind_pooling(pybind11::module_& m);
 void bind_set_contrast(pybind11::module_& m);
 
@@ -47,6 +48,7 @@ PYBIND11_MODULE(_C, m) {
   salcr::bind_update_cluster_memory<float>(m);
   salcr::bind_update_cluster_memory<double>(m);
   salcr::bind_clustering(m);
+  bind_assignment(m);
   bind_pooling(m);
   bind_set_contrast(m);
 }

@@ -11,7 +11,7 @@ import pytest
 
 import salcr
 
-FAMILIES = ("neighbors", "jaccard", "dbscan", "clustering", "centroids", "cluster_memory")
+FAMILIES = ("assignment", "neighbors", "jaccard", "dbscan", "clustering", "centroids", "cluster_memory")
 
 
 def main(folder: str) -> int:

@@ -6,6 +6,7 @@ Plain functions on the host side of an epoch, not registered with torch.library:
 import torch
 
 from salcr import reference
+from salcr.ops import _assignment_cpp
 from salcr.ops._backends import add_backend, check_impl, pick
 from salcr.ops._checks import check_tensor
 
@@ -97,12 +98,14 @@ def bidirectional_assignment(cost: torch.Tensor, *, impl: str = "auto") -> tuple
 def _check_cost(cost: torch.Tensor, maximize: bool) -> torch.Tensor:
     """``cost`` in float32 or float64, without NaN and without an infinity that is no prohibition."""
     worst = torch.inf if maximize else -torch.inf
-    bad = cost.isnan() | (cost == worst)
-    if bad.any():
-        at = bad.nonzero()[0].tolist()
+    extreme = float(cost.detach().amax() if maximize else cost.detach().amin())  # NaN if there is any
+    if extreme == worst or extreme != extreme:
+        at = (cost.isnan() | (cost == worst)).nonzero()[0].tolist()
         raise ValueError(f"cost has NaN or {worst} with maximize={maximize}, first {cost[tuple(at)].item()} at {at}")
     return cost.detach().to(torch.promote_types(cost.dtype, torch.float32))
 
 
+add_backend("linear_assignment", "cpu", _assignment_cpp.linear_assignment)
 add_backend("linear_assignment", "reference", reference.linear_assignment)
+add_backend("bidirectional_assignment", "cpu", _assignment_cpp.bidirectional_assignment)
 add_backend("bidirectional_assignment", "reference", reference.bidirectional_assignment)
