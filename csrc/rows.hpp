@@ -5,9 +5,9 @@
 
 namespace salcr {
 
-constexpr double kTiny = 1e-12;         // torch.nn.functional.normalize's eps
-constexpr std::int64_t kSums = 64;      // running sums of a row, so that additions need not wait for each other
-constexpr std::int64_t kBlock = 4096;   // terms that go into them before they are added up in double
+constexpr double kTiny = 1e-12;       // torch.nn.functional.normalize's eps
+constexpr std::int64_t kSums = 64;    // running sums of a row, so that additions need not wait for each other
+constexpr std::int64_t kBlock = 4096; // terms that go into them before they are added up in double
 
 // Sum over d of term(d), the terms in the rows' own precision. The order of additions depends on the width only.
 template <typename Real, typename Term>

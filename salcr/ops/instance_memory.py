@@ -114,7 +114,7 @@ def set_contrast(
 
     Raises:
         TypeError, ValueError: a wrong shape, dtype, device or temperature; on the CPU also a row of positives that is
-            not in the format above (on a GPU its loss is undefined, and an index ``>= N`` is not allowed).
+            not in the format above, or an index ``>= N`` (on a GPU its loss is undefined).
 
     Source: SPEC 4, GPCR.
     """
