@@ -97,11 +97,9 @@ CASES = (
         "22,258 visible and 11,909 infrared features of 2048, k 30; products: the inner products alone, "
         "once across and in full within the modalities",
         _dataset,
-        {
-            "reference": partial(ops.propagate_features, impl="reference"),
-            "cpu": partial(ops.propagate_features, impl="cpu"),
-            "products": _products,
-        },
+        {"reference": partial(ops.propagate_features, impl="reference")}
+        | {impl: partial(ops.propagate_features, impl=impl) for impl in ("cpu", "cuda")}
+        | {"products": _products},
         _nearly_all,
         floor_flops=_product_flops,
     ),
@@ -113,6 +111,7 @@ CASES = (
             "reference": partial(ops.sinkhorn, impl="reference"),
             "published": association.sinkhorn,
             "cpu": partial(ops.sinkhorn, impl="cpu"),
+            "triton": partial(ops.sinkhorn, impl="triton"),
         },
         close,
     ),

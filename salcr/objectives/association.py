@@ -80,9 +80,9 @@ def progressive_matching(cost: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
 def squared_distances(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """``[M, N]``, of every row of ``x [M, D]`` to every row of ``y [N, D]``; beside the result, blocks of rows."""
     distances, of_y = x @ y.mT, y.square().sum(1)
-    for block, products in zip(x.split(BLOCK_ROWS), distances.split(BLOCK_ROWS), strict=True):
-        norms = block.square().sum(1, keepdim=True) + of_y
-        torch.sub(norms, products, alpha=2, out=products).clamp_min_(0)
+    of_x = torch.linalg.vector_norm(x, dim=1, keepdim=True).square()  # unlike a sum of squares, without a copy of x
+    for norms, products in zip(of_x.split(BLOCK_ROWS), distances.split(BLOCK_ROWS), strict=True):
+        torch.sub(norms + of_y, products, alpha=2, out=products).clamp_min_(0)
     return distances
 
 
