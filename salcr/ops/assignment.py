@@ -11,8 +11,8 @@ from salcr.ops._checks import check_tensor
 
 
 def linear_assignment(
-    cost: torch.Tensor, *, maximize: bool = False, impl: str = "auto"
-) -> tuple[torch.Tensor, torch.Tensor]:
+    cost: torch.Tensor, *, maximize: bool = False, return_duals: bool = False, impl: str = "auto"
+) -> tuple[torch.Tensor, ...]:
     """One-to-one assignment of rows to columns of the smallest total cost.
 
     Equivalent expression::
@@ -25,10 +25,24 @@ def linear_assignment(
         cost: ``[M, N]`` or a batch ``[B, M, N]``, float, of any sign; float16 and bfloat16 are converted to float32.
             ``inf`` (``-inf`` when maximising) forbids a pair.
         maximize: look for the largest total instead; False by default.
+        return_duals: also return the duals, which prove that the assignment is optimal; False by default.
         impl: backend, see :mod:`salcr.ops`.
 
     Returns:
         ``(rows, cols)``, int64 on the device of ``cost``, each ``[min(M, N)]`` or ``[B, min(M, N)]``; rows ascend.
+        With ``return_duals`` ``(rows, cols, row_duals, col_duals)``, where the duals u ``[M]`` or ``[B, M]`` and v
+        ``[N]`` or ``[B, N]`` are finite, float64 on the device of ``cost``, and up to float64 rounding of the largest
+        finite magnitude in ``cost``:
+
+        - feasible: ``u[i] + v[j] <= cost[i, j]`` for every pair (a forbidden one is never violated);
+        - tight: ``u[i] + v[j] == cost[i, j]`` on the assigned pairs;
+        - where M < N: ``v <= 0``, and exactly ``v[j] == 0`` for every column without a row. All rows are assigned, and
+          ``u`` has any sign;
+        - where M > N: ``u <= 0``, and exactly ``u[i] == 0`` for every row without a column; ``v`` has any sign;
+        - where M = N: both have any sign.
+
+        So ``u.sum() + v.sum()`` is the total cost, and no assignment has a smaller one. When maximising, the same holds
+        with ``>=`` for ``<=``. Duals are not unique: which are returned is not specified.
 
     Raises:
         TypeError, ValueError: a wrong shape or dtype; a cost that is NaN, or infinite with the sign that does not
@@ -39,7 +53,7 @@ def linear_assignment(
     check_tensor("cost", cost, ndim=(2, 3))
     check_impl(impl)
     cost = _check_cost(cost, maximize)
-    return pick("linear_assignment", impl, cost)(cost, maximize=maximize)
+    return pick("linear_assignment", impl, cost)(cost, maximize=maximize, return_duals=return_duals)
 
 
 def bidirectional_assignment(cost: torch.Tensor, *, impl: str = "auto") -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,29 +9,12 @@ from scipy.optimize import linear_sum_assignment
 
 from salcr import ops, reference
 from salcr.reference.published import association as published
+from tests.ops.assignment_problems import INF, KINDS, assert_optimal, costs
 
 SMALL = settings(deadline=None, max_examples=60, derandomize=True)
 SHAPES = [(1, 1), (1, 7), (7, 1), (6, 6), (23, 40), (40, 23), (50, 200)]
 SOLVERS = [ops.linear_assignment, published.linear_assignment]
 BOTH_WAYS = [ops.bidirectional_assignment, published.bidirectional_assignment]
-INF = float("inf")
-
-
-def costs(kind, shape, generator):
-    if kind == "uniform":
-        return torch.rand(shape, generator=generator)
-    if kind == "integer":
-        return torch.randint(0, 4, shape, generator=generator).float()
-    if kind == "negative":
-        return -1 - torch.rand(shape, generator=generator, dtype=torch.float64)
-    if kind == "huge range":
-        return 10 ** (60 * torch.rand(shape, generator=generator, dtype=torch.float64) - 30)
-    if kind == "equal":
-        return torch.full(shape, 2.5)
-    forbidden = torch.rand(shape, generator=generator)
-    away = torch.rand(shape, generator=generator) < 0.5
-    away[torch.arange(min(shape)), torch.arange(min(shape))] = False
-    return forbidden.masked_fill(away, INF)
 
 
 def all_matchings(num_rows, num_cols):
@@ -58,7 +41,7 @@ def small_costs(draw, largest=6):
 @pytest.mark.parametrize("solve", SOLVERS)
 @pytest.mark.parametrize("maximize", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("kind", ["uniform", "integer", "negative", "huge range", "equal", "forbidden"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_total_is_that_of_scipy(generator, solve, kind, shape, maximize):
     cost = costs(kind, shape, generator)
     cost = -cost if maximize else cost
@@ -67,6 +50,15 @@ def test_total_is_that_of_scipy(generator, solve, kind, shape, maximize):
     assert (rows.diff() > 0).all() and len(cols.unique()) == len(cols)
     expected = cost.double().numpy()[linear_sum_assignment(cost.numpy(), maximize)].sum()
     np.testing.assert_allclose(cost.double()[rows, cols].sum(), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("maximize", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_duals_prove_the_assignment_optimal(generator, kind, shape, maximize):
+    cost = costs(kind, shape, generator)
+    cost = -cost if maximize else cost
+    assert_optimal(cost, *ops.linear_assignment(cost, maximize=maximize, return_duals=True), maximize=maximize)
 
 
 @SMALL
