@@ -3,13 +3,14 @@
 :class:`benchmarks.case.Case` says what a case is; a file of `benchmarks/cases` holds the cases of a family.
 """
 
-from benchmarks.cases import association, memories, pooling, pseudo_labels, retrieval, stage_two
+from benchmarks.cases import assignment_cuda, association, memories, pooling, pseudo_labels, retrieval, stage_two
 
 FAMILIES = (
     retrieval,
     memories,
     pseudo_labels,
     association,
+    assignment_cuda,
     pooling,
     stage_two,
 )

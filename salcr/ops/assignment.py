@@ -6,6 +6,7 @@ Plain functions on the host side of an epoch, not registered with torch.library:
 import torch
 
 from salcr import reference
+from salcr.ops import _assignment_cuda
 from salcr.ops._backends import add_backend, check_impl, pick
 from salcr.ops._checks import check_tensor
 
@@ -104,5 +105,7 @@ def _check_cost(cost: torch.Tensor, maximize: bool) -> torch.Tensor:
     return cost.detach().to(torch.promote_types(cost.dtype, torch.float32))
 
 
+for _name in ("linear_assignment", "bidirectional_assignment"):
+    add_backend(_name, "cuda", getattr(_assignment_cuda, _name), needs=_assignment_cuda.missing_solver)
 add_backend("linear_assignment", "reference", reference.linear_assignment)
 add_backend("bidirectional_assignment", "reference", reference.bidirectional_assignment)
