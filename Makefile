@@ -37,4 +37,4 @@ gpu-check:
 	$(PYTHON) -m benchmarks.gpu_check
 
 clean:
-	rm -rf .venv build *.egg-info salcr/_C*.so
+	rm -rf .venv build *.egg-info salcr/_C*.so salcr/_cuda*.so

@@ -3,6 +3,7 @@
 The kernels are in csrc/cuda; here are the geometry of their launches and the memory they need.
 """
 
+import hashlib
 from collections.abc import Callable
 from functools import cache
 from importlib import resources
@@ -119,7 +120,7 @@ def missing_solver() -> str | None:
 def missing_extension() -> str | None:
     """Why salcr._cuda cannot be imported, or None if it can."""
     try:
-        from salcr import _cuda  # noqa: F401
+        import salcr._cuda  # noqa: F401
     except ImportError as error:
         return f"the extension salcr._cuda is not built ({error})"
     return None
@@ -177,8 +178,11 @@ def launch_with_cupy(
 
 @cache
 def _compiled(kernel: str):
+    """The kernel. CuPy's cache on disk goes by the source it is given, so that names what it includes."""
     import cupy
 
-    sources = resources.files("salcr.cuda_sources")
-    options = ("--std=c++17", f"-I{sources}")
-    return cupy.RawModule(code='#include "assignment_kernels.cuh"\n', options=options).get_function(kernel)
+    folder = resources.files("salcr.cuda_sources")
+    headers = sorted(path.read_bytes() for path in folder.iterdir() if path.name.endswith(".cuh"))
+    digest = hashlib.sha256(b"".join(headers)).hexdigest()
+    code = f'// {digest}\n#include "assignment_kernels.cuh"\n'
+    return cupy.RawModule(code=code, options=("--std=c++17", f"-I{folder}")).get_function(kernel)

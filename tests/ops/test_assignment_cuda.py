@@ -1,5 +1,8 @@
 """The kernels of csrc/cuda on a GPU, compiled by nvcc and by CuPy; their logic without one: tests/kernels."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -126,8 +129,5 @@ def test_larger_ones_take_the_grid(rows, columns, capacity):
 
 
 def test_importing_salcr_imports_no_cuda():
-    import subprocess
-    import sys
-
     code = "import sys, salcr, salcr.ops; assert not {'salcr._cuda', 'cupy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
