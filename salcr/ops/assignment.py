@@ -105,7 +105,12 @@ def _check_cost(cost: torch.Tensor, maximize: bool) -> torch.Tensor:
     return cost.detach().to(torch.promote_types(cost.dtype, torch.float32))
 
 
-for _name in ("linear_assignment", "bidirectional_assignment"):
-    add_backend(_name, "cuda", getattr(_assignment_cuda, _name), needs=_assignment_cuda.missing_solver)
+add_backend("linear_assignment", "cuda", _assignment_cuda.linear_assignment, needs=_assignment_cuda.missing_solver)
+add_backend(
+    "bidirectional_assignment",
+    "cuda",
+    _assignment_cuda.bidirectional_assignment,
+    needs=_assignment_cuda.missing_solver,
+)
 add_backend("linear_assignment", "reference", reference.linear_assignment)
 add_backend("bidirectional_assignment", "reference", reference.bidirectional_assignment)
