@@ -52,6 +52,17 @@ def test_hashes_are_of_the_content_of_every_kernel_file(tmp_path):
     assert found["kernels/b.py"] == hashlib.sha256(b"# kernels/b.py\n").hexdigest()
 
 
+def test_included_headers_are_part_of_the_file_that_includes_them(tmp_path):
+    tree(tmp_path, ["csrc/cuda/good.cu"], ["good"])
+    for name, text in {"good.cu": '#include <a.h>\n#include "one.cuh"\n', "one.cuh": ' #include "two.cuh"\n'}.items():
+        (tmp_path / "csrc/cuda" / name).write_text(text)
+    (tmp_path / "csrc/cuda/two.cuh").write_text('#pragma once\n#include "one.cuh"\n#include "elsewhere.h"\n')
+    assert check(tmp_path) == 0
+    assert list(ledger.hashes(tmp_path)) == ["csrc/cuda/good.cu"]
+    (tmp_path / "csrc/cuda/two.cuh").write_text("// changed\n")
+    assert list(ledger.unverified(tmp_path)) == ["csrc/cuda/good.cu"]
+
+
 def test_only_files_whose_every_check_passed_are_entered(tmp_path, capsys):
     kernels = ["csrc/cuda/good.cu", "csrc/cuda/wrong.cu", "csrc/cuda/none.cuh"]
     kernels += [f"kernels/{family}.py" for family in ("good", "shy", "unmarked", "broken", "untidy")]

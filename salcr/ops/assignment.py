@@ -6,7 +6,7 @@ Plain functions on the host side of an epoch, not registered with torch.library:
 import torch
 
 from salcr import reference
-from salcr.ops import _assignment_cpp
+from salcr.ops import _assignment_cpp, _assignment_cuda
 from salcr.ops._backends import add_backend, check_impl, pick
 from salcr.ops._checks import check_tensor
 
@@ -106,6 +106,13 @@ def _check_cost(cost: torch.Tensor, maximize: bool) -> torch.Tensor:
 
 
 add_backend("linear_assignment", "cpu", _assignment_cpp.linear_assignment)
+add_backend("linear_assignment", "cuda", _assignment_cuda.linear_assignment, needs=_assignment_cuda.missing_solver)
+add_backend(
+    "bidirectional_assignment",
+    "cuda",
+    _assignment_cuda.bidirectional_assignment,
+    needs=_assignment_cuda.missing_solver,
+)
 add_backend("linear_assignment", "reference", reference.linear_assignment)
 add_backend("bidirectional_assignment", "cpu", _assignment_cpp.bidirectional_assignment)
 add_backend("bidirectional_assignment", "reference", reference.bidirectional_assignment)
