@@ -105,14 +105,7 @@ def _check_cost(cost: torch.Tensor, maximize: bool) -> torch.Tensor:
     return cost.detach().to(torch.promote_types(cost.dtype, torch.float32))
 
 
-add_backend("linear_assignment", "cpu", _assignment_cpp.linear_assignment)
-add_backend("linear_assignment", "cuda", _assignment_cuda.linear_assignment, needs=_assignment_cuda.missing_solver)
-add_backend(
-    "bidirectional_assignment",
-    "cuda",
-    _assignment_cuda.bidirectional_assignment,
-    needs=_assignment_cuda.missing_solver,
-)
-add_backend("linear_assignment", "reference", reference.linear_assignment)
-add_backend("bidirectional_assignment", "cpu", _assignment_cpp.bidirectional_assignment)
-add_backend("bidirectional_assignment", "reference", reference.bidirectional_assignment)
+for _operator in ("linear_assignment", "bidirectional_assignment"):
+    add_backend(_operator, "cpu", getattr(_assignment_cpp, _operator))
+    add_backend(_operator, "cuda", getattr(_assignment_cuda, _operator), needs=_assignment_cuda.missing_solver)
+    add_backend(_operator, "reference", getattr(reference, _operator))
