@@ -8,13 +8,12 @@
 // 3. every row still free: Dijkstra's search to the nearest column with room. A column of several rows expands all of them.
 //
 // No step sweeps a row that its list of candidates can answer for (candidates.hpp). To a search, "look at the whole row" is an
-// event in its queue, due at the least distance that a column outside the list can have: most searches end before it. Where the
-// queue outgrows a few entries a column (rank-one costs), a search goes on in the dense form of the algorithm.
+// event in its queue, due at the least distance that a column outside the list can have: most searches end before it. A
+// search that queues more than a few entries a column (rank-one costs) goes on in the dense form of the algorithm.
 
 #include "assignment.hpp"
 
 #include <algorithm>
-#include <numeric>
 #include <vector>
 
 #include "candidates.hpp"
@@ -24,8 +23,8 @@ namespace salcr {
 namespace {
 
 constexpr std::int32_t kNone = Matching::kNone;
-constexpr int kReductions = 8;               // rounds of step 2
-constexpr std::size_t kQueuedPerColumn = 4;  // from there on a search is dense
+constexpr int kReductions = 8;       // rounds of step 2
+constexpr int kQueuedPerColumn = 4;  // more entries that a search has ever queued make it dense
 constexpr int kBlock = 32;
 
 template <typename Real>
@@ -44,7 +43,7 @@ class Solver {
 
   bool solve(bool one_to_one) {
     std::vector<std::int32_t> free(costs_.rows);
-    std::iota(free.begin(), free.end(), 0);
+    for (std::int64_t i = 0; i < costs_.rows; ++i) free[i] = static_cast<std::int32_t>(i);
     if (one_to_one) {
       if (costs_.rows == costs_.cols && !reduce_columns()) return false;
       for (int round = 0; round < kReductions && !free.empty(); ++round) free = reduce_rows(free);
@@ -134,10 +133,10 @@ class Solver {
 
   // Dijkstra's search from a free row to the nearest column with room; then prices fall and columns change hands on the way.
   bool augment(std::int32_t start) {
-    bound_ = kInfinity, sink_ = kNone;
+    bound_ = kInfinity, sink_ = kNone, queued_ = 0;
     expand(start, 0.0);
     while (!queue_.empty() && queue_.front().due < bound_) {
-      if (queue_.size() > kQueuedPerColumn * distance_.size()) {
+      if (queued_ > kQueuedPerColumn * costs_.cols) {
         search_densely();
         break;
       }
@@ -177,7 +176,7 @@ class Solver {
   }
 
   void enqueue(double due, std::int32_t what) {
-    queue_.push_back({due, what});
+    queue_.push_back({due, what}), ++queued_;
     std::push_heap(queue_.begin(), queue_.end());
   }
 
@@ -279,6 +278,7 @@ class Solver {
   std::vector<double> offset_;
   std::vector<Event> queue_, settled_;
   std::vector<std::int32_t> touched_;
+  std::int64_t queued_ = 0;
   double bound_ = kInfinity;  // distance of the nearest column with room so far, sink_
   std::int32_t sink_ = kNone;
 };
