@@ -7,11 +7,9 @@
 //    good, which frees whoever was there (bids that take a free column are JV's column assignment and reduction transfer);
 // 3. every row still free: Dijkstra's search to the nearest column with room. A column of several rows expands all of them.
 //
-// No step sweeps a row that its list of candidates can answer for (candidates.hpp). The search treats "look at the whole row" as
-// an event in the queue, due at the least distance that a column outside the list can have, so most searches end before it.
-// Where the queue grows past a few entries a column (rank-one costs), a search goes on in the dense form of the algorithm, whose
-// loops over columns are vectorised. In memory: each row is read once or twice (64 MB for 4,000 x 4,000 in float32); the rest works
-// in L1 and L2.
+// No step sweeps a row that its list of candidates can answer for (candidates.hpp). To a search, "look at the whole row" is an
+// event in its queue, due at the least distance that a column outside the list can have: most searches end before it. A
+// search that queues more than a few entries a column (rank-one costs) goes on in the dense form of the algorithm.
 
 #include "assignment.hpp"
 
@@ -26,7 +24,7 @@ namespace {
 
 constexpr std::int32_t kNone = Matching::kNone;
 constexpr int kReductions = 8;       // rounds of step 2
-constexpr int kQueuedPerColumn = 4;  // from there on a search is dense
+constexpr int kQueuedPerColumn = 4;  // more entries that a search has ever queued make it dense
 constexpr int kBlock = 32;
 
 template <typename Real>
@@ -50,7 +48,9 @@ class Solver {
       if (costs_.rows == costs_.cols && !reduce_columns()) return false;
       for (int round = 0; round < kReductions && !free.empty(); ++round) free = reduce_rows(free);
     }
-    return std::all_of(free.begin(), free.end(), [this](std::int32_t row) { return augment(row); });
+    for (const std::int32_t row : free)
+      if (!augment(row)) return false;
+    return true;
   }
 
   void read(std::int64_t* partner, double* u) const {
@@ -96,15 +96,14 @@ class Solver {
     return left;
   }
 
-  // The row that lost its column and bids next, or none: with nothing gained on either side it waits in `left`.
+  // The row that lost its column and bids next, or none. One that is no better off elsewhere waits in `left`.
   std::int32_t bid(std::int32_t row, std::vector<std::int32_t>& left) {
     double least, second;
     const Entry *best, *other;
     for (bool fresh = false;; fresh = true) {
       least = second = kInfinity;
       best = other = nullptr;
-      const Entry* const end = candidates_.end(row);
-      for (const Entry* e = candidates_.begin(row); e != end && e->reduced < second; ++e) {
+      for (const Entry* e = candidates_.begin(row); e != candidates_.end(row) && e->reduced < second; ++e) {
         const double x = e->cost - prices_[e->column];
         if (x < least) {
           second = least, other = best;
@@ -128,9 +127,8 @@ class Solver {
     if (loser != kNone) matching_.detach(loser);
     matching_.attach(row, best->column, best->cost);
     if (second < kInfinity) prices_[best->column] -= second - least;
-    if (!tie || loser == kNone) return loser;
-    left.push_back(loser);
-    return kNone;
+    if (tie && loser != kNone) left.push_back(loser);
+    return tie ? kNone : loser;
   }
 
   // Dijkstra's search from a free row to the nearest column with room; then prices fall and columns change hands on the way.
@@ -178,8 +176,7 @@ class Solver {
   }
 
   void enqueue(double due, std::int32_t what) {
-    ++queued_;
-    queue_.push_back({due, what});
+    queue_.push_back({due, what}), ++queued_;
     std::push_heap(queue_.begin(), queue_.end());
   }
 
@@ -197,8 +194,7 @@ class Solver {
   // A column is `offset` plus its reduced cost away through this row.
   void expand(std::int32_t row, double offset) {
     offset_[row] = offset;
-    const Entry* const end = candidates_.end(row);
-    for (const Entry* e = candidates_.begin(row); e != end && offset + e->reduced < bound_; ++e)
+    for (const Entry* e = candidates_.begin(row); e != candidates_.end(row) && offset + e->reduced < bound_; ++e)
       reach(e->column, offset + (e->cost - prices_[e->column]), row);
     if (offset + candidates_.floor(row) < bound_) enqueue(offset + candidates_.floor(row), ~row);
   }
