@@ -4,8 +4,10 @@ import torch
 
 from salcr import reference
 from salcr.ops._backends import add_backend, check_impl, pick
+from salcr.ops._banks import HALF_TO_SINGLE
 from salcr.ops._checks import check_finite, check_range, check_same, check_tensor
 from salcr.ops._neighbors_cpp import knn as _cpp_knn
+from salcr.ops._neighbors_triton import knn as _triton_knn
 from salcr.ops._register import register
 
 METRICS = ("cosine", "sqeuclidean")
@@ -77,6 +79,7 @@ def _fake_knn(queries, k, database, metric, impl):
 
 
 add_backend("knn", "cpu", _cpp_knn)
+add_backend("knn", "triton", _triton_knn, dtypes=HALF_TO_SINGLE)
 add_backend("knn", "reference", reference.knn)
 register(
     "knn", "(Tensor queries, SymInt k, Tensor? database, str metric, str impl) -> (Tensor, Tensor)", _knn, _fake_knn
