@@ -33,3 +33,14 @@ def pedestrians(
     latent += spread * (0.4 * normal(count, 1)).exp() * normal(count, LATENT)
     latent *= torch.where(torch.rand(count, 1, generator=generator) < hubs, 0.3, 1.0)
     return F.normalize((latent + normal(LATENT)) @ normal(LATENT, width), dim=1)
+
+
+def clustered(count: int, per_cluster: int, width: int, device: str, seed: int) -> torch.Tensor:
+    """Unit features ``[count, width]``, neighbours in rows of one cluster: cosine 0.41 within it and about 0 outside.
+
+    The centres are those of every other call with the same width.
+    """
+    centres = torch.randn(-(-count // per_cluster), width, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
+    centres, noise = F.normalize(centres, dim=-1), F.normalize(noise, dim=-1)
+    return F.normalize(centres.repeat_interleave(per_cluster, 0)[:count] + 1.2 * noise, dim=-1).to(device)

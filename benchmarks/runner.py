@@ -17,8 +17,9 @@ import numpy as np
 import torch
 
 from benchmarks import ledger
+from benchmarks.case import Case
 from benchmarks.machine import commit, machine, versions
-from benchmarks.registry import CASES, Case
+from benchmarks.registry import CASES
 
 ROUNDS = 3, 50  # at least and at most; between them as many as fit into SECONDS
 SECONDS = 10.0

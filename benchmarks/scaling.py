@@ -16,7 +16,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import ledger, pseudo_labels
+from benchmarks import ledger
+from benchmarks.cases import pseudo_labels
 from benchmarks.features import pedestrians
 from benchmarks.machine import commit, machine, versions
 from salcr import ops

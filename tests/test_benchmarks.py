@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from benchmarks import runner
-from benchmarks.registry import CASES, Case, close
+from benchmarks.case import Case, close
+from benchmarks.registry import CASES
 
 TIMES = {"median_ms", "p20_ms", "p80_ms", "runs"}
 
