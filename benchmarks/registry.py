@@ -3,10 +3,11 @@
 :class:`benchmarks.case.Case` says what a case is; a file of `benchmarks/cases` holds the cases of a family.
 """
 
-from benchmarks.cases import association, memories, pooling, pseudo_labels, retrieval, stage_two
+from benchmarks.cases import association, memories, neighbors, pooling, pseudo_labels, retrieval, stage_two
 
 FAMILIES = (
     retrieval,
+    neighbors,
     memories,
     pseudo_labels,
     association,

@@ -29,7 +29,8 @@ RUNS_ONLY_ON = {
     "cpu": ("cpu",),
     "triton": ("cuda",),
     "cuda": ("cuda",),
-}  # a variant named like a backend
+    "faiss": ("cpu",),
+}  # a variant named like a backend or a library
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from salcr.reference.neighbors import BLOCK_BYTES, largest, scores_of
+from salcr.ops._neighbors_exact import fill
 
 
 def knn(
@@ -11,13 +11,11 @@ def knn(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See :func:`salcr.ops.knn`."""
     own = database is None
-    queries = queries.float()
-    database = queries if own else database.float()
+    queries = queries.float().contiguous()
+    database = queries if own else database.float().contiguous()
     if metric == "cosine":
         queries = F.normalize(queries, dim=1)
         database = queries if own else F.normalize(database, dim=1)
-    queries = queries.contiguous()
-    database = queries if own else database.contiguous()
     scores, indices = search(queries, database, k, own, metric)
     return (scores if metric == "cosine" else -scores), indices
 
@@ -25,7 +23,13 @@ def knn(
 def search(
     queries: torch.Tensor, database: torch.Tensor, k: int, own: bool, metric: str = "cosine"
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scores ``[Q, k]``, the larger the nearer, and indices ``[Q, k]``; float32 rows, the same tensor where ``own``."""
+    """Scores ``[Q, k]``, the larger the nearer, and indices ``[Q, k]``.
+
+    Synchronises with the device once, to learn which rows the kernels left out.
+
+    Args:
+        queries, database: float32, contiguous; the same tensor where ``own``, which puts every row first in its list.
+    """
     from salcr.kernels import knn as kernels
 
     count = len(queries)
@@ -33,14 +37,15 @@ def search(
     if own:
         scores[:, 0] = torch.linalg.vector_norm(queries, dim=1).square() if metric == "cosine" else 0
         indices[:, 0] = torch.arange(count, device=queries.device)
-    if k == own:
+    wanted = k - own
+    if wanted == 0:
         return scores, indices
-    if k >= len(database):  # there is nothing to select
-        missing = torch.ones(count, dtype=torch.bool, device=queries.device)
+    if k < len(database) and wanted <= kernels.MAX_K:
+        missing = kernels.search(
+            queries, database, wanted, scores[:, own:], indices[:, own:], own=own, near=metric != "cosine"
+        )
+        rows = missing.nonzero().squeeze(1)
     else:
-        found = kernels.search(queries, database, k - own, own=own, near=metric != "cosine")
-        scores[:, own:], indices[:, own:], missing = found
-    for rows in missing.nonzero().squeeze(1).split(max(1, BLOCK_BYTES // (4 * len(database)))):
-        values = scores_of(queries[rows], database, metric)
-        scores[rows], indices[rows] = largest(values, k, rows if own else None)
+        rows = torch.arange(count, device=queries.device)
+    fill(rows, scores, indices, queries, database, own, metric)
     return scores, indices
