@@ -236,7 +236,8 @@ def _expanded(
     count = programs(rows, 4 * rows, device)
     claims = torch.full((count, rows), FREE.value, dtype=torch.int32, device=device)
     lengths, known = ranks.new_empty(rows), ranks.new_empty(rows)
-    blocks = dict(K=wide, C=min(wide, max(1, 256 // half_wide)), H=half_wide, num_warps=1, num_stages=1)
+    warps = 1 if wide <= 128 else 4
+    blocks = dict(K=wide, C=min(wide, max(1, 256 * warps // half_wide)), H=half_wide, num_warps=warps, num_stages=1)
     sets, sizes = (whole, halves, products, claims), (rows, k, half)
     expand_kernel[(count,)](*sets, ranks, lengths, known, ranks, products, *sizes, COUNT=True, **blocks)
     pointers = row_pointers(lengths)

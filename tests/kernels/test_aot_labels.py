@@ -16,15 +16,16 @@ ROWS = dict(pointers=I64, columns=I32, values=F)
 def encoding_cases():
     for k, half in ((30, 16), (300, 151), (1, 1)):
         ones = dict(k=1, half=1, rows=1, k2=1) if k == 1 else {}  # a launch makes constants of ones
+        warps = 4 if k > 128 else 1
         wide, half_wide = 1 << (k - 1).bit_length(), 1 << (half - 1).bit_length()
         sets = dict(whole=I32, halves=I32, k=N, half=N)
         blocks = dict(R=max(1, 1024 // wide), K=wide) | ones
         yield f"reciprocal-{k}", "reciprocal", "reciprocal_kernel", sets | dict(ranks=I32), blocks, WARP
         expand = sets | ROWS | dict(products=F, claims=I32, lengths=I32, known=I32, rows=N)
-        blocks = dict(K=wide, C=min(wide, max(1, 256 // half_wide)), H=half_wide) | ones
+        blocks = dict(K=wide, C=min(wide, max(1, 256 * warps // half_wide)), H=half_wide) | ones
         for count in (True, False):
             flags = dict(COUNT=count) | blocks
-            yield f"expand-{k}-{count}", "reciprocal", "expand_kernel", expand, flags, LOOP
+            yield f"expand-{k}-{count}", "reciprocal", "expand_kernel", expand, flags, LOOP | dict(num_warps=warps)
     weights = ROWS | dict(features=F, known=I32, width=N)
     yield "weights", "reciprocal", "weights_kernel", weights, dict(E=8, D=256), dict(num_warps=4, num_stages=1)
     new = dict(new_pointers=I64, new_columns=I32, new_values=F)
