@@ -18,12 +18,18 @@ def clustering_phase(
     """(labels, unit centroids) of each modality's features ``[N, D]``: what an epoch does before its first step."""
     found = []
     for features in modalities:
-        distances = jaccard_distance(features, k1=k1, k2=k2).cpu().numpy()
-        labels = torch.from_numpy(_dbscan(distances, eps, min_samples))
+        labels = pseudo_labels(features, eps=eps, min_samples=min_samples, k1=k1, k2=k2)
         rows = F.normalize(features, dim=1).cpu()
         centroids = torch.stack([rows[labels == cluster].mean(0) for cluster in range(int(labels.max()) + 1)])
         found.append((labels, F.normalize(centroids, dim=1)))
     return found
+
+
+def pseudo_labels(
+    features: torch.Tensor, *, eps: float, min_samples: int = 4, k1: int = 30, k2: int = 6
+) -> torch.Tensor:
+    """Features ``[N, D]`` to labels ``[N]``, on the CPU."""
+    return torch.from_numpy(_dbscan(jaccard_distance(features, k1=k1, k2=k2).cpu().numpy(), eps, min_samples))
 
 
 def labels_of_neighbours(
