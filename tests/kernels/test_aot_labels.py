@@ -15,7 +15,7 @@ ROWS = dict(pointers=I64, columns=I32, values=F)
 
 def encoding_cases():
     for k, half in ((30, 16), (300, 151), (1, 1)):
-        ones = dict(k=1, half=1, rows=1, k2=1) if k == 1 else {}  # a launch makes constants of ones
+        ones = dict(k=1, half=1) if k == 1 else {}  # a launch makes constants of ones
         warps = 4 if k > 128 else 1
         wide, half_wide = 1 << (k - 1).bit_length(), 1 << (half - 1).bit_length()
         sets = dict(whole=I32, halves=I32, k=N, half=N)
