@@ -7,7 +7,7 @@ BIN := .venv/bin
 
 install: .venv/installed
 
-.venv/installed: constraints.txt pyproject.toml setup.py $(wildcard csrc/*)
+.venv/installed: constraints.txt pyproject.toml setup.py $(wildcard csrc/* csrc/cuda/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
@@ -20,21 +20,22 @@ test: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m benchmarks.report --check
 
 # One thread, so that the figures of docs/demo.md repeat.
 demo: install
 	OMP_NUM_THREADS=1 $(BIN)/salcr demo --seed $(SEED) --out runs/demo-$(SEED) --resume
 
-# The tests of the C++ backends under AddressSanitizer and UndefinedBehaviorSanitizer.
+# The tests of the C++ backends, and of the CUDA solver on the host, under AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize: install
 	SALCR_SANITIZE=address,undefined SALCR_REQUIRE_CPP=1 $(BIN)/python -m pip install --quiet --no-deps --upgrade \
 		--target build/sanitized .
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
-		ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m tests.sanitized build/sanitized
+		ASAN_OPTIONS=detect_leaks=0 SALCR_SANITIZE=address,undefined $(BIN)/python -m tests.sanitized build/sanitized
 
 # On the machine's own environment (a CUDA torch is not ours to install): python3 unless PYTHON says otherwise.
 gpu-check:
 	$(PYTHON) -m benchmarks.gpu_check
 
 clean:
-	rm -rf .venv build *.egg-info salcr/_C*.so
+	rm -rf .venv build *.egg-info salcr/_C*.so salcr/_cuda*.so

@@ -1,24 +1,50 @@
-"""Builds the C++ extension salcr._C; everything else about the package stands in pyproject.toml.
+"""Builds the extensions salcr._C (C++) and, where nvcc is found, salcr._cuda; the rest stands in pyproject.toml.
 
 A missing compiler must not keep anyone from the PyTorch path: a failed build is a warning, and `salcr info` says what
-is missing. SALCR_REQUIRE_CPP=1 turns it into an error (CI sets it).
+is missing. SALCR_REQUIRE_CPP=1 and SALCR_REQUIRE_CUDA=1 turn it into an error (CI sets both).
 """
 
 import os
+import shutil
+import subprocess
+import sysconfig
 from pathlib import Path
 
-from pybind11.setup_helpers import Pybind11Extension, build_ext
-from setuptools import setup
+import pybind11
+from pybind11.setup_helpers import ParallelCompile, Pybind11Extension, build_ext
+from setuptools import Extension, setup
+
+CUDA = Path("csrc/cuda")
+CUDA_HOME = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+NVCC = shutil.which("nvcc", path=f"{CUDA_HOME}/bin" if CUDA_HOME else None)
+ARCHITECTURES = (80, 90, 100)  # and PTX of the last, for newer ones
 
 
 class OptionalBuild(build_ext):
-    def run(self) -> None:
+    def build_extension(self, extension: Extension) -> None:
         try:
-            super().run()
+            if extension.name == "salcr._cuda":
+                self.build_with_nvcc(extension)
+            else:
+                super().build_extension(extension)
         except Exception as error:
-            if os.environ.get("SALCR_REQUIRE_CPP") == "1":
+            if not extension.optional:
                 raise
-            self.warn(f"salcr._C was not built, the cpu backend will be missing: {error}")
+            self.warn(f"{extension.name} was not built, its backends will be missing: {error}")
+
+    def build_with_nvcc(self, extension: Extension) -> None:
+        """nvcc links the CUDA runtime statically, and that looks for the driver at the first launch, not at import."""
+        if NVCC is None:
+            raise FileNotFoundError("nvcc is neither in CUDA_HOME nor on the path")
+        target = Path(self.get_ext_fullpath(extension.name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        codes = [f"-gencode=arch=compute_{n},code=sm_{n}" for n in ARCHITECTURES]
+        codes.append(f"-gencode=arch=compute_{ARCHITECTURES[-1]},code=compute_{ARCHITECTURES[-1]}")
+        includes = [f"-I{path}" for path in (pybind11.get_include(), sysconfig.get_path("include"))]
+        command = [NVCC, "-shared", "-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", *codes, *includes]
+        done = subprocess.run([*command, *extension.sources, "-o", str(target)], capture_output=True, text=True)
+        if done.returncode != 0:
+            raise RuntimeError(f"nvcc failed: {done.stderr or done.stdout}")
 
 
 flags = ["-O3", "-fopenmp", "-Wall", "-Wextra"]
@@ -28,17 +54,22 @@ sanitize = os.environ.get("SALCR_SANITIZE")  # for example "address,undefined"
 if sanitize:
     flags = ["-O1", "-g", "-fno-omit-frame-pointer", f"-fsanitize={sanitize}", "-fno-sanitize-recover=all", "-fopenmp"]
 
-setup(
-    ext_modules=[
-        Pybind11Extension(
-            "salcr._C",
-            sorted(str(path) for path in Path("csrc").glob("*.cpp")),
-            include_dirs=["csrc"],
-            depends=sorted(str(path) for path in Path("csrc").glob("*.hpp")),
-            cxx_std=17,
-            extra_compile_args=flags,
-            extra_link_args=["-fopenmp"] + ([f"-fsanitize={sanitize}"] if sanitize else []),
-        )
-    ],
-    cmdclass={"build_ext": OptionalBuild},
-)
+extensions = [
+    Pybind11Extension(
+        "salcr._C",
+        sorted(str(path) for path in Path("csrc").glob("*.cpp")),
+        include_dirs=["csrc"],
+        depends=sorted(str(path) for path in Path("csrc").glob("*.hpp")),
+        cxx_std=17,
+        extra_compile_args=flags,
+        extra_link_args=["-fopenmp"] + ([f"-fsanitize={sanitize}"] if sanitize else []),
+        optional=os.environ.get("SALCR_REQUIRE_CPP") != "1",
+    )
+]
+require_cuda = os.environ.get("SALCR_REQUIRE_CUDA") == "1"
+if (NVCC or require_cuda) and not sanitize:
+    sources = sorted(str(path) for suffix in ("cu", "cpp") for path in CUDA.glob(f"*.{suffix}"))
+    extensions.append(Extension("salcr._cuda", sources, optional=not require_cuda))
+
+ParallelCompile("SALCR_BUILD_JOBS", default=1).install()  # files at a time
+setup(ext_modules=extensions, cmdclass={"build_ext": OptionalBuild})

@@ -35,12 +35,16 @@ class Case:
 
 
 def close(outputs: torch.Tensor | Sequence[torch.Tensor], expected: torch.Tensor | Sequence[torch.Tensor]) -> None:
-    """Each tensor, in units of the largest magnitude expected in it, within PyTorch's tolerances of its dtype."""
+    """Each tensor, in units of the largest magnitude expected in it, within PyTorch's tolerances of its dtype.
+
+    In half precision, where small elements are differences of large ones, within four epsilons of that magnitude.
+    """
     if isinstance(expected, torch.Tensor):
         outputs, expected = (outputs,), (expected,)
     for x, y in zip(outputs, expected, strict=True):
-        unit = y.abs().max()
-        torch.testing.assert_close(x / unit, y / unit)
+        unit, half = y.abs().max(), y.dtype in (torch.bfloat16, torch.float16)
+        tolerances = {"rtol": 0.0, "atol": 4 * torch.finfo(y.dtype).eps} if half else {}
+        torch.testing.assert_close(x / unit, y / unit, **tolerances)
 
 
 def same_labels(outputs: torch.Tensor, expected: torch.Tensor) -> None:

@@ -125,7 +125,9 @@ def tables(record: dict[str, dict]) -> str:
     for name in baselines[0]:
         lines.append(f"| {name.replace('_', ' ')} | {' | '.join(f'{one[name]:.1f}' for one in baselines)} |")
     commits = sorted({one["commit"] for one in record.values()})
-    lines += ["", f"Recorded with {full[0]['versions']} on {full[0]['machine']}.", ""]
+    versions = ", ".join(f"{name} {version}" for name, version in full[0]["versions"].items() if version)
+    ran_on = "{cpu}, {cores} cores, {threads} thread(s) a run, load {load}".format(**full[0]["machine"])
+    lines += ["", f"Recorded with {versions} on {ran_on}.", ""]
     lines += [f"Commits: {', '.join(commits)} (`benchmarks/results/demo.json` says which run is of which).", ""]
     return "\n".join(lines)
 

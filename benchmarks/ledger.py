@@ -1,13 +1,15 @@
 """The ledger of hardware checks: which content of each kernel file was last seen green on a GPU, on what and when.
 
 ``kernels/<family>.py`` and ``csrc/cuda/<family>.cu`` (or ``.cuh``) are verified by the cuda-marked tests of
-``tests/ops/test_<family>.py``. A kernel file without such tests is never green. This file needs nothing but the
+``tests/ops/test_<family>.py``. A kernel file without such tests is never green. Headers beside a file of csrc/cuda that
+it includes are part of it: its hash covers them, and they have no entry of their own. This file needs nothing but the
 standard library, so that ``salcr info`` can read the ledger of any source checkout.
 """
 
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,9 +18,25 @@ PATTERNS = ("kernels/*.py", "csrc/cuda/*.cu", "csrc/cuda/*.cuh")
 
 
 def hashes(root: Path) -> dict[str, str]:
-    """The SHA-256 of every kernel file of the checkout at ``root``, by its path from there."""
-    files = (path for pattern in PATTERNS for path in root.glob(pattern) if path.name != "__init__.py")
-    return {path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(files)}
+    """The SHA-256 of every kernel file of the checkout at ``root`` with what it includes, by its path from there."""
+    files = [path for pattern in PATTERNS for path in root.glob(pattern) if path.name != "__init__.py"]
+    parts = {path: _with_includes(path) for path in sorted(files)}
+    included = {part for path, own in parts.items() for part in own if part != path}
+    return {
+        path.relative_to(root).as_posix(): hashlib.sha256(b"".join(x.read_bytes() for x in own)).hexdigest()
+        for path, own in parts.items()
+        if path not in included
+    }
+
+
+def _with_includes(path: Path, before: tuple[Path, ...] = ()) -> tuple[Path, ...]:
+    """``path`` and the files of its folder that it includes, directly or not, in the order of their first inclusion."""
+    found = (*before, path)
+    for name in re.findall(r'^\s*#\s*include\s+"([^"]+)"', path.read_text(), re.M) if path.suffix != ".py" else ():
+        header = path.parent / name
+        if header not in found and header.exists():
+            found = _with_includes(header, found)
+    return found
 
 
 def tests_of(kernel: str) -> str:

@@ -1,152 +1,142 @@
-"""``python -m benchmarks.runner``: time the variants of the registry's cases against each other, correctness first.
+"""``salcr bench``: the registry's cases measured on this machine, as lines on the way and as a record at the end."""
 
-A variant is timed only after its outputs matched the first variant's in the same process, and reports its times only
-if the outputs of its last timed run still do. All variants of a case run in turns, so that a slower minute of the
-machine hits every one of them. No time is reported for a variant that failed, but why.
-"""
-
-import argparse
 import datetime
 import fnmatch
-import sys
+import json
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from benchmarks import ledger
 from benchmarks.case import Case
+from benchmarks.compare import compare
+from benchmarks.devices import floor_ms
 from benchmarks.machine import commit, machine, versions
+from benchmarks.measure import REASONS, variants_on
 from benchmarks.registry import CASES
-
-ROUNDS = 3, 50  # at least and at most; between them as many as fit into SECONDS
-SECONDS = 10.0
-SLOW = 30.0  # a case that takes longer than this to go once through its variants is timed once
-RUNS_ONLY_ON = {
-    "compiled": ("cuda",),
-    "cpu": ("cpu",),
-    "triton": ("cuda",),
-    "cuda": ("cuda",),
-}  # a variant named like a backend
+from benchmarks.worker import Worker
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status 0 if every variant of every chosen case was right, else 1."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.runner", description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="*", metavar="PATTERN", help="names of cases, with * and ?")
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write a JSON record")
-    parser.add_argument("--quick", action="store_true", help="small sizes and few rounds: a test, not a measurement")
-    options = parser.parse_args(arguments)
-    cases = [case for case in CASES if fnmatch.fnmatchcase(case.name, options.only)]
+def bench(
+    *, only: str = "*", device: str = "cpu", quick: bool = False, out: Path | None = None, against: Path | None = None
+) -> int:
+    """Measure the cases whose names match ``only``; write the record to ``out``, compare it with the file ``against``.
+
+    ``out`` is written after every case, so that an interrupted run keeps what it has.
+
+    Returns:
+        0, or 1 if a variant failed or became slower than the noise. Libraries that are not installed and variants that
+        ran out of memory are recorded and are no failure.
+
+    Raises:
+        ValueError: no such case or device, or the earlier record is of another device or of other sizes.
+    """
+    check_device(device)
+    cases = cases_for(device, only)
     if not cases:
-        parser.error(f"no case matches {options.only!r}; there are {', '.join(case.name for case in CASES)}")
-    if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: no CUDA device is visible")
-    record = run(cases, options.device, options.quick, report=print)
-    if options.out is not None:
-        ledger.write(options.out, record)
-    failed = any("failure" in v for case in record["cases"].values() for v in case["variants"].values())
-    return 1 if failed else 0
+        names = ", ".join(case.name for case in cases_for(device))
+        raise ValueError(f"no case matches {only!r} on {device}; there are {names}")
+    earlier = None if against is None else json.loads(against.read_text())
+    if earlier is not None and (earlier["device"], earlier["quick"]) != (device, quick):
+        raise ValueError(f"{against} is a record of another device or of other sizes")
+    with Worker() as worker:
+        record = new_record(device, quick, worker)
+        fill(record, cases, worker, out)
+    slower: Sequence[str] = ()
+    if earlier is not None:
+        table, slower = compare(record, earlier)
+        print("\n".join(table))
+    return 1 if slower or failures(record) else 0
 
 
-def run(cases: Iterable[Case], device: str, quick: bool, report: Callable[[str], None] = lambda line: None) -> dict:
-    """The record of ``cases``: machine, versions, commit, and for every variant its times or its failure."""
-    record = {
+def cases_for(device: str, only: str = "*") -> list[Case]:
+    """The cases whose names match ``only`` and of which more than the baseline can exist on ``device``."""
+    matching = (case for case in CASES if fnmatch.fnmatchcase(case.name, only))
+    return [case for case in matching if len(variants_on(case, device)) > 1]
+
+
+def check_device(device: str) -> None:
+    """Raises ValueError where ``device`` is none, or not here."""
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"the device must be cpu or cuda, got {device!r}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("no CUDA device is visible")
+
+
+def new_record(device: str, quick: bool, worker: Worker) -> dict:
+    """What is measured where, without cases yet; the machine's ceilings are of the same run."""
+    return {
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "commit": commit(),
         "machine": machine(),
         "versions": versions(),
         "device": device,
         "quick": quick,
+        "ceilings": worker.ask(task="ceilings", device=device),
         "cases": {},
     }
+
+
+def fill(
+    record: dict, cases: Sequence[Case], worker: Worker, out: Path | None = None, deadline: float = float("inf")
+) -> list[str]:
+    """Measure the cases that ``record`` does not have, writing it to ``out`` after every one of them.
+
+    Returns:
+        Names of the cases that were not begun because ``deadline`` (of :func:`time.monotonic`) had passed.
+    """
+    left = []
     for case in cases:
-        report(f"{case.name} ({case.note})" + (" at quick sizes" if quick else ""))
-        variants = measure(case, device, quick)
-        record["cases"][case.name] = {"note": case.note, "variants": variants}
-        floor = _floor(case, device, quick) if case.floor_bytes is not None else {}
-        record["cases"][case.name] |= floor
-        for name, result in variants.items():
-            time_or_failure = result.get("failure") or "{median_ms:10.3f} ms  [{p20_ms:.3f}, {p80_ms:.3f}]".format(
-                **result
-            )
-            if floor and "failure" not in result:
-                time_or_failure += f"  {floor['floor_ms'] / result['median_ms']:.0%} of a copy of the floor's bytes"
-            report(f"  {name:12}{time_or_failure}")
-    return record
+        if case.name in record["cases"]:
+            continue
+        if time.monotonic() >= deadline:
+            left.append(case.name)
+            continue
+        record["cases"][case.name] = run(case, record, worker)
+        print("\n".join(lines(case.name, record["cases"][case.name])), flush=True)
+        if out is not None:
+            ledger.write(out, record)
+    return left
 
 
-def measure(case: Case, device: str, quick: bool) -> dict[str, dict]:
-    """For every variant of ``case`` that can exist on ``device``: its times in milliseconds, or its failure."""
-    names = [n for n in case.variants if device in RUNS_ONLY_ON.get(n, (device,))]
-    inputs = case.make_inputs(device, quick)
-    own = {name: _copy(inputs) for name in names}  # some operators change their inputs in place
-    results: dict[str, dict] = {name: {} for name in names}
-    times: dict[str, list[float]] = {name: [] for name in names}
-
-    def turn(timed: bool, verify: bool) -> None:
-        expected = None
-        for name in [n for n in names if "failure" not in results[n]]:
-            try:
-                seconds, outputs = _time(case.variants[name], own[name], device)
-                if name == names[0]:
-                    expected = outputs
-                elif expected is None:
-                    raise RuntimeError(f"{names[0]} failed, nothing to compare with")
-                elif verify:
-                    case.check(outputs, expected)
-            except Exception as error:
-                results[name]["failure"] = f"{type(error).__name__}: {error}"
-            else:
-                if timed:
-                    times[name].append(1000 * seconds)
-
-    start, (least, most) = time.perf_counter(), (1, 3) if quick else ROUNDS
-    turn(timed=False, verify=True)
-    if time.perf_counter() - start > SLOW:
-        least = 1
-    else:
-        turn(timed=False, verify=False)
-    start = time.perf_counter()
-    for n in range(1, most + 1):
-        last = n == most or (n >= least and time.perf_counter() - start > SECONDS)
-        turn(timed=True, verify=last)
-        if last:
-            break
-    for name, result in results.items():
-        if "failure" not in result:
-            p20, median, p80 = np.percentile(times[name], (20, 50, 80)).tolist()
-            result.update(median_ms=median, p20_ms=p20, p80_ms=p80, runs=len(times[name]))
-    return results
+def run(case: Case, record: dict, worker: Worker) -> dict:
+    """One case of a record: its note, its floors, and what every variant took or why it has no time."""
+    device, quick = record["device"], record["quick"]
+    task = {"case": case.name, "quick": quick}
+    names, alone = variants_on(case, device), {}
+    with tempfile.TemporaryDirectory() as folder:
+        if device == "cpu":
+            alone = {n: worker.ask(task="peak", variant=n, keep=f"{folder}/{n}", **task) for n in names}
+        lost = {n: found for n, found in alone.items() if found.keys() & set(REASONS)}
+        done = {n: (found.pop("seconds"), f"{folder}/{n}") for n, found in alone.items() if "seconds" in found}
+        measured = worker.ask(task="measure", device=device, skip=list(lost), done=done, **task)
+    if "variants" not in measured:  # the process that timed them died
+        measured = {"variants": dict.fromkeys(names, measured)}
+    variants = {n: lost[n] if n in lost else alone.get(n, {}) | measured["variants"][n] for n in names}
+    result = {"note": case.note, "phase": case.phase, **measured, "variants": variants}
+    least = floor_ms(result, record["ceilings"])
+    return result if least is None else result | {"floor_ms": least}
 
 
-def _floor(case: Case, device: str, quick: bool) -> dict[str, float]:
-    """Bytes that ``case`` has to move at least, and the median time of a plain copy that moves as many."""
-    count = case.floor_bytes(*case.make_inputs(device, quick))
-    source = torch.ones(count // 2, dtype=torch.uint8, device=device)
-    target = source.clone()
-    times = [1000 * _time(target.copy_, (source,), device)[0] for _ in range(10)]
-    return {"floor_bytes": count, "floor_ms": float(np.median(times))}
+def failures(record: dict) -> list[str]:
+    """``case/variant`` of everything that raised, crashed or was wrong."""
+    return [f"{c}/{v}" for c, case in record["cases"].items() for v, r in case["variants"].items() if "failure" in r]
 
 
-def _time(variant: Callable, inputs: Sequence, device: str) -> tuple[float, object]:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    outputs = variant(*inputs)
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start, outputs
-
-
-def _copy(inputs: object) -> object:
-    if isinstance(inputs, torch.Tensor):
-        return inputs.clone()
-    return type(inputs)(map(_copy, inputs)) if isinstance(inputs, (tuple, list)) else inputs
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def lines(name: str, case: dict) -> list[str]:
+    """A case of a record in words."""
+    found = [f"{name} ({case['note']})"]
+    for variant, result in case["variants"].items():
+        if "median_ms" not in result:
+            found.append(f"  {variant:12}{next(f'{k}: {v}' for k, v in result.items() if k != 'peak_mb')}")
+            continue
+        line = "  {:12}{median_ms:10.3f} ms  [{p20_ms:.3f}, {p80_ms:.3f}]".format(variant, **result)
+        if "peak_mb" in result:
+            line += f"  {result['peak_mb']:8.1f} MB"
+        if "floor_ms" in case:
+            line += f"  {case['floor_ms'] / result['median_ms']:.0%} of the ceiling"
+        found.append(line)
+    return found

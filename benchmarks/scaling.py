@@ -1,9 +1,9 @@
-"""``python -m benchmarks.scaling``: ``salcr.cluster`` on the CPU from 5,000 to 200,000 images, its time and its memory.
+"""``python -m benchmarks.scaling``: ``salcr.cluster`` from 5,000 to 200,000 images (1,000,000 on request, for GPUs).
 
 A row has the medians of three interleaved runs of the bare matrix product of all pairs (blocks of 1,024 rows), of the
-neighbour search, of everything after it and of the whole; the high-water mark of resident memory beyond the features
-during the whole (Linux); what was found. CPU seconds are those of all threads: on a busy machine they say more than the
-clock.
+neighbour search, of everything after it and of the whole; the high-water mark of memory beyond the features during the
+whole (resident memory on Linux, allocated memory on a GPU); what was found. CPU seconds are those of all threads: on a
+busy machine they say more than the clock.
 """
 
 import argparse
@@ -20,8 +20,8 @@ from benchmarks import ledger
 from benchmarks.cases import pseudo_labels
 from benchmarks.features import pedestrians
 from benchmarks.machine import commit, machine, versions
-from salcr import ops
-from salcr.ops._jaccard_cpp import neighbours
+from benchmarks.memory import peak, reset_peak
+from salcr.ops import _jaccard_cpp, _jaccard_triton
 
 SIZES = (  # images, width of a feature: lower where the product of all pairs would take many minutes
     (5000, 2048),
@@ -30,21 +30,28 @@ SIZES = (  # images, width of a feature: lower where the product of all pairs wo
     (50000, 256),
     (100000, 64),
     (200000, 64),
+    (1000000, 256),
 )
+BACKENDS = {"cpu": ("cpu", _jaccard_cpp), "cuda": ("triton", _jaccard_triton)}
+MEMORY = {
+    "cpu": (reset_peak, peak),
+    "cuda": (torch.cuda.reset_peak_memory_stats, torch.cuda.max_memory_allocated),
+}
 ROUNDS = 3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, metavar="FILE", help="write a JSON record")
-    parser.add_argument("--largest", type=int, default=SIZES[-1][0], help="leave larger numbers of images out")
+    parser.add_argument("--device", default="cpu", choices=tuple(BACKENDS))
+    parser.add_argument("--largest", type=int, default=200000, help="leave larger numbers of images out")
     parser.add_argument("--hubs", action="store_true", help="images of which more than half are noise")
     options = parser.parse_args(arguments)
     made = pseudo_labels.HUBS if options.hubs else {}
     rows = []
     for count, width in SIZES:
         if count <= options.largest:
-            rows.append(measure(pedestrians(count, width, **made)))
+            rows.append(measure(pedestrians(count, width, **made).to(options.device)))
             print(rows[-1], flush=True)
     if options.out is not None:
         record = {"commit": commit(), "machine": machine(), "versions": versions(), "features": made, "rows": rows}
@@ -54,21 +61,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def measure(features: torch.Tensor) -> dict:
     """Seconds by the clock and of all CPUs, megabytes, clusters and share of noise."""
-    reset_peak()
-    before = peak_megabytes()
-    labels = cluster(features)
+    device = features.device.type
+    impl, backend = BACKENDS[device]
+    reset, high_water = MEMORY[device]
+    reset()
+    before = high_water()
+    labels = pseudo_labels.cluster(impl, features)
     row = {
         "images": len(features),
         "width": features.shape[1],
         "clusters": int(labels.max()) + 1,
         "noise": round(float((labels < 0).float().mean()), 4),
-        "peak_mb": round(peak_megabytes() - before),
+        "peak_mb": round((high_water() - before) / 1e6),
     }
     steps: dict[str, Callable] = {
         "gemm": partial(bare_product, features),
-        "knn": partial(neighbours, features, pseudo_labels.K1),
-        "after": partial(pseudo_labels.cpu, *neighbours(features, pseudo_labels.K1)),
-        "cluster": partial(cluster, features),
+        "knn": partial(backend.neighbours, features, pseudo_labels.K1),
+        "after": partial(pseudo_labels.labels_of_neighbours, impl, *backend.neighbours(features, pseudo_labels.K1)),
+        "cluster": partial(pseudo_labels.cluster, impl, features),
     }
     clock: dict[str, list[float]] = {name: [] for name in steps}
     used: dict[str, list[float]] = {name: [] for name in steps}
@@ -76,6 +86,8 @@ def measure(features: torch.Tensor) -> dict:
         for name, step in steps.items():
             start = time.perf_counter(), time.process_time()
             step()
+            if device == "cuda":
+                torch.cuda.synchronize()
             clock[name].append(time.perf_counter() - start[0])
             used[name].append(time.process_time() - start[1])
     for name in steps:
@@ -84,25 +96,10 @@ def measure(features: torch.Tensor) -> dict:
     return row
 
 
-def cluster(features: torch.Tensor) -> torch.Tensor:
-    options = dict(eps=pseudo_labels.EPS, min_samples=pseudo_labels.MIN_SAMPLES)
-    return ops.cluster(features, k1=pseudo_labels.K1, k2=pseudo_labels.K2, impl="cpu", **options)
-
-
 def bare_product(features: torch.Tensor) -> None:
     block = features.new_empty(min(1024, len(features)), len(features))
     for rows in features.split(len(block)):
         torch.mm(rows, features.T, out=block[: len(rows)])
-
-
-def reset_peak() -> None:
-    """The high-water mark of resident memory becomes what is resident now."""
-    Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_megabytes() -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
 
 
 if __name__ == "__main__":

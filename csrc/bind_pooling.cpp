@@ -1,15 +1,11 @@
 // pool_forward and pool_backward of salcr._C: keyword arguments named like the fields of Pooling, None for null.
 
-#include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
-
-#include <stdexcept>
 #include <string>
 
+#include "binding.hpp"
 #include "pooling.hpp"
 
-namespace py = pybind11;
-
+namespace salcr {
 namespace {
 
 // The data of the argument `name`, which has to have `size` elements; null where it is None.
@@ -24,7 +20,7 @@ Real* data(const py::dict& arrays, const char* name, py::ssize_t size) {
 }
 
 template <typename Real>
-using Pool = void (*)(const salcr::Pooling<Real>&);
+using Pool = void (*)(const Pooling<Real>&);
 
 template <typename Real>
 void bind(py::module_& m, const char* function, Pool<Real> pool, bool backward) {
@@ -34,7 +30,7 @@ void bind(py::module_& m, const char* function, Pool<Real> pool, bool backward) 
              bool authors_pg1, double power, int threads, const py::kwargs& arrays) {
         if (map.ndim() != 3 || parts < 0 || threads < 1 || (views != 1 && views != 3) || map.shape(0) % views)
           throw std::invalid_argument("pooling: wrong shape of map, or wrong parts, views or threads");
-        salcr::Pooling<Real> k{};
+        Pooling<Real> k{};
         k.images = map.shape(0), k.cells = map.shape(channels_last ? 1 : 2), k.width = map.shape(channels_last ? 2 : 1);
         if (parts > k.cells) throw std::invalid_argument("pooling: more parts than cells");
         k.parts = parts, k.views = views, k.channels_last = channels_last, k.authors_pg1 = authors_pg1;
@@ -69,8 +65,10 @@ void bind(py::module_& m, const char* function, Pool<Real> pool, bool backward) 
 }  // namespace
 
 void bind_pooling(py::module_& m) {
-  bind<float>(m, "pool_forward", salcr::pool_forward<float>, false);
-  bind<double>(m, "pool_forward", salcr::pool_forward<double>, false);
-  bind<float>(m, "pool_backward", salcr::pool_backward<float>, true);
-  bind<double>(m, "pool_backward", salcr::pool_backward<double>, true);
+  bind<float>(m, "pool_forward", pool_forward<float>, false);
+  bind<double>(m, "pool_forward", pool_forward<double>, false);
+  bind<float>(m, "pool_backward", pool_backward<float>, true);
+  bind<double>(m, "pool_backward", pool_backward<double>, true);
 }
+
+}  // namespace salcr

@@ -1,22 +1,14 @@
 // Bindings of set_contrast.hpp; see bindings.cpp.
 
-#include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
-
-#include <stdexcept>
-
+#include "binding.hpp"
 #include "set_contrast.hpp"
 
-namespace py = pybind11;
-
+namespace salcr {
 namespace {
 
-template <typename T>
-using Array = py::array_t<T, py::array::c_style>;
-
 template <typename Real>
-salcr::SetContrast sizes(const Array<Real>& features, const Array<Real>& memory, const Array<std::int64_t>& positives,
-                         const Array<Real>& per_row, double temperature, int threads) {
+SetContrast sizes(const Array<Real>& features, const Array<Real>& memory, const Array<std::int64_t>& positives,
+                  const Array<Real>& per_row, double temperature, int threads) {
   const bool axes = features.ndim() == 3 && memory.ndim() == 3 && positives.ndim() == 3 && per_row.ndim() == 2;
   if (!axes || memory.shape(0) != features.shape(0) || memory.shape(2) != features.shape(2) ||
       positives.shape(0) != features.shape(0) || positives.shape(1) != features.shape(1) ||
@@ -37,7 +29,7 @@ void bind(py::module_& m) {
         const auto size = sizes(features, memory, positives, near, temperature, threads);
         Real* out = near.mutable_data();
         py::gil_scoped_release release;
-        salcr::positives_lse(size, features.data(), memory.data(), positives.data(), out);
+        positives_lse(size, features.data(), memory.data(), positives.data(), out);
       },
       py::arg("features").noconvert(), py::arg("memory").noconvert(), py::arg("positives").noconvert(),
       py::arg("near").noconvert(), py::arg("temperature"), py::arg("threads"));
@@ -51,7 +43,7 @@ void bind(py::module_& m) {
           throw std::invalid_argument("set_contrast: shapes do not fit");
         Real* out = gradient.mutable_data();
         py::gil_scoped_release release;
-        salcr::set_contrast_backward(size, features.data(), memory.data(), positives.data(), pull.data(), weight.data(),
+        set_contrast_backward(size, features.data(), memory.data(), positives.data(), pull.data(), weight.data(),
                                      out);
       },
       py::arg("features").noconvert(), py::arg("memory").noconvert(), py::arg("positives").noconvert(),
@@ -65,3 +57,5 @@ void bind_set_contrast(py::module_& m) {
   bind<float>(m);
   bind<double>(m);
 }
+
+}  // namespace salcr

@@ -1,27 +1,34 @@
 // The momentum update of cluster memories, one sample after the other (SPEC 3).
 //
 // Samples of different classes commute and samples of one class do not, so a class of a bank is the unit of parallel work:
-// its samples are visited in the given order while its row stays in cache. Reads each feature row twice (norm, blend), reads
-// and writes each touched memory row once per sample. Sums are accumulated in double, so the result does not depend on
-// vectorisation beyond the last bit of float32.
+// its samples are visited in the given order while its row stays in cache. A sample costs two sweeps: its norm, and the blend
+// with the sum of the new row's squares. The row is not divided by its norm: that factor is carried along into the next
+// blend and multiplied in after the last. A feature row is fetched from memory once, while the sample before it is worked
+// on; the touched memory rows are read and written once.
 
 #include "memory_update.hpp"
 
-#include <cmath>
 #include <vector>
+
+#include "rows.hpp"
 
 namespace salcr {
 namespace {
 
-constexpr double kTiny = 1e-12;  // torch.nn.functional.normalize's eps
-
+// row = keep * row + take * x; returns the square of its new norm.
 template <typename Real>
-double inverse_norm(const Real* row, std::int64_t width) {
-  double sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (std::int64_t d = 0; d < width; ++d) sum += static_cast<double>(row[d]) * row[d];
-  const double norm = std::sqrt(sum);
-  return 1.0 / (norm > kTiny ? norm : kTiny);
+double blend(Real* __restrict__ row, const Real* __restrict__ x, Real keep, Real take, std::int64_t width) {
+  return row_sum<Real>(width, [=](std::int64_t d) {
+    row[d] = keep * row[d] + take * x[d];
+    return row[d] * row[d];
+  });
+}
+
+// Bring a row into the cache while another is worked on.
+template <typename Real>
+void prefetch(const Real* row, std::int64_t width) {
+  constexpr std::int64_t kLine = 64 / sizeof(Real);
+  for (std::int64_t d = 0; d < width; d += kLine) __builtin_prefetch(row + d);
 }
 
 }  // namespace
@@ -45,14 +52,18 @@ void update_cluster_memory(Real* memory, const Real* features, const std::int64_
 
 #pragma omp parallel for schedule(dynamic, 4) num_threads(threads)
   for (std::int64_t s = 0; s < slots; ++s) {
+    if (begin[s] == begin[s + 1]) continue;
     Real* row = memory + s * width;
+    double scale = 1;
     for (std::int64_t m = begin[s]; m < begin[s + 1]; ++m) {
       const Real* x = features + member[m] * width;
-      const double keep = momentum, take = (1 - momentum) * inverse_norm(x, width);
-      for (std::int64_t d = 0; d < width; ++d) row[d] = static_cast<Real>(keep * row[d] + take * x[d]);
-      const double scale = inverse_norm(row, width);
-      for (std::int64_t d = 0; d < width; ++d) row[d] = static_cast<Real>(row[d] * scale);
+      if (m + 1 < begin[s + 1]) prefetch(features + member[m + 1] * width, width);
+      const Real keep = static_cast<Real>(momentum * scale);
+      const Real take = static_cast<Real>((1 - momentum) * inverse_norm(dot(x, x, width)));
+      scale = inverse_norm(blend(row, x, keep, take, width));
     }
+#pragma omp simd
+    for (std::int64_t d = 0; d < width; ++d) row[d] = static_cast<Real>(row[d] * scale);
   }
 }
 

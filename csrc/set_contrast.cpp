@@ -11,23 +11,10 @@
 #include <limits>
 #include <vector>
 
+#include "rows.hpp"
+
 namespace salcr {
 namespace {
-
-constexpr double kTiny = 1e-12;  // torch.nn.functional.normalize's eps
-
-template <typename Real>
-double dot(const Real* x, const Real* y, std::int64_t width) {
-  double sum = 0;
-  for (std::int64_t begin = 0; begin < width; begin += 64) {  // float32 within a block, double between blocks
-    const std::int64_t end = std::min(begin + 64, width);
-    Real part = 0;
-#pragma omp simd reduction(+ : part)
-    for (std::int64_t d = begin; d < end; ++d) part += x[d] * y[d];
-    sum += part;
-  }
-  return sum;
-}
 
 // Logits of the positives of a row into `logits`; returns their log-sum-exp.
 template <typename Real>
@@ -56,7 +43,7 @@ void positives_lse(const SetContrast& size, const Real* features, const Real* me
     for (std::int64_t b = 0; b < size.banks * size.rows; ++b) {
       const Real* x = features + b * size.width;
       const Real* bank = memory + b / size.rows * size.columns * size.width;
-      const double scale = 1 / std::max(std::sqrt(dot(x, x, size.width)), kTiny);
+      const double scale = inverse_norm(dot(x, x, size.width));
       near[b] = static_cast<Real>(row_lse(size, x, bank, positives + b * size.wide, scale, logits));
     }
   }
@@ -78,7 +65,7 @@ void set_contrast_backward(const SetContrast& size, const Real* features, const 
         std::fill(out, out + size.width, Real(0));
         continue;
       }
-      const double scale = 1 / std::max(std::sqrt(dot(x, x, size.width)), kTiny);
+      const double scale = inverse_norm(dot(x, x, size.width));
       const double near = row_lse(size, x, bank, set, scale, logits);
       std::copy(pull + b * size.width, pull + (b + 1) * size.width, out);
       for (std::size_t m = 0; m < logits.size(); ++m) {
@@ -87,10 +74,7 @@ void set_contrast_backward(const SetContrast& size, const Real* features, const 
 #pragma omp simd
         for (std::int64_t d = 0; d < size.width; ++d) out[d] -= share * row[d];
       }
-      const Real along = static_cast<Real>(dot(out, x, size.width) * scale * scale);
-      const Real factor = static_cast<Real>(weight[b] / size.temperature * scale);
-#pragma omp simd
-      for (std::int64_t d = 0; d < size.width; ++d) out[d] = (out[d] - x[d] * along) * factor;
+      through_normalisation(out, x, scale, weight[b] / size.temperature, size.width);
     }
   }
 }

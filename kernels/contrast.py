@@ -78,7 +78,7 @@ def row_losses_kernel(
         chosen = tl.load(positives + at * wide + slot, mask=slot < wide, other=-1)
         some = tl.max(chosen, 0) >= 0
         products = tl.zeros([WIDE], tl.float32)
-        memory_at = memory + (bank * num_columns + tl.maximum(chosen, 0)) * width
+        memory_at = memory + (bank * num_columns + tl.minimum(tl.maximum(chosen, 0), num_columns - 1)) * width
         for start in range(0, width, BLOCK):
             d = start + tl.arange(0, BLOCK)
             value = tl.load(x + at * width + d, mask=d < width, other=0.0).to(tl.float32)
@@ -133,7 +133,8 @@ def gradient_kernel(
         for slot in range(0, wide):
             chosen = tl.load(positives + at * wide + slot)
             if chosen >= 0:
-                other = tl.load(memory + (bank * num_columns + chosen) * width + d, mask=inside, other=0.0)
+                column = bank * num_columns + tl.minimum(chosen, num_columns - 1)
+                other = tl.load(memory + column * width + d, mask=inside, other=0.0)
                 other = other.to(tl.float32)
                 logit = tl.sum(other * unit, 0) * inverse_temperature
                 fresh = tl.maximum(high, logit)
@@ -183,11 +184,12 @@ def contrast_forward(
                 1 / temperature, M=t.m, N=t.n, K=t.k, EVEN=width % t.k == 0, PRECISION=precision(features), PICK=pick,
                 num_warps=t.warps, num_stages=t.stages,
             )  # fmt: skip
+        slots = 1 if pick else triton.next_power_of_2(wide)
         unused = norms if partial is None else partial
         row_losses_kernel[(rows, banks)](
             features, memory, norms, positives, losses, unused[0], unused[-1], total, losses, rows, columns, width,
-            wide, count, 1 / temperature, GIVEN=lse is not None, PICK=pick, WIDE=triton.next_power_of_2(wide),
-            BLOCK=128, num_warps=4,
+            wide, count, 1 / temperature, GIVEN=lse is not None, PICK=pick, WIDE=slots,
+            BLOCK=min(128, max(16, 8192 // slots)), num_warps=4 if slots <= 256 else 8,
         )  # fmt: skip
         if reduction == "none":
             return losses.to(features.dtype), total

@@ -39,7 +39,7 @@ def sets_kernel(entries, keeps, out, wide, out_wide, needed, W: tl.constexpr, BL
         counted = tl.load(keeps + j, mask=j < wide, other=0) > 0
         rank += tl.sum((counted[None, :] & (other[None, :] < value[:, None])).to(tl.int32), 1)
     count = tl.sum(keep.to(tl.int32), 0)
-    tl.store(out + row * out_wide + rank, value, mask=keep)
+    tl.store(out + row * out_wide + rank, value, mask=keep & (rank < out_wide))
     tl.store(out + row * out_wide + i, tl.full([W], -1, tl.int64), mask=(i >= count) & (i < out_wide))
 
 
@@ -62,6 +62,6 @@ def _merge(sets: Sequence[torch.Tensor], out_wide: int, needed: int) -> torch.Te
     with torch.cuda.device_of(entries) if entries.is_cuda else contextlib.nullcontext():
         sets_kernel[(lead.numel(),)](
             entries, keeps, out, wide, out_wide, needed, W=triton.next_power_of_2(wide), BLOCK=16,
-            num_warps=1 if wide <= 64 else 4,
+            num_warps=1 if wide <= 64 else 4 if wide <= 256 else 8,
         )  # fmt: skip
     return out

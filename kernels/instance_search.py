@@ -27,10 +27,12 @@ def select_kernel(
     row = tl.program_id(0).to(tl.int64)
     c = tl.arange(0, C)
     rest = tl.load(logits + row * stride + c, mask=c < columns, other=float("-inf"))
+    whole = rest
+    rest = tl.where(rest == rest, rest, float("-inf"))  # NaN is never chosen, but stays in the sums
     top = tl.max(rest, 0)
     before = tl.full([], float("-inf"), tl.float32) if FIRST else tl.load(high + row)
     now = tl.maximum(top, before)
-    share = tl.exp(rest - now)
+    share = tl.exp(whole - now)
     fade = tl.exp(before - now)
     old = 0.0 if FIRST else tl.load(total + row) * fade
     tl.store(high + row, now)
@@ -118,6 +120,16 @@ def instance_search(
                 add_chunk(weights, memory, pull, start, scale=scale, sums=total if last else None)
         indices = torch.empty(banks, rows, k, dtype=torch.int64, device=features.device)
         neighbors_kernel[(banks * rows,)](
-            values, places, high, total, indices, lse, k, k + 1, K=slots, BLOCK=min(16, slots), num_warps=1
+            values,
+            places,
+            high,
+            total,
+            indices,
+            lse,
+            k,
+            k + 1,
+            K=slots,
+            BLOCK=min(16, slots, max(2, 8192 // slots)),
+            num_warps=1 if slots <= 64 else 4 if slots <= 512 else 8,
         )
     return indices, lse, pull

@@ -37,8 +37,10 @@ def update_kernel(
         for start in range(0, samples, SCAN):
             n = start + tl.arange(0, SCAN)
             sample = tl.load(order + n, mask=n < samples, other=0)
+            sample = tl.minimum(tl.maximum(sample, 0), samples - 1)  # no permutation: undefined, but in bounds
             hit = (tl.load(targets + sample) == own) & (n < samples)
-            tl.store(members + found + tl.cumsum(hit.to(tl.int32), 0) - 1, sample.to(tl.int32), mask=hit)
+            place = found + tl.cumsum(hit.to(tl.int32), 0) - 1
+            tl.store(members + place, sample.to(tl.int32), mask=hit & (place < begin + count))
             found += tl.sum(hit.to(tl.int32), 0)
         tl.debug_barrier()
         d = tl.arange(0, BLOCK)
@@ -46,7 +48,7 @@ def update_kernel(
         at = memory + (bank * classes + own) * width + d
         row = tl.load(at, mask=inside, other=0.0).to(tl.float32)
         for n in tl.range(begin, begin + count, num_stages=3):
-            sample = tl.load(members + n).to(tl.int64)
+            sample = tl.minimum(tl.maximum(tl.load(members + n), 0), samples - 1).to(tl.int64)
             x = tl.load(features + (bank * samples + sample) * width + d, mask=inside, other=0.0).to(tl.float32)
             row = momentum * row + x * ((1 - momentum) * tl.rsqrt(tl.maximum(tl.sum(x * x, 0), 1e-24)))
             row *= tl.rsqrt(tl.maximum(tl.sum(row * row, 0), 1e-24))

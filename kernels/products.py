@@ -131,7 +131,14 @@ def kind(x: torch.Tensor) -> str:
     """``"half"``, ``"tf32"`` or ``"ieee"``: how products of ``x`` are multiplied."""
     if x.dtype != torch.float32:
         return "half"
-    return "tf32" if x.is_cuda and torch.backends.cuda.matmul.allow_tf32 else "ieee"
+    return "tf32" if x.is_cuda and tf32_allowed() else "ieee"
+
+
+def tf32_allowed() -> bool:
+    """Whether PyTorch may multiply float32 in TF32; from 2.9 on ``allow_tf32`` raises where the newer flag was set."""
+    flags = torch.backends.cuda.matmul
+    setting = getattr(flags, "fp32_precision", None)
+    return flags.allow_tf32 if setting is None else setting == "tf32"
 
 
 def tiles(x: torch.Tensor) -> Tiles:

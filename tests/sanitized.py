@@ -11,7 +11,18 @@ import pytest
 
 import salcr
 
-FAMILIES = ("neighbors", "jaccard", "dbscan", "clustering", "centroids", "cluster_memory")
+FAMILIES = (
+    "assignment",
+    "centroids",
+    "cluster_memory",
+    "clustering",
+    "dbscan",
+    "jaccard",
+    "memories_cpu",
+    "neighbors",
+    "propagation",
+    "sinkhorn",
+)
 
 
 def main(folder: str) -> int:
@@ -24,6 +35,7 @@ def main(folder: str) -> int:
     slow = ("quick", "quadratic", "contract", "1500", "2048", "reference", "any_small_set")
     chosen = " and ".join(f"not {name}" for name in slow)
     files = [f"tests/ops/test_{family}.py" for family in FAMILIES]
+    files.append("tests/kernels/test_emulated_assignment.py")  # which builds with SALCR_SANITIZE itself
     return pytest.main(["-q", "-p", "no:cacheprovider", "-k", chosen, *files])
 
 

@@ -1,36 +1,57 @@
 import json
+import math
+import pickle
+import subprocess
+import sys
+from functools import partial
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
-from benchmarks import runner
+from benchmarks import compare, runner, worker
 from benchmarks.case import Case, close
+from benchmarks.devices import Cpu, Cuda, Run, floor_ms
+from benchmarks.machine import ROOT
+from benchmarks.measure import measure, variants_on
 from benchmarks.registry import CASES
+from benchmarks.worker import Worker
+from salcr.cli import app
+from tests import benchmark_cases
+from tests.benchmark_cases import case, double, drifting, raising, wrong
 
 TIMES = {"median_ms", "p20_ms", "p80_ms", "runs"}
 
 
-def double(x):
-    return 2 * x
+class FakeGpu:
+    """A device whose clock is scripted: variant → seconds of its runs, the last of them for ever."""
+
+    name = "cuda"
+
+    def __init__(self, seconds):
+        self.seconds = {variant: list(runs) for variant, runs in seconds.items()}
+
+    def run(self, variant, inputs):
+        runs = self.seconds[variant]
+        return Run(runs.pop(0) if len(runs) > 1 else runs[0], variant(*inputs), 1_500_000)
+
+    def replay(self, variant, inputs):
+        return {"graph_warm_l2_ms": 0.1, "graph_cold_l2_ms": 0.2}
 
 
-def case(check=close, **variants):
-    return Case("a case", "three numbers", lambda device, quick: (torch.arange(3.0),), variants, check)
+def identity(x):
+    return x + x
 
 
-def raising(x):
-    raise RuntimeError("out of order")
+@pytest.fixture
+def fakes(monkeypatch):
+    """``salcr bench`` measures the cases of tests/benchmark_cases.py."""
+    monkeypatch.setattr(runner, "CASES", benchmark_cases.CASES)
+    monkeypatch.setattr(runner, "Worker", partial(Worker, "tests.benchmark_cases"))
 
 
-def drifting():
-    """Right at first, wrong from the fourth call on: right in every check that is made before timing."""
-    calls = []
-
-    def variant(x):
-        calls.append(x)
-        return 2 * x + (len(calls) > 3)
-
-    return variant
+def bench(*arguments):
+    return CliRunner().invoke(app, ["bench", "--quick", *map(str, arguments)], catch_exceptions=False)
 
 
 def test_case_names_are_unique_and_every_case_has_something_to_match():
@@ -38,58 +59,186 @@ def test_case_names_are_unique_and_every_case_has_something_to_match():
     assert all(next(iter(case.variants)) in ("reference", "published") for case in CASES)
 
 
-@pytest.mark.parametrize("name", [case.name for case in CASES])
-def test_a_quick_run_writes_a_record(name, tmp_path, capsys):
-    out = tmp_path / "record.json"
-    assert runner.main(["--quick", "--only", name, "--out", str(out)]) == 0
-    assert name in capsys.readouterr().out
-    record = json.loads(out.read_text())
-    assert record["device"] == "cpu" and record["quick"] is True
-    assert record["machine"]["cpu"] and record["machine"]["cores"] >= 1
-    assert record["versions"]["torch"] == torch.__version__
-    assert list(record["cases"]) == [name]
-    variants = record["cases"][name]["variants"]
-    assert len(variants) >= 2
-    for result in variants.values():
-        assert set(result) == TIMES
-        assert 0 < result["p20_ms"] <= result["median_ms"] <= result["p80_ms"]
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_every_case_works_at_quick_sizes(case):
+    found = measure(case, Cpu(), quick=True)
+    assert list(found["variants"]) == variants_on(case, "cpu")
+    for name, result in found["variants"].items():
+        if "missing" not in result:
+            assert set(result) == TIMES, (name, result)
+            assert 0 < result["p20_ms"] <= result["median_ms"] <= result["p80_ms"]
+    assert found.keys() - {"variants"} <= {"floor_bytes", "floor_flops"}
 
 
 @pytest.mark.parametrize(
-    ("variant", "reason"),
-    [(lambda x: 2 * x + 1e-3, "AssertionError"), (raising, "out of order"), (drifting(), "Assertion")],
+    ("variant", "reason"), [(wrong, "AssertionError"), (raising, "out of order"), (drifting(), "Assertion")]
 )
-def test_a_broken_variant_reports_no_time(variant, reason, monkeypatch, tmp_path):
-    broken = case(reference=double, broken=variant, right=lambda x: x + x)
-    monkeypatch.setattr(runner, "CASES", (broken,))
-    assert runner.main(["--quick", "--out", str(tmp_path / "record.json")]) == 1
-    variants = json.loads((tmp_path / "record.json").read_text())["cases"]["a case"]["variants"]
-    assert set(variants["broken"]) == {"failure"} and reason in variants["broken"]["failure"]
-    assert set(variants["reference"]) == set(variants["right"]) == TIMES
-
-
-def test_nothing_is_reported_where_the_reference_fails():
-    results = runner.measure(case(reference=raising, other=double), "cpu", quick=True)
-    assert "out of order" in results["reference"]["failure"]
-    assert "reference failed" in results["other"]["failure"]
+def test_a_broken_variant_has_no_time(variant, reason):
+    found = measure(case(reference=double, broken=variant, right=lambda x: x + x), Cpu(), True)["variants"]
+    assert set(found["broken"]) == {"failure"} and reason in found["broken"]["failure"]
+    assert set(found["reference"]) == set(found["right"]) == TIMES
 
 
 def test_variants_that_work_in_place_do_not_disturb_each_other():
-    results = runner.measure(case(reference=lambda x: x.add_(1), other=lambda x: x.add_(1)), "cpu", quick=True)
-    assert set(results["other"]) == TIMES
+    found = measure(case(reference=lambda x: x.add_(1), other=lambda x: x.add_(1)), Cpu(), True)["variants"]
+    assert set(found["other"]) == TIMES
 
 
 def test_backends_of_other_devices_are_left_out():
-    assert list(runner.measure(case(reference=double, triton=double, cuda=double, cpu=double), "cpu", True)) == [
-        *("reference", "cpu"),
+    found = measure(case(reference=double, triton=double, cuda=double, cpu=double), Cpu(), True)["variants"]
+    assert list(found) == ["reference", "cpu"]
+
+
+def test_a_case_that_has_no_rival_on_a_device_is_not_measured_there(monkeypatch):
+    both, gpu_only = case(reference=double, cpu=double, triton=double), case(reference=double, triton=double)
+    monkeypatch.setattr(runner, "CASES", (both, gpu_only))
+    assert runner.cases_for("cpu") == [both] and runner.cases_for("cuda") == [both, gpu_only]
+
+
+def test_times_are_percentiles_of_the_turns_after_the_warm_up():
+    slow, quick = (lambda x: x + x), (lambda x: 2 * x)
+    device = FakeGpu({slow: [5, 5, 0.003, 0.001, 0.002], quick: [5, 5, 1e-4]})
+    found = measure(case(reference=slow, triton=quick), device, True)["variants"]
+    assert found["reference"]["median_ms"] == pytest.approx(2) and found["reference"]["runs"] == 3
+    assert found["reference"]["p20_ms"] == pytest.approx(1.4) and found["reference"]["p80_ms"] == pytest.approx(2.6)
+    assert found["reference"]["peak_mb"] == found["triton"]["peak_mb"] == 1.5
+    assert found["triton"]["graph_cold_l2_ms"] == 0.2
+    assert "graph_cold_l2_ms" not in found["reference"]  # takes long enough to be timed with its launches
+
+
+@pytest.mark.cuda
+def test_a_gpu_tells_memory_ceilings_and_the_time_of_kernels_alone():
+    def of_a_megabyte(device, quick):
+        return (torch.arange(1 << 18, dtype=torch.float32, device=device),)
+
+    synchronising = lambda x: x * (1 + int(x[1]))  # noqa: E731  no graph can hold it
+    small = Case("small", "", of_a_megabyte, {"reference": double, "triton": synchronising}, close)
+    found = measure(small, Cuda(), quick=True)["variants"]
+    assert found["reference"]["peak_mb"] == pytest.approx(1.05, abs=0.01)
+    assert found["reference"]["graph_warm_l2_ms"] > 0 and 0 < found["reference"]["graph_cold_l2_ms"] < 1
+    assert set(found["triton"]) == TIMES | {"peak_mb", "no_graph"}
+    ceilings = Cuda().ceilings()
+    assert set(ceilings) == {"copy_bytes_s", "float32_flop_s", "tf32_flop_s", "bfloat16_flop_s"}
+    assert ceilings["bfloat16_flop_s"] > ceilings["float32_flop_s"] and ceilings["copy_bytes_s"] > 1e11
+
+
+def test_a_long_run_of_plain_code_is_not_repeated():
+    device = FakeGpu({double: [70, 1], wrong: [1], identity: [70, 1]})
+    found = measure(case(reference=double, other=wrong, triton=identity), device, False)["variants"]
+    assert found["reference"]["median_ms"] == 70_000 and found["reference"]["runs"] == 1
+    assert set(found["other"]) == {"failure"}
+    assert found["triton"]["median_ms"] == 1000 and found["triton"]["runs"] > 3  # the first one had to compile
+
+
+def test_what_ran_before_is_checked_and_not_run_again(tmp_path):
+    for outputs, verdict in ((torch.tensor([0.0, 2.0, 4.0]), TIMES), (torch.zeros(3), {"failure"})):
+        (tmp_path / "outputs").write_bytes(pickle.dumps(outputs))
+        slow = case(reference=lambda x: x.add_(x), slow=raising)
+        found = measure(slow, Cpu(), True, done={"slow": (9.0, str(tmp_path / "outputs"))})["variants"]
+        assert set(found["slow"]) == verdict and set(found["reference"]) == TIMES
+    (tmp_path / "outputs").write_bytes(pickle.dumps(torch.tensor([0.0, 2.0, 4.0])))
+    done = {"reference": (9.0, str(tmp_path / "outputs"))}
+    found = measure(case(reference=raising, other=double, bad=wrong), Cpu(), True, done=done)["variants"]
+    assert found["reference"] == {"median_ms": 9000, "p20_ms": 9000, "p80_ms": 9000, "runs": 1}
+    assert found["other"]["runs"] == 3 and set(found["bad"]) == {"failure"}
+
+
+def test_a_long_run_leaves_its_time_and_outputs(tmp_path, monkeypatch):
+    monkeypatch.setattr(worker, "LONG", 0.0)
+    task = {"task": "peak", "case": "sound", "variant": "asleep", "quick": True, "keep": str(tmp_path / "kept")}
+    found = worker.perform(task, {case.name: case for case in benchmark_cases.CASES})
+    assert 0.004 < found["seconds"] < 1 and found["peak_mb"] < 60
+    assert torch.equal(pickle.loads((tmp_path / "kept").read_bytes()), torch.tensor([0.0, 2.0, 4.0]))
+
+
+def test_floors_are_of_the_nearer_ceiling():
+    ceilings = {"copy_bytes_s": 100.0, "float32_flop_s": 10.0}
+    assert floor_ms({"floor_bytes": 1, "floor_flops": 1}, ceilings) == 100
+    assert floor_ms({"floor_bytes": 1, "floor_flops": 1}, ceilings | {"tf32_flop_s": 1000.0}) == 10
+    assert floor_ms({}, ceilings) is None
+
+
+def test_a_run_writes_a_record_with_memory_and_reasons(fakes, tmp_path):
+    out = tmp_path / "record.json"
+    done = bench("--out", out)
+    assert done.exit_code == 1
+    record = json.loads(out.read_text())
+    assert record["device"] == "cpu" and record["quick"] is True
+    assert record["machine"]["cpu"] and record["versions"]["torch"] == torch.__version__
+    assert all(math.isfinite(rate) and rate > 0 for rate in record["ceilings"].values())
+    cases = {name: case["variants"] for name, case in record["cases"].items()}
+    assert set(cases["sound"]["holding"]) == TIMES | {"peak_mb"}
+    assert 60 < cases["sound"]["holding"]["peak_mb"] < 80 and cases["sound"]["asleep"]["peak_mb"] < 5
+    unsound, lacking, lost = cases["unsound"], cases["lacking"], cases["nothing to match"]
+    assert set(unsound["right"]) >= TIMES
+    assert all("failure" in unsound[name] and not TIMES & set(unsound[name]) for name in ("wrong", "raising"))
+    assert unsound["aborting"] == {"failure": "its process ended with SIGABRT"}
+    assert set(lacking["reference"]) >= TIMES
+    assert lacking["peer"] == {"missing": "no_such_library is not installed"}
+    assert set(lacking["greedy"]) == set(lacking["killed"]) == {"oom"}
+    assert "SIGKILL" in lost["reference"]["oom"] and "nothing to compare with" in lost["right"]["failure"]
+    assert runner.failures(record) == [f"unsound/{v}" for v in ("wrong", "raising", "aborting")] + [
+        "nothing to match/right"
     ]
+    assert "missing: no_such_library is not installed" in done.output and "Traceback" not in done.output
 
 
-def test_unknown_names_and_missing_devices_are_refused(capsys):
-    with pytest.raises(SystemExit):
-        runner.main(["--only", "no such case"])
-    assert CASES[0].name in capsys.readouterr().err
+def test_what_is_missing_or_out_of_memory_is_no_failure(fakes):
+    assert bench("--only", "lacking").exit_code == 0
+
+
+def test_a_slowed_variant_is_caught(fakes, tmp_path, monkeypatch):
+    then, now = tmp_path / "then.json", tmp_path / "now.json"
+    assert bench("--only", "sound", "--out", then).exit_code == 0
+    monkeypatch.setenv("SALCR_TEST_SLEEP", "0.2")
+    done = bench("--only", "sound", "--out", now, "--compare", then)
+    assert done.exit_code == 1
+    line = next(line for line in done.output.splitlines() if "sound/asleep" in line)
+    assert line.endswith("slower") and float(line.split()[1]) > 5
+    assert "sound/asleep" not in compare.compare(json.loads(then.read_text()), json.loads(now.read_text()))[1]
+
+
+@pytest.mark.parametrize(
+    ("p20", "p80", "runs", "slower"),
+    [(1.04, 1.2, 9, False), (1.3, 1.6, 9, False), (1.37, 1.4, 9, True), (1.6, 1.6, 1, False), (1.7, 1.7, 1, True)],
+)
+def test_noise_is_no_regression(p20, p80, runs, slower):
+    def record(**times):
+        cases = {"a case": {"variants": {"cpu": times}}}
+        return {"machine": {"cpu": "one"}, "commit": "c", "date": "d", "cases": cases}
+
+    then = record(median_ms=1.1, p20_ms=1.0, p80_ms=1.3, runs=9)
+    now = record(median_ms=(p20 + p80) / 2, p20_ms=p20, p80_ms=p80, runs=runs)
+    assert compare.compare(now, then)[1] == (["a case/cpu"] if slower else [])
+    assert compare.compare(record(failure="wrong"), then)[1] == ["a case/cpu"]
+    assert compare.compare(now, record(failure="wrong")) == (["compared with c of d: time now / then"], [])
+
+
+def test_the_registry_leaves_the_gpu_to_the_children():
+    """Forked children could not use it otherwise."""
+    forbidden = "def no(*_): raise SystemExit('asked for a GPU')"
+    asked = ("is_available", "device_count", "init", "_lazy_init")
+    patched = "; ".join(f"torch.cuda.{name} = no" for name in asked)
+    code = f"import torch\n{forbidden}\n{patched}\nimport benchmarks.registry"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_unknown_names_devices_and_records_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=CASES[0].name):
+        bench("--only", "no such case")
+    with pytest.raises(ValueError, match="cpu or cuda"):
+        bench("--device", "tpu")
+    with pytest.raises(FileNotFoundError):
+        bench("--compare", tmp_path / "no.json")
+    (tmp_path / "other.json").write_text('{"device": "cuda", "quick": true}')
+    with pytest.raises(ValueError, match="another device"):
+        bench("--compare", tmp_path / "other.json")
     if not torch.cuda.is_available():
-        with pytest.raises(SystemExit):
-            runner.main(["--device", "cuda"])
-        assert "no CUDA device" in capsys.readouterr().err
+        with pytest.raises(ValueError, match="no CUDA device"):
+            bench("--device", "cuda")
+
+
+def test_without_a_checkout_there_is_nothing_to_measure(tmp_path, monkeypatch):
+    monkeypatch.setattr("salcr.cli.info.ROOT", tmp_path)
+    with pytest.raises(ValueError, match="source checkout"):
+        bench()

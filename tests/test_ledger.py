@@ -32,7 +32,9 @@ def tree(root, kernels, families):
 
 
 def check(root):
-    return gpu_check.check(root, root / "benchmarks/results", STAMP)
+    """Tests and ledger of the hardware check."""
+    parts = {"tests": gpu_check.tests, "ledger": gpu_check.write_ledger}
+    return gpu_check.check(gpu_check.Check(root, root / "benchmarks/results", STAMP), parts)
 
 
 def test_the_committed_ledger_names_kernel_files_of_this_checkout():
@@ -50,6 +52,17 @@ def test_hashes_are_of_the_content_of_every_kernel_file(tmp_path):
     assert found["kernels/b.py"] == hashlib.sha256(b"# kernels/b.py\n").hexdigest()
 
 
+def test_included_headers_are_part_of_the_file_that_includes_them(tmp_path):
+    tree(tmp_path, ["csrc/cuda/good.cu"], ["good"])
+    for name, text in {"good.cu": '#include <a.h>\n#include "one.cuh"\n', "one.cuh": ' #include "two.cuh"\n'}.items():
+        (tmp_path / "csrc/cuda" / name).write_text(text)
+    (tmp_path / "csrc/cuda/two.cuh").write_text('#pragma once\n#include "one.cuh"\n#include "elsewhere.h"\n')
+    assert check(tmp_path) == 0
+    assert list(ledger.hashes(tmp_path)) == ["csrc/cuda/good.cu"]
+    (tmp_path / "csrc/cuda/two.cuh").write_text("// changed\n")
+    assert list(ledger.unverified(tmp_path)) == ["csrc/cuda/good.cu"]
+
+
 def test_only_files_whose_every_check_passed_are_entered(tmp_path, capsys):
     kernels = ["csrc/cuda/good.cu", "csrc/cuda/wrong.cu", "csrc/cuda/none.cuh"]
     kernels += [f"kernels/{family}.py" for family in ("good", "shy", "unmarked", "broken", "untidy")]
@@ -60,7 +73,7 @@ def test_only_files_whose_every_check_passed_are_entered(tmp_path, capsys):
     entry = entries["kernels/good.py"]
     assert entry.pop("date").endswith("Z")
     assert entry == STAMP | {"sha256": ledger.hashes(tmp_path)["kernels/good.py"]}
-    reasons = json.loads((tmp_path / "benchmarks/results/gpu_check.json").read_text())["not_green"]
+    reasons = json.loads((tmp_path / "benchmarks/results/gpu_check.json").read_text())["parts"]["ledger"]["not_green"]
     assert reasons["csrc/cuda/wrong.cu"].startswith("1 of 2 cuda-marked tests in tests/ops/test_wrong.py did not pass")
     assert reasons["kernels/unmarked.py"] == "tests/ops/test_unmarked.py has no cuda-marked test"
     assert reasons["csrc/cuda/none.cuh"] == "tests/ops/test_none.py has no cuda-marked test"

@@ -34,6 +34,12 @@ def _update_all(function: Callable) -> Callable:
     return lambda *banks: [function(*bank) for bank in banks]
 
 
+def _update_bytes(*banks: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> int:
+    """Every feature read, every row that changes read and written."""
+    changed = (len(targets.unique()) * memory[..., 0, :].nbytes for memory, _, targets in banks)
+    return sum(features.nbytes for _, features, _ in banks) + 2 * sum(changed)
+
+
 def _refinement_step(device: str, quick: bool) -> tuple[RefinementObjective, torch.Tensor, torch.Tensor]:
     """Instance memories of clusters of 30, and a batch that sees 144 of the images in three views and three forms.
 
@@ -47,6 +53,11 @@ def _refinement_step(device: str, quick: bool) -> tuple[RefinementObjective, tor
     seen = rows[:, shown.to(device)]
     seen = seen + 2 * F.normalize(torch.randn(seen.shape, generator=generator), dim=-1).to(device)
     return RefinementObjective(rows[0], rows[1:]), seen[0, 0].clone(), seen[1:].clone()
+
+
+def _refinement_bytes(objective: RefinementObjective, features: torch.Tensor, parts: torch.Tensor) -> int:
+    """Memories and rows read, the rows' gradients written."""
+    return objective.whole.rows.nbytes + objective.parts.rows.nbytes + 2 * (features.nbytes + parts.nbytes)
 
 
 def _refine(losses: Callable) -> Callable:
@@ -73,8 +84,10 @@ CASES = (
             "reference": _update_all(partial(ops.update_cluster_memory_, impl="reference")),
             "published": _update_all(memory_update.update_cluster_memory_),
             "cpu": _update_all(partial(ops.update_cluster_memory_, impl="cpu")),
+            "triton": _update_all(partial(ops.update_cluster_memory_, impl="triton")),
         },
         close,
+        floor_bytes=_update_bytes,
     ),
     Case(
         "refinement",
@@ -82,5 +95,7 @@ CASES = (
         _refinement_step,
         {"published": _refine(_published_losses), "auto": _refine(RefinementObjective.loss)},
         close,
+        floor_bytes=_refinement_bytes,
+        floor_flops=lambda rows, f, parts: 4 * len(rows.whole.rows) * (f.numel() + parts.numel()),
     ),
 )

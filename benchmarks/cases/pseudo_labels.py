@@ -1,15 +1,15 @@
-"""Pseudo labels (SPEC 2): the Jaccard graph, and everything after the kNN search."""
+"""Pseudo labels (SPEC 2): the Jaccard graph, everything after the kNN search, and the whole way from features."""
 
 from functools import partial
 
-import numpy as np
 import torch
 
 from benchmarks.case import Case, same_graph, same_labels
 from benchmarks.features import clustered, pedestrians
 from salcr import ops
-from salcr.ops._jaccard_cpp import graph_of_neighbours, neighbours
-from salcr.reference.published import jaccard
+from salcr.ops import _jaccard_cpp, _jaccard_triton
+from salcr.ops._jaccard_cpp import neighbours
+from salcr.reference.published import clustering, jaccard
 
 EPS, K1, K2, MIN_SAMPLES = 0.6, 30, 6, 4
 HUBS = dict(spread=2.0, hubs=0.01)  # of pedestrians: more than half of the images are noise
@@ -22,17 +22,28 @@ def searched(count: int, options: dict, device: str, quick: bool) -> tuple[torch
 
 
 def published(features: torch.Tensor, ranks: torch.Tensor, products: torch.Tensor) -> torch.Tensor:
-    """Dense encodings, one image after the other, and scikit-learn's DBSCAN of dense distances."""
-    from sklearn.cluster import DBSCAN
-
-    distances = jaccard.distances_of_neighbours(features.cpu().numpy(), ranks.cpu().numpy(), K2)
-    model = DBSCAN(eps=np.float32(EPS), min_samples=MIN_SAMPLES, metric="precomputed")
-    return torch.from_numpy(model.fit_predict(distances))
+    return clustering.labels_of_neighbours(features, ranks, k2=K2, eps=EPS, min_samples=MIN_SAMPLES)
 
 
-def cpu(features: torch.Tensor, ranks: torch.Tensor, products: torch.Tensor) -> torch.Tensor:
-    graph = graph_of_neighbours(features, ranks, products, K2, EPS)
-    return ops.dbscan(graph, eps=EPS, min_samples=MIN_SAMPLES, impl="cpu")
+def _published_cluster(features: torch.Tensor) -> torch.Tensor:
+    return clustering.pseudo_labels(features, eps=EPS, min_samples=MIN_SAMPLES, k1=K1, k2=K2)
+
+
+def labels_of_neighbours(
+    impl: str, features: torch.Tensor, ranks: torch.Tensor, products: torch.Tensor
+) -> torch.Tensor:
+    """Everything after the neighbour search by the backend ``impl``."""
+    backend = {"cpu": _jaccard_cpp, "triton": _jaccard_triton}[impl]
+    graph = backend.graph_of_neighbours(features, ranks, products, K2, EPS)
+    return ops.dbscan(graph, eps=EPS, min_samples=MIN_SAMPLES, impl=impl)
+
+
+def cluster(impl: str, features: torch.Tensor) -> torch.Tensor:
+    return ops.cluster(features, eps=EPS, min_samples=MIN_SAMPLES, k1=K1, k2=K2, impl=impl)
+
+
+def _people(device: str, quick: bool) -> tuple[torch.Tensor]:
+    return (pedestrians(*((400, 64) if quick else (22258, 2048))).to(device),)
 
 
 def _one_modality(device: str, quick: bool) -> tuple[torch.Tensor]:
@@ -41,7 +52,7 @@ def _one_modality(device: str, quick: bool) -> tuple[torch.Tensor]:
 
 def _labels_case(name: str, count: int, options: dict, what: str) -> Case:
     note = f"{count} features of 2048, {what}: from neighbours (k1 30, k2 6) to labels (eps 0.6, min_samples 4)"
-    variants = {"published": published, "cpu": cpu}
+    variants = {"published": published} | {impl: partial(labels_of_neighbours, impl) for impl in ("cpu", "triton")}
     return Case(name, note, partial(searched, count, options), variants, same_labels)
 
 
@@ -54,10 +65,23 @@ CASES = (
             "reference": partial(ops.jaccard_graph, max_distance=EPS, impl="reference"),
             "published": jaccard.jaccard_distance,
             "cpu": partial(ops.jaccard_graph, max_distance=EPS, impl="cpu"),
+            "triton": partial(ops.jaccard_graph, max_distance=EPS, impl="triton"),
         },
         partial(same_graph, max_distance=EPS),
+        floor_bytes=lambda x: x.nbytes,
+        floor_flops=lambda x: 2 * len(x) * x.numel(),
     ),
     _labels_case("labels-visible", 22258, {}, "clusters and 5 to 10 % noise"),
     _labels_case("labels-infrared", 11909, {}, "clusters and 5 to 10 % noise"),
     _labels_case("labels-hubs", 22258, HUBS, "hubs, more than half noise"),
+    Case(
+        "cluster-visible",
+        "22,258 features of 2048, clusters and 5 to 10 % noise: from features (k1 30, k2 6) to labels (eps 0.6, "
+        "min_samples 4); the floor is the product of all pairs",
+        _people,
+        {"published": _published_cluster} | {impl: partial(cluster, impl) for impl in ("cpu", "triton")},
+        same_labels,
+        floor_bytes=lambda x: x.nbytes,
+        floor_flops=lambda x: 2 * len(x) * x.numel(),
+    ),
 )

@@ -1,4 +1,4 @@
-"""The command line: ``salcr train | evaluate | extract | check-data | synth | pretrain | demo | info``.
+"""The command line: ``salcr train | evaluate | extract | check-data | synth | pretrain | demo | info | bench``.
 
 Commands import what they need when they run, so ``salcr --help`` stays quick.
 """
@@ -6,7 +6,7 @@ Commands import what they need when they run, so ``salcr --help`` stays quick.
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
@@ -38,15 +38,13 @@ def train(
     """Train both stages (or one of them) and evaluate."""
     from salcr.engine import load_config, single_stage
     from salcr.engine import train as run
-    from salcr.engine.demo import summary_table
 
     settings = load_config(preset=preset, file=config, overrides=overrides or [])
     if stage != "both":
         settings = single_stage(settings, stage)
     if stage == "two" and settings.model.checkpoint is None:
         raise ValueError("--stage two starts from a stage-one network: give model.checkpoint=FILE")
-    typer.echo(summary_table(run(settings, out, resume=resume)))
-    typer.echo(f"run folder: {out}")
+    _report(run(settings, out, resume=resume), out)
 
 
 @app.command()
@@ -135,10 +133,8 @@ def demo(
 ) -> None:
     """Render people, train both stages on them, print what stage two adds."""
     from salcr.engine.demo import demo as run
-    from salcr.engine.demo import summary_table
 
-    typer.echo(summary_table(run(out, seed=seed, overrides=tuple(overrides or ()), resume=resume)))
-    typer.echo(f"run folder: {out}")
+    _report(run(out, seed=seed, overrides=tuple(overrides or ()), resume=resume), out)
 
 
 @app.command()
@@ -147,3 +143,31 @@ def info() -> None:
     from salcr.cli.info import report
 
     typer.echo(report())
+
+
+@app.command()
+def bench(
+    only: Annotated[str, typer.Option(metavar="PATTERN", help="Names of cases, with * and ?.")] = "*",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    quick: Annotated[bool, typer.Option("--quick", help="Small sizes, few rounds: a test, no measurement.")] = False,
+    out: Annotated[Optional[Path], typer.Option(help="JSON file for the record.")] = None,  # noqa: UP045
+    compare: Annotated[Optional[Path], typer.Option(help="An earlier record; slower beyond noise: exit 1.")] = None,  # noqa: UP045
+) -> None:
+    """Time operators and whole phases against the published forms and each other (needs a source checkout)."""
+    from salcr.cli.info import ROOT
+
+    if not (ROOT / "benchmarks" / "runner.py").is_file():
+        raise ValueError("bench needs a source checkout of salcr, installed with pip install -e . from there")
+    sys.path.insert(0, str(ROOT))
+    from benchmarks.runner import bench as run
+
+    raise typer.Exit(run(only=only, device=device, quick=quick, out=out, against=compare))
+
+
+def _report(summary: dict[str, Any], folder: Path) -> None:
+    """What a training run prints when it has ended."""
+    from salcr.engine.demo import cross_label_line, summary_table
+
+    for text in (summary_table(summary), cross_label_line(folder), f"run folder: {folder}"):
+        if text:
+            typer.echo(text)

@@ -11,6 +11,7 @@ import torch
 
 import salcr
 import salcr.ops  # fills the table of backends
+from salcr.ops._assignment_cuda import missing_extension
 from salcr.ops._backends import missing, table
 
 ROOT = Path(salcr.__file__).resolve().parents[1]
@@ -22,11 +23,14 @@ def report() -> str:
 
     Source: DESIGN sections 2 and 5.
     """
-    extension = missing("cpu")
+    extension, kernels = missing("cpu"), missing_extension()
     sections = {
         f"salcr {salcr.__version__}": _versions(),
         "devices": _devices(),
-        "extension": [f"salcr._C      {'built' if extension is None else extension}"],
+        "extensions": [
+            f"salcr._C      {'built' if extension is None else extension}",
+            f"salcr._cuda   {'built' if kernels is None else kernels}",
+        ],
         "backends of every operator, preferred first": _operators(),
     }
     if (ROOT / "benchmarks" / "ledger.py").is_file():

@@ -2,6 +2,7 @@
 
 import io
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,14 @@ def load(path: Path) -> dict[str, Any]:
 
     Raises:
         OSError: no such file, or the disk does not give it.
-        ValueError: it is truncated, damaged, or no checkpoint.
+        ValueError: it is truncated, damaged (every byte is checked), or no checkpoint.
     """
     content = io.BytesIO(path.read_bytes())
     try:
+        damaged = zipfile.ZipFile(content).testzip()
+        if damaged is not None:
+            raise ValueError(f"the checksum of {damaged} is wrong")
+        content.seek(0)
         state = torch.load(content, map_location="cpu", weights_only=True)
     except MemoryError:
         raise

@@ -14,11 +14,8 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
-    field_validator,
     model_validator,
 )
-
-from salcr.objectives import ASSOCIATIONS
 
 PRESETS = ("demo", "sysu", "regdb", "llcm")
 Refinement = Literal["cmfp", "k_reciprocal", "cmrr", "aim"]
@@ -99,15 +96,9 @@ class DAGI(Section):
 
     enabled: bool = True
     association: str = "ot"
-    """A name in :data:`salcr.objectives.ASSOCIATIONS`."""
+    """``ot``, ``hungarian``, ``graph`` or a name given to :func:`salcr.objectives.register_association`, looked up as a
+    run starts."""
     k: PositiveInt = 30
-
-    @field_validator("association")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in ASSOCIATIONS:
-            raise ValueError(f"must be one of {', '.join(ASSOCIATIONS)}")
-        return name
 
 
 class FGSAL(Section):

@@ -5,6 +5,7 @@ from typing import Any
 
 from salcr.data.synthetic import write_dataset
 from salcr.engine.config import load_config
+from salcr.engine.run_folder import RunFolder
 from salcr.engine.trainer import train
 
 IDENTITIES = 72
@@ -48,3 +49,13 @@ def summary_table(summary: dict[str, Any]) -> str:
                 row += f"{raw['cmfp']['rank-1']:>14.2f}{raw['cmfp']['mAP']:>10.2f}"
             lines.append(row)
     return "\n".join(lines)
+
+
+def cross_label_line(folder: Path) -> str:
+    """Per cent of the last epoch's cross labels that are right by the hidden identities; empty if there were none."""
+    run = RunFolder(folder)
+    shares = next((r["cross_accuracy"] for r in reversed(run.read_metrics()) if "cross_accuracy" in r), None)
+    if shares is None:
+        return ""
+    found = ", ".join(f"{name.replace('_', ' ')} {100 * share:.1f}" for name, share in shares.items())
+    return f"cross-label accuracy ({load_config(file=run.config).dagi.association}): {found}"

@@ -47,7 +47,9 @@ class RunFolder:
         write_atomically(self.metrics, "".join(kept))
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """The records of ``metrics.jsonl``."""
+        """The records of ``metrics.jsonl``; none before the first epoch has ended."""
+        if not self.metrics.exists():
+            return []
         return [json.loads(line) for line in self.metrics.read_text().splitlines()]
 
     def write_summary(self, summary: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ from salcr.engine.stage_one import stage_one_epoch
 from salcr.engine.stage_two import stage_two_epoch
 from salcr.engine.steps import LossWatch, NonFiniteLoss, load_batches, training_views
 from salcr.models import Embedding
+from salcr.objectives import association_named
 
 logger = logging.getLogger("salcr")
 
@@ -46,7 +47,7 @@ def train(config: Config, folder: str | Path, *, resume: bool = False) -> dict[s
 
     Raises:
         FileExistsError: the folder holds a run and ``resume`` is False.
-        ValueError: a resumed run's configuration differs from the folder's.
+        ValueError: a resumed run's configuration differs from the folder's; no association of the configured name.
         ClusteringError, NonFiniteLoss: training cannot go on; the last checkpoint is intact.
     """
     run = RunFolder(folder)
@@ -66,6 +67,7 @@ class Trainer:
     """The state of a run: network, optimiser, random generator, labels and results so far."""
 
     def __init__(self, config: Config, run: RunFolder) -> None:
+        association_named(config.dagi.association)  # an unknown name ends a run before it starts
         self.config, self.run = config, run
         self.device = pick_device(config.device)
         self.generator = torch.Generator().manual_seed(config.seed)

@@ -1,6 +1,5 @@
 """DAGI, dual association and global learning (SPEC 4): labels across modalities, and the global contrastive loss."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -8,6 +7,7 @@ from torch import nn
 
 from salcr import ops
 from salcr.nn import ClusterMemory, contrast_sum
+from salcr.objectives.association import Association, association_named
 
 
 class CrossLabels(NamedTuple):
@@ -36,17 +36,6 @@ class CrossLabels(NamedTuple):
         return torch.cat([self.visible_to_infrared, self.visible_to_infrared, self.infrared])
 
 
-class Association(NamedTuple):
-    """What an association strategy sees of one epoch: propagated features, refined labels, centroids."""
-
-    visible: torch.Tensor  # [N_v, D]
-    infrared: torch.Tensor  # [N_r, D]
-    visible_labels: torch.Tensor  # [N_v]
-    infrared_labels: torch.Tensor  # [N_r]
-    visible_centroids: torch.Tensor  # [K_v, D]
-    infrared_centroids: torch.Tensor  # [K_r, D]
-
-
 def associate(
     visible: torch.Tensor,
     visible_labels: torch.Tensor,
@@ -67,21 +56,21 @@ def associate(
         infrared: ``[N_r, D]``.
         infrared_labels: ``[N_r]`` in ``[0, K_r)``.
         k: neighbours of the propagation graphs; 30 on SYSU-MM01, 8 on RegDB.
-        association: a name in :data:`ASSOCIATIONS`.
+        association: name of a strategy: ``ot``, ``hungarian``, ``graph`` or one registered by
+            :func:`salcr.objectives.register_association`.
 
     Raises:
         ValueError: an unknown strategy, or what the operators raise.
 
     Source: SPEC 4.
     """
-    if association not in ASSOCIATIONS:
-        raise ValueError(f"association must be one of {', '.join(ASSOCIATIONS)}, got {association!r}")
+    strategy = association_named(association)
     visible, infrared = ops.propagate_features(visible, infrared, k=k)
     centroids_v = ops.cluster_centroids(visible, visible_labels)
     centroids_r = ops.cluster_centroids(infrared, infrared_labels)
     own_v, own_r = (visible @ centroids_v.mT).argmax(1), (infrared @ centroids_r.mT).argmax(1)
     state = Association(visible, infrared, own_v, own_r, centroids_v, centroids_r)
-    v_to_r, r_to_v = ASSOCIATIONS[association](state)
+    v_to_r, r_to_v = strategy(state)
     return CrossLabels(own_v, v_to_r, own_r, r_to_v)
 
 
@@ -101,29 +90,3 @@ class GlobalObjective(nn.Module):
         """Update both memories with all samples in ``order [3S]``."""
         self.visible.update_(f, labels.visible_side(), order)
         self.infrared.update_(f, labels.infrared_side(), order)
-
-
-def _optimal_transport(state: Association) -> tuple[torch.Tensor, torch.Tensor]:
-    """Instance to cluster: the heaviest column of each image's row of the entropic transport plan."""
-    plan_v = ops.sinkhorn(_squared_distances(state.visible, state.infrared_centroids))
-    plan_r = ops.sinkhorn(_squared_distances(state.infrared, state.visible_centroids))
-    return plan_v.argmax(1), plan_r.argmax(1)
-
-
-def _hungarian(state: Association) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cluster to cluster: each image takes the partner of its own cluster."""
-    partner_of_v, partner_of_r = ops.bidirectional_assignment(
-        _squared_distances(state.visible_centroids, state.infrared_centroids)
-    )
-    return partner_of_v[state.visible_labels], partner_of_r[state.infrared_labels]
-
-
-def _squared_distances(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    return (x.square().sum(1, keepdim=True) + y.square().sum(1) - 2 * x @ y.mT).clamp_min(0)
-
-
-ASSOCIATIONS: dict[str, Callable[[Association], tuple[torch.Tensor, torch.Tensor]]] = {
-    "ot": _optimal_transport,
-    "hungarian": _hungarian,
-}
-"""Strategies by name: from an epoch's :class:`Association` to (infrared labels of the visible images, the reverse)."""

@@ -7,12 +7,13 @@ asked for by name that cannot run raises and says why; ``salcr info`` prints whi
 
 from salcr.ops.assignment import bidirectional_assignment, linear_assignment
 from salcr.ops.centroids import cluster_centroids
-from salcr.ops.cluster_memory import cluster_contrast, cluster_contrast_sum, update_cluster_memory_
+from salcr.ops.cluster_memory import cluster_contrast, cluster_contrast_sum
 from salcr.ops.clustering import cluster
 from salcr.ops.dbscan import dbscan
 from salcr.ops.index_sets import intersect_sets, unite_sets
 from salcr.ops.instance_memory import instance_neighbors, instance_search, set_contrast
 from salcr.ops.jaccard import jaccard_distance, jaccard_graph
+from salcr.ops.memory_update import update_cluster_memory_
 from salcr.ops.neighbors import knn
 from salcr.ops.pooling import gem_pool, part_attention, part_prototypes, semantic_parts, semantic_pool
 from salcr.ops.propagation import propagate_features

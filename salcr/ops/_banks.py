@@ -7,6 +7,9 @@ from salcr.ops._checks import check_same, check_tensor
 HALF_TO_SINGLE = (torch.float32, torch.bfloat16, torch.float16)
 """What the Triton kernels take."""
 
+SINGLE_AND_DOUBLE = (torch.float32, torch.float64)
+"""What the C++ backend takes."""
+
 
 def check_banks(features: torch.Tensor, memory: torch.Tensor) -> None:
     """``features [B, D]`` with ``memory [K, D]``, or both with a leading part axis of the same length."""
@@ -24,6 +27,12 @@ def per_row(name: str, x: torch.Tensor, features: torch.Tensor, axes: int) -> No
     rows = x.shape[: x.ndim - axes]
     if rows != features.shape[:-1] and rows != features.shape[-2:-1]:
         raise ValueError(f"{name} {tuple(x.shape)} do not fit features {tuple(features.shape)}")
+
+
+def check_targets(targets: torch.Tensor, num_classes: int) -> None:
+    """On the CPU: every target is -1 or a class. On a GPU looking would wait for the device."""
+    if targets.device.type == "cpu" and (targets.min() < -1 or targets.max() >= num_classes):
+        raise ValueError(f"targets must be in [-1, {num_classes}), got {int(targets.min())} to {int(targets.max())}")
 
 
 def with_banks(*rows: torch.Tensor) -> tuple[torch.Tensor, ...]:

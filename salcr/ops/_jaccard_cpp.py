@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from salcr.ops._neighbors_cpp import search
-from salcr.reference.jaccard import csr_tensor, unit_rows
+from salcr.reference.jaccard import csr_of_all, csr_tensor, unit_rows
 
 
 def jaccard_distance(features: torch.Tensor, *, k1: int = 30, k2: int = 6) -> torch.Tensor:
@@ -19,9 +19,7 @@ def jaccard_distance(features: torch.Tensor, *, k1: int = 30, k2: int = 6) -> to
 def jaccard_graph(features: torch.Tensor, *, k1: int = 30, k2: int = 6, max_distance: float) -> torch.Tensor:
     """See :func:`salcr.ops.jaccard_graph`."""
     if np.float32(max_distance) >= 1:
-        distances = jaccard_distance(features, k1=k1, k2=k2)
-        pointers = torch.arange(len(features) + 1) * len(features)
-        return csr_tensor(pointers, torch.arange(len(features)).repeat(len(features)), distances.view(-1))
+        return csr_of_all(jaccard_distance(features, k1=k1, k2=k2))
     return graph_of_neighbours(*neighbours(features, k1), k2, max_distance)
 
 

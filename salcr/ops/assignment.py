@@ -6,13 +6,14 @@ Plain functions on the host side of an epoch, not registered with torch.library:
 import torch
 
 from salcr import reference
+from salcr.ops import _assignment_cpp, _assignment_cuda
 from salcr.ops._backends import add_backend, check_impl, pick
 from salcr.ops._checks import check_tensor
 
 
 def linear_assignment(
-    cost: torch.Tensor, *, maximize: bool = False, impl: str = "auto"
-) -> tuple[torch.Tensor, torch.Tensor]:
+    cost: torch.Tensor, *, maximize: bool = False, return_duals: bool = False, impl: str = "auto"
+) -> tuple[torch.Tensor, ...]:
     """One-to-one assignment of rows to columns of the smallest total cost.
 
     Equivalent expression::
@@ -25,10 +26,24 @@ def linear_assignment(
         cost: ``[M, N]`` or a batch ``[B, M, N]``, float, of any sign; float16 and bfloat16 are converted to float32.
             ``inf`` (``-inf`` when maximising) forbids a pair.
         maximize: look for the largest total instead; False by default.
+        return_duals: also return the duals, which prove that the assignment is optimal; False by default.
         impl: backend, see :mod:`salcr.ops`.
 
     Returns:
         ``(rows, cols)``, int64 on the device of ``cost``, each ``[min(M, N)]`` or ``[B, min(M, N)]``; rows ascend.
+        With ``return_duals`` ``(rows, cols, row_duals, col_duals)``, where the duals u ``[M]`` or ``[B, M]`` and v
+        ``[N]`` or ``[B, N]`` are finite, float64 on the device of ``cost``, and up to float64 rounding of the largest
+        finite magnitude in ``cost``:
+
+        - feasible: ``u[i] + v[j] <= cost[i, j]`` for every pair (a forbidden one is never violated);
+        - tight: ``u[i] + v[j] == cost[i, j]`` on the assigned pairs;
+        - where M < N: ``v <= 0``, and exactly ``v[j] == 0`` for every column without a row. All rows are assigned, and
+          ``u`` has any sign;
+        - where M > N: ``u <= 0``, and exactly ``u[i] == 0`` for every row without a column; ``v`` has any sign;
+        - where M = N: both have any sign.
+
+        So ``u.sum() + v.sum()`` is the total cost, and no assignment has a smaller one. When maximising, the same holds
+        with ``>=`` for ``<=``. Duals are not unique: which are returned is not specified.
 
     Raises:
         TypeError, ValueError: a wrong shape or dtype; a cost that is NaN, or infinite with the sign that does not
@@ -39,7 +54,7 @@ def linear_assignment(
     check_tensor("cost", cost, ndim=(2, 3))
     check_impl(impl)
     cost = _check_cost(cost, maximize)
-    return pick("linear_assignment", impl, cost)(cost, maximize=maximize)
+    return pick("linear_assignment", impl, cost)(cost, maximize=maximize, return_duals=return_duals)
 
 
 def bidirectional_assignment(cost: torch.Tensor, *, impl: str = "auto") -> tuple[torch.Tensor, torch.Tensor]:
@@ -83,12 +98,14 @@ def bidirectional_assignment(cost: torch.Tensor, *, impl: str = "auto") -> tuple
 def _check_cost(cost: torch.Tensor, maximize: bool) -> torch.Tensor:
     """``cost`` in float32 or float64, without NaN and without an infinity that is no prohibition."""
     worst = torch.inf if maximize else -torch.inf
-    bad = cost.isnan() | (cost == worst)
-    if bad.any():
-        at = bad.nonzero()[0].tolist()
+    extreme = float(cost.detach().amax() if maximize else cost.detach().amin())  # NaN if there is any
+    if extreme == worst or extreme != extreme:
+        at = (cost.isnan() | (cost == worst)).nonzero()[0].tolist()
         raise ValueError(f"cost has NaN or {worst} with maximize={maximize}, first {cost[tuple(at)].item()} at {at}")
     return cost.detach().to(torch.promote_types(cost.dtype, torch.float32))
 
 
-add_backend("linear_assignment", "reference", reference.linear_assignment)
-add_backend("bidirectional_assignment", "reference", reference.bidirectional_assignment)
+for _operator in ("linear_assignment", "bidirectional_assignment"):
+    add_backend(_operator, "cpu", getattr(_assignment_cpp, _operator))
+    add_backend(_operator, "cuda", getattr(_assignment_cuda, _operator), needs=_assignment_cuda.missing_solver)
+    add_backend(_operator, "reference", getattr(reference, _operator))

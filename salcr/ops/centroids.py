@@ -75,7 +75,14 @@ def _cpp_centroids(features, labels, num_clusters):
     return centroids
 
 
+def _triton_centroids(features, labels, num_clusters):
+    from salcr.kernels.centroids import cluster_centroids as kernel
+
+    return kernel(features.contiguous(), labels, num_clusters)
+
+
 add_backend("cluster_centroids", "cpu", _cpp_centroids, dtypes=(torch.float32, torch.float64))
+add_backend("cluster_centroids", "triton", _triton_centroids)
 add_backend("cluster_centroids", "reference", reference.cluster_centroids)
 register(
     "cluster_centroids",

@@ -1,13 +1,21 @@
-"""Cluster memories: contrast with class rows, and their momentum update (SPEC 3 and 4)."""
+"""Contrast with the rows of cluster memories (SPEC 3 and 4)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
-from salcr import reference
+from salcr.ops import _memories_cpu
 from salcr.ops._backends import add_backend, check_impl, pick
-from salcr.ops._banks import HALF_TO_SINGLE, check_banks, lse_dtype, per_row, with_banks
-from salcr.ops._checks import check_positive, check_same, check_tensor
+from salcr.ops._banks import (
+    HALF_TO_SINGLE,
+    SINGLE_AND_DOUBLE,
+    check_banks,
+    check_targets,
+    lse_dtype,
+    per_row,
+    with_banks,
+)
+from salcr.ops._checks import check_positive
 from salcr.ops._register import register
 from salcr.reference.cluster_memory import cluster_contrast_backward, cluster_contrast_forward
 
@@ -94,54 +102,6 @@ def cluster_contrast_sum(
     return _ClusterContrastSum.apply(features, temperature, impl, len(memories), *memories, *targets)
 
 
-def update_cluster_memory_(
-    memory: torch.Tensor,
-    features: torch.Tensor,
-    targets: torch.Tensor,
-    *,
-    momentum: float = 0.1,
-    order: torch.Tensor | None = None,
-    impl: str = "auto",
-) -> torch.Tensor:
-    """Move the memory rows towards the features of their class, one sample after the other, in place.
-
-    Equivalent eager expression::
-
-        for b in order:
-            memory[targets[b]] = normalize(momentum * memory[targets[b]] + (1 - momentum) * normalize(features[b]))
-
-    Args:
-        memory: ``[K, D]`` or ``[P, K, D]``, float, changed in place.
-        features: ``[B, D]`` or ``[P, B, D]`` of the same dtype; need not be normalised. Read without a gradient.
-        targets: ``[B]`` or ``[P, B]``, int64 in ``[0, K)``; rows with -1 change nothing.
-        momentum: share of the old row that stays, in [0, 1]; 0.1 in the paper.
-        order: ``[B]``, int64: a permutation of the samples; by default their own order. All parts share it.
-        impl: backend, see :mod:`salcr.ops`.
-
-    Returns:
-        ``memory``.
-
-    Raises:
-        TypeError, ValueError: a wrong shape, dtype, device or momentum; on the CPU also a target outside ``[-1, K)``
-            or an ``order`` that is not a permutation.
-
-    Source: SPEC 3.
-    """
-    check_banks(features, memory)
-    per_row("targets", targets, features, axes=0)
-    if not 0 <= momentum <= 1:
-        raise ValueError(f"momentum must be in [0, 1], got {momentum}")
-    if order is not None:
-        check_tensor("order", order, ndim=1, floating=False)
-        check_same("order", order, "features", features, dtype=False)
-        if len(order) != features.shape[-2]:
-            raise ValueError(f"order must name {features.shape[-2]} samples, got {len(order)}")
-    check_impl(impl)
-    with torch.no_grad():
-        torch.ops.salcr.update_cluster_memory_(memory, features, targets, momentum, order, impl)
-    return memory
-
-
 class _ClusterContrast(torch.autograd.Function):
     @staticmethod
     def forward(ctx, features, memory, targets, *options):
@@ -185,13 +145,8 @@ def _check_contrast(
         raise ValueError("memory requires a gradient, and cluster_contrast gives it none: pass memory.detach()")
 
 
-def _check_targets(targets: torch.Tensor, num_classes: int) -> None:
-    if targets.device.type == "cpu" and (targets.min() < -1 or targets.max() >= num_classes):
-        raise ValueError(f"targets must be in [-1, {num_classes}), got {int(targets.min())} to {int(targets.max())}")
-
-
 def _contrast(features, memory, targets, temperature, reduction, impl):
-    _check_targets(targets, memory.shape[-2])
+    check_targets(targets, memory.shape[-2])
     return pick("cluster_contrast", impl, features)(features, memory, targets, temperature, reduction)
 
 
@@ -206,11 +161,29 @@ def _contrast_sum(features, memories, targets, temperature, impl):
 
 
 def _contrast_sum_backward(gradient, features, memories, targets, lses, temperature, impl):
-    total = None
-    for banks in zip(memories, targets, lses, strict=True):
-        one = _contrast_backward(gradient, features, *banks, temperature, "mean", impl)
-        total = one if total is None else total.add_(one)
-    return total
+    backward = pick("cluster_contrast_sum_backward", impl, features)
+    return backward(gradient, features, memories, targets, lses, temperature, "mean").contiguous()
+
+
+def _one_by_one(backward: Callable) -> Callable:
+    """The gradient of a sum of contrasts from that of one."""
+
+    def summed(gradient, features, memories, targets, lses, temperature, reduction):
+        total = None
+        for banks in zip(memories, targets, lses, strict=True):
+            one = backward(gradient, features, *banks, temperature, reduction)
+            total = one if total is None else total.add_(one)
+        return total
+
+    return summed
+
+
+def _cpp_contrast_sum_backward(gradient, features, memories, targets, lses, temperature, reduction):
+    return _memories_cpu.contrast_backward(gradient, features, memories, targets, temperature, reduction)
+
+
+def _cpp_contrast_backward(gradient, features, memory, targets, lse, temperature, reduction):
+    return _memories_cpu.contrast_backward(gradient, features, [memory], [targets], temperature, reduction)
 
 
 def _triton_contrast(features, memory, targets, temperature, reduction):
@@ -232,43 +205,6 @@ def _triton_contrast_backward(gradient, features, memory, targets, lse, temperat
     ).view(features.shape)
 
 
-def _update(memory, features, targets, momentum, order, impl):
-    _check_targets(targets, memory.shape[-2])
-    if order is not None and order.device.type == "cpu" and not torch.equal(order.sort()[0], torch.arange(len(order))):
-        raise ValueError("order is not a permutation of the samples")
-    function = pick("update_cluster_memory_", impl, memory)
-    function(memory, features, targets, momentum=momentum, order=order)
-    torch.autograd.graph.increment_version(memory)
-
-
-def _cpp_update(memory, features, targets, *, momentum, order):
-    from salcr import _C
-
-    if not memory.is_contiguous():
-        fresh = memory.contiguous()
-        _cpp_update(fresh, features, targets, momentum=momentum, order=order)
-        memory.copy_(fresh)
-        return
-    banks = memory.view(-1, *memory.shape[-2:])
-    rows = features.contiguous().view(len(banks), -1, memory.shape[-1])
-    targets = targets.expand(rows.shape[:-1]).contiguous()
-    order = torch.arange(rows.shape[1]) if order is None else order.contiguous()
-    _C.update_cluster_memory(
-        banks.numpy(), rows.numpy(), targets.numpy(), order.numpy(), momentum, torch.get_num_threads()
-    )
-
-
-def _triton_update(memory, features, targets, *, momentum, order):
-    from salcr.kernels.memory_update import update_cluster_memory
-
-    banks, rows = with_banks(memory, features)
-    targets = targets.expand(rows.shape[:-1]).contiguous()
-    order = torch.arange(rows.shape[1], device=rows.device) if order is None else order.contiguous()
-    update_cluster_memory(banks, rows, targets, order, momentum=momentum)
-    if banks.data_ptr() != memory.data_ptr():
-        memory.copy_(banks.view(memory.shape))
-
-
 def _fake_contrast(features, memory, targets, temperature, reduction, impl):
     loss = features.new_empty(features.shape[:-1] if reduction == "none" else ())
     return loss, features.new_empty(features.shape[:-1], dtype=lse_dtype(features))
@@ -287,18 +223,17 @@ def _fake_contrast_sum_backward(gradient, features, memories, targets, lses, tem
     return features.new_empty(features.shape)
 
 
-def _fake_update(memory, features, targets, momentum, order, impl):
-    return None
-
-
 for _operator in ("cluster_contrast", "cluster_contrast_sum"):
+    add_backend(_operator, "cpu", _memories_cpu.contrast, dtypes=SINGLE_AND_DOUBLE)
     add_backend(_operator, "triton", _triton_contrast, dtypes=HALF_TO_SINGLE)
     add_backend(_operator, "reference", cluster_contrast_forward)
+add_backend("cluster_contrast_backward", "cpu", _cpp_contrast_backward, dtypes=SINGLE_AND_DOUBLE)
 add_backend("cluster_contrast_backward", "triton", _triton_contrast_backward, dtypes=HALF_TO_SINGLE)
 add_backend("cluster_contrast_backward", "reference", cluster_contrast_backward)
-add_backend("update_cluster_memory_", "cpu", _cpp_update, dtypes=(torch.float32, torch.float64))
-add_backend("update_cluster_memory_", "triton", _triton_update, dtypes=HALF_TO_SINGLE)
-add_backend("update_cluster_memory_", "reference", reference.update_cluster_memory_)
+_SUM = "cluster_contrast_sum_backward"
+add_backend(_SUM, "cpu", _cpp_contrast_sum_backward, dtypes=SINGLE_AND_DOUBLE)
+add_backend(_SUM, "triton", _one_by_one(_triton_contrast_backward), dtypes=HALF_TO_SINGLE)
+add_backend(_SUM, "reference", _one_by_one(cluster_contrast_backward))
 _BANKS, _OPTIONS = "Tensor features, Tensor memory, Tensor targets", "float temperature, str reduction, str impl"
 register("cluster_contrast", f"({_BANKS}, {_OPTIONS}) -> (Tensor, Tensor)", _contrast, _fake_contrast)
 register(
@@ -319,10 +254,4 @@ register(
     f"(Tensor gradient, {_MEMORIES}, Tensor[] lses, float temperature, str impl) -> Tensor",
     _contrast_sum_backward,
     _fake_contrast_sum_backward,
-)
-register(
-    "update_cluster_memory_",
-    "(Tensor(a!) memory, Tensor features, Tensor targets, float momentum, Tensor? order, str impl) -> ()",
-    _update,
-    _fake_update,
 )

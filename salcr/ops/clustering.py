@@ -5,10 +5,10 @@ from collections.abc import Callable
 import torch
 
 from salcr import reference
-from salcr.ops import _dbscan_cpp, _jaccard_cpp
+from salcr.ops import _dbscan_cpp, _dbscan_triton, _jaccard_cpp, _jaccard_triton
 from salcr.ops._backends import add_backend, pick
 from salcr.ops._checks import check_positive
-from salcr.ops.jaccard import check_encoding
+from salcr.ops.jaccard import PRECISIONS, check_encoding
 
 
 def cluster(
@@ -52,4 +52,7 @@ def _composed(graph: Callable, labels: Callable) -> Callable:
 
 
 add_backend("cluster", "cpu", _composed(_jaccard_cpp.jaccard_graph, _dbscan_cpp.dbscan))
+add_backend(
+    "cluster", "triton", _composed(_jaccard_triton.jaccard_graph, _dbscan_triton.labels_of_graph), dtypes=PRECISIONS
+)
 add_backend("cluster", "reference", reference.cluster)

@@ -6,6 +6,7 @@ from salcr import reference
 from salcr.ops._backends import add_backend, check_impl, pick
 from salcr.ops._checks import check_positive
 from salcr.ops._dbscan_cpp import dbscan as _cpp_dbscan
+from salcr.ops._dbscan_triton import dbscan as _triton_dbscan
 
 
 def dbscan(distances: torch.Tensor, *, eps: float, min_samples: int = 4, impl: str = "auto") -> torch.Tensor:
@@ -54,4 +55,5 @@ def dbscan(distances: torch.Tensor, *, eps: float, min_samples: int = 4, impl: s
 
 
 add_backend("dbscan", "cpu", _cpp_dbscan)
+add_backend("dbscan", "triton", _triton_dbscan)
 add_backend("dbscan", "reference", reference.dbscan)

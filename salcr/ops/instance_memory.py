@@ -1,21 +1,14 @@
 """Instance memories: nearest rows and contrast with sets of rows (SPEC 4, GPCR)."""
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 
+from salcr.ops import _memories_cpu
 from salcr.ops._backends import add_backend, check_impl, pick
-from salcr.ops._banks import HALF_TO_SINGLE, check_banks, lse_dtype, per_row, with_banks
+from salcr.ops._banks import HALF_TO_SINGLE, SINGLE_AND_DOUBLE, check_banks, lse_dtype, per_row, with_banks
 from salcr.ops._checks import check_positive, check_same, check_tensor
 from salcr.ops._register import register
 from salcr.ops.index_sets import check_rows
-from salcr.reference.instance_memory import (
-    dense_pull,
-    rows_lse,
-    search_blocks,
-    set_contrast_backward,
-    set_contrast_forward,
-)
+from salcr.reference.instance_memory import search_blocks, set_contrast_backward, set_contrast_forward
 
 
 def instance_neighbors(
@@ -121,7 +114,7 @@ def set_contrast(
 
     Raises:
         TypeError, ValueError: a wrong shape, dtype, device or temperature; on the CPU also a row of positives that is
-            not in the format above (on a GPU its loss is undefined, and an index ``>= N`` is not allowed).
+            not in the format above, or an index ``>= N`` (on a GPU its loss is undefined).
 
     Source: SPEC 4, GPCR.
     """
@@ -196,39 +189,6 @@ def _contrast_backward(gradient, features, memory, positives, lse, pull, tempera
     return backward(gradient, features, memory, positives, lse, pull, temperature).contiguous()
 
 
-def _cpp_contrast(features, memory, positives, lse, temperature):
-    from salcr import _C
-
-    rows, banks = with_banks(features, memory)
-    positives = _spread(positives, rows)
-    if lse is None:
-        lse = rows_lse(features, memory, temperature)
-    near = torch.empty_like(rows[..., 0])
-    _C.positives_lse(*_arrays(rows, banks, positives, near), temperature, torch.get_num_threads())
-    losses = torch.where(near > -torch.inf, lse.view(near.shape) - near, 0.0)
-    return (losses.sum(-1) / (positives[..., 0] >= 0).sum(-1).clamp_min(1)).mean(), lse
-
-
-def _cpp_contrast_backward(gradient, features, memory, positives, lse, pull, temperature):
-    from salcr import _C
-
-    rows, banks = with_banks(features, memory)
-    positives = _spread(positives, rows)
-    if pull is None:
-        pull = dense_pull(F.normalize(features, dim=-1), memory, lse, temperature)
-    valid = positives[..., 0] >= 0
-    weight = valid * (gradient / (valid.sum(-1, keepdim=True).clamp_min(1) * len(rows)))
-    (pull,), found = with_banks(pull), torch.empty_like(rows)
-    _C.set_contrast_backward(
-        *_arrays(rows, banks, positives, pull, weight, found), temperature, torch.get_num_threads()
-    )
-    return found.view(features.shape)
-
-
-def _arrays(*tensors: torch.Tensor) -> list[np.ndarray]:
-    return [x.numpy(force=True) for x in tensors]
-
-
 def _triton_search(features, memory, k, temperature, *, mean):
     from salcr.kernels.instance_search import instance_search
 
@@ -279,12 +239,13 @@ def _fake_contrast_backward(gradient, features, memory, positives, lse, pull, te
 
 
 for _operator in ("instance_neighbors", "instance_search"):
+    add_backend(_operator, "cpu", _memories_cpu.search, dtypes=SINGLE_AND_DOUBLE)
     add_backend(_operator, "triton", _triton_search, dtypes=HALF_TO_SINGLE)
     add_backend(_operator, "reference", search_blocks)
-add_backend("set_contrast", "cpu", _cpp_contrast, dtypes=(torch.float32, torch.float64))
+add_backend("set_contrast", "cpu", _memories_cpu.set_contrast, dtypes=SINGLE_AND_DOUBLE)
 add_backend("set_contrast", "triton", _triton_contrast, dtypes=HALF_TO_SINGLE)
 add_backend("set_contrast", "reference", set_contrast_forward)
-add_backend("set_contrast_backward", "cpu", _cpp_contrast_backward, dtypes=(torch.float32, torch.float64))
+add_backend("set_contrast_backward", "cpu", _memories_cpu.set_contrast_backward, dtypes=SINGLE_AND_DOUBLE)
 add_backend("set_contrast_backward", "triton", _triton_contrast_backward, dtypes=HALF_TO_SINGLE)
 add_backend("set_contrast_backward", "reference", set_contrast_backward)
 _SETS = "Tensor features, Tensor memory, Tensor positives"

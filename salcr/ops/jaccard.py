@@ -3,6 +3,7 @@
 import torch
 
 from salcr import reference
+from salcr.ops import _jaccard_triton
 from salcr.ops._backends import add_backend, check_impl, pick
 from salcr.ops._checks import check_finite, check_tensor
 from salcr.ops._jaccard_cpp import jaccard_distance as _cpp_distance
@@ -83,7 +84,11 @@ def check_encoding(features: torch.Tensor, k1: int, k2: int, impl: str) -> None:
     check_finite("features", features)
 
 
+PRECISIONS = (torch.float32, torch.float16, torch.bfloat16)  # of the kernels, which compute in float32
+
 add_backend("jaccard_distance", "cpu", _cpp_distance)
+add_backend("jaccard_distance", "triton", _jaccard_triton.jaccard_distance, dtypes=PRECISIONS)
 add_backend("jaccard_distance", "reference", reference.jaccard_distance)
 add_backend("jaccard_graph", "cpu", _cpp_graph)
+add_backend("jaccard_graph", "triton", _jaccard_triton.jaccard_graph, dtypes=PRECISIONS)
 add_backend("jaccard_graph", "reference", reference.jaccard_graph)

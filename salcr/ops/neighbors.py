@@ -4,11 +4,15 @@ import torch
 
 from salcr import reference
 from salcr.ops._backends import add_backend, check_impl, pick
+from salcr.ops._banks import HALF_TO_SINGLE
 from salcr.ops._checks import check_finite, check_range, check_same, check_tensor
 from salcr.ops._neighbors_cpp import knn as _cpp_knn
+from salcr.ops._neighbors_faiss import knn as _faiss_knn
+from salcr.ops._neighbors_triton import knn as _triton_knn
 from salcr.ops._register import register
 
 METRICS = ("cosine", "sqeuclidean")
+METHODS = ("exact", "faiss-ivf")
 
 
 def knn(
@@ -17,6 +21,7 @@ def knn(
     *,
     database: torch.Tensor | None = None,
     metric: str = "cosine",
+    method: str = "exact",
     impl: str = "auto",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The ``k`` nearest rows of ``database`` for every row of ``queries``.
@@ -37,7 +42,10 @@ def knn(
         database: ``[M, D]`` of the same dtype; by default the queries.
         metric: ``"cosine"`` normalises both sides and returns inner products in descending order; ``"sqeuclidean"``
             normalises nothing and returns squared distances in ascending order.
-        impl: backend, see :mod:`salcr.ops`.
+        method: ``"exact"``, or ``"faiss-ivf"`` for millions of rows: approximate, by an inverted file of faiss on the
+            host (CUDA tensors are copied there and back). Each row is compared with a sixteenth of the database, so
+            some of its neighbours may not be found; values and order of those that are hold.
+        impl: backend of the exact method, see :mod:`salcr.ops`.
 
     Returns:
         values ``[Q, k]`` and indices ``[Q, k]`` (int64). Values are computed and returned in float32, and in float64
@@ -45,6 +53,7 @@ def knn(
 
     Raises:
         TypeError, ValueError: a wrong shape, dtype, device or metric, ``k`` out of range, NaN or Inf in a row.
+        RuntimeError: the method needs faiss, which is not installed.
 
     Source: SPEC 2, step 1.
     """
@@ -57,27 +66,37 @@ def knn(
     check_range("k", k, 1, len(queries if database is None else database))
     if metric not in METRICS:
         raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     check_impl(impl)
+    if method != "exact" and impl != "auto":
+        raise ValueError(f"impl={impl!r} is a backend of the exact method, method={method!r} has none")
     queries = queries.detach()
     database = None if database is None else database.detach()
-    return torch.ops.salcr.knn(queries, k, database, metric, impl)
+    return torch.ops.salcr.knn(queries, k, database, metric, method, impl)
 
 
-def _knn(queries, k, database, metric, impl):
+def _knn(queries, k, database, metric, method, impl):
     check_finite("queries", queries)
     if database is not None:
         check_finite("database", database)
+    if method == "faiss-ivf":
+        return _faiss_knn(queries, k, database=database, metric=metric)
     return pick("knn", impl, queries)(queries, k, database=database, metric=metric)
 
 
-def _fake_knn(queries, k, database, metric, impl):
+def _fake_knn(queries, k, database, metric, method, impl):
     dtype = torch.float64 if queries.dtype == torch.float64 else torch.float32
     shape = (queries.shape[0], k)
     return queries.new_empty(shape, dtype=dtype), queries.new_empty(shape, dtype=torch.int64)
 
 
 add_backend("knn", "cpu", _cpp_knn)
+add_backend("knn", "triton", _triton_knn, dtypes=HALF_TO_SINGLE)
 add_backend("knn", "reference", reference.knn)
 register(
-    "knn", "(Tensor queries, SymInt k, Tensor? database, str metric, str impl) -> (Tensor, Tensor)", _knn, _fake_knn
+    "knn",
+    "(Tensor queries, SymInt k, Tensor? database, str metric, str method, str impl) -> (Tensor, Tensor)",
+    _knn,
+    _fake_knn,
 )

@@ -5,6 +5,8 @@ import torch
 from salcr import reference
 from salcr.ops._backends import add_backend, check_impl, pick
 from salcr.ops._checks import check_finite, check_positive, check_same, check_tensor
+from salcr.ops._propagation_blocks import propagate_features as _device_propagate
+from salcr.ops._propagation_cpp import propagate_features as _cpp_propagate
 from salcr.ops._register import register
 
 
@@ -68,6 +70,8 @@ def _fake_propagate(visible, infrared, k, impl):
     return visible.new_empty(visible.shape), infrared.new_empty(infrared.shape)
 
 
+add_backend("propagate_features", "cpu", _cpp_propagate)
+add_backend("propagate_features", "cuda", _device_propagate)
 add_backend("propagate_features", "reference", reference.propagate_features)
 register(
     "propagate_features",

@@ -6,6 +6,7 @@ from salcr import reference
 from salcr.ops._backends import add_backend, check_impl, pick
 from salcr.ops._checks import check_finite, check_positive, check_tensor
 from salcr.ops._register import register
+from salcr.ops._sinkhorn_cpp import sinkhorn as _cpp_sinkhorn
 
 
 def sinkhorn(
@@ -29,12 +30,14 @@ def sinkhorn(
                 break
         plan = alpha[:, None] * K * beta
 
-    It is computed in the log domain, so ``lam * cost`` in the hundreds and beyond neither underflows nor overflows.
-    The last half step is over columns: these sum to 1/N exactly, rows to 1/M as nearly as ``tol`` asks. No gradient
-    flows to ``cost``.
+    It is computed in the log domain, or with factors that are absorbed into it before they leave the range, so
+    ``lam * cost`` in the hundreds and beyond neither underflows nor overflows. Each problem of a batch stops on its
+    own. The last half step is over columns: these sum to 1/N exactly, rows to 1/M as nearly as ``tol`` asks. No
+    gradient flows to ``cost``.
 
     Args:
-        cost: ``[M, N]``, float, finite; of any sign. float16 and bfloat16 are computed in float32.
+        cost: ``[M, N]`` or a batch ``[B, M, N]``, float, finite; of any sign. float16 and bfloat16 are computed in
+            float32.
         lam: λ, how sharply the plan follows the cost, in 1 / unit of cost; 5 in the paper.
         tol: stop when the column factors change by at most this, summed over columns and relative; 0.1 in the paper.
         max_iter: stop after so many steps at the latest; 500 in the paper.
@@ -42,15 +45,15 @@ def sinkhorn(
         impl: backend, see :mod:`salcr.ops`.
 
     Returns:
-        ``[M, N]``, not negative, of sum 1; float32, or float64 for a float64 cost.
+        Of the shape of ``cost``, not negative, each plan of sum 1; float32, or float64 for a float64 cost.
 
     Raises:
         TypeError, ValueError: a wrong shape, dtype or option; a cost that is NaN or infinite (the message names the
-            row).
+            row, counted through the batch).
 
     Source: SPEC 4; Sinkhorn Distances (Cuturi, 2013).
     """
-    check_tensor("cost", cost, ndim=2)
+    check_tensor("cost", cost, ndim=(2, 3))
     check_positive("lam", lam)
     check_positive("max_iter", max_iter)
     check_positive("check_every", check_every)
@@ -61,7 +64,7 @@ def sinkhorn(
 
 
 def _sinkhorn(cost, lam, tol, max_iter, check_every, impl):
-    check_finite("cost", cost)
+    check_finite("cost", cost.flatten(0, -2))
     cost = cost.to(_plan_dtype(cost))
     function = pick("sinkhorn", impl, cost)
     return function(cost, lam=lam, tol=tol, max_iter=max_iter, check_every=check_every)
@@ -75,6 +78,14 @@ def _plan_dtype(cost: torch.Tensor) -> torch.dtype:
     return torch.promote_types(cost.dtype, torch.float32)
 
 
+def _triton_sinkhorn(cost, **options):
+    from salcr.kernels.sinkhorn import sinkhorn
+
+    return sinkhorn(cost.contiguous().view((1, *cost.shape)[-3:]), **options).view(cost.shape)
+
+
+add_backend("sinkhorn", "cpu", _cpp_sinkhorn)
+add_backend("sinkhorn", "triton", _triton_sinkhorn, dtypes=(torch.float32,))
 add_backend("sinkhorn", "reference", reference.sinkhorn)
 register(
     "sinkhorn",

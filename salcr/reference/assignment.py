@@ -1,17 +1,47 @@
 """Minimum-cost assignment of rows to columns, and of both sides to each other (SPEC 4), by SciPy."""
 
+import numpy as np
 import torch
 
 
-def linear_assignment(cost: torch.Tensor, *, maximize: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+def linear_assignment(
+    cost: torch.Tensor, *, maximize: bool = False, return_duals: bool = False
+) -> tuple[torch.Tensor, ...]:
     """``scipy.optimize.linear_sum_assignment`` of a matrix or a batch; see :func:`salcr.ops.linear_assignment`."""
     from scipy.optimize import linear_sum_assignment
 
     if cost.ndim == 3:
-        rows, cols = zip(*(linear_assignment(problem, maximize=maximize) for problem in cost), strict=True)
-        return torch.stack(rows), torch.stack(cols)
-    rows, cols = linear_sum_assignment(cost.double().cpu().numpy(), maximize)
-    return torch.from_numpy(rows).to(cost.device), torch.from_numpy(cols).to(cost.device)
+        problems = [linear_assignment(problem, maximize=maximize, return_duals=return_duals) for problem in cost]
+        return tuple(torch.stack(parts) for parts in zip(*problems, strict=True))
+    table = cost.double().cpu().numpy()
+    results = linear_sum_assignment(table, maximize)
+    if return_duals:
+        sign = -1 if maximize else 1
+        results += tuple(sign * duals for duals in _duals(sign * table, *results))
+    return tuple(torch.from_numpy(x).to(cost.device) for x in results)
+
+
+def _duals(cost: np.ndarray, rows: np.ndarray, cols: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The duals of an optimal assignment: the column's is the length of the shortest alternating path to it.
+
+    Giving row i column j instead of its own costs ``cost[i, j] - cost[i, own]``: the length of an edge from its own
+    column to j. A path may start at any column. Bellman and Ford's iteration; optimality excludes negative cycles.
+    """
+    if cost.shape[0] > cost.shape[1]:
+        order = cols.argsort()
+        col_duals, row_duals = _duals(cost.T, cols[order], rows[order])
+        return row_duals, col_duals
+    own = cost[rows, cols]
+    lengths = cost - own[:, None]
+    col_duals = np.zeros(cost.shape[1])
+    for _ in cols:
+        shorter = np.minimum(col_duals, (col_duals[cols, None] + lengths).min(axis=0))
+        if np.array_equal(shorter, col_duals):
+            break
+        col_duals = shorter
+    if len(rows) < cost.shape[1]:
+        col_duals[np.setdiff1d(np.arange(cost.shape[1]), cols)] = 0.0  # but for rounding they are
+    return own - col_duals[cols], col_duals
 
 
 def bidirectional_assignment(cost: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

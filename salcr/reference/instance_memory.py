@@ -77,10 +77,7 @@ def set_contrast_forward(
     """Loss and LSE of all logits; with ``lse`` given only the logits of positives are computed."""
     queries, positives = _unit(features), positives.expand(*features.shape[:-1], -1)
     if lse is None:
-        blocks = _blocks(queries, memory[..., 0].numel())
-        lse = torch.cat(
-            [unit_products(queries[..., rows, :], memory, temperature).logsumexp(-1) for rows in blocks], -1
-        )
+        lse = rows_lse(queries, memory, temperature)
     near = [
         unit_products(queries[..., rows, None, :], chosen, temperature).squeeze(-2)
         for rows, chosen in _chosen_rows(memory, positives)
@@ -115,9 +112,8 @@ def set_contrast_backward(
     return through_normalisation(torch.where(valid, (pull - torch.cat(near, -2)) * weight, 0.0), queries, features)
 
 
-def rows_lse(features: torch.Tensor, memory: torch.Tensor, temperature: float) -> torch.Tensor:
-    """LSE of all logits of each row, a block of rows at a time."""
-    queries = _unit(features)
+def rows_lse(queries: torch.Tensor, memory: torch.Tensor, temperature: float) -> torch.Tensor:
+    """LSE of all logits of unit rows, a block of rows at a time."""
     blocks = _blocks(queries, memory[..., 0].numel())
     return torch.cat([unit_products(queries[..., rows, :], memory, temperature).logsumexp(-1) for rows in blocks], -1)
 

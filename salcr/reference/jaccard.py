@@ -41,6 +41,13 @@ def csr_tensor(pointers: torch.Tensor, columns: torch.Tensor, values: torch.Tens
         )
 
 
+def csr_of_all(distances: torch.Tensor) -> torch.Tensor:
+    """A dense square matrix as torch.sparse_csr that stores every entry."""
+    count = len(distances)
+    places = torch.arange(count + 1, device=distances.device)
+    return csr_tensor(places * count, places[:-1].repeat(count), distances.view(-1))
+
+
 def _rows(features: torch.Tensor, k1: int, k2: int):
     """Blocks of rows of the distances, with 0 on the diagonal, each with its first row."""
     from salcr.reference._reciprocal import encode, half, jaccard_rows

@@ -19,13 +19,13 @@ def knn(
     block = max(1, BLOCK_BYTES // (len(database) * queries.element_size()))
     found = []
     for start in range(0, len(queries), block):
-        scores = _scores(queries[start : start + block], database, metric)
+        scores = scores_of(queries[start : start + block], database, metric)
         found.append(largest(scores, k, torch.arange(len(scores), device=scores.device) + start if own else None))
     values, indices = (torch.cat(parts) for parts in zip(*found, strict=True))
     return (values if metric == "cosine" else -values), indices
 
 
-def _scores(queries: torch.Tensor, database: torch.Tensor, metric: str) -> torch.Tensor:
+def scores_of(queries: torch.Tensor, database: torch.Tensor, metric: str) -> torch.Tensor:
     """The larger, the nearer: inner products, or squared distances with their sign turned."""
     scores = queries @ database.T
     if metric == "cosine":

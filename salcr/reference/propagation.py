@@ -11,12 +11,13 @@ def propagate_features(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean over the neighbours in both modalities, normalised; see :func:`salcr.ops.propagate_features`."""
     visible, infrared = F.normalize(visible, dim=-1), F.normalize(infrared, dim=-1)
-    return _propagate(visible, infrared, k), _propagate(infrared, visible, k)
+    return propagate_rows(visible, visible, infrared, k), propagate_rows(infrared, infrared, visible, k)
 
 
-def _propagate(own: torch.Tensor, other: torch.Tensor, k: int) -> torch.Tensor:
-    rows = max(1, BLOCK_ENTRIES // max(len(own), len(other)))
-    return torch.cat([_propagate_block(block, own, other, k) for block in own.split(rows)])
+def propagate_rows(rows: torch.Tensor, own: torch.Tensor, other: torch.Tensor, k: int) -> torch.Tensor:
+    """New features of ``rows``, some of the unit features ``own`` of a modality, block by block."""
+    size = max(1, BLOCK_ENTRIES // max(len(own), len(other)))
+    return torch.cat([_propagate_block(block, own, other, k) for block in rows.split(size)])
 
 
 def _propagate_block(block: torch.Tensor, own: torch.Tensor, other: torch.Tensor, k: int) -> torch.Tensor:

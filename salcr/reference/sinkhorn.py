@@ -13,6 +13,9 @@ def sinkhorn(
     In the log domain. Taking a row's smallest cost off that row scales α only: the iterates of β, and with them the
     stopping rule, stay those of the plain form.
     """
+    if cost.ndim == 3:
+        options = dict(lam=lam, tol=tol, max_iter=max_iter, check_every=check_every)
+        return torch.stack([sinkhorn(problem, **options) for problem in cost])
     num_rows, num_cols = cost.shape
     log_kernel = lam * (cost.amin(1, keepdim=True) - cost)
     log_beta = log_kernel.new_full((num_cols,), -math.log(num_cols))

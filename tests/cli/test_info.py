@@ -17,6 +17,7 @@ def test_report_names_versions_devices_and_every_operator():
     assert "not installed" in text or "faiss" in text
     assert ("no device visible" in text) == (not torch.cuda.is_available())
     rows = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.startswith("  ")}
+    assert {"salcr._C", "salcr._cuda"} <= set(rows)
     for operator in (name for name in ops.__all__ if not isinstance(getattr(ops, name), type)):
         assert "reference" in rows[operator]
     assert not torch.cuda.is_initialized() or torch.cuda.is_available()

@@ -110,6 +110,17 @@ def test_every_truncation_is_noticed(tmp_path):
             checkpoint.load(path)
 
 
+def test_a_flipped_bit_is_noticed(tmp_path):
+    path = tmp_path / "epoch_0000.pt"
+    checkpoint.save_atomically({"weight": torch.full((500,), 0.7)}, path)
+    whole = path.read_bytes()
+    data = whole.index(torch.full((4,), 0.7).numpy().tobytes())
+    for at in (data, data + 777, data + 1999):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 16]) + whole[at + 1 :])
+        with pytest.raises(ValueError, match=r"not a readable checkpoint: the checksum of .*data/0 is wrong"):
+            checkpoint.load(path)
+
+
 def test_after_two_damaged_ones_new_ones_of_earlier_epochs_are_kept(tmp_path):
     for epoch in (6, 7):
         checkpoint.save_epoch(tmp_path, epoch, state(epoch)).write_bytes(b"damaged")

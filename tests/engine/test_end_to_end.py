@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -96,7 +97,9 @@ def test_training_prints_a_table_and_plain_lines(runs):
         assert figures.keys() == {"rank-1", "rank-5", "rank-10", "rank-20", "mAP", "mINP", "cmfp", "aim"}
         row = next(row for row in rows if row[:2] == [protocol, "SALCR"])
         assert row[2:5] == [f"{figures[key]:.2f}" for key in ("rank-1", "mAP", "mINP")]
-    assert out.endswith(f"run folder: {whole}\n")
+    *_, shares, folder = out.splitlines()
+    assert folder == f"run folder: {whole}"
+    assert re.fullmatch(r"cross-label accuracy \(ot\): visible to infrared [\d.]+, infrared to visible [\d.]+", shares)
     assert [line.split(":")[0] for line in err.splitlines() if line.startswith("epoch")] == [
         "epoch 0 (stage 1)",
         "epoch 1 (stage 1)",

@@ -16,6 +16,7 @@ def test_a_new_folder_comes_with_its_parents(tmp_path):
     run = RunFolder(tmp_path / "runs/a")
     assert run.checkpoints.is_dir()
     assert not run.config.exists() and not run.metrics.exists() and not run.summary.exists()
+    assert run.read_metrics() == []
     RunFolder(str(tmp_path / "runs/a"))  # again, and by a string
 
 

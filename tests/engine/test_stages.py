@@ -177,7 +177,7 @@ def random_sides(generator, counts=(40, 30), clusters=(4, 3)):
     return sides, labels
 
 
-@pytest.mark.parametrize("association", ["ot", "hungarian"])
+@pytest.mark.parametrize("association", ["ot", "hungarian", "graph"])
 def test_noise_takes_no_part_in_association(generator, association):
     sides, labels = random_sides(generator)
     found = cross_labels(sides, labels, k=5, association=association)

@@ -12,12 +12,14 @@ from PIL import Image
 from salcr import ops
 from salcr.engine import checkpoint, load_config, single_stage, stage_one, stage_two, train
 from salcr.engine import trainer as engine
+from salcr.engine.demo import cross_label_line
 from salcr.engine.evaluation import evaluate_checkpoint
 from salcr.engine.pseudo_labels import ClusteringError
 from salcr.engine.run_folder import RunFolder
 from salcr.engine.steps import NonFiniteLoss
 from salcr.engine.trainer import Trainer
 from salcr.models import SALCRNetwork
+from salcr.objectives import association, register_association
 from tests.engine.tree import tiny, write_tree
 
 STAGE_ONE = {"visible", "augmented", "infrared"}
@@ -247,15 +249,46 @@ def test_lambda_weighs_the_refinement(from_stage_one, tmp_path):
     assert one["loss"]["part_instance"] > 0
 
 
-def test_both_associations(from_stage_one, tmp_path):
-    for name in ("ot", "hungarian"):
+def test_associations_of_any_name(from_stage_one, tmp_path, monkeypatch):
+    """The three that come with the package, and one of the user's."""
+    monkeypatch.setattr(association, "_STRATEGIES", dict(association._STRATEGIES))
+    seen = []
+
+    def nearest(state):
+        seen.append(state)
+        return tuple(
+            torch.cdist(x, y).argmin(1)
+            for x, y in ((state.visible, state.infrared_centroids), (state.infrared, state.visible_centroids))
+        )
+
+    register_association("nearest", nearest)
+    records = {}
+    for name in ("ot", "hungarian", "graph", "nearest"):
         train(from_stage_one(f"dagi.association={name}"), tmp_path / name)
-        (record,) = metrics(tmp_path / name)
-        assert 0 <= record["cross_accuracy"]["visible_to_infrared"] <= 1
-        assert 0 <= record["cross_accuracy"]["infrared_to_visible"] <= 1
-    one, other = (metrics(tmp_path / name)[0] for name in ("ot", "hungarian"))
-    assert one["loss"]["global"] != other["loss"]["global"]
-    assert one["visible"] == other["visible"]
+        (records[name],) = metrics(tmp_path / name)
+        shares = records[name]["cross_accuracy"]
+        assert shares.keys() == {"visible_to_infrared", "infrared_to_visible"}
+        assert all(0 <= share <= 1 for share in shares.values())
+        assert cross_label_line(tmp_path / name) == (
+            f"cross-label accuracy ({name}): visible to infrared {100 * shares['visible_to_infrared']:.1f}, "
+            f"infrared to visible {100 * shares['infrared_to_visible']:.1f}"
+        )
+    assert len(seen) == 1 and len(seen[0].visible) == len(seen[0].visible_labels)
+    assert records["ot"]["loss"]["global"] != records["hungarian"]["loss"]["global"]
+    assert records["ot"]["visible"] == records["graph"]["visible"]
+
+
+def test_an_unknown_association_ends_a_run_before_it_starts(from_stage_one, tree, tmp_path):
+    with pytest.raises(ValueError, match="association must be one of ot, hungarian, graph, got 'best'"):
+        train(from_stage_one("dagi.association=best"), tmp_path / "run")
+    assert not (tmp_path / "run/config.yaml").exists()
+
+
+def test_a_checkpoint_is_evaluated_without_its_association(stage_one_run):
+    folder, summary = stage_one_run
+    path = folder / "checkpoints/epoch_0000.pt"
+    assert evaluate_checkpoint(path, ["dagi.association=of_another_program"]) == summary["final"]
+    assert cross_label_line(folder) == ""
 
 
 def test_fewer_clusters_than_slots(tree, tmp_path):

@@ -66,13 +66,28 @@ def row_cases(arch):
     yield "sets", "index_sets", "sets_kernel", sets, dict(W=64, BLOCK=16), one
 
 
+ONES = ("num_rows", "banks", "wide", "tiles", "samples", "classes", "out_wide", "needed", "k", "columns", "width")
+
+
+def odd_cases(arch):
+    """A launch turns an integer of 1 into a constant; a width that no tile divides is masked."""
+    for name, module, kernel, types, constexprs, options in row_cases(arch):
+        ones = {n: 1 for n in ONES if n in types and n not in constexprs}
+        yield f"ones-{name}", module, kernel, types, constexprs | ones, options
+    for name, module, kernel, types, constexprs, options in product_cases(arch):
+        if "EVEN" in constexprs:
+            yield f"odd-{name}", module, kernel, types, constexprs | dict(EVEN=False, num_rows=1), options
+
+
 CASES = [(arch, *case) for arch in ARCHITECTURES for cases in (product_cases, row_cases) for case in cases(arch)]
+CASES += [(90, *case) for case in odd_cases(90)]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"sm_{case[0]}-{case[1]}")
 def test_no_spills_and_shared_memory_fits(case):
     arch, _, module, name, signature, constexprs, options = case
     kernel = getattr(importlib.import_module(f"salcr.kernels.{module}"), name)
-    used = compile_for(kernel, signature, constexprs, arch, aligned=SIZES, **options)
+    aligned = SIZES if constexprs.get("EVEN", True) else ()
+    used = compile_for(kernel, signature, constexprs, arch, aligned=aligned, **options)
     assert used.spills == 0, used
     assert used.shared <= SHARED_LIMIT[arch], used

@@ -17,11 +17,11 @@ PARTS, WIDTH, SAMPLES, CLUSTERS, IMAGES = 3, 24, 6, (5, 4), (70, 50)
 class Step:
     """The objective of an epoch and one batch, as the trainer has them."""
 
-    def __init__(self, seed, dtype=torch.float32):
+    def __init__(self, seed, dtype=torch.float32, device="cpu"):
         self.generator = generator = torch.Generator().manual_seed(seed)
 
         def unit(*shape):
-            return F.normalize(torch.randn(*shape, generator=generator, dtype=dtype), dim=-1)
+            return F.normalize(torch.randn(*shape, generator=generator, dtype=dtype), dim=-1).to(device)
 
         self.images = [(unit(n, WIDTH), unit(PARTS, n, WIDTH)) for n in IMAGES]
         self.objective = StageTwoObjective(
@@ -32,15 +32,30 @@ class Step:
         )
         base = torch.randn(SAMPLES, WIDTH, generator=generator, dtype=dtype)
         noise = 0.4 * torch.randn(PARTS + 1, 3, 3 * SAMPLES, WIDTH, generator=generator, dtype=dtype)
-        self.features = TrainingFeatures(base.repeat(3, 1) + noise[0, 0], base.repeat(3, 1) + noise[1:])
+        rows = base.repeat(3, 1) + noise
+        self.features = TrainingFeatures(rows[0, 0].to(device), rows[1:].to(device))
         for x in self.features:
             x.requires_grad_()
         sides = (0, 1, 1, 0)
-        self.labels = CrossLabels(*(torch.randint(CLUSTERS[s], (SAMPLES,), generator=generator) for s in sides))
+        labels = (torch.randint(CLUSTERS[s], (SAMPLES,), generator=generator) for s in sides)
+        self.labels = CrossLabels(*(y.to(device) for y in labels))
 
     def memories(self):
         dagi, fgsal = self.objective.dagi, self.objective.fgsal
         return [memory.rows for memory in (dagi.visible, dagi.infrared, fgsal.a, fgsal.b, fgsal.c, fgsal.e)]
+
+    def loss(self, features, labels):
+        return total(self.objective.losses(features, self.objective.queries(features, labels)))
+
+    def orders(self):
+        """What the objective draws for its updates."""
+        numbers = (torch.randperm(n * SAMPLES, generator=self.generator) for n in (3, 6, 6, 3, 3))
+        return [order.to(self.features.f.device) for order in numbers]
+
+    @torch.no_grad()
+    def update_(self, features, labels, order, *orders):
+        self.objective.dagi.update_(features.f, labels, order)
+        self.objective.fgsal.update_(self.objective.queries(features, labels).parts, orders)
 
     def run(self):
         """Loss, gradients and updated memories."""
@@ -66,9 +81,8 @@ def run_published(step):
     rows, labels = [x.clone() for x in step.memories()], tuple(step.labels)
     loss = published.stage_two_loss(*step.features, labels, rows[:2], rows[2:], step.images, k=20)
     gradients = torch.autograd.grad(loss, step.features)
-    orders = [torch.randperm(n * SAMPLES, generator=step.generator) for n in (3, 6, 6, 3, 3)]
     with torch.no_grad():
-        published.stage_two_update_(*step.features, labels, rows[:2], rows[2:], orders)
+        published.stage_two_update_(*step.features, labels, rows[:2], rows[2:], step.orders())
     return loss, *gradients, *rows
 
 
@@ -89,23 +103,79 @@ def test_few_operators_are_dispatched(seed):
     assert not any(word in name for name in counter.names for word in ("item", "local_scalar", "nonzero"))
 
 
-def test_it_compiles_whole(seed):
-    step, plain = Step(seed), Step(seed)
-    losses, queries = step.objective.losses, step.objective.queries
+def test_gradients_are_finite_differences(seed):
+    """Along random directions; sets and neighbours do not change within so small a step."""
+    step = Step(seed, torch.float64)
+    gradients = torch.autograd.grad(step.loss(step.features, step.labels), step.features)
+    for _ in range(4):
+        way = [torch.randn(x.shape, generator=step.generator, dtype=x.dtype) for x in step.features]
+        there, back = (
+            step.loss(
+                TrainingFeatures(*(x.detach() + h * w for x, w in zip(step.features, way, strict=True))), step.labels
+            )
+            for h in (1e-6, -1e-6)
+        )
+        slope = sum((g * w).sum() for g, w in zip(gradients, way, strict=True))
+        torch.testing.assert_close((there - back) / 2e-6, slope, rtol=1e-6, atol=1e-6)
 
-    def loss(features, labels):
-        return total(losses(features, queries(features, labels)))
 
-    def update_(features, labels, order, orders):
-        step.objective.dagi.update_(features.f, labels, order)
-        step.objective.fgsal.update_(queries(features, labels).parts, orders)
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
 
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_it_compiles_whole(seed, device):
+    step, plain = Step(seed, device=device), Step(seed, device=device)
     torch._dynamo.reset()
-    loss, update_ = (torch.compile(f, fullgraph=True, backend="aot_eager") for f in (loss, update_))
+    loss, update_ = (torch.compile(f, fullgraph=True, backend="aot_eager") for f in (step.loss, step.update_))
     value = loss(step.features, step.labels)
     gradients = torch.autograd.grad(value, step.features)
-    order, *orders = (torch.randperm(n * SAMPLES, generator=step.generator) for n in (3, 6, 6, 3, 3))
-    with torch.no_grad():
-        update_(step.features, step.labels, order, orders)
+    update_(step.features, step.labels, *step.orders())
     for x, expected in zip((value, *gradients, *step.memories()), plain.run(), strict=True):
         torch.testing.assert_close(x, expected)
+
+
+@pytest.mark.cuda
+def test_a_cuda_graph_replays_it_whole(seed):
+    """Losses, gradients and updates of two batches by one captured graph, as without it."""
+    plain, step, other = (Step(n, device="cuda") for n in (seed, seed, seed + 1))
+    orders = step.orders()
+    start = [x.clone() for x in step.memories()]
+
+    def run(step, orders):
+        value = step.loss(step.features, step.labels)
+        gradients = torch.autograd.grad(value, step.features)
+        step.update_(step.features, step.labels, *orders)
+        return value, *gradients
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        run(step, orders)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = run(step, orders)
+    for memory, rows in zip(step.memories(), start, strict=True):
+        memory.copy_(rows)
+    for batch in (step, other):
+        for mine in (step, plain):
+            with torch.no_grad():
+                for x, y in zip((*mine.features, *mine.labels), (*batch.features, *batch.labels), strict=True):
+                    x.copy_(y)
+        graph.replay()
+        expected = run(plain, orders)
+        for x, y in zip((*found, *step.memories()), (*expected, *plain.memories()), strict=True):
+            assert torch.equal(x, y)
+
+
+@pytest.mark.cuda
+def test_it_never_waits_for_the_device(seed):
+    step = Step(seed, device="cuda")
+    orders = step.orders()
+    for mode in ("default", "error"):  # compiled in the first round
+        torch.cuda.set_sync_debug_mode(mode)
+        try:
+            torch.autograd.grad(step.loss(step.features, step.labels), step.features)
+            step.update_(step.features, step.labels, *orders)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")

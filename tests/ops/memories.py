@@ -1,10 +1,17 @@
-"""Random memories and sets, and the budget of DESIGN section 4 for a backend's value and gradient."""
+"""Random memories and sets, and what DESIGN section 4 asks of any backend of the memory operators, as assertions."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 
 from salcr import ops, reference
+from salcr.ops._backends import missing
 from tests.ops.contract import assert_within_budget
+
+CPU_BACKENDS = [
+    "reference",
+    pytest.param("cpu", marks=pytest.mark.skipif(bool(missing("cpu")), reason=str(missing("cpu")))),
+]
 
 
 def unit(generator, *shape):
@@ -29,13 +36,143 @@ def evaluate(function, features, *arguments, **options):
 
 def check(impl, name, features, memory, *arguments, **options):
     """Value and gradient of ``ops.name`` within the budget of eager PyTorch; on a GPU also the same bits twice."""
+    for one in compare(impl, name, features, memory, *arguments, **options):
+        assert_within_budget(*one)
+
+
+def compare(impl, name, features, memory, *arguments, **options):
+    """(got, exact, eager) of the value, and of the gradient."""
     plain, fused = getattr(reference, name), getattr(ops, name)
     wide = {k: x.double() if isinstance(x, torch.Tensor) else x for k, x in options.items()}
     exact = evaluate(plain, features.double(), memory.double(), *arguments, **wide)
     eager = evaluate(plain, features, memory, *arguments, **options)
     got = evaluate(fused, features, memory, *arguments, impl=impl, **options)
-    for x, e, b in zip(got, exact, eager, strict=True):
-        assert_within_budget(x, e, b)
     if features.is_cuda:
         again = evaluate(fused, features, memory, *arguments, impl=impl, **options)
         assert all(map(torch.equal, got, again))
+    return list(zip(got, exact, eager, strict=True))
+
+
+def random_memory(generator, lead, rows, columns, width, dtype):
+    """Features and a memory of unit rows."""
+    features = torch.randn(*lead, rows, width, generator=generator).to(dtype)
+    return features, unit(generator, *lead, columns, width).to(dtype)
+
+
+def check_contrasts(impl, generator, *shape_and_dtype, draws):
+    """Both contrasts, every reduction, targets and sets of each part and shared by all.
+
+    The errors of ``draws`` problems are taken together: those of one small loss are a matter of luck.
+    """
+    assert_together([compare_contrasts(impl, generator, *shape_and_dtype) for _ in range(draws)])
+
+
+def compare_contrasts(impl, generator, lead, rows, columns, width, dtype):
+    features, memory = random_memory(generator, lead, rows, columns, width, dtype)
+    targets = torch.randint(-1, columns, (*lead, rows), generator=generator)
+    found = []
+    for reduction in ("mean", "sum", "none"):
+        options = dict(reduction=reduction, temperature=0.1)
+        found += compare(impl, "cluster_contrast", features, memory, targets, **options)
+    found += compare(impl, "cluster_contrast", features, memory, targets[0] if lead else targets)
+    if columns == 1:
+        return found  # a set of all rows is a difference of equal numbers: check_one_class_and_ignored_rows
+    _, lse, pull = ops.instance_search(features, memory, 5, impl=impl)
+    for wide, known in ((1, {}), (12, {}), (12, dict(lse=lse)), (12, dict(lse=lse, pull=pull))):
+        positives = random_sets(generator, lead, rows, columns, wide)
+        found += compare(impl, "set_contrast", features, memory, positives, **known)
+    positives = positives[0] if lead else positives
+    return found + compare(impl, "set_contrast", features, memory, positives, temperature=0.5)
+
+
+def check_search(impl, generator, lead, rows, columns, width, k, *, draws):
+    """Neighbours as in float64, numbers within the budget; ``draws`` as in :func:`check_contrasts`."""
+    found = []
+    for _ in range(draws):
+        features, memory = random_memory(generator, lead, rows, columns, width, torch.float32)
+        exact = reference.instance_search(features.double(), memory.double(), k)
+        eager = reference.instance_search(features, memory, k)
+        got = ops.instance_search(features, memory, k, impl=impl)
+        assert torch.equal(got[0], exact[0])
+        found.append(list(zip(got[1:], exact[1:], eager[1:], strict=True)))
+        alone = ops.instance_neighbors(features, memory, k, impl=impl)
+        assert torch.equal(alone[0], got[0]) and torch.equal(alone[1], got[1])
+    assert_together(found)
+
+
+def assert_together(problems):
+    """The errors of several problems, each a list of (got, exact, eager), taken together."""
+    for same in zip(*problems, strict=True):
+        assert_within_budget(*(torch.stack(x) for x in zip(*same, strict=True)))
+
+
+def check_ties(impl, generator):
+    """Whole numbers, whose products are exact: every copy of a row ties with it, near to it and far from it."""
+    memory = torch.randint(-1, 2, (80, 4), generator=generator).float()
+    features = F.one_hot(torch.arange(4)).float()
+    for k in (1, 40, 79, 80, 100):
+        expected = reference.instance_neighbors(features, memory, k)[0]
+        assert torch.equal(ops.instance_neighbors(features, memory, k, impl=impl)[0], expected)
+    same = memory[:1].expand(60, 4).contiguous()
+    assert (ops.instance_neighbors(features, same, 59, impl=impl)[0] == -1).all()
+
+
+def check_one_class_and_ignored_rows(impl, generator):
+    features, targets = torch.randn(2, 3, 7, generator=generator), torch.zeros(2, 3, dtype=torch.int64)
+    for memory, y in ((unit(generator, 2, 1, 7), targets), (unit(generator, 2, 5, 7), targets - 1)):
+        loss, gradient = evaluate(ops.cluster_contrast, features, memory.float(), y, impl=impl)
+        assert loss == 0 and not gradient.any()
+        loss, gradient = evaluate(ops.set_contrast, features, memory.float(), y.unsqueeze(-1), impl=impl)
+        assert loss.abs() < 1e-5 and gradient.abs().max() < 1e-4
+
+
+def check_one_row(impl, generator):
+    """A row alone and the same row among others."""
+    features, memory = random_memory(generator, (), 5, 33, 7, torch.float32)
+    positives = random_sets(generator, (), 5, 33, 4)
+    positives[2, 0] = 7
+    options = dict(impl=impl, temperature=0.1)
+    search = ops.instance_search(features, memory, 4, **options)
+    for x, y in zip(ops.instance_search(features[2:3], memory, 4, **options), search, strict=True):
+        torch.testing.assert_close(x, y[2:3])
+    for name, of_rows in (("cluster_contrast", positives[:, 0].clamp_min(0)), ("set_contrast", positives)):
+        alone = evaluate(getattr(ops, name), features[2:3], memory, of_rows[2:3], **options)
+        others = torch.where(torch.arange(5).view(-1, *[1] * (of_rows.ndim - 1)) == 2, of_rows, -1)
+        among = evaluate(getattr(ops, name), features, memory, others, **options)
+        torch.testing.assert_close(alone, (among[0], among[1][2:3]))
+
+
+def check_strided(impl, generator):
+    """Transposed features and memory, rows that do not start at a multiple of 16 bytes, targets out of a table."""
+    features = torch.randn(20, 9, generator=generator).mT
+    memory = unit(generator, 20, 15).float().mT
+    wide = torch.randint(0, 15, (9, 2), generator=generator)
+    check(impl, "cluster_contrast", features, memory, wide[:, 1])
+    check(impl, "set_contrast", features[:, 1:], memory[:, 1:], wide.sort(-1).values[:, :1])
+    features, memory = random_memory(generator, (), 9, 15, 20, torch.float32)
+    shifted = (torch.cat([x.new_zeros(1), x.flatten()])[1:].view_as(x) for x in (features, memory))
+    found = (evaluate(ops.cluster_contrast, *rows, wide[:, 0], impl=impl) for rows in ((features, memory), shifted))
+    assert all(map(torch.equal, *found))
+
+
+def check_extremes(impl, generator):
+    """Temperatures near 0 and large, a row of zeros, and a row of NaN, which stays in its own row."""
+    features, memory = random_memory(generator, (), 13, 90, 8, torch.float32)
+    features[1] = 0
+    targets = torch.randint(90, (13,), generator=generator)
+    for temperature in (1e-4, 10.0):
+        options = dict(temperature=temperature, impl=impl)
+        check(impl, "cluster_contrast", features[::2], memory, targets[::2], reduction="none", temperature=temperature)
+        value, gradient = evaluate(ops.cluster_contrast, features, memory, targets, **options)
+        assert torch.isfinite(value) and torch.isfinite(gradient).all()
+        assert all(torch.isfinite(x).all() for x in ops.instance_search(features, memory, 3, **options))
+    clean = ops.instance_search(features, memory, 3, impl=impl)
+    features[1] = torch.nan
+    spoilt = ops.instance_search(features, memory, 3, impl=impl)
+    assert spoilt[1][1].isnan() and spoilt[2][1].isnan().all() and (spoilt[0][1] == -1).all()
+    assert all(torch.equal(x[::2], y[::2]) for x, y in zip(clean, spoilt, strict=True))
+    losses, gradient = evaluate(ops.cluster_contrast, features, memory, targets, reduction="none", impl=impl)
+    assert losses.isnan().nonzero().tolist() == [[1]] and torch.isfinite(gradient[::2]).all()
+    targets[1] = -1
+    loss, gradient = evaluate(ops.cluster_contrast, features, memory, targets, impl=impl)
+    assert torch.isfinite(loss) and torch.isfinite(gradient[::2]).all()

@@ -5,11 +5,7 @@ import torch.nn.functional as F
 from salcr import ops, reference
 from salcr.ops._backends import missing
 from tests.ops.contract import assert_compiles, assert_operator_contract, assert_within_budget
-
-CPU_BACKENDS = [
-    "reference",
-    pytest.param("cpu", marks=pytest.mark.skipif(bool(missing("cpu")), reason=str(missing("cpu")))),
-]
+from tests.ops.memories import CPU_BACKENDS
 
 
 def problem(generator, banks=None, samples=23, classes=7, width=19, dtype=torch.float32):
@@ -104,12 +100,14 @@ def test_sum_of_contrasts(generator, banks):
         ops.cluster_contrast_sum(features, (memory, other[..., 1:]), (targets, other_targets))
 
 
-def test_contrast_gradcheck(generator):
+@pytest.mark.parametrize("impl", CPU_BACKENDS)
+def test_contrast_gradcheck(generator, impl):
     features, memory, targets = problem(generator, banks=2, samples=4, classes=3, width=5, dtype=torch.float64)
     features.requires_grad_()
     for reduction in ("mean", "sum", "none"):
         assert torch.autograd.gradcheck(
-            lambda x, r=reduction: ops.cluster_contrast(x, memory, targets, temperature=0.5, reduction=r), features
+            lambda x, r=reduction: ops.cluster_contrast(x, memory, targets, temperature=0.5, reduction=r, impl=impl),
+            features,
         )
 
 
@@ -184,24 +182,25 @@ def test_autocast_does_not_reach_inside(generator):
     assert got.dtype == torch.float32 and torch.equal(got, expected)
 
 
-def test_contract(generator):
+@pytest.mark.parametrize("impl", CPU_BACKENDS)
+def test_contract(generator, impl):
     features, memory, targets = problem(generator, banks=2)
     order = torch.randperm(features.shape[1], generator=generator)
     loss, lse = torch.ones(()), torch.full(features.shape[:-1], 20.0)
     assert_operator_contract(
         torch.ops.salcr.cluster_contrast,
-        (features, memory, targets, 0.05, "mean", "auto"),
-        (features[0], memory[0], targets[0], 0.05, "none", "auto"),
+        (features, memory, targets, 0.05, "mean", impl),
+        (features[0], memory[0], targets[0], 0.05, "none", impl),
     )
     assert_operator_contract(
-        torch.ops.salcr.cluster_contrast_backward, (loss, features, memory, targets, lse, 0.05, "mean", "auto")
+        torch.ops.salcr.cluster_contrast_backward, (loss, features, memory, targets, lse, 0.05, "mean", impl)
     )
     several = [memory, memory[:, :3].contiguous()], [targets, targets[0].clamp_max(2)]
-    assert_operator_contract(torch.ops.salcr.cluster_contrast_sum, (features, *several, 0.05, "auto"))
+    assert_operator_contract(torch.ops.salcr.cluster_contrast_sum, (features, *several, 0.05, impl))
     assert_operator_contract(
-        torch.ops.salcr.cluster_contrast_sum_backward, (loss, features, *several, [lse, lse], 0.05, "auto")
+        torch.ops.salcr.cluster_contrast_sum_backward, (loss, features, *several, [lse, lse], 0.05, impl)
     )
-    assert_operator_contract(torch.ops.salcr.update_cluster_memory_, (memory, features, targets, 0.1, order, "auto"))
+    assert_operator_contract(torch.ops.salcr.update_cluster_memory_, (memory, features, targets, 0.1, order, impl))
 
 
 def test_compiles(generator):

@@ -151,3 +151,17 @@ def test_bad_arguments_are_named(arguments, error, message):
 def test_large_finite_features_are_no_error():
     features = torch.full((6, 8), 3e38)
     assert salcr.cluster(features, eps=0.5).shape == (6,)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("noise", [0.1, 0.6])
+def test_labels_of_the_kernels(generator, noise, dtype):
+    """From features to labels on the device. Inner products are exact, so that no search can order them otherwise."""
+    features = people(generator, 3000, noise).sign().to(dtype)
+    distances, eps = reference.jaccard_distance(features), 0.6
+    while not clear_of(distances, eps):
+        eps += 3e-5
+    for _ in range(2):
+        got = ops.cluster(features.cuda(), eps=eps, impl="triton")
+        assert torch.equal(got.cpu(), scikit_learn(distances, eps))

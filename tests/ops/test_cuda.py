@@ -131,7 +131,7 @@ TABLE: dict[str, list[Row]] = {
         Row((normal(23, 19), unit(36, 19), sets(23, width=12)), gradients=(0,)),
         Row((normal(3, 23, 40), unit(3, 300, 40), sets(3, 23, width=20)), dict(temperature=0.1), (0,)),
     ],
-    "sinkhorn": [Row((lambda g: torch.rand(40, 9, generator=g),))],
+    "sinkhorn": [Row((lambda g: torch.rand(40, 9, generator=g),)), Row((lambda g: torch.rand(3, 20, 9, generator=g),))],
     "unite_sets": [Row((sets(2, 30, width=12),) * 3), Row((sets(30, width=12), sets(30, width=5)))],
     "update_cluster_memory_": [
         Row((unit(7, 19), normal(40, 19), integers(-1, 7, 40))),

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from sklearn.cluster import DBSCAN
 
 from salcr import ops, reference
+from tests.ops.label_problems import KINDS, check_labels, images
 
 
 def sparse(distances, keep):
@@ -117,15 +118,11 @@ def test_extremes(impl):
     assert ops.dbscan(sparse(nothing, nothing < 0), eps=0.5, min_samples=1, impl=impl).tolist() == [0, 1, 2]
 
 
-@pytest.mark.parametrize("shape", ["path", "star", "forest"])
-@pytest.mark.parametrize("threads", [1, 4])
-def test_long_components(rng, monkeypatch, shape, threads):
-    """Components as deep as union-find can make them, in random order of points, on several threads."""
+def long_components(rng, shape, count=20000):
+    """Components as deep as union-find can make them, in random order of points, and their labels."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    count = 20000
     child = np.arange(1, count)
     parent = {"path": child - 1, "star": np.zeros_like(child), "forest": rng.integers(0, child)}[shape]
     keep = rng.random(count - 1) < (0.99 if shape == "forest" else 1)
@@ -138,8 +135,18 @@ def test_long_components(rng, monkeypatch, shape, threads):
         graph = torch.sparse_csr_tensor(*pieces, size=edges.shape)
     component = connected_components(edges, directed=False)[1]
     _, first, inverse = np.unique(component, return_index=True, return_inverse=True)
-    expected = np.argsort(np.argsort(first))[inverse]
-    assert ops.dbscan(graph, eps=0.5, min_samples=1, impl="cpu").tolist() == expected.tolist()
+    return graph, torch.from_numpy(np.argsort(np.argsort(first))[inverse])
+
+
+SHAPES = ("path", "star", "forest")
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("threads", [1, 4])
+def test_long_components(rng, monkeypatch, shape, threads):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    graph, expected = long_components(rng, shape)
+    assert torch.equal(ops.dbscan(graph, eps=0.5, min_samples=1, impl="cpu"), expected)
 
 
 @pytest.mark.parametrize("bad", ["column", "negative column", "pointer", "descent"])
@@ -172,3 +179,31 @@ def test_a_broken_sparse_matrix_is_refused(bad):
 def test_bad_arguments_are_named(arguments, error, message):
     with pytest.raises(error, match=message):
         ops.dbscan(**(dict(distances=torch.zeros(2, 2), eps=0.5) | arguments))
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("eps", [0.3, 0.6])
+@pytest.mark.parametrize("kind", KINDS)
+def test_labels_of_the_kernels(generator, kind, eps):
+    for rows, min_samples in ((1, 1), (2, 4), (40, 2), (1500, 4)):
+        check_labels(images(generator, kind, rows).cuda(), 20, 6, eps, min_samples)
+
+
+@pytest.mark.cuda
+def test_kernels_on_small_matrices(rng):
+    for _ in range(150):
+        count, eps, min_samples = int(rng.integers(1, 15)), float(rng.choice([0.2, 0.3, 0.5])), int(rng.integers(1, 6))
+        distances = torch.from_numpy(rng.integers(0, 7, (count, count)) / 10).float()
+        distances = torch.minimum(distances, distances.T)
+        expected = scikit_learn(distances, eps, min_samples)
+        graph = sparse(distances, (distances <= torch.tensor(eps)).fill_diagonal_(True))
+        for same in (distances, distances.double(), graph):
+            got = ops.dbscan(same.cuda(), eps=eps, min_samples=min_samples, impl="triton")
+            assert torch.equal(got.cpu(), expected)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("shape", SHAPES)
+def test_long_components_of_the_kernels(rng, shape):
+    graph, expected = long_components(rng, shape, 200_000)
+    assert torch.equal(ops.dbscan(graph.cuda(), eps=0.5, min_samples=1, impl="triton").cpu(), expected)

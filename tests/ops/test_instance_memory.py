@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from salcr import ops, reference
 from salcr.reference import instance_memory
 from tests.ops.contract import assert_compiles, assert_operator_contract, assert_within_budget
+from tests.ops.memories import CPU_BACKENDS
 
 
 def problem(generator, banks=None, samples=17, size=40, width=11, wide=6, dtype=torch.float32):
@@ -168,11 +169,11 @@ def test_blocks_change_nothing(generator, monkeypatch, block):
     loss = reference.set_contrast(whole, memory, positives)
     monkeypatch.setattr(instance_memory, "_BLOCK", block)
     features.requires_grad_()
-    indices, lse, pull = ops.instance_search(features, memory, 4)
+    indices, lse, pull = ops.instance_search(features, memory, 4, impl="reference")
     for p in range(2):
         assert as_sets(indices[p]) == neighbors_by_hand(features[p], memory[p], 4)
     for known in ((None, None), (lse, None), (lse, pull)):
-        got = ops.set_contrast(features, memory, positives, lse=known[0], pull=known[1])
+        got = ops.set_contrast(features, memory, positives, lse=known[0], pull=known[1], impl="reference")
         torch.testing.assert_close(got, loss)
         torch.testing.assert_close(
             torch.autograd.grad(got, features), torch.autograd.grad(loss, whole, retain_graph=True)
@@ -199,31 +200,32 @@ def test_error_budget(generator, dtype):
             assert_within_budget(got, e, b)
 
 
-def test_gradcheck(generator):
+@pytest.mark.parametrize("impl", CPU_BACKENDS)
+def test_gradcheck(generator, impl):
     features, memory, positives = problem(generator, banks=2, samples=4, size=7, width=5, wide=3, dtype=torch.float64)
     features.requires_grad_()
+    options = dict(temperature=0.5, impl=impl)
     for rows in (positives, positives[0], torch.full_like(positives, -1)):
-        assert torch.autograd.gradcheck(lambda x, s=rows: ops.set_contrast(x, memory, s, temperature=0.5), features)
+        assert torch.autograd.gradcheck(lambda x, s=rows: ops.set_contrast(x, memory, s, **options), features)
 
 
-def test_contract(generator):
+@pytest.mark.parametrize("impl", CPU_BACKENDS)
+def test_contract(generator, impl):
     features, memory, positives = problem(generator, banks=2)
     salcr, loss = torch.ops.salcr, torch.ones(())
     _, lse, pull = ops.instance_search(features, memory)
     for search in (salcr.instance_neighbors, salcr.instance_search):
-        assert_operator_contract(
-            search, (features, memory, 5, 0.05, "auto"), (features[0], memory[0], 50, 0.05, "auto")
-        )
+        assert_operator_contract(search, (features, memory, 5, 0.05, impl), (features[0], memory[0], 50, 0.05, impl))
     assert_operator_contract(
         salcr.set_contrast,
-        (features, memory, positives, None, 0.05, "auto"),
-        (features, memory, positives[0], lse, 0.05, "auto"),
-        (features[0], memory[0], positives[0], lse[0], 0.05, "auto"),
+        (features, memory, positives, None, 0.05, impl),
+        (features, memory, positives[0], lse, 0.05, impl),
+        (features[0], memory[0], positives[0], lse[0], 0.05, impl),
     )
     assert_operator_contract(
         salcr.set_contrast_backward,
-        (loss, features, memory, positives, lse, None, 0.05, "auto"),
-        (loss, features.mT.contiguous().mT, memory, positives[0], lse, pull, 0.05, "auto"),
+        (loss, features, memory, positives, lse, None, 0.05, impl),
+        (loss, features.mT.contiguous().mT, memory, positives[0], lse, pull, 0.05, impl),
     )
 
 

@@ -6,6 +6,7 @@ import torch
 
 from salcr import ops, reference
 from tests.ops.contract import assert_within_budget
+from tests.ops.label_problems import KINDS, check_graph, images
 
 
 @pytest.fixture(params=["reference", "cpu"])
@@ -212,7 +213,7 @@ def test_the_extension_refuses_what_it_would_read_out_of_bounds(change):
         (dict(k2=0), ValueError, "k2 must be at least 1"),
         (dict(max_distance=-0.1), ValueError, "max_distance must not be negative, got -0.1"),
         (dict(max_distance=float("nan")), ValueError, "max_distance"),
-        (dict(impl="triton"), ValueError, "has the backends"),
+        (dict(impl="cuda"), ValueError, "has the backends"),
     ],
 )
 def test_bad_arguments_are_named(arguments, error, message):
@@ -222,3 +223,22 @@ def test_bad_arguments_are_named(arguments, error, message):
     if arguments.pop("max_distance") == 0.6:
         with pytest.raises(error, match=message):
             ops.jaccard_distance(**arguments)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("max_distance", [0.0, 0.3, 0.6, 0.999, 0.9999999])
+@pytest.mark.parametrize("kind", KINDS)
+def test_graph_of_the_kernels(generator, kind, max_distance):
+    for rows, k1, k2 in ((900, 30, 6), (400, 35, 1), (300, 250, 3), (7, 30, 6), (1, 30, 6)):
+        check_graph(images(generator, kind, rows).cuda(), k1, k2, max_distance)
+
+
+@pytest.mark.cuda
+def test_kernels_that_count_first_or_have_little_scratch(generator, monkeypatch):
+    from salcr.kernels import jaccard, reciprocal
+
+    features = images(generator, "hubs", 500).cuda()
+    check_graph(features, 20, 6, 0.6)
+    monkeypatch.setattr(jaccard, "ROOM", 0)
+    monkeypatch.setattr(reciprocal, "SCRATCH_BYTES", 0)
+    check_graph(features, 20, 6, 0.6)

@@ -153,7 +153,9 @@ def test_threads_do_not_matter(generator, monkeypatch, threads):
 def test_contract(generator):
     x, y = (torch.randn(n, 6, generator=generator) for n in (9, 12))
     assert_operator_contract(
-        torch.ops.salcr.knn, (x, 3, None, "cosine", "auto"), (x.double(), 4, y.double(), "sqeuclidean", "auto")
+        torch.ops.salcr.knn,
+        (x, 3, None, "cosine", "exact", "auto"),
+        (x.double(), 4, y.double(), "sqeuclidean", "exact", "auto"),
     )
     assert_compiles(lambda x: ops.knn(x, 3), (x,), (y,))
 
@@ -171,6 +173,8 @@ def test_contract(generator):
         (dict(queries=torch.tensor([[0.0], [1.0], [torch.nan], [torch.inf]])), ValueError, "queries has NaN.*row 2"),
         (dict(database=torch.full((8, 3), torch.inf)), ValueError, "database has NaN or Inf, first in row 0"),
         (dict(metric="l1"), ValueError, "metric must be one of"),
+        (dict(method="hnsw"), ValueError, "method must be one of exact, faiss-ivf, got 'hnsw'"),
+        (dict(method="faiss-ivf", impl="cpu"), ValueError, "impl='cpu' is a backend of the exact method"),
         (dict(impl="cuda"), ValueError, "has the backends"),
     ],
 )

@@ -1,5 +1,8 @@
 """The kernels of :mod:`salcr.kernels.products` on a GPU; the same without one: tests/kernels."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,9 +10,22 @@ import torch.nn.functional as F
 from tests.ops.contract import assert_within_budget
 from tests.ops.memories import unit
 
-pytestmark = pytest.mark.cuda
+
+@pytest.mark.parametrize("setting", ["tf32", "ieee"])
+def test_tf32_follows_the_flag_of_pytorch_old_or_new(setting):
+    """In processes of their own: PyTorch raises where old and new flags are mixed."""
+    pytest.importorskip("triton")
+    flags = "torch.backends.cuda.matmul"
+    changes = [f"{flags}.allow_tf32 = {setting == 'tf32'}"]
+    if hasattr(torch.backends.cuda.matmul, "fp32_precision"):
+        changes.append(f"{flags}.fp32_precision = {setting!r}")
+    for change in changes:
+        check = f"import torch; from salcr.kernels.products import tf32_allowed; {change}; print(tf32_allowed())"
+        done = subprocess.run([sys.executable, "-W", "error", "-c", check], capture_output=True, text=True)
+        assert done.stdout.strip() == str(setting == "tf32"), done.stderr
 
 
+@pytest.mark.cuda
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(
     ("banks", "rows", "columns", "width"), [(1, 3, 5000, 2048), (3, 131, 4097, 384), (2, 65, 7, 100)]

@@ -6,8 +6,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from salcr import ops, reference
+from salcr.ops import _propagation_blocks
 from salcr.reference.published.propagation import propagate_features as published
 from tests.ops.contract import assert_compiles, assert_operator_contract, assert_within_budget
+
+
+@pytest.fixture(params=["reference", "cpu"])
+def impl(request):
+    return request.param
 
 
 def features(generator, visible=23, infrared=17, width=8, dtype=torch.float64):
@@ -48,72 +54,74 @@ def assert_equal_pairs(got, expected):
 
 
 @pytest.mark.parametrize("k", [1, 3, 8, 17, 20, 23, 1000])
-def test_propagation_is_the_loop(generator, k):
+def test_propagation_is_the_loop(generator, k, impl):
     visible, infrared = features(generator)
-    assert_equal_pairs(ops.propagate_features(visible, infrared, k=k), by_hand(visible, infrared, k))
+    assert_equal_pairs(ops.propagate_features(visible, infrared, k=k, impl=impl), by_hand(visible, infrared, k))
 
 
 @pytest.mark.parametrize("k", [1, 4, 9])
-def test_ties_at_the_kth_value_are_all_kept(generator, k):
+def test_ties_at_the_kth_value_are_all_kept(generator, k, impl):
     visible, infrared = signs(generator, 40), signs(generator, 30)
     similarity = (visible @ infrared.T).sort(descending=True).values
     tied = similarity[:, k - 1] == similarity[:, k]
     assert tied.any() and not tied.all()
-    assert_equal_pairs(ops.propagate_features(visible, infrared, k=k), by_hand(visible, infrared, k))
+    assert_equal_pairs(ops.propagate_features(visible, infrared, k=k, impl=impl), by_hand(visible, infrared, k))
 
 
-def test_a_tie_worked_by_hand():
+def test_a_tie_worked_by_hand(impl):
     visible = torch.tensor([[1.0, 0.0, 0.0]])
     infrared = torch.tensor([[0.6, 0.8, 0.0], [0.6, -0.8, 0.0], [0.6, 0.0, 0.8], [0.0, 1.0, 0.0]])
     for k in (1, 2, 3):  # the three rows at 0.6 come together
-        got, _ = ops.propagate_features(visible, infrared, k=k)
+        got, _ = ops.propagate_features(visible, infrared, k=k, impl=impl)
         torch.testing.assert_close(got, F.normalize(torch.tensor([[1.6, 0.0, 0.8 / 3]])))
 
 
-def test_negative_similarities_get_no_weight(generator):
+def test_negative_similarities_get_no_weight(generator, impl):
     visible = features(generator)[0].abs()
     cones = visible[:20], -visible[3:]
-    got = ops.propagate_features(*cones, k=6)
+    got = ops.propagate_features(*cones, k=6, impl=impl)
     assert_equal_pairs(got, by_hand(*cones, 6))
-    alone, _ = ops.propagate_features(cones[0], torch.zeros_like(cones[1]), k=6)
+    alone, _ = ops.propagate_features(cones[0], torch.zeros_like(cones[1]), k=6, impl=impl)
     torch.testing.assert_close(got[0], alone)
 
 
-def test_duplicates_share_their_weight():
+def test_duplicates_share_their_weight(impl):
     visible = torch.tensor([[2.0, 0.0], [5.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
     infrared = torch.tensor([[0.0, 3.0]] * 4, dtype=torch.float64)
-    got = ops.propagate_features(visible, infrared, k=1)
+    got = ops.propagate_features(visible, infrared, k=1, impl=impl)
     assert_equal_pairs(got, by_hand(visible, infrared, 1))
     assert torch.equal(got[0], torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]], dtype=torch.float64))
 
 
 @pytest.mark.parametrize("sides", [(1, 1), (1, 9), (9, 1)])
-def test_a_single_image_on_a_side(generator, sides):
+def test_a_single_image_on_a_side(generator, sides, impl):
     visible, infrared = features(generator, *sides)
-    assert_equal_pairs(ops.propagate_features(visible, infrared), by_hand(visible, infrared, 30))
+    assert_equal_pairs(ops.propagate_features(visible, infrared, impl=impl), by_hand(visible, infrared, 30))
 
 
-def test_features_that_point_nowhere_are_kept(generator):
+def test_features_that_point_nowhere_are_kept(generator, impl):
     visible, infrared = features(generator)
     visible[4] = 0
-    got, other = ops.propagate_features(visible, infrared, k=5)
+    got, other = ops.propagate_features(visible, infrared, k=5, impl=impl)
     assert not got[4].any() and torch.isfinite(got).all() and torch.isfinite(other).all()
     assert_equal_pairs((got, other), by_hand(visible, infrared, 5))
     zeros = torch.zeros(3, 4)
-    assert all(not side.any() for side in ops.propagate_features(zeros, zeros[:2]))
+    assert all(not side.any() for side in ops.propagate_features(zeros, zeros[:2], impl=impl))
 
 
-def test_an_image_without_any_positive_similarity_keeps_its_own_feature():
+def test_an_image_without_any_positive_similarity_keeps_its_own_feature(impl):
     """Its inner product even with itself underflows to zero, so neither graph gives it a row."""
     visible = torch.tensor([[1e-38, 0.0, 0.0], [0.0, 1.0, 0.0]])
-    got, _ = ops.propagate_features(visible, torch.tensor([[-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]), k=1)
+    got, _ = ops.propagate_features(visible, torch.tensor([[-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]), k=1, impl=impl)
     assert got[0, 0] > 0 and not got[0, 1:].any() and torch.equal(got[1], visible[1])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
-def test_rows_are_of_unit_norm_and_of_the_input_dtype(generator, dtype):
+def test_rows_are_of_unit_norm_and_of_the_input_dtype(generator, dtype, impl):
     visible, infrared = features(generator, dtype=dtype)
-    for got, side in zip(ops.propagate_features(100 * visible, 0.01 * infrared, k=5), (visible, infrared), strict=True):
+    for got, side in zip(
+        ops.propagate_features(100 * visible, 0.01 * infrared, k=5, impl=impl), (visible, infrared), strict=True
+    ):
         assert got.shape == side.shape and got.dtype == dtype
         torch.testing.assert_close(
             got.double().norm(dim=1), torch.ones(len(side), dtype=torch.float64), rtol=1e-2, atol=0
@@ -121,11 +129,11 @@ def test_rows_are_of_unit_norm_and_of_the_input_dtype(generator, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_error_budget(generator, dtype):
+def test_error_budget(generator, dtype, impl):
     visible, infrared = features(generator, 120, 90, 32, dtype)
     exact = reference.propagate_features(visible.double(), infrared.double(), k=9)
     eager = [x.to(dtype) for x in reference.propagate_features(visible.float(), infrared.float(), k=9)]
-    for arguments in zip(ops.propagate_features(visible, infrared, k=9), exact, eager, strict=True):
+    for arguments in zip(ops.propagate_features(visible, infrared, k=9, impl=impl), exact, eager, strict=True):
         assert_within_budget(*arguments)
 
 
@@ -144,12 +152,90 @@ class LargestTensor(TorchDispatchMode):
 @pytest.mark.parametrize("entries", [1, 1000, 4096])
 def test_no_graph_is_held_as_a_whole(generator, monkeypatch, entries):
     visible, infrared = features(generator, 150, 100, 4)
-    whole = ops.propagate_features(visible, infrared, k=5)
+    whole = reference.propagate_features(visible, infrared, k=5)
     monkeypatch.setattr("salcr.reference.propagation.BLOCK_ENTRIES", entries)
     with LargestTensor() as largest:
-        blocked = ops.propagate_features(visible, infrared, k=5)
+        blocked = reference.propagate_features(visible, infrared, k=5)
     assert largest.elements <= max(entries, visible.numel())
     assert_equal_pairs(blocked, whole)
+
+
+def in_tiles(monkeypatch, rows, columns, size=8):
+    monkeypatch.setattr("salcr.ops._propagation_cpp.TILE_ROWS", rows)
+    monkeypatch.setattr("salcr.ops._propagation_cpp.TILE_BYTES", rows * columns * size)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 11), (16, 300), (64, 32)])
+def test_tiles_of_any_shape_give_the_same(generator, monkeypatch, shape):
+    sides = signs(generator, 150), signs(generator, 101)
+    expected = ops.propagate_features(*sides, k=6, impl="reference")
+    in_tiles(monkeypatch, *shape)
+    with LargestTensor() as largest:
+        got = ops.propagate_features(*sides, k=6, impl="cpu")
+    assert largest.elements <= max(shape[0] * shape[1], sides[0].numel())
+    assert_equal_pairs(got, expected)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_rows_with_more_ties_than_places(generator, monkeypatch, order):
+    """200 equal images on either side, met before or after those that are nearer."""
+    in_tiles(monkeypatch, 16, 20)
+    far, near = signs(generator, 1).expand(200, 16), signs(generator, 40)
+    visible, infrared = torch.cat([far, near][::order]), torch.cat([far, near.flip(0)][::order])
+    for k in (1, 5, 50):
+        expected = ops.propagate_features(visible, infrared, k=k, impl="reference")
+        assert_equal_pairs(ops.propagate_features(visible, infrared, k=k, impl="cpu"), expected)
+
+
+def test_repeats_bit_for_bit_with_any_number_of_threads(generator):
+    """Integers, so that the products do not depend on how many threads compute them."""
+    sides = signs(generator, 500), signs(generator, 300)
+    one = ops.propagate_features(*sides, k=7, impl="cpu")
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            for x, y in zip(ops.propagate_features(*sides, k=7, impl="cpu"), one, strict=True):
+                assert torch.equal(x, y)
+    finally:
+        torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("entries", [1, 700, 1 << 20])
+@pytest.mark.parametrize("k", [1, 6, 39, 100])
+def test_the_device_path_is_equal(generator, monkeypatch, k, entries):
+    """Its tensors may as well lie on the CPU: ties, zeros, negative products, blocks of few rows or all."""
+    monkeypatch.setattr("salcr.ops._propagation_blocks.BLOCK_ENTRIES", entries)
+    zero = torch.zeros(2, 16, dtype=torch.float64)
+    pairs = (
+        features(generator, 60, 40),
+        (signs(generator, 50), torch.cat([signs(generator, 30), zero])),
+        (signs(generator, 40), -signs(generator, 30).abs()),
+    )
+    for pair in pairs:
+        found = _propagation_blocks.propagate_features(*pair, k=k)
+        assert_equal_pairs(found, reference.propagate_features(*pair, k=k))
+
+
+def clear_rows(own, other, k=30):
+    """Rows whose k-th and next neighbour in either graph are further apart than rounding."""
+    own, other = F.normalize(own.double()), F.normalize(other.double())
+    gaps = [(own @ side.T).topk(k + 1).values[:, -2:].diff().abs()[:, 0] for side in (own, other)]
+    return torch.stack(gaps).amin(0) > 1e-5
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_on_a_gpu(generator, dtype):
+    visible, infrared = (x.cuda() for x in features(generator, 5000, 3000, 256, dtype))
+    got = ops.propagate_features(visible, infrared, impl="cuda")
+    for x, y in zip(got, ops.propagate_features(visible, infrared, impl="cuda"), strict=True):
+        assert torch.equal(x, y)
+    exact = reference.propagate_features(visible.double(), infrared.double())
+    eager = [x.to(dtype) for x in reference.propagate_features(visible.float(), infrared.float())]
+    for *results, pair in zip(got, exact, eager, ((visible, infrared), (infrared, visible)), strict=True):
+        rows = clear_rows(*pair)
+        assert rows.double().mean() > 0.9
+        assert_within_budget(*(x[rows] for x in results))
 
 
 @pytest.mark.parametrize("k", [1, 6, 100])
@@ -160,11 +246,11 @@ def test_the_published_form_is_equal(generator, k):
     assert_equal_pairs(published(visible, infrared, k=k), reference.propagate_features(visible, infrared, k=k))
 
 
-def test_strided_features_and_no_gradient(generator):
+def test_strided_features_and_no_gradient(generator, impl):
     visible, infrared = features(generator)
-    got = ops.propagate_features(visible.T.contiguous().T.requires_grad_(), infrared, k=4)
+    got = ops.propagate_features(visible.T.contiguous().T.requires_grad_(), infrared, k=4, impl=impl)
     assert not any(x.requires_grad for x in got)
-    assert_equal_pairs(got, ops.propagate_features(visible, infrared, k=4))
+    assert_equal_pairs(got, ops.propagate_features(visible, infrared, k=4, impl=impl))
 
 
 def test_contract(generator):
@@ -192,7 +278,7 @@ def test_compiles(generator):
         ),
         (dict(infrared=torch.tensor([[torch.inf] * 4])), ValueError, "infrared has NaN or Inf, first in row 0"),
         (dict(k=0), ValueError, "k must be positive"),
-        (dict(impl="cuda"), ValueError, "has the backends reference"),
+        (dict(impl="triton"), ValueError, "has the backends cpu, cuda, reference"),
         (dict(impl="faiss"), ValueError, "impl must be one of"),
     ],
 )

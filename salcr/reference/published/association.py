@@ -2,6 +2,28 @@
 
 import torch
 
+from salcr.reference.published.propagation import propagate_features
+
+
+def associate(
+    visible: torch.Tensor,
+    visible_labels: torch.Tensor,
+    infrared: torch.Tensor,
+    infrared_labels: torch.Tensor,
+    *,
+    k: int = 30,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """An epoch's association by optimal transport: labels as :class:`salcr.objectives.CrossLabels` holds them.
+
+    Features are propagated over dense graphs, and both transport plans are dense products.
+    """
+    visible, infrared = propagate_features(visible, infrared, k=k)
+    centroids_v, centroids_r = _centroids(visible, visible_labels), _centroids(infrared, infrared_labels)
+    own_v, own_r = (visible @ centroids_v.T).argmax(1), (infrared @ centroids_r.T).argmax(1)
+    plan_v = sinkhorn(torch.cdist(visible, centroids_r) ** 2)
+    plan_r = sinkhorn(torch.cdist(infrared, centroids_v) ** 2)
+    return own_v, plan_v.argmax(1), own_r, plan_r.argmax(1)
+
 
 def sinkhorn(
     cost: torch.Tensor, *, lam: float = 5.0, tol: float = 0.1, max_iter: int = 500, check_every: int = 10
@@ -47,3 +69,7 @@ def _assign_rows(cost: torch.Tensor) -> torch.Tensor:
     num_rows, num_cols = cost.shape
     _, cols = linear_assignment(torch.cat([cost] * -(-num_rows // num_cols), dim=1))
     return cols % num_cols
+
+
+def _centroids(features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return torch.stack([features[labels == cluster].mean(0) for cluster in range(int(labels.max()) + 1)])

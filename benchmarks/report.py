@@ -1,0 +1,135 @@
+"""``python -m benchmarks.report``: the README's table and the pictures of docs/benchmarks.md, from the records alone.
+
+``--check`` writes nothing and exits with 1 where the README does not say what the records say.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.machine import ROOT
+
+BEGIN, END = "<!-- generated: python -m benchmarks.report -->", "<!-- end of what is generated -->"
+DEVICES = ("cuda", "cpu")
+OURS = ("auto", "cpu", "triton", "cuda")
+BASELINES = ("published", "reference")
+BOUNDS = ("bare_products",)  # no solutions: part of the work alone, for its time
+
+
+def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="only say whether the README is up to date")
+    check = parser.parse_args(arguments).check
+    records = read_records(root)
+    readme, page = root / "README.md", root / "docs" / "benchmarks.md"
+    text = readme.read_text()
+    expected = _filled(text, tables(records))
+    if check:
+        if text != expected:
+            print("README.md differs from benchmarks/results: run python -m benchmarks.report", file=sys.stderr)
+        return int(text != expected)
+    from benchmarks.plots import write_plots
+
+    readme.write_text(expected)
+    names = write_plots(records, read_json(root, "scaling"), page.with_suffix(""))
+    page.write_text(_filled(page.read_text(), "\n".join(f"![{name}](benchmarks/{name})" for name in names)))
+    return 0
+
+
+def _filled(text: str, content: str) -> str:
+    head, _, rest = text.partition(BEGIN)
+    return f"{head}{BEGIN}\n\n{content}\n{END}{rest.partition(END)[2]}"
+
+
+def read_records(root: Path) -> list[dict]:
+    """The records that there are, a GPU's first."""
+    found = (read_json(root, device) for device in DEVICES)
+    return [record for record in found if record is not None]
+
+
+def read_json(root: Path, name: str) -> dict | None:
+    path = root / "benchmarks" / "results" / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def tables(records: Sequence[dict]) -> str:
+    """A table for each record: whole phases, then operators."""
+    return "\n".join(line for record in records for line in _table(record))
+
+
+def summarise(case: dict) -> dict[str, tuple[str, dict] | None]:
+    """Of the variants that have a time: ``baseline`` (as published, else the reference), ``ours`` (the fastest backend)
+    and ``other`` (the fastest of everything else)."""
+    timed = {name: result for name, result in case["variants"].items() if "median_ms" in result}
+
+    def fastest(names: Sequence[str]) -> tuple[str, dict] | None:
+        found = [(name, timed[name]) for name in names if name in timed]
+        return min(found, key=lambda pair: pair[1]["median_ms"], default=None)
+
+    baseline = next(((name, timed[name]) for name in BASELINES if name in timed), None)
+    others = [name for name in timed if name not in (*OURS, *BOUNDS) and (baseline is None or name != baseline[0])]
+    return {"baseline": baseline, "ours": fastest(OURS), "other": fastest(others)}
+
+
+def speed_up(case: dict) -> float | None:
+    """How many times faster than the baseline; None where one of both has no time."""
+    found = summarise(case)
+    if found["baseline"] is None or found["ours"] is None:
+        return None
+    return found["baseline"][1]["median_ms"] / found["ours"][1]["median_ms"]
+
+
+def _table(record: dict) -> list[str]:
+    machine, versions = record["machine"], record["versions"]
+    place = machine["gpu"] if record["device"] == "cuda" else f"{machine['cpu']}, {machine['cores']} cores"
+    busy = f", on a busy machine (load {machine['load']:g})" if machine["load"] > machine["cores"] else ""
+    lines = [
+        f"**{place}**: torch {versions['torch']}, {record['date'][:10]}, commit {record['commit'][:8]}{busy}.",
+        "",
+        "| | baseline | fastest other | salcr | faster | memory |",
+        "|---|---|---|---|---|---|",
+    ]
+    for phase in (True, False):
+        lines += [_row(n, case) for n, case in record["cases"].items() if case.get("phase", False) == phase]
+    return [*lines, ""]
+
+
+def _row(name: str, case: dict) -> str:
+    found = summarise(case)
+    baseline, ours, ratio = found["baseline"], found["ours"], speed_up(case)
+    memory = [pair and pair[1].get("peak_mb") for pair in (baseline, ours)]
+    cells = [
+        f"**{name}**" if case.get("phase", False) else f"`{name}`",
+        *(_cell(found[kind]) for kind in ("baseline", "other", "ours")),
+        "–" if ratio is None else factor(ratio),
+        "–" if None in memory else f"{_megabytes(memory[0])} → {_megabytes(memory[1])}",
+    ]
+    cells[0] += f"<br><sub>{case['note']}</sub>"
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(pair: tuple[str, dict] | None) -> str:
+    return "–" if pair is None else f"{milliseconds(pair[1]['median_ms'])} ({pair[0]})"
+
+
+def milliseconds(value: float) -> str:
+    """Three digits, in the unit that suits."""
+    if value >= 1000:
+        return f"{value / 1000:.3g} s"
+    return f"{value:.3g} ms" if value >= 1 else f"{1000 * value:.3g} µs"
+
+
+def factor(ratio: float) -> str:
+    return f"{ratio:,.0f}×" if ratio >= 100 else f"{ratio:.3g}×"
+
+
+def _megabytes(value: float) -> str:
+    if value < 1:
+        return "< 1 MB"
+    return f"{value / 1000:.3g} GB" if value >= 1000 else f"{value:.3g} MB"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

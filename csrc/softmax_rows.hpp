@@ -1,0 +1,34 @@
+#pragma once
+#include <cstdint>
+
+namespace salcr {
+
+// A block of products of feature rows with memory rows, row-major [rows, columns]; the logits of a row are its products
+// times its scale, which is positive: one number a row.
+template <typename Real>
+struct ProductRows {
+  Real* products;
+  const Real* scale;
+  std::int64_t rows, columns;
+  int threads;
+};
+
+// The k largest entries of each row, strictly above the (k+1)-th value, ascending and -1 padded: indices [rows, k]. The
+// log-sum-exp of its logits: lse [rows]. With `shares` the products become the softmax of the logits.
+template <typename Real>
+void search_rows(const ProductRows<Real>& block, std::int64_t k, bool shares, std::int64_t* indices, Real* lse);
+
+// lse [rows] - the logit of the target of each row, and lse itself; a negative target has a loss of 0.
+template <typename Real>
+void contrast_losses(const ProductRows<Real>& block, const std::int64_t* targets, Real* losses, Real* lse);
+
+// The products become weight[row] * (softmax of the logits - one at the target), zero where the target is negative.
+template <typename Real>
+void contrast_shares(const ProductRows<Real>& block, const std::int64_t* targets, const Real* weight);
+
+// Gradients [rows, width] of unit rows become those of the rows themselves, in place.
+template <typename Real>
+void rows_through_normalisation(Real* gradient, const Real* features, std::int64_t rows, std::int64_t width,
+                                int threads);
+
+}  // namespace salcr

@@ -1,0 +1,89 @@
+"""Feature propagation on a device without the C++ backend's tiles: blocks of products, torch.topk, sums over k rows.
+
+A block of cross products serves both cross graphs: its rows' largest are final, its columns' largest are merged with
+those of the blocks before. One more than k entries are looked for; where the last two are equal and positive, more may
+tie, and that image is computed from whole rows. Which images these are is all that the host learns.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from salcr import reference
+
+BLOCK_ENTRIES = 1 << 26  # similarities held at a time
+
+
+class Largest(NamedTuple):
+    """The largest products of some images, in descending order, and their columns."""
+
+    values: torch.Tensor
+    columns: torch.Tensor
+
+
+def propagate_features(
+    visible: torch.Tensor, infrared: torch.Tensor, *, k: int = 30
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """See :func:`salcr.ops.propagate_features`."""
+    visible, infrared = F.normalize(visible, dim=1), F.normalize(infrared, dim=1)
+    across = _across(visible, infrared, k)
+    return _mean(visible, infrared, across[0], k), _mean(infrared, visible, across[1], k)
+
+
+def _within(x: torch.Tensor, k: int) -> Largest:
+    rows = max(1, BLOCK_ENTRIES // len(x))
+    return _stacked([_largest(block @ x.mT, k) for block in x.split(rows)])
+
+
+def _across(visible: torch.Tensor, infrared: torch.Tensor, k: int) -> tuple[Largest, Largest]:
+    rows = max(1, BLOCK_ENTRIES // len(infrared))
+    by_row, by_column = [], None
+    for n, block in enumerate(visible.split(rows)):
+        products = block @ infrared.mT
+        by_row.append(_largest(products, k))
+        found = _largest(products.mT, k)
+        found = Largest(found.values, found.columns + n * rows)
+        by_column = found if by_column is None else _merged(by_column, found, k)
+    return _stacked(by_row), by_column
+
+
+def _largest(products: torch.Tensor, k: int) -> Largest:
+    return Largest(*products.topk(min(k + 1, products.shape[1])))
+
+
+def _merged(one: Largest, other: Largest, k: int) -> Largest:
+    values, columns = (torch.cat(pair, dim=1) for pair in zip(one, other, strict=True))
+    values, chosen = _largest(values, k)
+    return Largest(values, columns.gather(1, chosen))
+
+
+def _stacked(blocks: list[Largest]) -> Largest:
+    return Largest(*(torch.cat(parts) for parts in zip(*blocks, strict=True)))
+
+
+def _mean(own: torch.Tensor, other: torch.Tensor, across: Largest, k: int) -> torch.Tensor:
+    within = _within(own, k)
+    total = _weighted(within, own, k) + _weighted(across, other, k)
+    out = F.normalize(torch.where(total.any(1, keepdim=True), total, own), dim=1)
+    given_up = (_tied(within, k) | _tied(across, k)).nonzero()[:, 0]
+    if len(given_up):
+        out[given_up] = reference.propagation.propagate_rows(own[given_up], own, other, k)
+    return out
+
+
+def _weighted(graph: Largest, features: torch.Tensor, k: int) -> torch.Tensor:
+    """The mean of the features of the first ``k`` columns, added up by column so that equal values keep an order."""
+    columns, order = graph.columns[:, :k].sort(dim=1)
+    weights = graph.values[:, :k].gather(1, order).clamp_min(0)
+    sums = weights.sum(1, keepdim=True)
+    weights = weights / torch.where(sums > 0, sums, 1)
+    return F.embedding_bag(columns, features, mode="sum", per_sample_weights=weights)
+
+
+def _tied(graph: Largest, k: int) -> torch.Tensor:
+    """Whether the k-th and the next product are equal and count."""
+    values = graph.values
+    if values.shape[1] <= k:
+        return values.new_zeros(len(values), dtype=torch.bool)
+    return (values[:, k] == values[:, k - 1]) & (values[:, k] > 0)

@@ -1,0 +1,101 @@
+"""Neighbour search by the Triton backend under the interpreter; run by test_interpreter.py."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from salcr.kernels import knn as kernels
+
+from salcr import ops, reference
+from tests.ops.test_neighbors import near_ties, on_a_grid
+
+
+@pytest.mark.parametrize("metric", ["cosine", "sqeuclidean"])
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize(("rows", "width", "k"), [(40, 7, 3), (33, 24, 9), (20, 40, 1), (20, 5, 20)])
+def test_neighbours_are_those_of_a_sort(generator, metric, own, rows, width, k):
+    queries = torch.randn(rows, width, generator=generator)
+    database = None if own else torch.randn(rows + 9, width, generator=generator)
+    got = ops.knn(queries, k, database=database, metric=metric, impl="triton")
+    exact = reference.knn(queries.double(), k, database=None if own else database.double(), metric=metric)
+    assert torch.equal(got[1], exact[1])
+    torch.testing.assert_close(got[0], exact[0].float(), rtol=1e-5, atol=2e-6)
+    again = ops.knn(queries, k, database=database, metric=metric, impl="triton")
+    assert all(torch.equal(a, b) for a, b in zip(got, again, strict=True))
+
+
+@pytest.mark.parametrize("entries", [512, 16])
+@pytest.mark.parametrize("own", [True, False])
+def test_ties_come_by_index_and_self_first(generator, monkeypatch, own, entries):
+    """Lists of 16 overflow in most rows, which then take the other way."""
+    monkeypatch.setattr(kernels, "LIST", entries)
+    queries = on_a_grid(generator, 40, width=4)
+    database = None if own else on_a_grid(generator, 50, width=4)
+    for metric in ("cosine", "sqeuclidean"):
+        for k in (1, 7, 39):
+            got = ops.knn(queries, k, database=database, metric=metric, impl="triton")
+            expected = reference.knn(queries, k, database=database, metric=metric)
+            assert torch.equal(got[1], expected[1])
+            torch.testing.assert_close(got[0], expected[0], rtol=0, atol=1e-6)
+
+
+def search(x, k, **options):
+    scores, indices = x.new_empty(len(x), k), torch.empty(len(x), k, dtype=torch.int64)
+    return scores, indices, kernels.search(x, x, k, scores, indices, own=True, **options)
+
+
+@pytest.mark.parametrize(("chunk", "entries"), [(1, 512), (2**28, 32)])
+def test_candidates_are_certain_to_hold_the_neighbours(generator, monkeypatch, chunk, entries):
+    """Cosines that step by less than float16 resolves: its products rank them wrongly, the certificate knows."""
+    monkeypatch.setattr(kernels, "CHUNK_BYTES", chunk)  # 1: a tile of rows at a time
+    monkeypatch.setattr(kernels, "LIST", entries)  # 32: too short for the row that all others are near to
+    x = F.normalize(near_ties(generator, rows=60, width=16), dim=1)
+    exact = (x.double() @ x.double().T).fill_diagonal_(-2)
+    half, _, bias, _ = kernels.rounded(x, x, 16, own=True, near=False)
+    rough = (half.double() @ half.double().T - bias).fill_diagonal_(-torch.inf).topk(40).indices
+    assert (exact.gather(1, rough).diff() > 1e-6).any()
+    scores, indices = x.new_empty(len(x), 8), torch.empty(len(x), 8, dtype=torch.int64)
+    sure = ~kernels.search(x, x, 8, scores, indices, own=True, near=False)
+    assert sure.all() if entries == 512 else 0 < sure.sum() < len(x)
+    found = exact[sure].gather(1, indices[sure])
+    left_out = exact[sure].scatter(1, indices[sure], -2).amax(1)
+    assert (found.diff() < 1e-6).all() and (left_out <= found[:, -1] + 1e-6).all()
+    torch.testing.assert_close(scores[sure], found.float(), rtol=0, atol=1e-6)
+    for k in (9, 40):
+        _, indices = ops.knn(x, k, impl="triton")
+        found = exact.gather(1, indices[:, 1:])
+        left_out = exact.scatter(1, indices, -2).amax(1)
+        assert (found.diff() < 1e-6).all() and (left_out <= found[:, -1] + 1e-6).all()
+
+
+@pytest.mark.parametrize("near", [True, False])
+@pytest.mark.parametrize("own", [True, False])
+def test_scores_of_rounded_rows_are_within_their_bound(generator, own, near):
+    """Up to one number a row, which changes no order; rows of very different lengths, far from the origin."""
+    x, y = (torch.randn(n, 48, generator=generator) * torch.logspace(-5, 0, n)[:, None] + 5 for n in (30, 40))
+    x = y if own else x
+    half_x, half_y, bias, errors = kernels.rounded(x, y, 16, own=own, near=near)
+    rough = half_x.double() @ half_y.double().T - bias.double()
+    exact = -torch.cdist(x.double(), y.double()).square() / 2 if near else x.double() @ y.double().T
+    off = rough - exact / torch.maximum(x.max(), y.max()).square()
+    assert (off.amax(1) - off.amin(1) <= 2 * errors).all()
+
+
+def test_a_bound_comes_from_every_eighth_column(generator):
+    """Columns enough for a sample in groups; lists hold many more than k and far fewer than all."""
+    x, y = (F.normalize(torch.randn(n, 16, generator=generator), dim=1) for n in (20, 700))
+    assert kernels.sampling(700, 4, 32) == (8, 2)
+    got = ops.knn(x, 4, database=y, impl="triton")
+    assert torch.equal(got[1], reference.knn(x.double(), 4, database=y.double())[1])
+
+
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
+def test_overflow_and_zeros(generator):
+    x = torch.randn(40, 6, generator=generator)
+    x[::3] *= 1e30
+    x[1] = 0
+    _, indices = ops.knn(x, 20, metric="sqeuclidean", impl="triton")
+    assert torch.equal(indices[:, 0], torch.arange(40))
+    assert (indices.sort(1).values.diff() > 0).all()
+    assert torch.equal(ops.knn(torch.zeros(9, 3), 9, impl="triton")[1][3], torch.tensor([3, 0, 1, 2, 4, 5, 6, 7, 8]))
+    assert torch.equal(ops.knn(torch.zeros(9, 3), 5, impl="triton")[1][3], torch.tensor([3, 0, 1, 2, 4]))
+    assert ops.knn(torch.ones(1, 3), 1, impl="triton")[1].tolist() == [[0]]

@@ -1,0 +1,77 @@
+// What scope.cuh uses of CUDA, on threads of the host: a thread for each of the GPU's, real barriers, so that
+// ThreadSanitizer sees what two threads touch without a barrier between them.
+#pragma once
+#include <barrier>
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#define __CUDACC__
+#define __device__
+
+struct Index {
+  unsigned x;
+};
+
+struct Warp {
+  std::barrier<> barrier{32};
+  int slots[32];
+};
+
+inline Index blockDim, gridDim;
+inline thread_local Index threadIdx, blockIdx;
+inline thread_local Warp* own_warp;
+inline thread_local std::barrier<>* own_block;
+
+inline void __syncthreads() { own_block->arrive_and_wait(); }
+inline void __threadfence() { std::this_thread::yield(); }  // the atomics below order everything
+
+// Every lane's x, by read(slots) between two barriers of the warp.
+template <typename Read>
+auto exchange(int x, Read read) {
+  own_warp->slots[threadIdx.x & 31] = x;
+  own_warp->barrier.arrive_and_wait();
+  const auto result = read(own_warp->slots);
+  own_warp->barrier.arrive_and_wait();
+  return result;
+}
+
+inline int __shfl_xor_sync(unsigned, int x, int mask) {
+  return exchange(x, [&](const int* slots) { return slots[(threadIdx.x & 31) ^ mask]; });
+}
+
+inline unsigned __ballot_sync(unsigned, bool x) {
+  return exchange(x, [](const int* slots) {
+    unsigned bits = 0;
+    for (int i = 0; i < 32; ++i) bits |= static_cast<unsigned>(slots[i]) << i;
+    return bits;
+  });
+}
+
+inline unsigned atomicAdd(unsigned* p, unsigned x) { return __atomic_fetch_add(p, x, __ATOMIC_SEQ_CST); }
+
+inline void atomicMax(unsigned long long* p, unsigned long long x) {
+  unsigned long long old = __atomic_load_n(p, __ATOMIC_SEQ_CST);
+  while (old < x && !__atomic_compare_exchange_n(p, &old, x, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
+  }
+}
+
+template <typename To, typename From>
+To same_bits(From x) {
+  static_assert(sizeof(To) == sizeof(From));
+  To y;
+  std::memcpy(&y, &x, sizeof y);
+  return y;
+}
+
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
+inline int __ffs(unsigned x) { return __builtin_ffs(static_cast<int>(x)); }
+inline double __longlong_as_double(long long x) { return same_bits<double>(x); }
+inline unsigned __float_as_uint(float x) { return same_bits<unsigned>(x); }
+inline float __uint_as_float(unsigned x) { return same_bits<float>(x); }
+inline float __double2float_rz(double x) {
+  const float near = static_cast<float>(x);
+  return near > x ? std::nextafter(near, 0.0f) : near;
+}

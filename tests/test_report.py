@@ -1,0 +1,103 @@
+import json
+
+import pytest
+
+from benchmarks import report
+from benchmarks.machine import ROOT
+
+
+def times(ms, **more):
+    return dict(median_ms=ms, p20_ms=ms, p80_ms=ms, runs=3, **more)
+
+
+def record(load=0.5):
+    return {
+        "date": "2026-11-21T00:00:00Z",
+        "commit": "0123456789abcdef",
+        "machine": {"cpu": "a CPU", "cores": 2, "load": load, "gpu": None},
+        "versions": {"torch": "2.13"},
+        "device": "cpu",
+        "ceilings": {"copy_bytes_s": 1e10, "float32_flop_s": 1e11, "bfloat16_flop_s": 2e11},
+        "cases": {
+            "operator": {
+                "note": "sizes",
+                "phase": False,
+                "floor_bytes": 100,
+                "floor_flops": 1000,
+                "variants": {
+                    "reference": times(40.0, peak_mb=2000.0),
+                    "published": times(5000.0, peak_mb=6160.0),
+                    "cpu": times(0.25, peak_mb=0.2),
+                    "triton": {"failure": "wrong"},
+                    "peer": times(1.234567),
+                },
+            },
+            "whole": {
+                "note": "all",
+                "phase": True,
+                "variants": {"published": {"oom": "out"}, "auto": times(100.0, peak_mb=5.0)},
+            },
+        },
+    }
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "benchmarks/results").mkdir(parents=True)
+    for page in ("README.md", "docs/benchmarks.md"):
+        (tmp_path / page).write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    (tmp_path / "benchmarks/results/cpu.json").write_text(json.dumps(record()))
+    return tmp_path
+
+
+def test_the_readme_says_what_the_records_say():
+    assert report.main(["--check"]) == 0, "run python -m benchmarks.report"
+    assert report.BEGIN in (ROOT / "docs/benchmarks.md").read_text()
+
+
+def test_the_table_is_of_the_fastest_right_variants(checkout):
+    pytest.importorskip("matplotlib")
+    assert report.main(["--check"], checkout) == 1
+    assert report.main([], checkout) == 0 and report.main(["--check"], checkout) == 0
+    text = (checkout / "README.md").read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    assert "**a CPU, 2 cores**: torch 2.13, 2026-11-21, commit 01234567." in text and "busy" not in text
+    rows = [line for line in text.splitlines() if "<sub>" in line]
+    assert rows == [
+        "| **whole**<br><sub>all</sub> | – | – | 100 ms (auto) | – | – |",
+        "| `operator`<br><sub>sizes</sub> | 5 s (published) | 1.23 ms (peer) | 250 µs (cpu) | 20,000× "
+        "| 6.16 GB → < 1 MB |",
+    ]
+    changed = record(load=7)
+    changed["cases"]["operator"]["variants"]["cpu"]["median_ms"] = 0.5
+    (checkout / "benchmarks/results/cpu.json").write_text(json.dumps(changed))
+    assert report.main(["--check"], checkout) == 1
+    report.main([], checkout)
+    assert "500 µs (cpu) | 10,000×" in (checkout / "README.md").read_text()
+    assert "on a busy machine (load 7)" in (checkout / "README.md").read_text()
+
+
+def test_pictures_come_from_the_records_alone(checkout):
+    pytest.importorskip("matplotlib")
+    rows = [{"images": n, "width": 64, "after_s": n / 1e4, "cluster_s": n / 1e3, "peak_mb": n} for n in (10, 100)]
+    (checkout / "benchmarks/results/scaling.json").write_text(json.dumps({"rows": rows}))
+    pictures = checkout / "docs/benchmarks"
+
+    def drawn():
+        report.main([], checkout)
+        return {path.name: path.read_bytes() for path in pictures.iterdir()}
+
+    first = drawn()
+    assert set(first) == {"speedup_cpu.svg", "memory_cpu.svg", "roofline_cpu.svg", "scaling.svg"}
+    assert drawn() == first
+    assert all(len(content) < 100_000 for content in first.values())
+    page = (checkout / "docs/benchmarks.md").read_text()
+    assert all(f"(benchmarks/{name})" in page for name in first)
+
+
+def test_without_records_the_table_is_empty(checkout):
+    (checkout / "benchmarks/results/cpu.json").unlink()
+    pytest.importorskip("matplotlib")
+    assert report.main([], checkout) == 0
+    assert "| baseline |" not in (checkout / "README.md").read_text()
