@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.report import factor, speed_up, summarise
+from benchmarks.summary import factor, speed_up, summarise
 
 BLUE, GREY, RED = "#1f6feb", "#9aa4af", "#d1495b"
 

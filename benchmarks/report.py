@@ -10,12 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.machine import ROOT
+from benchmarks.summary import factor, speed_up, summarise
 
 BEGIN, END = "<!-- generated: python -m benchmarks.report -->", "<!-- end of what is generated -->"
 DEVICES = ("cuda", "cpu")
-OURS = ("auto", "cpu", "triton", "cuda")
-BASELINES = ("published", "reference")
-BOUNDS = ("bare_products",)  # no solutions: part of the work alone, for its time
 
 
 def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
@@ -59,28 +57,6 @@ def tables(records: Sequence[dict]) -> str:
     return "\n".join(line for record in records for line in _table(record))
 
 
-def summarise(case: dict) -> dict[str, tuple[str, dict] | None]:
-    """Of the variants that have a time: ``baseline`` (as published, else the reference), ``ours`` (the fastest backend)
-    and ``other`` (the fastest of everything else)."""
-    timed = {name: result for name, result in case["variants"].items() if "median_ms" in result}
-
-    def fastest(names: Sequence[str]) -> tuple[str, dict] | None:
-        found = [(name, timed[name]) for name in names if name in timed]
-        return min(found, key=lambda pair: pair[1]["median_ms"], default=None)
-
-    baseline = next(((name, timed[name]) for name in BASELINES if name in timed), None)
-    others = [name for name in timed if name not in (*OURS, *BOUNDS) and (baseline is None or name != baseline[0])]
-    return {"baseline": baseline, "ours": fastest(OURS), "other": fastest(others)}
-
-
-def speed_up(case: dict) -> float | None:
-    """How many times faster than the baseline; None where one of both has no time."""
-    found = summarise(case)
-    if found["baseline"] is None or found["ours"] is None:
-        return None
-    return found["baseline"][1]["median_ms"] / found["ours"][1]["median_ms"]
-
-
 def _table(record: dict) -> list[str]:
     machine, versions = record["machine"], record["versions"]
     place = machine["gpu"] if record["device"] == "cuda" else f"{machine['cpu']}, {machine['cores']} cores"
@@ -119,10 +95,6 @@ def milliseconds(value: float) -> str:
     if value >= 1000:
         return f"{value / 1000:.3g} s"
     return f"{value:.3g} ms" if value >= 1 else f"{1000 * value:.3g} µs"
-
-
-def factor(ratio: float) -> str:
-    return f"{ratio:,.0f}×" if ratio >= 100 else f"{ratio:.3g}×"
 
 
 def _megabytes(value: float) -> str:

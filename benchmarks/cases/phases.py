@@ -124,6 +124,13 @@ def _network_flops(network, optimiser, views, *epoch) -> int:
     return 3 * counter.get_total_flops()
 
 
+def _same_step(outputs: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
+    """Within 1e-4 of each tensor's largest magnitude, of which these layers lose 1e-3 by float32 (against float64)."""
+    for x, y in zip(outputs, expected, strict=True):
+        unit = y.abs().max()
+        torch.testing.assert_close(x / unit, y / unit, rtol=0, atol=1e-4)
+
+
 def _memories(losses: StageTwoObjective) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     banks, parts = losses.dagi, losses.fgsal
     return [banks.visible.rows, banks.infrared.rows], [bank.rows for bank in (parts.a, parts.b, parts.c, parts.e)]
@@ -209,7 +216,7 @@ CASES = (
         f"view on a GPU, {SAMPLES_ON_CPU} on the CPU with a tenth of the instance memories",
         _training_step,
         {"published": _published_step, "auto": _engine_step},
-        close,
+        _same_step,
         floor_flops=_network_flops,
         phase=True,
     ),

@@ -1,0 +1,33 @@
+"""What a case of a record says in short: baseline, fastest backend, fastest of everything else, and the ratio."""
+
+from collections.abc import Sequence
+
+OURS = ("auto", "cpu", "triton", "cuda")
+BASELINES = ("published", "reference")
+BOUNDS = ("bare_products",)  # no solutions: part of the work alone, for its time
+
+
+def summarise(case: dict) -> dict[str, tuple[str, dict] | None]:
+    """Of the variants that have a time: ``baseline`` (as published, else the reference), ``ours`` (the fastest backend)
+    and ``other`` (the fastest of everything else)."""
+    timed = {name: result for name, result in case["variants"].items() if "median_ms" in result}
+
+    def fastest(names: Sequence[str]) -> tuple[str, dict] | None:
+        found = [(name, timed[name]) for name in names if name in timed]
+        return min(found, key=lambda pair: pair[1]["median_ms"], default=None)
+
+    baseline = next(((name, timed[name]) for name in BASELINES if name in timed), None)
+    others = [name for name in timed if name not in (*OURS, *BOUNDS) and (baseline is None or name != baseline[0])]
+    return {"baseline": baseline, "ours": fastest(OURS), "other": fastest(others)}
+
+
+def speed_up(case: dict) -> float | None:
+    """How many times faster than the baseline; None where one of both has no time."""
+    found = summarise(case)
+    if found["baseline"] is None or found["ours"] is None:
+        return None
+    return found["baseline"][1]["median_ms"] / found["ours"][1]["median_ms"]
+
+
+def factor(ratio: float) -> str:
+    return f"{ratio:,.0f}×" if ratio >= 100 else f"{ratio:.3g}×"
