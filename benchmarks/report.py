@@ -31,8 +31,10 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     from benchmarks.plots import write_plots
 
     readme.write_text(expected)
-    names = write_plots(records, read_json(root, "scaling"), page.with_suffix(""))
-    page.write_text(_filled(page.read_text(), "\n".join(f"![{name}](benchmarks/{name})" for name in names)))
+    scaling = read_json(root, "scaling")
+    names = write_plots(records, scaling, page.with_suffix(""))
+    pictures = "\n".join(f"![{name}](benchmarks/{name})" for name in names)
+    page.write_text(_filled(page.read_text(), pictures + ("" if scaling is None else scaling_table(scaling))))
     return 0
 
 
@@ -55,6 +57,19 @@ def read_json(root: Path, name: str) -> dict | None:
 def tables(records: Sequence[dict]) -> str:
     """A table for each record: whole phases, then operators."""
     return "\n".join(line for record in records for line in _table(record))
+
+
+def scaling_table(scaling: dict) -> str:
+    """Of benchmarks/scaling.py's record: seconds by the clock."""
+    lines = [
+        "\n\nClustering, seconds (the bare product of all pairs computes both halves of it, the search one):\n",
+        "| images | width | bare product | neighbours | after them | `salcr.cluster` | memory beyond the features |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in scaling["rows"]:
+        seconds = " | ".join(f"{row[f'{step}_s']:.3g}" for step in ("gemm", "knn", "after", "cluster"))
+        lines.append(f"| {row['images']:,} | {row['width']} | {seconds} | {_megabytes(row['peak_mb'])} |")
+    return "\n".join([*lines, ""])
 
 
 def _table(record: dict) -> list[str]:

@@ -80,7 +80,10 @@ def test_the_table_is_of_the_fastest_right_variants(checkout):
 
 def test_pictures_come_from_the_records_alone(checkout):
     pytest.importorskip("matplotlib")
-    rows = [{"images": n, "width": 64, "after_s": n / 1e4, "cluster_s": n / 1e3, "peak_mb": n} for n in (10, 100)]
+    times = {"gemm_s": 0.25, "knn_s": 0.125}
+    rows = [
+        {"images": n, "width": 64, **times, "after_s": n / 1e4, "cluster_s": n / 1e3, "peak_mb": n} for n in (10, 100)
+    ]
     (checkout / "benchmarks/results/scaling.json").write_text(json.dumps({"rows": rows}))
     pictures = checkout / "docs/benchmarks"
 
@@ -94,6 +97,7 @@ def test_pictures_come_from_the_records_alone(checkout):
     assert all(len(content) < 100_000 for content in first.values())
     page = (checkout / "docs/benchmarks.md").read_text()
     assert all(f"(benchmarks/{name})" in page for name in first)
+    assert "| 100 | 64 | 0.25 | 0.125 | 0.01 | 0.1 | 100 MB |" in page
 
 
 def test_without_records_the_table_is_empty(checkout):

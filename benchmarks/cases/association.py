@@ -94,12 +94,12 @@ CASES = (
     ),
     Case(
         "propagate_features-sysu",
-        "22,258 visible and 11,909 infrared features of 2048, k 30; products: the inner products alone, "
+        "22,258 visible and 11,909 infrared features of 2048, k 30; bare_products: the inner products alone, "
         "once across and in full within the modalities",
         _dataset,
         {"reference": partial(ops.propagate_features, impl="reference")}
         | {impl: partial(ops.propagate_features, impl=impl) for impl in ("cpu", "cuda")}
-        | {"products": _products},
+        | {"bare_products": _products},
         _nearly_all,
         floor_flops=_product_flops,
     ),
@@ -118,9 +118,9 @@ CASES = (
     Case(
         "association-sysu",
         "labels across 22,258 visible and 11,909 infrared images in 600 and 500 clusters: propagation, centroids, "
-        "transport both ways; products: the inner products alone",
+        "transport both ways; bare_products: the inner products alone",
         _epoch,
-        {"reference": _reference_epoch, "auto": associate, "products": _epoch_products},
+        {"reference": _reference_epoch, "auto": associate, "bare_products": _epoch_products},
         _nearly_all,
         phase=True,
     ),
