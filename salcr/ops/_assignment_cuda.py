@@ -31,35 +31,6 @@ class Launch(NamedTuple):
         return self.workspace > 0
 
 
-def linear_assignment(
-    cost: torch.Tensor, *, maximize: bool = False, return_duals: bool = False
-) -> tuple[torch.Tensor, ...]:
-    """See :func:`salcr.ops.linear_assignment`."""
-    problems = cost if cost.ndim == 3 else cost[None]
-    tall = cost.shape[-2] > cost.shape[-1]
-    partners, row_duals, col_duals = solve(problems.mT if tall else problems, capacity=1, maximize=maximize)
-    rows = torch.arange(partners.shape[1], device=cost.device).expand_as(partners).contiguous()
-    if tall:  # the kernel's rows are columns here
-        order = partners.argsort(dim=1)
-        rows, partners = partners.gather(1, order), order
-        row_duals, col_duals = col_duals, row_duals
-    results = (rows, partners, row_duals, col_duals) if return_duals else (rows, partners)
-    return results if cost.ndim == 3 else tuple(x[0] for x in results)
-
-
-def bidirectional_assignment(cost: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """See :func:`salcr.ops.bidirectional_assignment`."""
-    row_to_col = _assign_rows(cost)
-    if cost.shape[0] == cost.shape[1]:
-        return row_to_col, row_to_col.argsort()
-    return row_to_col, _assign_rows(cost.mT)
-
-
-def _assign_rows(cost: torch.Tensor) -> torch.Tensor:
-    num_rows, num_cols = cost.shape
-    return solve(cost[None], capacity=-(-num_rows // num_cols), maximize=False)[0][0]
-
-
 def solve(cost: torch.Tensor, *, capacity: int, maximize: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The column of every row, no column of more than ``capacity`` rows, and the duals.
 

@@ -7,6 +7,7 @@ import torch
 
 from salcr import reference
 from salcr.ops import _assignment_cpp, _assignment_cuda
+from salcr.ops._assignment_over import assignment_operators
 from salcr.ops._backends import add_backend, check_impl, pick
 from salcr.ops._checks import check_tensor
 
@@ -106,6 +107,7 @@ def _check_cost(cost: torch.Tensor, maximize: bool) -> torch.Tensor:
 
 
 for _operator in ("linear_assignment", "bidirectional_assignment"):
-    add_backend(_operator, "cpu", getattr(_assignment_cpp, _operator))
-    add_backend(_operator, "cuda", getattr(_assignment_cuda, _operator), needs=_assignment_cuda.missing_solver)
+    _cpp, _cuda = (assignment_operators(solver.solve)[_operator] for solver in (_assignment_cpp, _assignment_cuda))
+    add_backend(_operator, "cpu", _cpp)
+    add_backend(_operator, "cuda", _cuda, needs=_assignment_cuda.missing_solver)
     add_backend(_operator, "reference", getattr(reference, _operator))
