@@ -11,8 +11,8 @@
 
 Read and written: rows once for rounding, then as float16 tiles as in a matrix product; 8 bytes an entry of the lists
 (about 256 a row), 4·D a candidate. Floor: 2·Q·N·D FLOP in float16, an eighth more for the bound; at N = 22,258,
-k = 30 and D = 2048 the candidates are 6 GB, by an H200's rates half the products' time (not measured). Lists fill in any
-order (integer atomics); what comes of them does not depend on it.
+k = 30 and D = 2048 the candidates are 6 GB, by an H200's rates half the products' time (not measured). Lists fill in
+any order (integer atomics); what comes of them does not depend on it.
 """
 
 import torch
