@@ -1,1 +1,1 @@
-"""Triton kernels and their launchers, installed as ``salcr.kernels``: one file a family, nothing of salcr imported."""
+"""Triton kernels and their launchers, one file a family; nothing of salcr is imported. ``salcr/kernels`` is a link to here."""

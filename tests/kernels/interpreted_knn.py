@@ -3,9 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from salcr.kernels import knn as kernels
 
 from salcr import ops, reference
+from salcr.kernels import knn as kernels
 from tests.ops.test_neighbors import near_ties, on_a_grid
 
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from salcr.kernels import jaccard
 
 import salcr
 from salcr import ops, reference
+from salcr.kernels import jaccard
 from salcr.ops._jaccard_triton import graph_of_neighbours
 from tests.ops.label_problems import KINDS, check_encodings, check_graph, check_labels, images, scikit_learn, searched
 from tests.ops.test_dbscan import sparse

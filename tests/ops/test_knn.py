@@ -66,9 +66,8 @@ def test_ties_come_by_index_and_self_first(generator, width, metric):
 
 def test_few_rows_are_left_to_plain_products(generator):
     """On features of a network's kind the certificate holds for nearly every row, or the search would be slow."""
-    from salcr.kernels import knn as kernels
-
     from benchmarks.features import pedestrians
+    from salcr.kernels import knn as kernels
 
     x = pedestrians(12_000, 2048).cuda()
     scores, indices = x.new_empty(len(x), 29), torch.empty(len(x), 29, dtype=torch.int64, device="cuda")
