@@ -21,7 +21,8 @@ from benchmarks.cases import pseudo_labels
 from benchmarks.features import pedestrians
 from benchmarks.machine import commit, machine, versions
 from benchmarks.memory import peak, reset_peak
-from salcr.ops import _jaccard_cpp, _jaccard_triton
+from salcr.ops.backends.cpp import jaccard as _jaccard_cpp
+from salcr.ops.backends.triton import jaccard as _jaccard_triton
 
 SIZES = (  # images, width of a feature: lower where the product of all pairs would take many minutes
     (5000, 2048),

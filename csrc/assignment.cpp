@@ -17,7 +17,7 @@
 #include <vector>
 
 #include "candidates.hpp"
-#include "matching.hpp"
+#include "assignment_matching.hpp"
 
 namespace salcr {
 namespace {

@@ -10,8 +10,8 @@
 #include "centroids.hpp"
 #include "dbscan.hpp"
 #include "jaccard.hpp"
-#include "reciprocal.hpp"
-#include "topk.hpp"
+#include "jaccard_encodings.hpp"
+#include "knn.hpp"
 
 namespace salcr {
 namespace {

@@ -1,7 +1,7 @@
 // update_cluster_memory of salcr._C.
 
 #include "binding.hpp"
-#include "memory_update.hpp"
+#include "cluster_memory_update.hpp"
 
 namespace salcr {
 namespace {

@@ -1,7 +1,7 @@
-// Bindings of set_contrast.hpp; see bindings.cpp.
+// Bindings of instance_memory_contrast.hpp; see bindings.cpp.
 
 #include "binding.hpp"
-#include "set_contrast.hpp"
+#include "instance_memory_contrast.hpp"
 
 namespace salcr {
 namespace {

@@ -9,7 +9,7 @@
 #include <cmath>
 #include <vector>
 
-#include "stripe.hpp"
+#include "pooling_stripe.hpp"
 
 namespace salcr {
 

@@ -1,1 +1,1 @@
-"""Triton kernels and their launchers, one file a family; nothing of salcr is imported. ``salcr/kernels`` is a link to here."""
+"""Triton kernels and their launchers, one file a family. Nothing of salcr is imported; ``salcr/kernels`` links here."""

@@ -10,7 +10,7 @@ from benchmarks.case import Case, close
 from benchmarks.features import clustered
 from salcr import ops
 from salcr.objectives import RefinementObjective
-from salcr.reference.published import gpcr, memory_update
+from salcr.reference.published import cluster_memory, instance_memory
 
 
 def _memory_step(device: str, quick: bool) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
@@ -72,7 +72,7 @@ def _refine(losses: Callable) -> Callable:
 
 
 def _published_losses(objective, features, parts):
-    return gpcr.refinement_losses(features, parts, objective.whole.rows, objective.parts.rows)
+    return instance_memory.refinement_losses(features, parts, objective.whole.rows, objective.parts.rows)
 
 
 CASES = (
@@ -82,7 +82,7 @@ CASES = (
         _memory_step,
         {
             "reference": _update_all(partial(ops.update_cluster_memory_, impl="reference")),
-            "published": _update_all(memory_update.update_cluster_memory_),
+            "published": _update_all(cluster_memory.update_cluster_memory_),
             "cpu": _update_all(partial(ops.update_cluster_memory_, impl="cpu")),
             "triton": _update_all(partial(ops.update_cluster_memory_, impl="triton")),
         },

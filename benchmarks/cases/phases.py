@@ -24,7 +24,7 @@ from salcr.engine.steps import optimise
 from salcr.models import SALCRNetwork
 from salcr.nn import ClusterMemory
 from salcr.objectives import CrossLabels, GlobalObjective, PartObjective, RefinementObjective, associate
-from salcr.reference.published import association, clustering, objective, pooling, retrieval
+from salcr.reference.published import association, clustering, objective, pooling, ranking
 
 IMAGES = 22258, 11909
 IMAGES_AN_IDENTITY = 56
@@ -169,7 +169,7 @@ def _published_evaluation(features: torch.Tensor, dataset: Dataset) -> dict[str,
     for protocol in dataset.protocols:
         trials = [(trial.query, trial.gallery) for trial in protocol.trials]
         columns = features.cpu().numpy(), test.ids, test.cams
-        cmc, *means = retrieval.evaluate_trials(*columns, trials, protocol=protocol.rule)
+        cmc, *means = ranking.evaluate_trials(*columns, trials, protocol=protocol.rule)
         found = {f"rank-{rank}": cmc[rank - 1] for rank in RANKS} | dict(zip(("mAP", "mINP"), means, strict=True))
         figures[protocol.name] = {name: round(100 * float(value), 2) for name, value in found.items()}
     return figures

@@ -7,8 +7,9 @@ import torch
 from benchmarks.case import Case, same_graph, same_labels
 from benchmarks.features import clustered, pedestrians
 from salcr import ops
-from salcr.ops import _jaccard_cpp, _jaccard_triton
-from salcr.ops._jaccard_cpp import neighbours
+from salcr.ops.backends.cpp import jaccard as _jaccard_cpp
+from salcr.ops.backends.cpp.jaccard import neighbours
+from salcr.ops.backends.triton import jaccard as _jaccard_triton
 from salcr.reference.published import clustering, jaccard
 
 EPS, K1, K2, MIN_SAMPLES = 0.6, 30, 6, 4

@@ -11,8 +11,8 @@ import torch
 
 import salcr
 import salcr.ops  # fills the table of backends
-from salcr.ops._assignment_cuda import missing_extension
-from salcr.ops._backends import missing, table
+from salcr.ops._dispatch import missing, table
+from salcr.ops.backends.cuda.assignment import missing_extension
 
 ROOT = Path(salcr.__file__).resolve().parents[1]
 PACKAGES = ("numpy", "scipy", "scikit-learn", "numba", "triton", "cupy-cuda13x", "faiss-cpu", "pillow", "matplotlib")

@@ -13,8 +13,8 @@ from salcr.ops.dbscan import dbscan
 from salcr.ops.index_sets import intersect_sets, unite_sets
 from salcr.ops.instance_memory import instance_neighbors, instance_search, set_contrast
 from salcr.ops.jaccard import jaccard_distance, jaccard_graph
+from salcr.ops.knn import knn
 from salcr.ops.memory_update import update_cluster_memory_
-from salcr.ops.neighbors import knn
 from salcr.ops.pooling import gem_pool, part_attention, part_prototypes, semantic_parts, semantic_pool
 from salcr.ops.propagation import propagate_features
 from salcr.ops.ranking import RankingResult, evaluate_ranking

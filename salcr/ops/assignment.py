@@ -6,10 +6,11 @@ Plain functions on the host side of an epoch, not registered with torch.library:
 import torch
 
 from salcr import reference
-from salcr.ops import _assignment_cpp, _assignment_cuda
-from salcr.ops._assignment_over import assignment_operators
-from salcr.ops._backends import add_backend, check_impl, pick
 from salcr.ops._checks import check_tensor
+from salcr.ops._dispatch import add_backend, check_impl, pick
+from salcr.ops.backends._assignment import assignment_operators
+from salcr.ops.backends.cpp import assignment as _assignment_cpp
+from salcr.ops.backends.cuda import assignment as _assignment_cuda
 
 
 def linear_assignment(

@@ -3,8 +3,8 @@
 import torch
 
 from salcr import reference
-from salcr.ops._backends import add_backend, check_impl, pick
 from salcr.ops._checks import check_same, check_tensor
+from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._register import register
 
 

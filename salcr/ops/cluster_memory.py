@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from salcr.ops import _memories_cpu
-from salcr.ops._backends import add_backend, check_impl, pick
-from salcr.ops._banks import (
+from salcr.ops._checks import check_positive
+from salcr.ops._dispatch import add_backend, check_impl, pick
+from salcr.ops._parts import (
     HALF_TO_SINGLE,
     SINGLE_AND_DOUBLE,
     check_banks,
@@ -15,8 +15,8 @@ from salcr.ops._banks import (
     per_row,
     with_banks,
 )
-from salcr.ops._checks import check_positive
 from salcr.ops._register import register
+from salcr.ops.backends.cpp import cluster_memory as _memories_cpu
 from salcr.reference.cluster_memory import cluster_contrast_backward, cluster_contrast_forward
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -187,7 +187,7 @@ def _cpp_contrast_backward(gradient, features, memory, targets, lse, temperature
 
 
 def _triton_contrast(features, memory, targets, temperature, reduction):
-    from salcr.kernels.contrast import contrast_forward
+    from salcr.kernels.cluster_memory import contrast_forward
 
     rows, banks = with_banks(features, memory)
     positives = targets.expand(rows.shape[:-1]).contiguous().unsqueeze(-1)
@@ -196,7 +196,7 @@ def _triton_contrast(features, memory, targets, temperature, reduction):
 
 
 def _triton_contrast_backward(gradient, features, memory, targets, lse, temperature, reduction):
-    from salcr.kernels.contrast import contrast_backward
+    from salcr.kernels.cluster_memory import contrast_backward
 
     rows, banks = with_banks(features, memory)
     positives = targets.expand(rows.shape[:-1]).contiguous().unsqueeze(-1)

@@ -5,9 +5,12 @@ from collections.abc import Callable
 import torch
 
 from salcr import reference
-from salcr.ops import _dbscan_cpp, _dbscan_triton, _jaccard_cpp, _jaccard_triton
-from salcr.ops._backends import add_backend, pick
 from salcr.ops._checks import check_positive
+from salcr.ops._dispatch import add_backend, pick
+from salcr.ops.backends.cpp import dbscan as _dbscan_cpp
+from salcr.ops.backends.cpp import jaccard as _jaccard_cpp
+from salcr.ops.backends.triton import dbscan as _dbscan_triton
+from salcr.ops.backends.triton import jaccard as _jaccard_triton
 from salcr.ops.jaccard import PRECISIONS, check_encoding
 
 

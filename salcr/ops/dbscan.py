@@ -3,10 +3,10 @@
 import torch
 
 from salcr import reference
-from salcr.ops._backends import add_backend, check_impl, pick
 from salcr.ops._checks import check_positive
-from salcr.ops._dbscan_cpp import dbscan as _cpp_dbscan
-from salcr.ops._dbscan_triton import dbscan as _triton_dbscan
+from salcr.ops._dispatch import add_backend, check_impl, pick
+from salcr.ops.backends.cpp.dbscan import dbscan as _cpp_dbscan
+from salcr.ops.backends.triton.dbscan import dbscan as _triton_dbscan
 
 
 def dbscan(distances: torch.Tensor, *, eps: float, min_samples: int = 4, impl: str = "auto") -> torch.Tensor:

@@ -7,8 +7,8 @@ A set is a row ``[..., m]`` of int64 indices, ascending, each once, padded with 
 import torch
 
 from salcr import reference
-from salcr.ops._backends import add_backend, check_impl, pick
 from salcr.ops._checks import check_same, check_tensor
+from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._register import register
 
 

@@ -2,11 +2,11 @@
 
 import torch
 
-from salcr.ops import _memories_cpu
-from salcr.ops._backends import add_backend, check_impl, pick
-from salcr.ops._banks import HALF_TO_SINGLE, SINGLE_AND_DOUBLE, check_banks, lse_dtype, per_row, with_banks
 from salcr.ops._checks import check_positive, check_same, check_tensor
+from salcr.ops._dispatch import add_backend, check_impl, pick
+from salcr.ops._parts import HALF_TO_SINGLE, SINGLE_AND_DOUBLE, check_banks, lse_dtype, per_row, with_banks
 from salcr.ops._register import register
+from salcr.ops.backends.cpp import cluster_memory as _memories_cpu
 from salcr.ops.index_sets import check_rows
 from salcr.reference.instance_memory import search_blocks, set_contrast_backward, set_contrast_forward
 
@@ -190,7 +190,7 @@ def _contrast_backward(gradient, features, memory, positives, lse, pull, tempera
 
 
 def _triton_search(features, memory, k, temperature, *, mean):
-    from salcr.kernels.instance_search import instance_search
+    from salcr.kernels.instance_memory import instance_search
 
     indices, lse, pull = instance_search(*with_banks(features, memory), k, temperature=temperature, mean=mean)
     lead = features.shape[:-1]
@@ -198,7 +198,7 @@ def _triton_search(features, memory, k, temperature, *, mean):
 
 
 def _triton_contrast(features, memory, positives, lse, temperature):
-    from salcr.kernels.contrast import contrast_forward
+    from salcr.kernels.cluster_memory import contrast_forward
 
     rows, banks = with_banks(features, memory)
     known = None if lse is None else lse.contiguous().view(rows.shape[:-1])
@@ -207,7 +207,7 @@ def _triton_contrast(features, memory, positives, lse, temperature):
 
 
 def _triton_contrast_backward(gradient, features, memory, positives, lse, pull, temperature):
-    from salcr.kernels.contrast import contrast_backward
+    from salcr.kernels.cluster_memory import contrast_backward
 
     rows, banks = with_banks(features, memory)
     positives, lse = _spread(positives, rows), lse.contiguous()

@@ -3,11 +3,11 @@
 import torch
 
 from salcr import reference
-from salcr.ops import _jaccard_triton
-from salcr.ops._backends import add_backend, check_impl, pick
 from salcr.ops._checks import check_finite, check_tensor
-from salcr.ops._jaccard_cpp import jaccard_distance as _cpp_distance
-from salcr.ops._jaccard_cpp import jaccard_graph as _cpp_graph
+from salcr.ops._dispatch import add_backend, check_impl, pick
+from salcr.ops.backends.cpp.jaccard import jaccard_distance as _cpp_distance
+from salcr.ops.backends.cpp.jaccard import jaccard_graph as _cpp_graph
+from salcr.ops.backends.triton import jaccard as _jaccard_triton
 
 
 def jaccard_distance(features: torch.Tensor, *, k1: int = 30, k2: int = 6, impl: str = "auto") -> torch.Tensor:

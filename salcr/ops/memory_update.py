@@ -3,9 +3,9 @@
 import torch
 
 from salcr import reference
-from salcr.ops._backends import add_backend, check_impl, pick
-from salcr.ops._banks import HALF_TO_SINGLE, SINGLE_AND_DOUBLE, check_banks, check_targets, per_row, with_banks
 from salcr.ops._checks import check_same, check_tensor
+from salcr.ops._dispatch import add_backend, check_impl, pick
+from salcr.ops._parts import HALF_TO_SINGLE, SINGLE_AND_DOUBLE, check_banks, check_targets, per_row, with_banks
 from salcr.ops._register import register
 
 
@@ -84,7 +84,7 @@ def _cpp_update(memory, features, targets, *, momentum, order):
 
 
 def _triton_update(memory, features, targets, *, momentum, order):
-    from salcr.kernels.memory_update import update_cluster_memory
+    from salcr.kernels.cluster_memory_update import update_cluster_memory
 
     banks, rows = with_banks(memory, features)
     targets = targets.expand(rows.shape[:-1]).contiguous()

@@ -9,10 +9,10 @@ from collections.abc import Callable
 import torch
 
 from salcr import reference
-from salcr.ops import _pooling_fused
-from salcr.ops._backends import add_backend, check_impl, pick
 from salcr.ops._checks import check_positive, check_same, check_tensor
+from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._register import reference_gradient, register
+from salcr.ops.backends import _pooling as _pooling_fused
 
 OUTPUTS = {"gem_pool": 1, "part_prototypes": 1, "part_attention": 1, "semantic_parts": 3, "semantic_pool": 4}
 
@@ -298,7 +298,7 @@ def _semantic_pool(x, tokens, p, eps, authors_pg1):
 
 
 def _load_cpu():
-    from salcr.ops import _pooling_cpu
+    from salcr.ops.backends.cpp import pooling as _pooling_cpu
 
     return _pooling_fused.Engine(_pooling_cpu.pool_forward, _pooling_cpu.pool_backward)
 

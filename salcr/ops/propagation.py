@@ -3,11 +3,11 @@
 import torch
 
 from salcr import reference
-from salcr.ops._backends import add_backend, check_impl, pick
 from salcr.ops._checks import check_finite, check_positive, check_same, check_tensor
-from salcr.ops._propagation_blocks import propagate_features as _device_propagate
-from salcr.ops._propagation_cpp import propagate_features as _cpp_propagate
+from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._register import register
+from salcr.ops.backends.cpp.propagation import propagate_features as _cpp_propagate
+from salcr.ops.backends.eager.propagation import propagate_features as _device_propagate
 
 
 def propagate_features(

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from salcr import reference
-from salcr.ops._backends import add_backend, check_impl, pick
 from salcr.ops._checks import check_tensor
+from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.reference.ranking import RankingResult
 
 PROTOCOLS = ("sysu", "regdb", "llcm")
@@ -94,7 +94,7 @@ def _integers(name: str, x, length: int) -> np.ndarray:
 
 
 def _numba(*arguments, **options) -> RankingResult:
-    from salcr.ops import _ranking_numba
+    from salcr.ops.backends.numba import ranking as _ranking_numba
 
     return _ranking_numba.evaluate_ranking(*arguments, **options)
 

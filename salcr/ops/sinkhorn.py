@@ -3,10 +3,10 @@
 import torch
 
 from salcr import reference
-from salcr.ops._backends import add_backend, check_impl, pick
 from salcr.ops._checks import check_finite, check_positive, check_tensor
+from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._register import register
-from salcr.ops._sinkhorn_cpp import sinkhorn as _cpp_sinkhorn
+from salcr.ops.backends.cpp.sinkhorn import sinkhorn as _cpp_sinkhorn
 
 
 def sinkhorn(

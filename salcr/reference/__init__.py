@@ -12,7 +12,7 @@ from salcr.reference.dbscan import dbscan
 from salcr.reference.index_sets import intersect_sets, unite_sets
 from salcr.reference.instance_memory import instance_neighbors, instance_search, set_contrast
 from salcr.reference.jaccard import jaccard_distance, jaccard_graph
-from salcr.reference.neighbors import knn
+from salcr.reference.knn import knn
 from salcr.reference.pooling import gem_pool, part_attention, part_prototypes, semantic_parts, semantic_pool
 from salcr.reference.propagation import propagate_features
 from salcr.reference.ranking import RankingResult, evaluate_ranking

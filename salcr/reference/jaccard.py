@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from salcr.reference.neighbors import knn
+from salcr.reference.knn import knn
 
 BLOCK_ROWS = 2048  # pairs of features that are gathered at a time
 

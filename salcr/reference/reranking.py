@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from salcr.reference.jaccard import jaccard_distance, pair_distances, unit_rows
-from salcr.reference.neighbors import knn, largest
+from salcr.reference.knn import knn, largest
 
 TINY_DISTANCE = 1e-6  # rounding of float32: rows that are no farther apart have nothing to rank
 

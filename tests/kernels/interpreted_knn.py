@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from salcr import ops, reference
 from salcr.kernels import knn as kernels
-from tests.ops.test_neighbors import near_ties, on_a_grid
+from tests.ops.test_knn import near_ties, on_a_grid
 
 
 @pytest.mark.parametrize("metric", ["cosine", "sqeuclidean"])

@@ -7,7 +7,7 @@ import torch
 import salcr
 from salcr import ops, reference
 from salcr.kernels import jaccard
-from salcr.ops._jaccard_triton import graph_of_neighbours
+from salcr.ops.backends.triton.jaccard import graph_of_neighbours
 from tests.ops.label_problems import KINDS, check_encodings, check_graph, check_labels, images, scikit_learn, searched
 from tests.ops.test_dbscan import sparse
 

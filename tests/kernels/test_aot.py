@@ -28,7 +28,7 @@ def product_cases(arch):
         common = dict(x=x, memory=x, inverse_norms=F, targets=I64, inverse_temperature=SCALAR) | shape
         constexprs = blocks | dict(EVEN=True, PRECISION=precision)
         lse = dict(tile_max=F, tile_sum=F, picked=F) | common
-        yield f"lse-{kind}", "contrast", "lse_tiles_kernel", lse, constexprs | dict(PICK=True), options
+        yield f"lse-{kind}", "cluster_memory", "lse_tiles_kernel", lse, constexprs | dict(PICK=True), options
         chunk = dict(lse=F, out=x, start=N, stride=N) | common
         for name, flags in (("logits", (False, False)), ("weights", (True, True))):
             types = chunk | (dict(out=F) if name == "logits" else {})
@@ -46,22 +46,22 @@ def row_cases(arch):
     rows = x | dict(positives=I64, picked=F, tile_max=F, tile_sum=F, lse=F, losses=F, tiles=N)
     for given in (False, True):
         flags = dict(GIVEN=given, PICK=not given, WIDE=64 if given else 1, BLOCK=128)
-        yield f"rows-{given}", "contrast", "row_losses_kernel", rows, flags, four
+        yield f"rows-{given}", "cluster_memory", "row_losses_kernel", rows, flags, four
     mean = dict(losses=F, positives=I64, out=F, banks=N, num_rows=N, wide=N)
-    yield "mean", "contrast", "mean_kernel", mean, dict(MEAN=True, BLOCK=1024), four
+    yield "mean", "cluster_memory", "mean_kernel", mean, dict(MEAN=True, BLOCK=1024), four
     gradient = x | dict(pull=F, positives=I64, losses=F, gradient=F, out=H, banks=N)
     flags = dict(MEAN=True, EACH=False, SETS=True, BLOCK=2048, ROWS=1024)
-    yield "gradient", "contrast", "gradient_kernel", gradient, flags, four
+    yield "gradient", "cluster_memory", "gradient_kernel", gradient, flags, four
     search = dict(high=F, total=F, values=F, places=I32, kept=N)
     select = search | dict(logits=F, weights=H, scale=F, start=N, columns=N, stride=N)
     for first in (True, False):
         flags = dict(FIRST=first, WEIGHTS=True, C=4096, K=32)
-        yield f"select-{first}", "instance_search", "select_kernel", select, flags, eight
+        yield f"select-{first}", "instance_memory", "select_kernel", select, flags, eight
     last = search | dict(indices=I64, lse=F, k=N)
-    yield "neighbors", "instance_search", "neighbors_kernel", last, dict(K=32, BLOCK=16), one
+    yield "neighbors", "instance_memory", "neighbors_kernel", last, dict(K=32, BLOCK=16), one
     update = dict(memory=F, features=F, targets=I64, order=I64, members=I32, samples=N, classes=N, width=N)
     flags = dict(SCAN=256, BLOCK=2048)
-    yield "update", "memory_update", "update_kernel", update | dict(momentum=SCALAR), flags, four
+    yield "update", "cluster_memory_update", "update_kernel", update | dict(momentum=SCALAR), flags, four
     sets = dict(entries=I64, keeps=I8, out=I64, wide=N, out_wide=N, needed=N)
     yield "sets", "index_sets", "sets_kernel", sets, dict(W=64, BLOCK=16), one
 

@@ -20,19 +20,26 @@ def encoding_cases():
         wide, half_wide = 1 << (k - 1).bit_length(), 1 << (half - 1).bit_length()
         sets = dict(whole=I32, halves=I32, k=N, half=N)
         blocks = dict(R=max(1, 1024 // wide), K=wide) | ones
-        yield f"reciprocal-{k}", "reciprocal", "reciprocal_kernel", sets | dict(ranks=I32), blocks, WARP
+        yield f"reciprocal-{k}", "jaccard_encodings", "reciprocal_kernel", sets | dict(ranks=I32), blocks, WARP
         expand = sets | ROWS | dict(products=F, claims=I32, lengths=I32, known=I32, rows=N)
         blocks = dict(K=wide, C=min(wide, max(1, 256 * warps // half_wide)), H=half_wide) | ones
         for count in (True, False):
             flags = dict(COUNT=count) | blocks
-            yield f"expand-{k}-{count}", "reciprocal", "expand_kernel", expand, flags, LOOP | dict(num_warps=warps)
+            yield (
+                f"expand-{k}-{count}",
+                "jaccard_encodings",
+                "expand_kernel",
+                expand,
+                flags,
+                LOOP | dict(num_warps=warps),
+            )
     weights = ROWS | dict(features=F, known=I32, width=N)
-    yield "weights", "reciprocal", "weights_kernel", weights, dict(E=8, D=256), dict(num_warps=4, num_stages=1)
+    yield "weights", "jaccard_encodings", "weights_kernel", weights, dict(E=8, D=256), dict(num_warps=4, num_stages=1)
     new = dict(new_pointers=I64, new_columns=I32, new_values=F)
     mean = ROWS | new | dict(ranks=I32, sums=I64, met=I64, uses=I32, lengths=I32, rows=N, k=N, k2=N, room=N)
     for count in (True, False):
         flags = dict(COUNT=count, BLOCK=32)
-        yield f"mean-{count}", "reciprocal", "mean_kernel", mean | dict(scale=SCALAR), flags, LOOP
+        yield f"mean-{count}", "jaccard_encodings", "mean_kernel", mean | dict(scale=SCALAR), flags, LOOP
 
 
 def graph_cases():

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from salcr import ops, reference
-from salcr.ops import _jaccard_triton
+from salcr.ops.backends.triton import jaccard as _jaccard_triton
 from salcr.reference import _reciprocal
 from salcr.reference.jaccard import pair_distances, unit_rows
 from tests.ops.contract import assert_within_budget

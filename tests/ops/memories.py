@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from salcr import ops, reference
-from salcr.ops._backends import missing
+from salcr.ops._dispatch import missing
 from tests.ops.contract import assert_within_budget
 
 CPU_BACKENDS = [

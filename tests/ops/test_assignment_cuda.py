@@ -8,7 +8,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from salcr import ops, reference
-from salcr.ops import _assignment_cuda
+from salcr.ops.backends.cuda import assignment as _assignment_cuda
 from tests.ops.assignment_problems import INF, KINDS, assert_optimal, costs
 
 SHAPES = [(1, 1), (1, 7), (7, 1), (40, 23), (50, 2000), (800, 500), (300, 300)]

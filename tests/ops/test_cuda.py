@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from salcr import ops, reference
-from salcr.ops._backends import table
+from salcr.ops._dispatch import table
 from tests.ops.contract import assert_within_budget
 
 

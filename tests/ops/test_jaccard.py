@@ -171,7 +171,7 @@ def test_no_near_pair_is_dropped(generator, make, k1, k2):
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_threads_do_not_matter(generator, monkeypatch, threads):
-    from salcr.ops._jaccard_cpp import jaccard_distance, jaccard_graph
+    from salcr.ops.backends.cpp.jaccard import jaccard_distance, jaccard_graph
 
     features = clustered(generator, rows=900, groups=40)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)  # of the C++; PyTorch's products stay as they are
@@ -235,10 +235,10 @@ def test_graph_of_the_kernels(generator, kind, max_distance):
 
 @pytest.mark.cuda
 def test_kernels_that_count_first_or_have_little_scratch(generator, monkeypatch):
-    from salcr.kernels import jaccard, reciprocal
+    from salcr.kernels import jaccard
 
     features = images(generator, "hubs", 500).cuda()
     check_graph(features, 20, 6, 0.6)
     monkeypatch.setattr(jaccard, "ROOM", 0)
-    monkeypatch.setattr(reciprocal, "SCRATCH_BYTES", 0)
+    monkeypatch.setattr(jaccard_encodings, "SCRATCH_BYTES", 0)
     check_graph(features, 20, 6, 0.6)

@@ -1,14 +1,187 @@
-"""The kernels of :mod:`salcr.kernels.knn` on a GPU; the same without one: tests/kernels."""
-
 import pytest
 import torch
 import torch.nn.functional as F
 
 from salcr import ops, reference
-from tests.ops.contract import assert_within_budget
-from tests.ops.test_neighbors import near_ties, on_a_grid
+from salcr.ops.backends.cpp import knn as _neighbors_cpp
+from salcr.reference import knn as neighbors
+from tests.ops.contract import assert_compiles, assert_operator_contract, assert_within_budget
 
-pytestmark = pytest.mark.cuda
+
+@pytest.fixture(params=["reference", "cpu"])
+def impl(request):
+    return request.param
+
+
+def by_hand(queries, k, database, metric):
+    """Pair by pair in float64, sorted by (not itself, distance, index)."""
+    own, database = database is None, queries if database is None else database
+    values, indices = [], []
+    for i, q in enumerate(queries.double()):
+        if metric == "cosine":
+            scores = [-float((q / q.norm()) @ (x / x.norm())) for x in database.double()]
+        else:
+            scores = [float(((q - x) ** 2).sum()) for x in database.double()]
+        order = sorted(range(len(scores)), key=lambda j: (not (own and j == i), scores[j], j))[:k]
+        indices.append(order)
+        values.append([abs(scores[j]) if metric == "sqeuclidean" else -scores[j] for j in order])
+    return torch.tensor(values), torch.tensor(indices)
+
+
+def on_a_grid(generator, rows, width=16):
+    """Entries ±1, so that norms (4), inner products and distances are exact in float32 and full of ties."""
+    return torch.randint(0, 2, (rows, width), generator=generator).float() * 2 - 1
+
+
+@pytest.mark.parametrize("metric", ["cosine", "sqeuclidean"])
+@pytest.mark.parametrize("own", [True, False])
+def test_neighbours_are_those_of_a_sort(generator, metric, own, impl):
+    queries = torch.randn(31, 8, generator=generator, dtype=torch.float64)
+    database = None if own else torch.randn(17, 8, generator=generator, dtype=torch.float64)
+    values, indices = by_hand(queries, 5, database, metric)
+    got = ops.knn(queries, 5, database=database, metric=metric, impl=impl)
+    assert torch.equal(got[1], indices)
+    torch.testing.assert_close(got[0], values.double(), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "sqeuclidean"])
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("k", [1, 7, 40])
+def test_ties_come_by_index_and_self_first(generator, monkeypatch, metric, own, k, impl):
+    monkeypatch.setattr(neighbors, "BLOCK_BYTES", 7 * 40 * 4)  # seven rows a block
+    monkeypatch.setattr(_neighbors_cpp, "TILE_ROWS", 7)
+    monkeypatch.setattr(_neighbors_cpp, "TILE_BYTES", 7 * 12 * 4)
+    queries = on_a_grid(generator, 40, width=4)  # 16 different rows: every one has duplicates
+    database = None if own else on_a_grid(generator, 40, width=4)
+    values, indices = by_hand(queries, k, database, metric)
+    got = ops.knn(queries, k, database=database, metric=metric, impl=impl)
+    assert torch.equal(got[1], indices)
+    torch.testing.assert_close(got[0], values, rtol=0, atol=1e-6)
+    if own:
+        assert torch.equal(got[1][:, 0], torch.arange(40))
+
+
+@pytest.mark.parametrize("width", [64, 2048])
+def test_error_budget(generator, impl, width):
+    x = torch.randn(50, width, generator=generator)
+    values, indices = ops.knn(x, 9, impl=impl)
+    exact, eager = (torch.nn.functional.normalize(y, dim=1) for y in (x.double(), x))
+    assert_within_budget(values, (exact @ exact.T).gather(1, indices), (eager @ eager.T).gather(1, indices))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_float32(generator, dtype, impl):
+    x = torch.randn(20, 8, generator=generator).to(dtype)
+    for got, expected in zip(ops.knn(x, 4, impl=impl), ops.knn(x.float(), 4, impl=impl), strict=True):
+        assert torch.equal(got, expected)
+
+
+def test_edge_cases(impl):
+    values, indices = ops.knn(torch.ones(1, 3), 1, impl=impl)
+    assert indices.tolist() == [[0]] and values.item() == pytest.approx(1)
+    assert ops.knn(torch.ones(1, 3), 1, metric="sqeuclidean", impl=impl)[0].item() == 0
+    assert ops.knn(torch.zeros(5, 3), 5, impl=impl)[1][3].tolist() == [3, 0, 1, 2, 4]
+    far = torch.tensor([[3.0, 0.0], [1.0, 0.0], [0.0, 2.0]])
+    values, indices = ops.knn(torch.tensor([[1.0, 0.0]]), 3, database=far, metric="sqeuclidean", impl=impl)
+    assert indices.tolist() == [[1, 0, 2]] and values.tolist() == [[0, 4, 5]]
+    assert not ops.knn(far.requires_grad_(), 2, impl=impl)[0].requires_grad
+
+
+def near_ties(generator, rows=300, width=64):
+    """Rows at cosines to the first that step by 1e-7 to 1e-5, and duplicates among them."""
+    steps = 10 ** (-7 + 2 * torch.rand(rows, generator=generator, dtype=torch.float64))
+    cosines = (0.9 - steps.cumsum(0))[:, None]
+    aside = torch.nn.functional.normalize(
+        torch.randn(rows, width - 1, generator=generator, dtype=torch.float64) + 3, dim=1
+    )
+    x = torch.cat([cosines, (1 - cosines.square()).sqrt() * aside], 1)
+    x = torch.cat([torch.eye(width, dtype=torch.float64)[:1], x, x[: rows // 3]])
+    return x[torch.randperm(len(x), generator=generator)].float()
+
+
+@pytest.mark.parametrize("k", [2, 30, 200])
+def test_neighbours_are_right_outside_the_tie_margin(generator, impl, k):
+    x = near_ties(generator)
+    values, indices = ops.knn(x, k, impl=impl)
+    exact = torch.nn.functional.normalize(x.double(), dim=1)
+    exact = (exact @ exact.T).fill_diagonal_(2)
+    found = exact.gather(1, indices)
+    assert (indices.sort(1).values.diff() > 0).all() and torch.equal(indices[:, 0], torch.arange(len(x)))
+    assert (found.diff() < 1e-5).all()  # in order
+    missed = exact.scatter(1, indices, -2).amax(1)
+    assert (missed < found[:, -1] + 1e-5).all()
+    torch.testing.assert_close(values[:, 1:], found[:, 1:].float())
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 50), (16, 16), (17, 40), (1000, 1000)])
+def test_tiles_do_not_matter(generator, monkeypatch, rows, columns):
+    monkeypatch.setattr(_neighbors_cpp, "TILE_ROWS", rows)
+    monkeypatch.setattr(_neighbors_cpp, "TILE_BYTES", 4 * min(rows, 90) * columns)
+    x = on_a_grid(generator, 90, width=4)
+    y = on_a_grid(generator, 70, width=4)
+    for metric in ("cosine", "sqeuclidean"):
+        for database, k in ((None, 1), (None, 20), (None, 90), (y, 20), (y, 70)):
+            got = ops.knn(x, k, database=database, metric=metric, impl="cpu")
+            expected = ops.knn(x, k, database=database, metric=metric, impl="reference")
+            assert torch.equal(got[1], expected[1])
+            torch.testing.assert_close(got[0], expected[0], rtol=0, atol=1e-6)
+
+
+def test_distances_that_overflow_come_last(generator):
+    """Squared distances beyond float32 are infinite or no number; every row still names k different rows."""
+    x = torch.randn(40, 6, generator=generator)
+    x[::3] *= 1e30
+    values, indices = ops.knn(x, 40, metric="sqeuclidean", impl="cpu")
+    assert torch.equal(indices.sort(1).values, torch.arange(40).expand(40, 40))
+    assert torch.equal(indices[:, 0], torch.arange(40))
+    near = torch.tensor([n for n in range(40) if n % 3])
+    few = ops.knn(x, 20, metric="sqeuclidean", impl="cpu")[1][near]
+    assert torch.equal(few, indices[near, :20])
+    assert torch.isin(few, near).all()
+    assert (values[near, 26:] == torch.inf).all() and values[near, :26].isfinite().all()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads_do_not_matter(generator, monkeypatch, threads):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)  # of the C++; PyTorch's products stay as they are
+    x = torch.randn(3000, 8, generator=generator)
+    got = ops.knn(x, 10, impl="cpu")
+    monkeypatch.undo()
+    for a, b in zip(got, ops.knn(x, 10, impl="cpu"), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_contract(generator):
+    x, y = (torch.randn(n, 6, generator=generator) for n in (9, 12))
+    assert_operator_contract(
+        torch.ops.salcr.knn,
+        (x, 3, None, "cosine", "exact", "auto"),
+        (x.double(), 4, y.double(), "sqeuclidean", "exact", "auto"),
+    )
+    assert_compiles(lambda x: ops.knn(x, 3), (x,), (y,))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (dict(k=6), ValueError, "k must be between 1 and 5, got 6"),
+        (dict(k=0), ValueError, "k must be"),
+        (dict(k=9, database=torch.zeros(8, 3)), ValueError, "between 1 and 8"),
+        (dict(database=torch.zeros(8, 4)), ValueError, "rows of width 4, queries of width 3"),
+        (dict(database=torch.zeros(8, 3).double()), TypeError, "database is torch.float64"),
+        (dict(queries=torch.zeros(0, 3)), ValueError, "queries is empty"),
+        (dict(queries=torch.zeros(5, 3).long()), TypeError, "queries must be floating"),
+        (dict(queries=torch.tensor([[0.0], [1.0], [torch.nan], [torch.inf]])), ValueError, "queries has NaN.*row 2"),
+        (dict(database=torch.full((8, 3), torch.inf)), ValueError, "database has NaN or Inf, first in row 0"),
+        (dict(metric="l1"), ValueError, "metric must be one of"),
+        (dict(method="hnsw"), ValueError, "method must be one of exact, faiss-ivf, got 'hnsw'"),
+        (dict(method="faiss-ivf", impl="cpu"), ValueError, "impl='cpu' is a backend of the exact method"),
+        (dict(impl="cuda"), ValueError, "has the backends"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, error, message):
+    with pytest.raises(error, match=message):
+        ops.knn(**(dict(queries=torch.ones(5, 3), k=2) | arguments))
 
 
 def assert_right_outside_the_tie_margin(got, queries, k, database, metric):
@@ -31,6 +204,7 @@ def assert_right_outside_the_tie_margin(got, queries, k, database, metric):
     torch.testing.assert_close(values[:, own:].double(), found[:, own:], rtol=1e-5, atol=margin.item())
 
 
+@pytest.mark.cuda
 @pytest.mark.parametrize("metric", ["cosine", "sqeuclidean"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(
@@ -46,15 +220,17 @@ def test_neighbours(generator, rows, size, width, k, dtype, metric):
     assert_right_outside_the_tie_margin(got, queries, k, database, metric)
 
 
+@pytest.mark.cuda
 @pytest.mark.parametrize("k", [2, 30, 200])
 def test_near_ties(generator, k):
     x = near_ties(generator, rows=9000, width=64).cuda()
     assert_right_outside_the_tie_margin(ops.knn(x, k, impl="triton"), x, k, None, "cosine")
 
 
+@pytest.mark.cuda
 @pytest.mark.parametrize("metric", ["cosine", "sqeuclidean"])
 @pytest.mark.parametrize("width", [4, 16])  # hundreds of duplicates, whose lists overflow, and few
-def test_ties_come_by_index_and_self_first(generator, width, metric):
+def test_ties_come_by_index_and_self_first_on_a_gpu(generator, width, metric):
     queries, database = (on_a_grid(generator, rows, width=width).cuda() for rows in (5000, 9000))
     for k in (1, 30):
         for given in (None, database):
@@ -64,6 +240,7 @@ def test_ties_come_by_index_and_self_first(generator, width, metric):
             torch.testing.assert_close(got[0], expected[0], rtol=0, atol=1e-6)
 
 
+@pytest.mark.cuda
 def test_few_rows_are_left_to_plain_products(generator):
     """On features of a network's kind the certificate holds for nearly every row, or the search would be slow."""
     from benchmarks.features import pedestrians
@@ -74,6 +251,7 @@ def test_few_rows_are_left_to_plain_products(generator):
     assert kernels.search(x, x, 29, scores, indices, own=True, near=False).sum() <= 12
 
 
+@pytest.mark.cuda
 def test_strides_beyond_31_bits(generator):
     """Rows that start past element 2^31 of the database (8 GB); the nearest of each is its copy there."""
     database = torch.randn(2**20 + 300, 2048, device="cuda")
@@ -83,7 +261,8 @@ def test_strides_beyond_31_bits(generator):
     assert torch.equal(indices[:, 0], index)
 
 
-def test_error_budget(generator):
+@pytest.mark.cuda
+def test_error_budget_on_a_gpu(generator):
     x = torch.randn(500, 2048, generator=generator).cuda()
     values, indices = ops.knn(x, 9, impl="triton")
     exact, eager = (F.normalize(y, dim=1) for y in (x.double(), x))

@@ -6,7 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from salcr import ops, reference
-from salcr.ops import _propagation_blocks
+from salcr.ops.backends.eager import propagation as _propagation_blocks
 from salcr.reference.published.propagation import propagate_features as published
 from tests.ops.contract import assert_compiles, assert_operator_contract, assert_within_budget
 
@@ -161,8 +161,8 @@ def test_no_graph_is_held_as_a_whole(generator, monkeypatch, entries):
 
 
 def in_tiles(monkeypatch, rows, columns, size=8):
-    monkeypatch.setattr("salcr.ops._propagation_cpp.TILE_ROWS", rows)
-    monkeypatch.setattr("salcr.ops._propagation_cpp.TILE_BYTES", rows * columns * size)
+    monkeypatch.setattr("salcr.ops.backends.cpp.propagation.TILE_ROWS", rows)
+    monkeypatch.setattr("salcr.ops.backends.cpp.propagation.TILE_BYTES", rows * columns * size)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (7, 11), (16, 300), (64, 32)])
@@ -204,7 +204,7 @@ def test_repeats_bit_for_bit_with_any_number_of_threads(generator):
 @pytest.mark.parametrize("k", [1, 6, 39, 100])
 def test_the_device_path_is_equal(generator, monkeypatch, k, entries):
     """Its tensors may as well lie on the CPU: ties, zeros, negative products, blocks of few rows or all."""
-    monkeypatch.setattr("salcr.ops._propagation_blocks.BLOCK_ENTRIES", entries)
+    monkeypatch.setattr("salcr.ops.backends.eager.propagation.BLOCK_ENTRIES", entries)
     zero = torch.zeros(2, 16, dtype=torch.float64)
     pairs = (
         features(generator, 60, 40),

@@ -7,7 +7,7 @@ import torch
 from benchmarks.features import clustered
 from salcr import ops, reference
 from salcr.objectives import associate
-from salcr.reference.published import association, clustering, pooling, retrieval
+from salcr.reference.published import association, clustering, pooling, ranking
 
 
 def test_published_clustering_gives_the_operators_labels_and_centroids():
@@ -39,8 +39,8 @@ def test_published_pooling_gives_the_same_features(generator, parts):
 def test_published_evaluation_averages_trials(rng):
     features, ids, cams = rng.normal(size=(40, 8)), np.arange(40) % 5, 1 + np.arange(40) % 6
     trials = [(np.arange(10), np.arange(10, 25)), (np.arange(10), np.arange(25, 40))]
-    cmc, precision, penalty = retrieval.evaluate_trials(features, ids, cams, trials, protocol="sysu")
-    single = [retrieval.evaluate_trials(features, ids, cams, [trial], protocol="sysu") for trial in trials]
+    cmc, precision, penalty = ranking.evaluate_trials(features, ids, cams, trials, protocol="sysu")
+    single = [ranking.evaluate_trials(features, ids, cams, [trial], protocol="sysu") for trial in trials]
     np.testing.assert_allclose(cmc, (single[0][0] + single[1][0]) / 2)
     assert precision == pytest.approx((single[0][1] + single[1][1]) / 2)
     assert penalty == pytest.approx((single[0][2] + single[1][2]) / 2)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from salcr import ops
-from salcr.ops._ranking_numba import _measure
+from salcr.ops.backends.numba.ranking import _measure
 
 BACKENDS = ["cpu", "reference"]
 PROTOCOLS = ["sysu", "regdb", "llcm"]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from salcr.reference.jaccard import unit_rows
-from salcr.reference.neighbors import knn
+from salcr.reference.knn import knn
 
 
 def jaccard_distance(features: torch.Tensor, *, k1: int = 30, k2: int = 6) -> torch.Tensor:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from salcr.reference.published.gpcr import refinement_losses
-from salcr.reference.published.memory_update import update_cluster_memory_
+from salcr.reference.published.cluster_memory import update_cluster_memory_
+from salcr.reference.published.instance_memory import refinement_losses
 
 
 def stage_two_loss(

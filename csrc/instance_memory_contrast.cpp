@@ -4,7 +4,7 @@
 // padding included; here each is read where it lies: once forward (its logit), twice backward (its logit, its pull; the
 // second time from cache). Rows are independent; a row's sums are taken in the order of its set.
 
-#include "set_contrast.hpp"
+#include "instance_memory_contrast.hpp"
 
 #include <algorithm>
 #include <cmath>

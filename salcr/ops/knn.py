@@ -3,13 +3,13 @@
 import torch
 
 from salcr import reference
-from salcr.ops._backends import add_backend, check_impl, pick
-from salcr.ops._banks import HALF_TO_SINGLE
 from salcr.ops._checks import check_finite, check_range, check_same, check_tensor
-from salcr.ops._neighbors_cpp import knn as _cpp_knn
-from salcr.ops._neighbors_faiss import knn as _faiss_knn
-from salcr.ops._neighbors_triton import knn as _triton_knn
+from salcr.ops._dispatch import add_backend, check_impl, pick
+from salcr.ops._parts import HALF_TO_SINGLE
 from salcr.ops._register import register
+from salcr.ops.backends.cpp.knn import knn as _cpp_knn
+from salcr.ops.backends.faiss.knn import knn as _faiss_knn
+from salcr.ops.backends.triton.knn import knn as _triton_knn
 
 METRICS = ("cosine", "sqeuclidean")
 METHODS = ("exact", "faiss-ivf")

@@ -1,4 +1,4 @@
-"""The kernels of :mod:`salcr.kernels.reciprocal` on a GPU; the same without one: tests/kernels."""
+"""The kernels of :mod:`salcr.kernels.jaccard_encodings` on a GPU; the same without one: tests/kernels."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def test_any_width(generator, width):
 
 def test_little_scratch(generator, monkeypatch):
     """One program takes all rows, as with millions of images few take many."""
-    from salcr.kernels import reciprocal
+    from salcr.kernels import jaccard_encodings
 
-    monkeypatch.setattr(reciprocal, "SCRATCH_BYTES", 0)
+    monkeypatch.setattr(jaccard_encodings, "SCRATCH_BYTES", 0)
     check_encodings(torch.cat([images(generator, kind, 60) for kind in ("groups", "hubs")]).cuda(), 12, 3)

@@ -16,7 +16,7 @@ class Operator(NamedTuple):
 
 
 class Engine(NamedTuple):
-    """``pool_forward`` and ``pool_backward``, with the arguments of those of :mod:`salcr.ops._pooling_cpu`."""
+    """``pool_forward`` and ``pool_backward``, with the arguments of those of :mod:`salcr.ops.backends.cpp.pooling`."""
 
     pool_forward: Callable
     pool_backward: Callable

@@ -5,7 +5,7 @@
 // has for itself and clears by walking the list again. Inner products come from the neighbour search wherever i ranks j or j ranks
 // i; only the other pairs of an expanded set (a few per image) read two features.
 
-#include "reciprocal.hpp"
+#include "jaccard_encodings.hpp"
 
 #include <cmath>
 #include <vector>

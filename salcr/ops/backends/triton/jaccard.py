@@ -7,7 +7,7 @@ room for the near pairs, and how many there are (once more where they have to be
 import numpy as np
 import torch
 
-from salcr.ops._backends import pick
+from salcr.ops._dispatch import pick
 from salcr.reference.jaccard import csr_of_all, csr_tensor, unit_rows
 
 
@@ -49,9 +49,9 @@ def graph_of_neighbours(
 
 
 def encode(features: torch.Tensor, ranks: torch.Tensor, products: torch.Tensor, k2: int) -> tuple[torch.Tensor, ...]:
-    """The :class:`salcr.kernels.reciprocal.Encodings` of the neighbours."""
-    from salcr.kernels import reciprocal
+    """The :class:`salcr.kernels.jaccard_encodings.Encodings` of the neighbours."""
+    from salcr.kernels import jaccard_encodings
     from salcr.reference._reciprocal import half
 
     k1 = ranks.shape[1]
-    return reciprocal.encode(features, ranks, products.contiguous(), half=min(half(k1) + 1, k1), k2=min(k2, k1))
+    return jaccard_encodings.encode(features, ranks, products.contiguous(), half=min(half(k1) + 1, k1), k2=min(k2, k1))

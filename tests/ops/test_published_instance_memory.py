@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from salcr.objectives import RefinementObjective
-from salcr.reference.published.gpcr import refinement_losses
+from salcr.reference.published.instance_memory import refinement_losses
 
 
 def problem(generator, views=5, parts=3, size=40, width=7):

@@ -1,4 +1,4 @@
-"""The kernel of :mod:`salcr.kernels.memory_update` on a GPU; the same without one: tests/kernels."""
+"""The kernel of :mod:`salcr.kernels.cluster_memory_update` on a GPU; the same without one: tests/kernels."""
 
 import pytest
 import torch

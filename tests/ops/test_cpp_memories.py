@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from salcr import ops, reference
-from salcr.ops import _memories_cpu
-from salcr.ops._backends import missing
+from salcr.ops._dispatch import missing
+from salcr.ops.backends.cpp import cluster_memory as _memories_cpu
 from tests.ops import memories
 from tests.ops.memories import check_contrasts, check_search, evaluate, random_memory
 

@@ -5,7 +5,7 @@
 // threshold has lost its tie already, so that `>` is the whole test and nearly all scores cost one vectorised comparison.
 // Each tile is read once for its rows and, where the matrix is symmetric, once for its columns; N buffers are all that stays.
 
-#include "topk.hpp"
+#include "knn.hpp"
 
 #include <algorithm>
 #include <limits>

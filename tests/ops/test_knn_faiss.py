@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.features import pedestrians
 from salcr import ops
-from tests.ops.test_neighbors import on_a_grid
+from tests.ops.test_knn import on_a_grid
 
 
 @pytest.mark.parametrize("metric", ["cosine", "sqeuclidean"])

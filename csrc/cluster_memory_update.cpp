@@ -6,7 +6,7 @@
 // blend and multiplied in after the last. A feature row is fetched from memory once, while the sample before it is worked
 // on; the touched memory rows are read and written once.
 
-#include "memory_update.hpp"
+#include "cluster_memory_update.hpp"
 
 #include <vector>
 

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from salcr import reference
-from salcr.reference.published.memory_update import update_cluster_memory_
+from salcr.reference.published.cluster_memory import update_cluster_memory_
 
 
 @pytest.mark.parametrize("shared", [False, True])

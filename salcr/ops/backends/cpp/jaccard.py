@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from salcr.ops._neighbors_cpp import search
+from salcr.ops.backends.cpp.knn import search
 from salcr.reference.jaccard import csr_of_all, csr_tensor, unit_rows
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from salcr.ops._banks import with_banks
+from salcr.ops._parts import with_banks
 
 SCRATCH = 2**23
 """Products in the scratch at a time."""

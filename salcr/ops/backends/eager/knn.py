@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-from salcr.reference.neighbors import BLOCK_BYTES, largest, scores_of
+from salcr.reference.knn import BLOCK_BYTES, largest, scores_of
 
 
 def fill(

@@ -1,0 +1,1 @@
+"""CUDA C++: launches of csrc/cuda."""

@@ -1,0 +1,1 @@
+"""Plain PyTorch in blocks and with gradients written out: what runs where no compiled backend does."""

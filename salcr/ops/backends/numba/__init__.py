@@ -1,0 +1,1 @@
+"""numba: loops of the Python side that depend on data."""

@@ -1,0 +1,1 @@
+"""Triton: adapters from the operators to salcr.kernels, one file a family."""
