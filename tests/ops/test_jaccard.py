@@ -235,7 +235,7 @@ def test_graph_of_the_kernels(generator, kind, max_distance):
 
 @pytest.mark.cuda
 def test_kernels_that_count_first_or_have_little_scratch(generator, monkeypatch):
-    from salcr.kernels import jaccard
+    from salcr.kernels import jaccard, jaccard_encodings
 
     features = images(generator, "hubs", 500).cuda()
     check_graph(features, 20, 6, 0.6)
