@@ -21,8 +21,7 @@ from benchmarks.cases import pseudo_labels
 from benchmarks.features import pedestrians
 from benchmarks.machine import commit, machine, versions
 from benchmarks.memory import peak, reset_peak
-from salcr.ops.backends.cpp import jaccard as _jaccard_cpp
-from salcr.ops.backends.triton import jaccard as _jaccard_triton
+from salcr import ops
 
 SIZES = (  # images, width of a feature: lower where the product of all pairs would take many minutes
     (5000, 2048),
@@ -33,7 +32,7 @@ SIZES = (  # images, width of a feature: lower where the product of all pairs wo
     (200000, 64),
     (1000000, 256),
 )
-BACKENDS = {"cpu": ("cpu", _jaccard_cpp), "cuda": ("triton", _jaccard_triton)}
+BACKENDS = {"cpu": "cpp", "cuda": "triton"}
 MEMORY = {
     "cpu": (reset_peak, peak),
     "cuda": (torch.cuda.reset_peak_memory_stats, torch.cuda.max_memory_allocated),
@@ -63,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measure(features: torch.Tensor) -> dict:
     """Seconds by the clock and of all CPUs, megabytes, clusters and share of noise."""
     device = features.device.type
-    impl, backend = BACKENDS[device]
+    impl = BACKENDS[device]
+    search = partial(ops.knn, features, pseudo_labels.K1, impl=impl)
     reset, high_water = MEMORY[device]
     reset()
     before = high_water()
@@ -77,8 +77,8 @@ def measure(features: torch.Tensor) -> dict:
     }
     steps: dict[str, Callable] = {
         "gemm": partial(bare_product, features),
-        "knn": partial(backend.neighbours, features, pseudo_labels.K1),
-        "after": partial(pseudo_labels.labels_of_neighbours, impl, *backend.neighbours(features, pseudo_labels.K1)),
+        "knn": search,
+        "after": partial(pseudo_labels.cluster, impl, features, *search()),
         "cluster": partial(pseudo_labels.cluster, impl, features),
     }
     clock: dict[str, list[float]] = {name: [] for name in steps}

@@ -27,13 +27,13 @@ void bind(py::module_& m, const char* function, Pool<Real> pool, bool backward) 
   m.def(
       function,
       [pool, backward](py::array_t<Real, py::array::c_style> map, bool channels_last, std::int64_t parts, int views,
-             bool authors_pg1, double power, int threads, const py::kwargs& arrays) {
+             double power, int threads, const py::kwargs& arrays) {
         if (map.ndim() != 3 || parts < 0 || threads < 1 || (views != 1 && views != 3) || map.shape(0) % views)
           throw std::invalid_argument("pooling: wrong shape of map, or wrong parts, views or threads");
         Pooling<Real> k{};
         k.images = map.shape(0), k.cells = map.shape(channels_last ? 1 : 2), k.width = map.shape(channels_last ? 2 : 1);
         if (parts > k.cells) throw std::invalid_argument("pooling: more parts than cells");
-        k.parts = parts, k.views = views, k.channels_last = channels_last, k.authors_pg1 = authors_pg1;
+        k.parts = parts, k.views = views, k.channels_last = channels_last;
         k.power = power, k.threads = threads, k.map = map.data();
         const auto rows = k.images * parts * k.width, cells = parts ? k.images * parts * (k.cells / parts) : 0;
         k.tokens = data<Real>(arrays, "tokens", parts * k.width);
@@ -59,7 +59,7 @@ void bind(py::module_& m, const char* function, Pool<Real> pool, bool backward) 
         pool(k);
       },
       py::arg("map").noconvert(), py::kw_only(), py::arg("channels_last"), py::arg("parts"), py::arg("views"),
-      py::arg("authors_pg1"), py::arg("power"), py::arg("threads"));
+      py::arg("power"), py::arg("threads"));
 }
 
 }  // namespace

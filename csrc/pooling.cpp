@@ -17,10 +17,10 @@ namespace {
 
 using stripe::Index;
 
-// The map that view `view` asks for pg1 and pg2 (v 0, a 1, r 2).
-int asked(int form, int view, bool authors_pg1) {
+// The map that view `view` asks for a form (own 0, pg1 1, pg2 2; maps v 0, a 1, r 2): each of the three once.
+int asked(int form, int view) {
   if (form == 0) return view;
-  if (form == 1) return view == 2 ? 0 : (view == 1 && authors_pg1) ? 0 : 2;
+  if (form == 1) return view == 2 ? 0 : 2;
   return view == 1 ? 0 : 1;
 }
 
@@ -119,7 +119,7 @@ class Position {
     stripe::weighted_sums<V, false>(cells(map, p), cell_count, k.width, weight, out);
     for (int v = 0; v < V; ++v)
       for (int form = 0; form < V; ++form)
-        if (asked(form, v, k.authors_pg1) == map)
+        if (asked(form, v) == map)
           std::copy_n(out[v], k.width, k.forms[form] + (image(v) * k.parts + p) * k.width);
   }
 
@@ -143,23 +143,12 @@ class Position {
     stripe::spread<2 * V>(gradient(map, p), cell_count, k.width, factors, directions);
   }
 
-  // Sum of the gradients of the forms in which `view` asked `map`: of none, one or (with the authors' pg1) two.
+  // Gradient of the one form in which `view` asked `map`.
   template <int V>
-  const Real* form_gradient(int map, int view, Index p) {
-    const Real* only = nullptr;
-    Real* sum = rows.data() + view * k.width;
-    for (int form = 0; form < V; ++form) {
-      if (asked(form, view, k.authors_pg1) != map) continue;
-      const Real* incoming = k.form_gradients[form] + (image(view) * k.parts + p) * k.width;
-      if (!only) {
-        only = incoming;
-        continue;
-      }
-      for (Index d = 0; d < k.width; ++d) sum[d] = only[d] + incoming[d];
-      only = sum;
-    }
-    if (!only) std::fill_n(sum, k.width, Real(0)), only = sum;
-    return only;
+  const Real* form_gradient(int map, int view, Index p) const {
+    int form = 0;
+    while (form + 1 < V && asked(form, view) != map) ++form;
+    return k.form_gradients[form] + (image(view) * k.parts + p) * k.width;
   }
 
   void prototype_backward(int view, Index p) {

@@ -10,7 +10,6 @@ struct Pooling {
   std::int64_t images, cells, width, parts;
   int views;           // 1, or 3: every map is asked by the queries of its three views
   bool channels_last;  // memory format of `map` and `map_gradient`
-  bool authors_pg1;    // the augmented view's pg1 is its pg2
   double power;        // of GeM
   int threads;
 

@@ -1,15 +1,15 @@
 """salcr: unsupervised visible-infrared person re-identification (SALCR, IJCV 2025) with accelerated operators.
 
 ``salcr.ops`` holds the operators, ``salcr.reference`` the same in plain PyTorch, ``salcr.nn`` modules over them.
-``salcr.cluster`` goes from features to pseudo labels.
+``salcr.cluster`` goes from features to pseudo labels; ``salcr.use_backend`` chooses what the operators run on.
 """
 
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> object:
-    if name == "cluster":  # imported late: ``salcr --help`` need not wait for torch
-        from salcr.ops import cluster
+    if name in ("cluster", "use_backend"):  # imported late: ``salcr --help`` need not wait for torch
+        from salcr import ops
 
-        return cluster
+        return getattr(ops, name)
     raise AttributeError(f"module 'salcr' has no attribute {name!r}")

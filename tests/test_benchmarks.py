@@ -86,7 +86,7 @@ def test_variants_that_work_in_place_do_not_disturb_each_other():
 
 def test_backends_of_other_devices_are_left_out():
     found = measure(case(reference=double, triton=double, cuda=double, cpu=double), Cpu(), True)["variants"]
-    assert list(found) == ["reference", "cpu"]
+    assert list(found) == ["reference", "cpp"]
 
 
 def test_a_case_that_has_no_rival_on_a_device_is_not_measured_there(monkeypatch):

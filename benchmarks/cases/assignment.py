@@ -86,7 +86,7 @@ def _with_cost(solve: Callable) -> Callable:
 
 
 def _case(kind: str, make: Callable, shape: tuple[int, int]) -> Case:
-    solvers = {impl: partial(ops.linear_assignment, impl=impl) for impl in ("reference", "cpu")}
+    solvers = {impl: partial(ops.linear_assignment, impl=impl) for impl in ("reference", "cpp")}
     solvers |= {"lapx": _lapx, "lapx float32": _lapx_float32}
     if shape[0] == shape[1]:
         solvers["lapjv"] = _lapjv
@@ -97,7 +97,7 @@ def _case(kind: str, make: Callable, shape: tuple[int, int]) -> Case:
 
 
 def _bidirectional_case(kind: str, make: Callable, shape: tuple[int, int]) -> Case:
-    solvers = {impl: partial(ops.bidirectional_assignment, impl=impl) for impl in ("reference", "cpu")}
+    solvers = {impl: partial(ops.bidirectional_assignment, impl=impl) for impl in ("reference", "cpp")}
     solvers["published"] = association.bidirectional_assignment
     variants = {name: _with_cost(solve) for name, solve in solvers.items()}
     note = f"{kind} {shape[0]} x {shape[1]}; reference and published repeat columns for SciPy, published pads them too"

@@ -86,7 +86,7 @@ CASES = (
         {
             "reference": partial(ops.propagate_features, impl="reference"),
             "published": propagation.propagate_features,
-            "cpu": partial(ops.propagate_features, impl="cpu"),
+            "cpp": partial(ops.propagate_features, impl="cpp"),
         },
         close,
         floor_bytes=lambda v, r: 2 * (v.nbytes + r.nbytes),
@@ -98,7 +98,7 @@ CASES = (
         "once across and in full within the modalities",
         _dataset,
         {"reference": partial(ops.propagate_features, impl="reference")}
-        | {impl: partial(ops.propagate_features, impl=impl) for impl in ("cpu", "cuda")}
+        | {impl: partial(ops.propagate_features, impl=impl) for impl in ("cpp", "eager")}
         | {"bare_products": _products},
         _nearly_all,
         floor_flops=_product_flops,
@@ -110,7 +110,7 @@ CASES = (
         {
             "reference": partial(ops.sinkhorn, impl="reference"),
             "published": association.sinkhorn,
-            "cpu": partial(ops.sinkhorn, impl="cpu"),
+            "cpp": partial(ops.sinkhorn, impl="cpp"),
             "triton": partial(ops.sinkhorn, impl="triton"),
         },
         close,

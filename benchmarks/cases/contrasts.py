@@ -50,8 +50,8 @@ def _contrast(function: Callable, features, memory, targets) -> tuple[torch.Tens
     return _with_gradient(function, features, memory, targets)
 
 
-def _set_contrast(function: Callable, features, memory, positives, lse, pull) -> tuple[torch.Tensor, torch.Tensor]:
-    return _with_gradient(function, features, memory, positives, lse=lse, pull=pull)
+def _set_contrast(function: Callable, features, memory, positives, lse, mean_row) -> tuple[torch.Tensor, torch.Tensor]:
+    return _with_gradient(function, features, memory, positives, lse=lse, mean_row=mean_row)
 
 
 def _with_gradient(function: Callable, features, *arguments, **known) -> tuple[torch.Tensor, torch.Tensor]:
@@ -94,7 +94,7 @@ def _compiled(name: str) -> Callable:
 
 def _variants(step: Callable, name: str) -> dict[str, Callable]:
     forms = {"reference": getattr(reference, name), "compiled": _compiled(name)}
-    forms |= {impl: partial(getattr(ops, name), impl=impl) for impl in ("cpu", "triton")}
+    forms |= {impl: partial(getattr(ops, name), impl=impl) for impl in ("cpp", "triton")}
     return {variant: partial(step, function) for variant, function in forms.items()}
 
 

@@ -10,7 +10,7 @@ from benchmarks.case import Case, close
 from benchmarks.features import clustered
 from salcr import ops
 from salcr.objectives import RefinementObjective
-from salcr.reference.published import cluster_memory, instance_memory
+from salcr.reference.published import instance_memory
 
 
 def _memory_step(device: str, quick: bool) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
@@ -82,8 +82,8 @@ CASES = (
         _memory_step,
         {
             "reference": _update_all(partial(ops.update_cluster_memory_, impl="reference")),
-            "published": _update_all(cluster_memory.update_cluster_memory_),
-            "cpu": _update_all(partial(ops.update_cluster_memory_, impl="cpu")),
+            "eager": _update_all(partial(ops.update_cluster_memory_, impl="eager")),
+            "cpp": _update_all(partial(ops.update_cluster_memory_, impl="cpp")),
             "triton": _update_all(partial(ops.update_cluster_memory_, impl="triton")),
         },
         close,

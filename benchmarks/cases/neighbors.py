@@ -55,7 +55,7 @@ def _reference(queries, database=None):
 
 
 VARIANTS = {"reference": _reference, "compiled": _compiled, "faiss": _faiss}
-VARIANTS |= {impl: _search(impl) for impl in ("cpu", "triton")}
+VARIANTS |= {impl: _search(impl) for impl in ("cpp", "triton")}
 CASES = (
     Case(
         "knn",

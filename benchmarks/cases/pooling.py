@@ -45,11 +45,11 @@ def _pooling_case(name: str, note: str, run: Callable, transfers: int, dtype: to
         "reference": reference.semantic_pool,
         "published": published_pool,
         "compiled": _compiled_semantic_pool,
-        "cpu": partial(ops.semantic_pool, impl="cpu"),
+        "cpp": partial(ops.semantic_pool, impl="cpp"),
         "triton": partial(ops.semantic_pool, impl="triton"),
     }
     if dtype != torch.float32:  # for GPUs: no CPU backend, and rounded where published code rounds
-        del variants["published"], variants["cpu"]
+        del variants["published"], variants["cpp"]
     note = f"GeM and three forms of part features of [432, 2048, 18, 9] in {str(dtype).removeprefix('torch.')}, {note}"
     runs = {variant: run(function) for variant, function in variants.items()}
     floors = {

@@ -3,13 +3,11 @@
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 
 from benchmarks.case import Case, same_graph, same_labels
 from benchmarks.features import clustered, pedestrians
 from salcr import ops
-from salcr.ops.backends.cpp import jaccard as _jaccard_cpp
-from salcr.ops.backends.cpp.jaccard import neighbours
-from salcr.ops.backends.triton import jaccard as _jaccard_triton
 from salcr.reference.published import clustering, jaccard
 
 EPS, K1, K2, MIN_SAMPLES = 0.6, 30, 6, 4
@@ -17,12 +15,12 @@ HUBS = dict(spread=2.0, hubs=0.01)  # of pedestrians: more than half of the imag
 
 
 def searched(count: int, options: dict, device: str, quick: bool) -> tuple[torch.Tensor, ...]:
-    """Unit features, ranks and inner products of ``count`` images."""
-    features = pedestrians(*((400, 64) if quick else (count, 2048)), **options)
-    return tuple(x.to(device) for x in neighbours(features, K1))
+    """Unit features of ``count`` images, and inner products and indices of their neighbours."""
+    features = F.normalize(pedestrians(*((400, 64) if quick else (count, 2048)), **options), dim=1)
+    return tuple(x.to(device) for x in (features, *ops.knn(features, K1)))
 
 
-def published(features: torch.Tensor, ranks: torch.Tensor, products: torch.Tensor) -> torch.Tensor:
+def published(features: torch.Tensor, products: torch.Tensor, ranks: torch.Tensor) -> torch.Tensor:
     return clustering.labels_of_neighbours(features, ranks, k2=K2, eps=EPS, min_samples=MIN_SAMPLES)
 
 
@@ -30,17 +28,10 @@ def _published_cluster(features: torch.Tensor) -> torch.Tensor:
     return clustering.pseudo_labels(features, eps=EPS, min_samples=MIN_SAMPLES, k1=K1, k2=K2)
 
 
-def labels_of_neighbours(
-    impl: str, features: torch.Tensor, ranks: torch.Tensor, products: torch.Tensor
-) -> torch.Tensor:
-    """Everything after the neighbour search by the backend ``impl``."""
-    backend = {"cpu": _jaccard_cpp, "triton": _jaccard_triton}[impl]
-    graph = backend.graph_of_neighbours(features, ranks, products, K2, EPS)
-    return ops.dbscan(graph, eps=EPS, min_samples=MIN_SAMPLES, impl=impl)
-
-
-def cluster(impl: str, features: torch.Tensor) -> torch.Tensor:
-    return ops.cluster(features, eps=EPS, min_samples=MIN_SAMPLES, k1=K1, k2=K2, impl=impl)
+def cluster(impl: str, features: torch.Tensor, *neighbors: torch.Tensor) -> torch.Tensor:
+    """Labels by the backend ``impl``; given ``neighbors``, everything after their search."""
+    options = dict(eps=EPS, min_samples=MIN_SAMPLES, k1=K1, k2=K2, impl=impl)
+    return ops.cluster(features, neighbors=neighbors or None, **options)
 
 
 def _people(device: str, quick: bool) -> tuple[torch.Tensor]:
@@ -53,7 +44,7 @@ def _one_modality(device: str, quick: bool) -> tuple[torch.Tensor]:
 
 def _labels_case(name: str, count: int, options: dict, what: str) -> Case:
     note = f"{count} features of 2048, {what}: from neighbours (k1 30, k2 6) to labels (eps 0.6, min_samples 4)"
-    variants = {"published": published} | {impl: partial(labels_of_neighbours, impl) for impl in ("cpu", "triton")}
+    variants = {"published": published} | {impl: partial(cluster, impl) for impl in ("cpp", "triton")}
     return Case(name, note, partial(searched, count, options), variants, same_labels)
 
 
@@ -65,7 +56,7 @@ CASES = (
         {
             "reference": partial(ops.jaccard_graph, max_distance=EPS, impl="reference"),
             "published": jaccard.jaccard_distance,
-            "cpu": partial(ops.jaccard_graph, max_distance=EPS, impl="cpu"),
+            "cpp": partial(ops.jaccard_graph, max_distance=EPS, impl="cpp"),
             "triton": partial(ops.jaccard_graph, max_distance=EPS, impl="triton"),
         },
         partial(same_graph, max_distance=EPS),
@@ -80,7 +71,7 @@ CASES = (
         "22,258 features of 2048, clusters and 5 to 10 % noise: from features (k1 30, k2 6) to labels (eps 0.6, "
         "min_samples 4); the floor is the product of all pairs",
         _people,
-        {"published": _published_cluster} | {impl: partial(cluster, impl) for impl in ("cpu", "triton")},
+        {"published": _published_cluster} | {impl: partial(cluster, impl) for impl in ("cpp", "triton")},
         same_labels,
         floor_bytes=lambda x: x.nbytes,
         floor_flops=lambda x: 2 * len(x) * x.numel(),

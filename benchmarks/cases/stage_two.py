@@ -107,13 +107,13 @@ def _loss(room, features, parts, labels, memories, part_memories, images):
     loss = loss + room.cluster_contrast_sum(infrared, part_memories[2:], of_infrared)
     rows, size = parts.flatten(1, 2), len(features)
     for whole, part in images:
-        top, lse, pull = _search(room, features, whole)
+        top, lse, mean_row = _search(room, features, whole)
         agreed = room.intersect_sets(*top.chunk(3)).repeat(3, 1)
-        loss = loss + 0.5 * room.set_contrast(features, whole, agreed, lse=lse, pull=pull)
-        top_parts, lse, pull = _search(room, rows, part)
+        loss = loss + 0.5 * room.set_contrast(features, whole, agreed, lse=lse, mean_row=mean_row)
+        top_parts, lse, mean_row = _search(room, rows, part)
         others = room.unite_sets(top_parts.roll(size, dims=1), top_parts.roll(2 * size, dims=1))
         chosen = room.intersect_sets(others, top.repeat(3, 1))
-        loss = loss + 0.5 * room.set_contrast(rows, part, chosen, lse=lse, pull=pull)
+        loss = loss + 0.5 * room.set_contrast(rows, part, chosen, lse=lse, mean_row=mean_row)
     return loss
 
 

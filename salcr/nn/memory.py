@@ -68,7 +68,9 @@ class InstanceMemory(nn.Module):
         return ops.instance_search(features, self.rows, self.k, temperature=self.temperature)
 
     def contrast(
-        self, features: torch.Tensor, positives: torch.Tensor, lse: torch.Tensor, pull: torch.Tensor | None = None
+        self, features: torch.Tensor, positives: torch.Tensor, lse: torch.Tensor, mean_row: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Pull features towards sets of rows; see :func:`salcr.ops.set_contrast`."""
-        return ops.set_contrast(features, self.rows, positives, temperature=self.temperature, lse=lse, pull=pull)
+        return ops.set_contrast(
+            features, self.rows, positives, temperature=self.temperature, lse=lse, mean_row=mean_row
+        )

@@ -25,7 +25,8 @@ class SemanticParts(nn.Module):
     Args:
         width: D, channels of the map.
         parts: P, horizontal stripes.
-        authors_pg1: reproduce the published code's slice for the augmented view's ``pg1`` (SPEC, Quirks).
+        authors_pg1: reproduce the published code's slip: after the batch norm, the augmented view's ``pg1`` rows are
+            replaced by its ``pg2`` rows (SPEC, Quirks).
     """
 
     def __init__(self, width: int, parts: int = 3, *, authors_pg1: bool = False) -> None:
@@ -47,12 +48,12 @@ class SemanticParts(nn.Module):
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         """``maps [3S, D, H, W]`` = [visible; augmented; infrared] -> ``[P, 3, 3S, D]``: own, pg1, pg2 of every row."""
-        return self._features(ops.semantic_parts(maps, self.tokens.to(maps.dtype), authors_pg1=self.authors_pg1))
+        return self._features(ops.semantic_parts(maps, self.tokens.to(maps.dtype)))
 
     def with_gem(self, maps: torch.Tensor, gem: GeM) -> tuple[torch.Tensor, torch.Tensor]:
         """``gem(maps)`` and ``self(maps)`` from the same reads of the maps."""
         tokens = self.tokens.to(maps.dtype)
-        pooled, *views = ops.semantic_pool(maps, tokens, p=gem.p, authors_pg1=self.authors_pg1)
+        pooled, *views = ops.semantic_pool(maps, tokens, p=gem.p)
         return pooled, self._features(views)
 
     def own(self, maps: torch.Tensor) -> torch.Tensor:
@@ -61,8 +62,11 @@ class SemanticParts(nn.Module):
         return self.norm(z.flatten(1)).unflatten(1, self.tokens.shape)
 
     def _features(self, views: Sequence[torch.Tensor]) -> torch.Tensor:
-        forms = torch.stack([self.norm(z.flatten(1)) for z in views])
-        return forms.unflatten(2, self.tokens.shape).movedim(2, 0)
+        own, pg1, pg2 = (self.norm(z.flatten(1)) for z in views)
+        if self.authors_pg1:
+            visible, _, infrared = pg1.chunk(3)
+            pg1 = torch.cat([visible, pg2.chunk(3)[1], infrared])
+        return torch.stack([own, pg1, pg2]).unflatten(2, self.tokens.shape).movedim(2, 0)
 
 
 def frozen_bias_batch_norm(width: int) -> nn.BatchNorm1d:

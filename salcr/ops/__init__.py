@@ -1,20 +1,28 @@
 """The operators of salcr: the public API.
 
-Every operator takes ``impl``: ``"auto"`` follows the tensor's device and falls back to what exists there,
-``"reference"`` is plain PyTorch, ``"cpu"`` is C++ with OpenMP, ``"triton"`` and ``"cuda"`` are GPU kernels. A backend
-asked for by name that cannot run raises and says why; ``salcr info`` prints which exist on this machine.
+Every operator takes ``impl``, the name of a technology or ``"auto"``, which follows the tensor's device and falls back
+to what exists there:
+
+- ``"cpp"``: C++ with OpenMP; ``"numba"``: compiled loops, for rankings; ``"faiss"``: approximate neighbours
+- ``"triton"`` and ``"cuda"``: GPU kernels
+- ``"eager"``: PyTorch on any device, in blocks and with gradients written out
+- ``"reference"``: the formula in plain PyTorch, NumPy or SciPy, on any device
+
+A backend asked for by name that cannot run raises and says why; ``salcr info`` prints which exist on this machine.
+:func:`use_backend` chooses for everything that is called inside it. (``"cpu"``, the best of those for the CPU, is
+accepted until version 0.3.)
 """
 
+from salcr.ops._dispatch import use_backend
 from salcr.ops.assignment import bidirectional_assignment, linear_assignment
 from salcr.ops.centroids import cluster_centroids
-from salcr.ops.cluster_memory import cluster_contrast, cluster_contrast_sum
+from salcr.ops.cluster_memory import cluster_contrast, cluster_contrast_sum, update_cluster_memory_
 from salcr.ops.clustering import cluster
 from salcr.ops.dbscan import dbscan
 from salcr.ops.index_sets import intersect_sets, unite_sets
 from salcr.ops.instance_memory import instance_neighbors, instance_search, set_contrast
 from salcr.ops.jaccard import jaccard_distance, jaccard_graph
 from salcr.ops.knn import knn
-from salcr.ops.memory_update import update_cluster_memory_
 from salcr.ops.pooling import gem_pool, part_attention, part_prototypes, semantic_parts, semantic_pool
 from salcr.ops.propagation import propagate_features
 from salcr.ops.ranking import RankingResult, evaluate_ranking
@@ -50,4 +58,5 @@ __all__ = [
     "sinkhorn",
     "unite_sets",
     "update_cluster_memory_",
+    "use_backend",
 ]

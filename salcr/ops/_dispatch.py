@@ -1,18 +1,53 @@
 """Which implementation of an operator runs: a table of backends an operator, and the rule that picks one.
 
-An operator's file calls ``add_backend(operator, name, function)`` for each implementation it has, preferred ones
-first, and ``pick(operator, impl, tensor)`` on real tensors, inside the registered implementation. ``impl="auto"`` takes
-the first that exists for the tensor's device and dtype; a name that cannot run raises and says what is missing.
+An operator's file calls ``add_backend(operator, name, function)`` for each implementation it has, preferred ones first.
+Its public function turns ``impl`` into the name to use with :func:`check_impl`, which also looks at
+:func:`use_backend`; its registered implementation finds the function with :func:`pick` on real tensors. So a backward
+pass runs on the backend of its forward pass, wherever it is called.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 
 import torch
 
-IMPLEMENTATIONS = ("auto", "reference", "cpu", "triton", "cuda")
+BACKENDS = ("reference", "eager", "cpp", "numba", "triton", "cuda", "faiss")
+COMPILED_FOR_CPU = ("cpp", "numba")
+ALIAS = "cpu"  # of the best of COMPILED_FOR_CPU; accepted until version 0.3
+PREFERRED = "?"  # follows a name that use_backend gave: where an operator lacks it, another may run
+
+_preferred = "auto"
+_TABLE: dict[str, dict[str, "Backend"]] = {}
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Let every operator that is called with ``impl="auto"`` run on backend ``name``, where it has that backend.
+
+    Training, evaluation and the modules of :mod:`salcr.nn` leave ``impl`` at ``"auto"``, so this reaches everything
+    inside: ``with salcr.use_backend("reference"): trainer.run()`` trains without any kernel. The environment variable
+    ``SALCR_BACKEND`` sets it for a process, the configuration key ``backend`` for a run. It holds for the whole
+    process, not only for the calling thread, and an ``impl`` given by name still counts for more.
+
+    Args:
+        name: ``"auto"`` undoes an outer choice. ``"reference"`` leaves out every kernel; ``"eager"`` does so too, and
+            takes the reference where an operator has no eager backend. Under a compiled backend's name (``"cpp"``,
+            ``"numba"``, ``"triton"``, ``"cuda"``, ``"faiss"``) operators without it run as with ``"auto"``.
+
+    Raises:
+        ValueError: ``name`` is no backend's name.
+        RuntimeError: raised by an operator that has this backend, if it cannot run here or on that tensor.
+    """
+    global _preferred
+    _check_name("name", name)
+    before, _preferred = _preferred, name
+    try:
+        yield
+    finally:
+        _preferred = before
 
 
 @dataclass(frozen=True)
@@ -38,6 +73,19 @@ def add_backend(
     _TABLE.setdefault(operator, {})[name] = Backend(name, function, dtypes, needs or partial(missing, name))
 
 
+def share_backends(public: str, operator: str) -> None:
+    """List ``public``, which calls ``operator``, with the backends of that in :func:`table`."""
+    _TABLE[public] = _TABLE[operator]
+
+
+def check_impl(impl: str) -> str:
+    """``impl``, or for ``"auto"`` what :func:`use_backend` or ``SALCR_BACKEND`` says; the name for :func:`pick`."""
+    _check_name("impl", impl)
+    if impl != "auto" or _preferred == "auto":
+        return impl
+    return _preferred + PREFERRED
+
+
 def pick(operator: str, impl: str, tensor: torch.Tensor) -> Callable:
     """The implementation of ``operator`` for ``impl`` and for the device and dtype of ``tensor``.
 
@@ -46,27 +94,27 @@ def pick(operator: str, impl: str, tensor: torch.Tensor) -> Callable:
         RuntimeError: the named backend cannot run here or on this tensor; the message says why.
     """
     backends = _TABLE[operator]
-    if impl == "auto":
+    name = impl.removesuffix(PREFERRED)
+    _check_name("impl", name)
+    if name == ALIAS:
+        name = next((known for known in COMPILED_FOR_CPU if known in backends), "reference")
+    if name not in backends and impl.endswith(PREFERRED):
+        name = "reference" if name == "eager" else "auto"
+    if name == "auto":
         return next(b.function for b in backends.values() if obstacle(b, tensor) is None)
-    check_impl(impl)
-    if impl not in backends:
-        raise ValueError(f"impl={impl!r}: {operator} has the backends {', '.join(backends)}")
-    reason = obstacle(backends[impl], tensor)
+    if name not in backends:
+        raise ValueError(f"impl={name!r}: {operator} has the backends {', '.join(backends)}")
+    reason = obstacle(backends[name], tensor)
     if reason is not None:
-        raise RuntimeError(f"impl={impl!r} of {operator} cannot run: {reason}")
-    return backends[impl].function
-
-
-def check_impl(impl: str) -> None:
-    if impl not in IMPLEMENTATIONS:
-        raise ValueError(f"impl must be one of {', '.join(IMPLEMENTATIONS)}, got {impl!r}")
+        raise RuntimeError(f"impl={name!r} of {operator} cannot run: {reason}")
+    return backends[name].function
 
 
 def obstacle(backend: Backend, tensor: torch.Tensor) -> str | None:
     """Why ``backend`` cannot take ``tensor``, or None if it can."""
     if backend.dtypes is not None and tensor.dtype not in backend.dtypes:
         return f"it takes {', '.join(map(str, backend.dtypes))}, got {tensor.dtype}"
-    wanted = {"cpu": ("cpu",), "triton": _triton_devices(), "cuda": ("cuda",)}.get(backend.name)
+    wanted = {"cpp": ("cpu",), "numba": ("cpu",), "triton": _triton_devices(), "cuda": ("cuda",)}.get(backend.name)
     if wanted is not None and tensor.device.type not in wanted:
         return f"it takes tensors on {' or '.join(wanted)}, got {tensor.device}"
     return backend.needs()
@@ -75,18 +123,19 @@ def obstacle(backend: Backend, tensor: torch.Tensor) -> str | None:
 @cache
 def missing(name: str) -> str | None:
     """What backend ``name`` lacks on this machine, or None if it can run here."""
-    if name == "cpu":
+    if name == "cpp":
         try:
             import salcr._C  # noqa: F401
         except ImportError as error:
             return f"the extension salcr._C is not built ({error})"
-    if name == "triton":
+    if name in ("numba", "triton", "faiss"):
         try:
-            import triton  # noqa: F401
+            __import__(name)
         except ImportError as error:
-            return f"triton is not installed ({error})"
-        if not (torch.cuda.is_available() or _interpreting()):
-            return "no CUDA device is visible (TRITON_INTERPRET=1 interprets kernels on the CPU)"
+            extra = " (pip install 'salcr[faiss]')" if name == "faiss" else ""
+            return f"{name} is not installed{extra}: {error}"
+    if name == "triton" and not (torch.cuda.is_available() or _interpreting()):
+        return "no CUDA device is visible (TRITON_INTERPRET=1 interprets kernels on the CPU)"
     if name == "cuda" and not torch.cuda.is_available():
         return "no CUDA device is visible"
     return None
@@ -97,7 +146,9 @@ def table() -> dict[str, dict[str, str | None]]:
     return {operator: {b.name: b.needs() for b in backends.values()} for operator, backends in sorted(_TABLE.items())}
 
 
-_TABLE: dict[str, dict[str, Backend]] = {}
+def _check_name(argument: str, name: str) -> None:
+    if name not in ("auto", ALIAS, *BACKENDS):
+        raise ValueError(f"{argument} must be one of auto, {', '.join(BACKENDS)}, got {name!r}")
 
 
 def _interpreting() -> bool:
@@ -106,3 +157,7 @@ def _interpreting() -> bool:
 
 def _triton_devices() -> tuple[str, ...]:
     return ("cuda", "cpu") if _interpreting() else ("cuda",)
+
+
+_check_name("SALCR_BACKEND", os.environ.get("SALCR_BACKEND", "auto"))
+_preferred = os.environ.get("SALCR_BACKEND", "auto")

@@ -1,4 +1,4 @@
-"""Arguments of the memory operators: a memory may be one bank or P of them, features and targets accordingly."""
+"""Arguments of the memory operators: a memory may have a leading part axis, features and targets accordingly."""
 
 import torch
 
@@ -11,7 +11,7 @@ SINGLE_AND_DOUBLE = (torch.float32, torch.float64)
 """What the C++ backend takes."""
 
 
-def check_banks(features: torch.Tensor, memory: torch.Tensor) -> None:
+def check_parts(features: torch.Tensor, memory: torch.Tensor) -> None:
     """``features [B, D]`` with ``memory [K, D]``, or both with a leading part axis of the same length."""
     check_tensor("features", features, ndim=(2, 3))
     check_tensor("memory", memory, ndim=features.ndim)
@@ -35,7 +35,7 @@ def check_targets(targets: torch.Tensor, num_classes: int) -> None:
         raise ValueError(f"targets must be in [-1, {num_classes}), got {int(targets.min())} to {int(targets.max())}")
 
 
-def with_banks(*rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def with_parts(*rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Each ``[B, D]`` or ``[P, B, D]`` as a contiguous ``[P, B, D]``."""
     return tuple((x if x.ndim == 3 else x[None]).contiguous() for x in rows)
 

@@ -8,9 +8,8 @@ import torch
 from salcr import reference
 from salcr.ops._checks import check_tensor
 from salcr.ops._dispatch import add_backend, check_impl, pick
-from salcr.ops.backends._assignment import assignment_operators
-from salcr.ops.backends.cpp import assignment as _assignment_cpp
-from salcr.ops.backends.cuda import assignment as _assignment_cuda
+from salcr.ops.backends.cpp import assignment as _cpp
+from salcr.ops.backends.cuda import assignment as _cuda
 
 
 def linear_assignment(
@@ -54,7 +53,7 @@ def linear_assignment(
     Source: SPEC 4; Crouse (2016) for the rectangular problem.
     """
     check_tensor("cost", cost, ndim=(2, 3))
-    check_impl(impl)
+    impl = check_impl(impl)
     cost = _check_cost(cost, maximize)
     return pick("linear_assignment", impl, cost)(cost, maximize=maximize, return_duals=return_duals)
 
@@ -92,7 +91,7 @@ def bidirectional_assignment(cost: torch.Tensor, *, impl: str = "auto") -> tuple
     Source: SPEC 4, the Hungarian-style bidirectional association.
     """
     check_tensor("cost", cost, ndim=2)
-    check_impl(impl)
+    impl = check_impl(impl)
     cost = _check_cost(cost, maximize=False)
     return pick("bidirectional_assignment", impl, cost)(cost)
 
@@ -108,7 +107,6 @@ def _check_cost(cost: torch.Tensor, maximize: bool) -> torch.Tensor:
 
 
 for _operator in ("linear_assignment", "bidirectional_assignment"):
-    _cpp, _cuda = (assignment_operators(solver.solve)[_operator] for solver in (_assignment_cpp, _assignment_cuda))
-    add_backend(_operator, "cpu", _cpp)
-    add_backend(_operator, "cuda", _cuda, needs=_assignment_cuda.missing_solver)
+    add_backend(_operator, "cpp", getattr(_cpp, _operator))
+    add_backend(_operator, "cuda", getattr(_cuda, _operator), needs=_cuda.missing_solver)
     add_backend(_operator, "reference", getattr(reference, _operator))

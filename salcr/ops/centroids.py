@@ -6,6 +6,8 @@ from salcr import reference
 from salcr.ops._checks import check_same, check_tensor
 from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._register import register
+from salcr.ops.backends.cpp import centroids as _cpp
+from salcr.ops.backends.triton import centroids as _triton
 
 
 def cluster_centroids(
@@ -44,8 +46,7 @@ def cluster_centroids(
         num_clusters = int(labels.max()) + 1
     if num_clusters < 0:
         raise ValueError(f"num_clusters must not be negative, got {num_clusters}")
-    check_impl(impl)
-    return torch.ops.salcr.cluster_centroids(features.detach(), labels, num_clusters, impl)
+    return torch.ops.salcr.cluster_centroids(features.detach(), labels, num_clusters, check_impl(impl))
 
 
 def _centroids(features, labels, num_clusters, impl):
@@ -66,23 +67,8 @@ def _fake_centroids(features, labels, num_clusters, impl):
     return features.new_empty(num_clusters, features.shape[1])
 
 
-def _cpp_centroids(features, labels, num_clusters):
-    from salcr import _C
-
-    centroids = features.new_empty(num_clusters, features.shape[1])
-    arrays = (x.contiguous().numpy() for x in (features, labels, centroids))
-    _C.cluster_centroids(*arrays, torch.get_num_threads())
-    return centroids
-
-
-def _triton_centroids(features, labels, num_clusters):
-    from salcr.kernels.centroids import cluster_centroids as kernel
-
-    return kernel(features.contiguous(), labels, num_clusters)
-
-
-add_backend("cluster_centroids", "cpu", _cpp_centroids, dtypes=(torch.float32, torch.float64))
-add_backend("cluster_centroids", "triton", _triton_centroids)
+add_backend("cluster_centroids", "cpp", _cpp.cluster_centroids, dtypes=(torch.float32, torch.float64))
+add_backend("cluster_centroids", "triton", _triton.cluster_centroids)
 add_backend("cluster_centroids", "reference", reference.cluster_centroids)
 register(
     "cluster_centroids",

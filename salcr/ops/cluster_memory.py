@@ -1,23 +1,18 @@
-"""Contrast with the rows of cluster memories (SPEC 3 and 4)."""
+"""Cluster memories: contrast with their rows, and their momentum update (SPEC 3 and 4)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 
-from salcr.ops._checks import check_positive
+from salcr import reference
+from salcr.ops._checks import check_positive, check_same, check_tensor
 from salcr.ops._dispatch import add_backend, check_impl, pick
-from salcr.ops._parts import (
-    HALF_TO_SINGLE,
-    SINGLE_AND_DOUBLE,
-    check_banks,
-    check_targets,
-    lse_dtype,
-    per_row,
-    with_banks,
-)
+from salcr.ops._parts import HALF_TO_SINGLE, SINGLE_AND_DOUBLE, check_parts, check_targets, lse_dtype, per_row
 from salcr.ops._register import register
-from salcr.ops.backends.cpp import cluster_memory as _memories_cpu
-from salcr.reference.cluster_memory import cluster_contrast_backward, cluster_contrast_forward
+from salcr.ops.backends.cpp import cluster_memory as _cpp
+from salcr.ops.backends.eager import cluster_memory as _eager
+from salcr.ops.backends.reference import cluster_memory as _formula
+from salcr.ops.backends.triton import cluster_memory as _triton
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -58,7 +53,7 @@ def cluster_contrast(
 
     Source: SPEC 3; Cluster Contrast (Dai et al., 2021).
     """
-    _check_contrast(features, memory, targets, temperature, impl)
+    impl = _check_contrast(features, memory, targets, temperature, impl)
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
     return _ClusterContrast.apply(features, memory, targets, temperature, reduction, impl)
@@ -97,9 +92,56 @@ def cluster_contrast_sum(
     memories, targets = list(memories), list(targets)
     if not memories or len(memories) != len(targets):
         raise ValueError(f"memories and targets must be as many, and some: got {len(memories)} and {len(targets)}")
-    for memory, rows in zip(memories, targets, strict=True):
-        _check_contrast(features, memory, rows, temperature, impl)
-    return _ClusterContrastSum.apply(features, temperature, impl, len(memories), *memories, *targets)
+    checked = [_check_contrast(features, *pair, temperature, impl) for pair in zip(memories, targets, strict=True)]
+    return _ClusterContrastSum.apply(features, temperature, checked[0], len(memories), *memories, *targets)
+
+
+def update_cluster_memory_(
+    memory: torch.Tensor,
+    features: torch.Tensor,
+    targets: torch.Tensor,
+    *,
+    momentum: float = 0.1,
+    order: torch.Tensor | None = None,
+    impl: str = "auto",
+) -> torch.Tensor:
+    """Move the memory rows towards the features of their class, one sample after the other, in place.
+
+    Equivalent eager expression::
+
+        for b in order:
+            memory[targets[b]] = normalize(momentum * memory[targets[b]] + (1 - momentum) * normalize(features[b]))
+
+    Args:
+        memory: ``[K, D]`` or ``[P, K, D]``, float, changed in place.
+        features: ``[B, D]`` or ``[P, B, D]`` of the same dtype; need not be normalised. Read without a gradient.
+        targets: ``[B]`` or ``[P, B]``, int64 in ``[0, K)``; rows with -1 change nothing.
+        momentum: share of the old row that stays, in [0, 1]; 0.1 in the paper.
+        order: ``[B]``, int64: a permutation of the samples; by default their own order. All parts share it.
+        impl: backend, see :mod:`salcr.ops`.
+
+    Returns:
+        ``memory``.
+
+    Raises:
+        TypeError, ValueError: a wrong shape, dtype, device or momentum; on the CPU also a target outside ``[-1, K)``
+            or an ``order`` that is not a permutation.
+
+    Source: SPEC 3.
+    """
+    check_parts(features, memory)
+    per_row("targets", targets, features, axes=0)
+    if not 0 <= momentum <= 1:
+        raise ValueError(f"momentum must be in [0, 1], got {momentum}")
+    if order is not None:
+        check_tensor("order", order, ndim=1, floating=False)
+        check_same("order", order, "features", features, dtype=False)
+        if len(order) != features.shape[-2]:
+            raise ValueError(f"order must name {features.shape[-2]} samples, got {len(order)}")
+    impl = check_impl(impl)
+    with torch.no_grad():
+        torch.ops.salcr.update_cluster_memory_(memory, features, targets, momentum, order, impl)
+    return memory
 
 
 class _ClusterContrast(torch.autograd.Function):
@@ -118,10 +160,10 @@ class _ClusterContrast(torch.autograd.Function):
 
 class _ClusterContrastSum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, features, temperature, impl, count, *banks):
-        memories, targets = list(banks[:count]), list(banks[count:])
+    def forward(ctx, features, temperature, impl, count, *pairs):
+        memories, targets = list(pairs[:count]), list(pairs[count:])
         loss, lses = torch.ops.salcr.cluster_contrast_sum(features, memories, targets, temperature, impl)
-        ctx.save_for_backward(features, *banks, *lses)
+        ctx.save_for_backward(features, *pairs, *lses)
         ctx.options = temperature, impl
         return loss
 
@@ -129,20 +171,20 @@ class _ClusterContrastSum(torch.autograd.Function):
     def backward(ctx, gradient):
         features, *rest = ctx.saved_tensors
         count = len(rest) // 3
-        banks = rest[:count], rest[count : 2 * count], rest[2 * count :]
-        gradient = torch.ops.salcr.cluster_contrast_sum_backward(gradient, features, *banks, *ctx.options)
+        terms = rest[:count], rest[count : 2 * count], rest[2 * count :]
+        gradient = torch.ops.salcr.cluster_contrast_sum_backward(gradient, features, *terms, *ctx.options)
         return gradient, *([None] * (3 + 2 * count))
 
 
 def _check_contrast(
     features: torch.Tensor, memory: torch.Tensor, targets: torch.Tensor, temperature: float, impl: str
-) -> None:
-    check_banks(features, memory)
+) -> str:
+    check_parts(features, memory)
     per_row("targets", targets, features, axes=0)
     check_positive("temperature", temperature)
-    check_impl(impl)
     if memory.requires_grad:
         raise ValueError("memory requires a gradient, and cluster_contrast gives it none: pass memory.detach()")
+    return check_impl(impl)
 
 
 def _contrast(features, memory, targets, temperature, reduction, impl):
@@ -165,44 +207,13 @@ def _contrast_sum_backward(gradient, features, memories, targets, lses, temperat
     return backward(gradient, features, memories, targets, lses, temperature, "mean").contiguous()
 
 
-def _one_by_one(backward: Callable) -> Callable:
-    """The gradient of a sum of contrasts from that of one."""
-
-    def summed(gradient, features, memories, targets, lses, temperature, reduction):
-        total = None
-        for banks in zip(memories, targets, lses, strict=True):
-            one = backward(gradient, features, *banks, temperature, reduction)
-            total = one if total is None else total.add_(one)
-        return total
-
-    return summed
-
-
-def _cpp_contrast_sum_backward(gradient, features, memories, targets, lses, temperature, reduction):
-    return _memories_cpu.contrast_backward(gradient, features, memories, targets, temperature, reduction)
-
-
-def _cpp_contrast_backward(gradient, features, memory, targets, lse, temperature, reduction):
-    return _memories_cpu.contrast_backward(gradient, features, [memory], [targets], temperature, reduction)
-
-
-def _triton_contrast(features, memory, targets, temperature, reduction):
-    from salcr.kernels.cluster_memory import contrast_forward
-
-    rows, banks = with_banks(features, memory)
-    positives = targets.expand(rows.shape[:-1]).contiguous().unsqueeze(-1)
-    loss, lse = contrast_forward(rows, banks, positives, temperature=temperature, reduction=reduction)
-    return loss.view(features.shape[:-1] if reduction == "none" else ()), lse.view(features.shape[:-1])
-
-
-def _triton_contrast_backward(gradient, features, memory, targets, lse, temperature, reduction):
-    from salcr.kernels.cluster_memory import contrast_backward
-
-    rows, banks = with_banks(features, memory)
-    positives = targets.expand(rows.shape[:-1]).contiguous().unsqueeze(-1)
-    return contrast_backward(
-        gradient, rows, banks, positives, lse.contiguous(), temperature=temperature, reduction=reduction
-    ).view(features.shape)
+def _update(memory, features, targets, momentum, order, impl):
+    check_targets(targets, memory.shape[-2])
+    if order is not None and order.device.type == "cpu" and not torch.equal(order.sort()[0], torch.arange(len(order))):
+        raise ValueError("order is not a permutation of the samples")
+    function = pick("update_cluster_memory_", impl, memory)
+    function(memory, features, targets, momentum=momentum, order=order)
+    torch.autograd.graph.increment_version(memory)
 
 
 def _fake_contrast(features, memory, targets, temperature, reduction, impl):
@@ -223,22 +234,24 @@ def _fake_contrast_sum_backward(gradient, features, memories, targets, lses, tem
     return features.new_empty(features.shape)
 
 
-for _operator in ("cluster_contrast", "cluster_contrast_sum"):
-    add_backend(_operator, "cpu", _memories_cpu.contrast, dtypes=SINGLE_AND_DOUBLE)
-    add_backend(_operator, "triton", _triton_contrast, dtypes=HALF_TO_SINGLE)
-    add_backend(_operator, "reference", cluster_contrast_forward)
-add_backend("cluster_contrast_backward", "cpu", _cpp_contrast_backward, dtypes=SINGLE_AND_DOUBLE)
-add_backend("cluster_contrast_backward", "triton", _triton_contrast_backward, dtypes=HALF_TO_SINGLE)
-add_backend("cluster_contrast_backward", "reference", cluster_contrast_backward)
-_SUM = "cluster_contrast_sum_backward"
-add_backend(_SUM, "cpu", _cpp_contrast_sum_backward, dtypes=SINGLE_AND_DOUBLE)
-add_backend(_SUM, "triton", _one_by_one(_triton_contrast_backward), dtypes=HALF_TO_SINGLE)
-add_backend(_SUM, "reference", _one_by_one(cluster_contrast_backward))
-_BANKS, _OPTIONS = "Tensor features, Tensor memory, Tensor targets", "float temperature, str reduction, str impl"
-register("cluster_contrast", f"({_BANKS}, {_OPTIONS}) -> (Tensor, Tensor)", _contrast, _fake_contrast)
+def _fake_update(memory, features, targets, momentum, order, impl):
+    return None
+
+
+_BACKENDS = (("cpp", _cpp, SINGLE_AND_DOUBLE), ("triton", _triton, HALF_TO_SINGLE), ("eager", _eager, None))
+for _name, _module, _dtypes in (*_BACKENDS, ("reference", _formula, None)):
+    add_backend("cluster_contrast", _name, _module.contrast, dtypes=_dtypes)
+    add_backend("cluster_contrast_backward", _name, _module.contrast_backward, dtypes=_dtypes)
+    add_backend("cluster_contrast_sum", _name, _module.contrast, dtypes=_dtypes)
+    add_backend("cluster_contrast_sum_backward", _name, _module.contrast_sum_backward, dtypes=_dtypes)
+for _name, _module, _dtypes in _BACKENDS:
+    add_backend("update_cluster_memory_", _name, _module.update, dtypes=_dtypes)
+add_backend("update_cluster_memory_", "reference", reference.update_cluster_memory_)
+_TENSORS, _OPTIONS = "Tensor features, Tensor memory, Tensor targets", "float temperature, str reduction, str impl"
+register("cluster_contrast", f"({_TENSORS}, {_OPTIONS}) -> (Tensor, Tensor)", _contrast, _fake_contrast)
 register(
     "cluster_contrast_backward",
-    f"(Tensor gradient, {_BANKS}, Tensor lse, {_OPTIONS}) -> Tensor",
+    f"(Tensor gradient, {_TENSORS}, Tensor lse, {_OPTIONS}) -> Tensor",
     _contrast_backward,
     _fake_contrast_backward,
 )
@@ -254,4 +267,10 @@ register(
     f"(Tensor gradient, {_MEMORIES}, Tensor[] lses, float temperature, str impl) -> Tensor",
     _contrast_sum_backward,
     _fake_contrast_sum_backward,
+)
+register(
+    "update_cluster_memory_",
+    "(Tensor(a!) memory, Tensor features, Tensor targets, float momentum, Tensor? order, str impl) -> ()",
+    _update,
+    _fake_update,
 )

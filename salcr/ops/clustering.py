@@ -1,21 +1,22 @@
 """From features to pseudo labels (SPEC 2, steps 1 to 7)."""
 
-from collections.abc import Callable
-
 import torch
 
-from salcr import reference
 from salcr.ops._checks import check_positive
-from salcr.ops._dispatch import add_backend, pick
-from salcr.ops.backends.cpp import dbscan as _dbscan_cpp
-from salcr.ops.backends.cpp import jaccard as _jaccard_cpp
-from salcr.ops.backends.triton import dbscan as _dbscan_triton
-from salcr.ops.backends.triton import jaccard as _jaccard_triton
-from salcr.ops.jaccard import PRECISIONS, check_encoding
+from salcr.ops._dispatch import check_impl, share_backends
+from salcr.ops.dbscan import dbscan
+from salcr.ops.jaccard import Neighbors, jaccard_graph
 
 
 def cluster(
-    features: torch.Tensor, *, eps: float, min_samples: int = 4, k1: int = 30, k2: int = 6, impl: str = "auto"
+    features: torch.Tensor,
+    *,
+    eps: float,
+    min_samples: int = 4,
+    k1: int = 30,
+    k2: int = 6,
+    neighbors: Neighbors | None = None,
+    impl: str = "auto",
 ) -> torch.Tensor:
     """Pseudo labels of features: DBSCAN on the Jaccard distances of their k-reciprocal encodings.
 
@@ -29,7 +30,7 @@ def cluster(
         features: ``[N, D]``, float; normalised here.
         eps: largest distance of neighbours, positive; 0.6 for SYSU-MM01 and LLCM, 0.3 for RegDB.
         min_samples: points within ``eps`` that make a core point, itself counted.
-        k1, k2: as in :func:`jaccard_distance`.
+        k1, k2, neighbors: as in :func:`jaccard_distance`.
         impl: backend, see :mod:`salcr.ops`.
 
     Returns:
@@ -43,19 +44,9 @@ def cluster(
     check_positive("eps", eps)
     if min_samples < 1:
         raise ValueError(f"min_samples must be at least 1, got {min_samples}")
-    check_encoding(features, k1, k2, impl)
-    return pick("cluster", impl, features)(features.detach(), eps=eps, min_samples=min_samples, k1=k1, k2=k2)
+    check_impl(impl)
+    graph = jaccard_graph(features, k1=k1, k2=k2, max_distance=eps, neighbors=neighbors, impl=impl)
+    return dbscan(graph, eps=eps, min_samples=min_samples, impl=impl)
 
 
-def _composed(graph: Callable, labels: Callable) -> Callable:
-    def cluster(features, *, eps, min_samples, k1, k2):
-        return labels(graph(features, k1=k1, k2=k2, max_distance=eps), eps=eps, min_samples=min_samples)
-
-    return cluster
-
-
-add_backend("cluster", "cpu", _composed(_jaccard_cpp.jaccard_graph, _dbscan_cpp.dbscan))
-add_backend(
-    "cluster", "triton", _composed(_jaccard_triton.jaccard_graph, _dbscan_triton.labels_of_graph), dtypes=PRECISIONS
-)
-add_backend("cluster", "reference", reference.cluster)
+share_backends("cluster", "jaccard_graph")

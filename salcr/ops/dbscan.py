@@ -48,12 +48,12 @@ def dbscan(distances: torch.Tensor, *, eps: float, min_samples: int = 4, impl: s
     check_positive("eps", eps)
     if min_samples < 1:
         raise ValueError(f"min_samples must be at least 1, got {min_samples}")
-    check_impl(impl)
+    impl = check_impl(impl)
     if (distances if distances.layout == torch.strided else distances.values()).isnan().any():
         raise ValueError("distances contains NaN")
     return pick("dbscan", impl, distances)(distances, eps=eps, min_samples=min_samples)
 
 
-add_backend("dbscan", "cpu", _cpp_dbscan)
+add_backend("dbscan", "cpp", _cpp_dbscan)
 add_backend("dbscan", "triton", _triton_dbscan)
 add_backend("dbscan", "reference", reference.dbscan)

@@ -10,6 +10,7 @@ from salcr import reference
 from salcr.ops._checks import check_same, check_tensor
 from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._register import register
+from salcr.ops.backends.triton import index_sets as _triton
 
 
 def intersect_sets(*sets: torch.Tensor, impl: str = "auto") -> torch.Tensor:
@@ -34,8 +35,7 @@ def intersect_sets(*sets: torch.Tensor, impl: str = "auto") -> torch.Tensor:
     Source: SPEC 4, GPCR.
     """
     _check_sets(sets)
-    check_impl(impl)
-    return torch.ops.salcr.intersect_sets(sets, impl)
+    return torch.ops.salcr.intersect_sets(sets, check_impl(impl))
 
 
 def unite_sets(*sets: torch.Tensor, impl: str = "auto") -> torch.Tensor:
@@ -60,8 +60,7 @@ def unite_sets(*sets: torch.Tensor, impl: str = "auto") -> torch.Tensor:
     Source: SPEC 4, GPCR.
     """
     _check_sets(sets)
-    check_impl(impl)
-    return torch.ops.salcr.unite_sets(sets, impl)
+    return torch.ops.salcr.unite_sets(sets, check_impl(impl))
 
 
 def check_rows(name: str, rows: torch.Tensor) -> None:
@@ -112,20 +111,8 @@ def _fake_unite(sets, impl):
     return sets[0].new_empty(*torch.broadcast_shapes(*(rows.shape[:-1] for rows in sets)), width)
 
 
-def _triton_intersect(*sets):
-    from salcr.kernels.index_sets import intersect_sets as kernel
-
-    return kernel(*sets)
-
-
-def _triton_unite(*sets):
-    from salcr.kernels.index_sets import unite_sets as kernel
-
-    return kernel(*sets)
-
-
-add_backend("intersect_sets", "triton", _triton_intersect)
-add_backend("unite_sets", "triton", _triton_unite)
+add_backend("intersect_sets", "triton", _triton.intersect_sets)
+add_backend("unite_sets", "triton", _triton.unite_sets)
 add_backend("intersect_sets", "reference", reference.intersect_sets)
 add_backend("unite_sets", "reference", reference.unite_sets)
 register("intersect_sets", "(Tensor[] sets, str impl) -> Tensor", _intersect, _fake_intersect)

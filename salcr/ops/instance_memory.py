@@ -4,11 +4,13 @@ import torch
 
 from salcr.ops._checks import check_positive, check_same, check_tensor
 from salcr.ops._dispatch import add_backend, check_impl, pick
-from salcr.ops._parts import HALF_TO_SINGLE, SINGLE_AND_DOUBLE, check_banks, lse_dtype, per_row, with_banks
+from salcr.ops._parts import HALF_TO_SINGLE, SINGLE_AND_DOUBLE, check_parts, lse_dtype, per_row
 from salcr.ops._register import register
-from salcr.ops.backends.cpp import cluster_memory as _memories_cpu
+from salcr.ops.backends.cpp import instance_memory as _cpp
+from salcr.ops.backends.eager import instance_memory as _eager
+from salcr.ops.backends.reference import instance_memory as _formula
+from salcr.ops.backends.triton import instance_memory as _triton
 from salcr.ops.index_sets import check_rows
-from salcr.reference.instance_memory import search_blocks, set_contrast_backward, set_contrast_forward
 
 
 def instance_neighbors(
@@ -54,7 +56,7 @@ def instance_search(
     Equivalent eager expression::
 
         indices, lse = instance_neighbors(features, memory, k, temperature=temperature)
-        pull = (normalize(features, dim=-1) @ memory.mT / temperature).softmax(dim=-1) @ memory
+        mean_row = (normalize(features, dim=-1) @ memory.mT / temperature).softmax(dim=-1) @ memory
 
     Both passes of :func:`set_contrast` then read the memory rows of the positives only.
 
@@ -66,8 +68,8 @@ def instance_search(
         impl: backend, see :mod:`salcr.ops`.
 
     Returns:
-        ``(indices, lse, pull)``: as :func:`instance_neighbors`, and ``[..., B, D]`` of the dtype of ``lse``. None has
-        a gradient.
+        ``(indices, lse, mean_row)``: as :func:`instance_neighbors`, and ``[..., B, D]`` of the dtype of ``lse``. None
+        has a gradient.
 
     Raises:
         TypeError, ValueError: a wrong shape, dtype, device, temperature or k.
@@ -84,7 +86,7 @@ def set_contrast(
     *,
     temperature: float = 0.05,
     lse: torch.Tensor | None = None,
-    pull: torch.Tensor | None = None,
+    mean_row: torch.Tensor | None = None,
     impl: str = "auto",
 ) -> torch.Tensor:
     """Contrast of every feature with a set of memory rows: minus the log of the probability of the whole set.
@@ -105,8 +107,8 @@ def set_contrast(
         temperature: divides the cosine; 0.05 in the paper.
         lse: ``[B]`` or ``[P, B]``, the second result of :func:`instance_neighbors` for the same features, memory and
             temperature. It saves the forward pass over the memory; the gradient is the same with and without.
-        pull: ``[B, D]`` or ``[P, B, D]``, the third result of :func:`instance_search` for the same features, memory and
-            temperature. It saves the backward pass over the memory; only with ``lse``.
+        mean_row: ``[B, D]`` or ``[P, B, D]``, the third result of :func:`instance_search` for the same features,
+            memory and temperature. It saves the backward pass over the memory; only with ``lse``.
         impl: backend, see :mod:`salcr.ops`.
 
     Returns:
@@ -118,24 +120,24 @@ def set_contrast(
 
     Source: SPEC 4, GPCR.
     """
-    check_banks(features, memory)
+    check_parts(features, memory)
     per_row("positives", positives, features, axes=1)
     check_positive("temperature", temperature)
-    check_impl(impl)
+    impl = check_impl(impl)
     if memory.requires_grad:
         raise ValueError("memory requires a gradient, and set_contrast gives it none: pass memory.detach()")
-    if pull is not None and lse is None:
-        raise ValueError("pull is given without lse; instance_search returns both")
+    if mean_row is not None and lse is None:
+        raise ValueError("mean_row is given without lse; instance_search returns both")
     lse = _known("lse", lse, features, features.shape[:-1])
-    pull = _known("pull", pull, features, features.shape)
-    return _SetContrast.apply(features, memory, positives, lse, pull, temperature, impl)
+    mean_row = _known("mean_row", mean_row, features, features.shape)
+    return _SetContrast.apply(features, memory, positives, lse, mean_row, temperature, impl)
 
 
 class _SetContrast(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, features, memory, positives, lse, pull, temperature, impl):
+    def forward(ctx, features, memory, positives, lse, mean_row, temperature, impl):
         loss, lse = torch.ops.salcr.set_contrast(features, memory, positives, lse, temperature, impl)
-        ctx.save_for_backward(features, memory, positives, lse, pull)
+        ctx.save_for_backward(features, memory, positives, lse, mean_row)
         ctx.options = temperature, impl
         return loss
 
@@ -146,10 +148,10 @@ class _SetContrast(torch.autograd.Function):
 
 
 def _search(features, memory, k, temperature, mean, impl):
-    check_banks(features, memory)
+    check_parts(features, memory)
     check_positive("k", k)
     check_positive("temperature", temperature)
-    check_impl(impl)
+    impl = check_impl(impl)
     operator = torch.ops.salcr.instance_search if mean else torch.ops.salcr.instance_neighbors
     with torch.no_grad():
         return operator(features, memory, k, temperature, impl)
@@ -172,7 +174,7 @@ def _neighbors(features, memory, k, temperature, impl):
     return pick("instance_neighbors", impl, features)(features, memory, k, temperature, mean=False)[:2]
 
 
-def _neighbors_and_pull(features, memory, k, temperature, impl):
+def _neighbors_and_mean(features, memory, k, temperature, impl):
     return pick("instance_search", impl, features)(features, memory, k, temperature, mean=True)
 
 
@@ -184,40 +186,9 @@ def _contrast(features, memory, positives, lse, temperature, impl):
     return loss, total.clone() if total is lse else total
 
 
-def _contrast_backward(gradient, features, memory, positives, lse, pull, temperature, impl):
+def _contrast_backward(gradient, features, memory, positives, lse, mean_row, temperature, impl):
     backward = pick("set_contrast_backward", impl, features)
-    return backward(gradient, features, memory, positives, lse, pull, temperature).contiguous()
-
-
-def _triton_search(features, memory, k, temperature, *, mean):
-    from salcr.kernels.instance_memory import instance_search
-
-    indices, lse, pull = instance_search(*with_banks(features, memory), k, temperature=temperature, mean=mean)
-    lead = features.shape[:-1]
-    return indices.view(*lead, k), lse.view(lead), pull.view(features.shape) if mean else None
-
-
-def _triton_contrast(features, memory, positives, lse, temperature):
-    from salcr.kernels.cluster_memory import contrast_forward
-
-    rows, banks = with_banks(features, memory)
-    known = None if lse is None else lse.contiguous().view(rows.shape[:-1])
-    loss, total = contrast_forward(rows, banks, _spread(positives, rows), temperature=temperature, lse=known)
-    return loss, lse if total is known else total.view(features.shape[:-1])
-
-
-def _triton_contrast_backward(gradient, features, memory, positives, lse, pull, temperature):
-    from salcr.kernels.cluster_memory import contrast_backward
-
-    rows, banks = with_banks(features, memory)
-    positives, lse = _spread(positives, rows), lse.contiguous()
-    pull = None if pull is None else pull.contiguous()
-    found = contrast_backward(gradient, rows, banks, positives, lse, temperature=temperature, pull=pull)
-    return found.view(features.shape)
-
-
-def _spread(positives: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    return positives.expand(*rows.shape[:-1], -1).contiguous()
+    return backward(gradient, features, memory, positives, lse, mean_row, temperature).contiguous()
 
 
 def _fake_neighbors(features, memory, k, temperature, impl):
@@ -225,33 +196,33 @@ def _fake_neighbors(features, memory, k, temperature, impl):
     return features.new_empty(*lead, k, dtype=torch.int64), features.new_empty(lead, dtype=lse_dtype(features))
 
 
-def _fake_neighbors_and_pull(features, memory, k, temperature, impl):
-    pull = features.new_empty(features.shape, dtype=lse_dtype(features))
-    return *_fake_neighbors(features, memory, k, temperature, impl), pull
+def _fake_neighbors_and_mean(features, memory, k, temperature, impl):
+    mean_row = features.new_empty(features.shape, dtype=lse_dtype(features))
+    return *_fake_neighbors(features, memory, k, temperature, impl), mean_row
 
 
 def _fake_contrast(features, memory, positives, lse, temperature, impl):
     return features.new_empty(()), features.new_empty(features.shape[:-1], dtype=lse_dtype(features))
 
 
-def _fake_contrast_backward(gradient, features, memory, positives, lse, pull, temperature, impl):
+def _fake_contrast_backward(gradient, features, memory, positives, lse, mean_row, temperature, impl):
     return features.new_empty(features.shape)
 
 
-for _operator in ("instance_neighbors", "instance_search"):
-    add_backend(_operator, "cpu", _memories_cpu.search, dtypes=SINGLE_AND_DOUBLE)
-    add_backend(_operator, "triton", _triton_search, dtypes=HALF_TO_SINGLE)
-    add_backend(_operator, "reference", search_blocks)
-add_backend("set_contrast", "cpu", _memories_cpu.set_contrast, dtypes=SINGLE_AND_DOUBLE)
-add_backend("set_contrast", "triton", _triton_contrast, dtypes=HALF_TO_SINGLE)
-add_backend("set_contrast", "reference", set_contrast_forward)
-add_backend("set_contrast_backward", "cpu", _memories_cpu.set_contrast_backward, dtypes=SINGLE_AND_DOUBLE)
-add_backend("set_contrast_backward", "triton", _triton_contrast_backward, dtypes=HALF_TO_SINGLE)
-add_backend("set_contrast_backward", "reference", set_contrast_backward)
+for _name, _module, _dtypes in (
+    ("cpp", _cpp, SINGLE_AND_DOUBLE),
+    ("triton", _triton, HALF_TO_SINGLE),
+    ("eager", _eager, None),
+    ("reference", _formula, None),
+):
+    add_backend("instance_neighbors", _name, _module.search, dtypes=_dtypes)
+    add_backend("instance_search", _name, _module.search, dtypes=_dtypes)
+    add_backend("set_contrast", _name, _module.set_contrast, dtypes=_dtypes)
+    add_backend("set_contrast_backward", _name, _module.set_contrast_backward, dtypes=_dtypes)
 _SETS = "Tensor features, Tensor memory, Tensor positives"
 _SEARCH = "(Tensor features, Tensor memory, SymInt k, float temperature, str impl)"
 register("instance_neighbors", f"{_SEARCH} -> (Tensor, Tensor)", _neighbors, _fake_neighbors)
-register("instance_search", f"{_SEARCH} -> (Tensor, Tensor, Tensor)", _neighbors_and_pull, _fake_neighbors_and_pull)
+register("instance_search", f"{_SEARCH} -> (Tensor, Tensor, Tensor)", _neighbors_and_mean, _fake_neighbors_and_mean)
 register(
     "set_contrast",
     f"({_SETS}, Tensor? lse, float temperature, str impl) -> (Tensor, Tensor)",
@@ -260,7 +231,7 @@ register(
 )
 register(
     "set_contrast_backward",
-    f"(Tensor gradient, {_SETS}, Tensor lse, Tensor? pull, float temperature, str impl) -> Tensor",
+    f"(Tensor gradient, {_SETS}, Tensor lse, Tensor? mean_row, float temperature, str impl) -> Tensor",
     _contrast_backward,
     _fake_contrast_backward,
 )

@@ -1,16 +1,25 @@
 """Jaccard distance of k-reciprocal encodings (SPEC 2, steps 1 to 6)."""
 
+from collections.abc import Callable
+
+import numpy as np
 import torch
+import torch.nn.functional as F
 
 from salcr import reference
-from salcr.ops._checks import check_finite, check_tensor
+from salcr.ops._checks import check_finite, check_same, check_tensor
 from salcr.ops._dispatch import add_backend, check_impl, pick
-from salcr.ops.backends.cpp.jaccard import jaccard_distance as _cpp_distance
-from salcr.ops.backends.cpp.jaccard import jaccard_graph as _cpp_graph
-from salcr.ops.backends.triton import jaccard as _jaccard_triton
+from salcr.ops._parts import HALF_TO_SINGLE
+from salcr.ops._sparse import csr_of_all
+from salcr.ops.backends.cpp import jaccard as _cpp
+from salcr.ops.backends.triton import jaccard as _triton
+
+Neighbors = tuple[torch.Tensor, torch.Tensor]
 
 
-def jaccard_distance(features: torch.Tensor, *, k1: int = 30, k2: int = 6, impl: str = "auto") -> torch.Tensor:
+def jaccard_distance(
+    features: torch.Tensor, *, k1: int = 30, k2: int = 6, neighbors: Neighbors | None = None, impl: str = "auto"
+) -> torch.Tensor:
     """Jaccard distances of the k-reciprocal encodings of all pairs of rows. For comparison and small N.
 
     Equivalent eager expression, for rows ``x = normalize(features)`` and their neighbours ``ranks = knn(x, k1)``::
@@ -29,22 +38,32 @@ def jaccard_distance(features: torch.Tensor, *, k1: int = 30, k2: int = 6, impl:
         features: ``[N, D]``, float; normalised here. float64 is computed in float64, all others in float32.
         k1: neighbours of the reciprocal sets; more than N counts as N, also where the half set is derived from it.
         k2: neighbours over which encodings are averaged; 1 skips the averaging, more than ``k1`` counts as ``k1``.
+        neighbors: ``(values, indices)`` as ``knn(features, k1)`` returns them, at least ``min(k1, N)`` a row, where the
+            search has been made elsewhere (``method="faiss-ivf"``, or sharded): inner products of unit rows ``[N, K]``
+            and int64 ``[N, K]``, the image itself first. By default the search is made here, exactly.
         impl: backend, see :mod:`salcr.ops`.
 
     Returns:
         ``[N, N]``, float32, in [0, 1], symmetric.
 
     Raises:
-        TypeError, ValueError: a wrong shape or dtype, ``k1`` or ``k2`` below 1, NaN or Inf in a row.
+        TypeError, ValueError: a wrong shape or dtype, ``k1`` or ``k2`` below 1, NaN or Inf in a row, neighbours that
+            do not fit the features.
 
     Source: SPEC 2; Re-ranking Person Re-identification with k-reciprocal Encoding (Zhong et al., 2017).
     """
-    check_encoding(features, k1, k2, impl)
-    return pick("jaccard_distance", impl, features)(features.detach(), k1=k1, k2=k2)
+    impl = check_encoding(features, k1, k2, neighbors, impl)
+    return _on_neighbours("jaccard_distance", features.detach(), k1, k2, neighbors, impl)
 
 
 def jaccard_graph(
-    features: torch.Tensor, *, k1: int = 30, k2: int = 6, max_distance: float, impl: str = "auto"
+    features: torch.Tensor,
+    *,
+    k1: int = 30,
+    k2: int = 6,
+    max_distance: float,
+    neighbors: Neighbors | None = None,
+    impl: str = "auto",
 ) -> torch.Tensor:
     """The Jaccard distances that are at most ``max_distance``, without an N×N array.
 
@@ -55,7 +74,7 @@ def jaccard_graph(
 
     Args:
         features: ``[N, D]``, float; normalised here.
-        k1, k2: as in :func:`jaccard_distance`.
+        k1, k2, neighbors: as in :func:`jaccard_distance`.
         max_distance: largest distance that is kept, not negative; compared in float32. From 1 on all pairs are kept.
         impl: backend, see :mod:`salcr.ops`.
 
@@ -68,27 +87,65 @@ def jaccard_graph(
 
     Source: SPEC 2, steps 1 to 7.
     """
-    check_encoding(features, k1, k2, impl)
+    impl = check_encoding(features, k1, k2, neighbors, impl)
     if not max_distance >= 0:
         raise ValueError(f"max_distance must not be negative, got {max_distance}")
-    return pick("jaccard_graph", impl, features)(features.detach(), k1=k1, k2=k2, max_distance=max_distance)
+    features, largest = features.detach(), float(np.float32(max_distance))
+    if largest >= 1:
+        return csr_of_all(_on_neighbours("jaccard_distance", features, k1, k2, neighbors, impl))
+    return _on_neighbours("jaccard_graph", features, k1, k2, neighbors, impl, max_distance=largest)
 
 
-def check_encoding(features: torch.Tensor, k1: int, k2: int, impl: str) -> None:
-    """What everything that encodes features asks of its arguments."""
+def check_encoding(features: torch.Tensor, k1: int, k2: int, neighbors: Neighbors | None, impl: str) -> str:
+    """What everything that encodes features asks of its arguments; the backend's name to use."""
     check_tensor("features", features, ndim=2)
     for name, value in (("k1", k1), ("k2", k2)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    check_impl(impl)
     check_finite("features", features)
+    if neighbors is not None:
+        _check_neighbors(*neighbors, features, min(k1, len(features)))
+    return check_impl(impl)
 
 
-PRECISIONS = (torch.float32, torch.float16, torch.bfloat16)  # of the kernels, which compute in float32
+def _check_neighbors(values: torch.Tensor, indices: torch.Tensor, features: torch.Tensor, wanted: int) -> None:
+    check_tensor("neighbors[0]", values, ndim=2)
+    check_tensor("neighbors[1]", indices, ndim=2, floating=False)
+    check_same("neighbors[0]", values, "features", features, dtype=False)
+    check_same("neighbors[1]", indices, "features", features, dtype=False)
+    if values.shape != indices.shape or len(values) != len(features) or values.shape[1] < wanted:
+        raise ValueError(
+            f"neighbors must be two of [{len(features)}, {wanted} or more], got {tuple(values.shape)} and "
+            f"{tuple(indices.shape)}"
+        )
+    check_finite("neighbors[0]", values)
+    itself = torch.arange(len(features), device=features.device)
+    if indices.min() < 0 or indices.max() >= len(features) or not torch.equal(indices[:, 0], itself):
+        raise ValueError(f"neighbors[1] must be rows below {len(features)} that start with the image itself")
 
-add_backend("jaccard_distance", "cpu", _cpp_distance)
-add_backend("jaccard_distance", "triton", _jaccard_triton.jaccard_distance, dtypes=PRECISIONS)
-add_backend("jaccard_distance", "reference", reference.jaccard_distance)
-add_backend("jaccard_graph", "cpu", _cpp_graph)
-add_backend("jaccard_graph", "triton", _jaccard_triton.jaccard_graph, dtypes=PRECISIONS)
-add_backend("jaccard_graph", "reference", reference.jaccard_graph)
+
+def _on_neighbours(operator, features, k1, k2, neighbors, impl, **options):
+    """Run the backend, which takes unit features ``[N, D]``, their products and ranks ``[N, k1]``, and set sizes."""
+    function, k1 = pick(operator, impl, features), min(k1, len(features))
+    if neighbors is None:
+        neighbors = pick("knn", impl, features)(features, k1, metric="cosine")
+    features = F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=1).contiguous()
+    products, ranks = neighbors[0][:, :k1].to(features.dtype), neighbors[1][:, :k1]
+    half = min(round(k1 / 2) + 1, k1)  # half to even; a reciprocal set of k uses k + 1 ranks, but no more than k1
+    return function(features, products, ranks, half=half, k2=min(k2, k1), **options)
+
+
+def _formula(function: Callable) -> Callable:
+    """The reference on given neighbours; it derives the half set itself."""
+
+    def on_neighbours(features, products, ranks, *, half, k2, **options):
+        return function(features, k1=ranks.shape[1], k2=k2, neighbors=(products, ranks), **options)
+
+    return on_neighbours
+
+
+for _operator in ("jaccard_distance", "jaccard_graph"):
+    add_backend(_operator, "cpp", getattr(_cpp, _operator))
+    add_backend(_operator, "triton", getattr(_triton, _operator), dtypes=HALF_TO_SINGLE)
+    for _name in ("eager", "reference"):  # they differ in the neighbour search
+        add_backend(_operator, _name, _formula(getattr(reference, _operator)))

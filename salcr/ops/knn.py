@@ -8,6 +8,7 @@ from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._parts import HALF_TO_SINGLE
 from salcr.ops._register import register
 from salcr.ops.backends.cpp.knn import knn as _cpp_knn
+from salcr.ops.backends.eager.knn import knn as _eager_knn
 from salcr.ops.backends.faiss.knn import knn as _faiss_knn
 from salcr.ops.backends.triton.knn import knn as _triton_knn
 
@@ -45,7 +46,7 @@ def knn(
         method: ``"exact"``, or ``"faiss-ivf"`` for millions of rows: approximate, by an inverted file of faiss on the
             host (CUDA tensors are copied there and back). Each row is compared with a sixteenth of the database, so
             some of its neighbours may not be found; values and order of those that are hold.
-        impl: backend of the exact method, see :mod:`salcr.ops`.
+        impl: backend of the exact method, see :mod:`salcr.ops`; the approximate one has ``"faiss"`` alone.
 
     Returns:
         values ``[Q, k]`` and indices ``[Q, k]`` (int64). Values are computed and returned in float32, and in float64
@@ -53,7 +54,7 @@ def knn(
 
     Raises:
         TypeError, ValueError: a wrong shape, dtype, device or metric, ``k`` out of range, NaN or Inf in a row.
-        RuntimeError: the method needs faiss, which is not installed.
+        RuntimeError: the method needs faiss, which is not installed (``pip install 'salcr[faiss]'``).
 
     Source: SPEC 2, step 1.
     """
@@ -68,9 +69,9 @@ def knn(
         raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    check_impl(impl)
-    if method != "exact" and impl != "auto":
-        raise ValueError(f"impl={impl!r} is a backend of the exact method, method={method!r} has none")
+    if method != "exact" and impl not in ("auto", "faiss"):
+        raise ValueError(f"method={method!r} has the backend faiss, got impl={impl!r}")
+    impl = check_impl(impl) if method == "exact" else "faiss"
     queries = queries.detach()
     database = None if database is None else database.detach()
     return torch.ops.salcr.knn(queries, k, database, metric, method, impl)
@@ -80,9 +81,8 @@ def _knn(queries, k, database, metric, method, impl):
     check_finite("queries", queries)
     if database is not None:
         check_finite("database", database)
-    if method == "faiss-ivf":
-        return _faiss_knn(queries, k, database=database, metric=metric)
-    return pick("knn", impl, queries)(queries, k, database=database, metric=metric)
+    operator = "knn" if method == "exact" else f"knn {method}"
+    return pick(operator, impl, queries)(queries, k, database=database, metric=metric)
 
 
 def _fake_knn(queries, k, database, metric, method, impl):
@@ -91,9 +91,11 @@ def _fake_knn(queries, k, database, metric, method, impl):
     return queries.new_empty(shape, dtype=dtype), queries.new_empty(shape, dtype=torch.int64)
 
 
-add_backend("knn", "cpu", _cpp_knn)
+add_backend("knn", "cpp", _cpp_knn)
 add_backend("knn", "triton", _triton_knn, dtypes=HALF_TO_SINGLE)
+add_backend("knn", "eager", _eager_knn)
 add_backend("knn", "reference", reference.knn)
+add_backend("knn faiss-ivf", "faiss", _faiss_knn)
 register(
     "knn",
     "(Tensor queries, SymInt k, Tensor? database, str metric, str method, str impl) -> (Tensor, Tensor)",

@@ -2,19 +2,21 @@
 
 A map ``x`` ``[B, D, H, W]`` comes in either memory format. Its ``H*W`` cells in row-major order are cut into ``P``
 stripes of ``H*W // P`` cells; the cells that remain belong to no part.
-"""
 
-from collections.abc import Callable
+All five functions are one operator, ``salcr::pool``, asked for different results of one read of the map.
+"""
 
 import torch
 
-from salcr import reference
 from salcr.ops._checks import check_positive, check_same, check_tensor
-from salcr.ops._dispatch import add_backend, check_impl, pick
-from salcr.ops._register import reference_gradient, register
-from salcr.ops.backends import _pooling as _pooling_fused
+from salcr.ops._dispatch import add_backend, check_impl, pick, share_backends
+from salcr.ops._parts import HALF_TO_SINGLE, SINGLE_AND_DOUBLE
+from salcr.ops._register import register
+from salcr.ops.backends.cpp import pooling as _cpp
+from salcr.ops.backends.reference import pooling as _formula
+from salcr.ops.backends.triton import pooling as _triton
 
-OUTPUTS = {"gem_pool": 1, "part_prototypes": 1, "part_attention": 1, "semantic_parts": 3, "semantic_pool": 4}
+VIEWS = 3  # visible, augmented, infrared
 
 
 def gem_pool(x: torch.Tensor, p: float = 3.0, eps: float = 1e-12, *, impl: str = "auto") -> torch.Tensor:
@@ -41,8 +43,8 @@ def gem_pool(x: torch.Tensor, p: float = 3.0, eps: float = 1e-12, *, impl: str =
     check_tensor("x", x, ndim=4)
     check_positive("p", p)
     check_positive("eps", eps)
-    check_impl(impl)
-    return _Pooling.apply("gem_pool", (float(p), float(eps), impl), x)
+    means, _ = _Pool.apply(x, None, None, 1, float(p), False, check_impl(impl))
+    return _root(means, p, eps, x.dtype)
 
 
 def part_prototypes(x: torch.Tensor, tokens: torch.Tensor, *, impl: str = "auto") -> torch.Tensor:
@@ -70,8 +72,8 @@ def part_prototypes(x: torch.Tensor, tokens: torch.Tensor, *, impl: str = "auto"
     Source: SPEC 1, SAFL.
     """
     _check_parts(x, "tokens", tokens, ndim=2)
-    check_impl(impl)
-    return _Pooling.apply("part_prototypes", (impl,), x, tokens)
+    _, prototypes = _Pool.apply(x, tokens, None, 1, None, False, check_impl(impl))
+    return prototypes.to(x.dtype)
 
 
 def part_attention(queries: torch.Tensor, x: torch.Tensor, *, impl: str = "auto") -> torch.Tensor:
@@ -99,12 +101,11 @@ def part_attention(queries: torch.Tensor, x: torch.Tensor, *, impl: str = "auto"
     _check_parts(x, "queries", queries, ndim=3)
     if len(queries) != len(x):
         raise ValueError(f"queries {tuple(queries.shape)} do not fit x {tuple(x.shape)}: the batches differ")
-    check_impl(impl)
-    return _Pooling.apply("part_attention", (impl,), queries, x)
+    return _Pool.apply(x, None, queries, 1, None, True, check_impl(impl))[2]
 
 
 def semantic_parts(
-    x: torch.Tensor, tokens: torch.Tensor, *, authors_pg1: bool = False, impl: str = "auto"
+    x: torch.Tensor, tokens: torch.Tensor, *, impl: str = "auto"
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Semantic-aligned features: the part prototypes of every view look at three maps of their batch position.
 
@@ -113,14 +114,13 @@ def semantic_parts(
         v, a, r = x.chunk(3)
         queries = part_prototypes(x, tokens)
         own = part_attention(queries, cat([v, a, r]))
-        pg1 = part_attention(queries, cat([r, r, v]))     # authors_pg1: cat([r, v, v])
+        pg1 = part_attention(queries, cat([r, r, v]))
         pg2 = part_attention(queries, cat([a, v, a]))
 
     Args:
         x: ``[3S, D, H, W]``, float, contiguous or channels-last: the visible, augmented and infrared maps of the same
             ``S`` batch positions, one view after the other.
         tokens: ``[P, D]`` of the same dtype, one learned token a part; ``P <= H*W``.
-        authors_pg1: take the augmented view's ``pg1`` from its ``pg2``, as the authors' code does.
         impl: backend, see :mod:`salcr.ops`.
 
     Returns:
@@ -133,8 +133,7 @@ def semantic_parts(
     """
     _check_parts(x, "tokens", tokens, ndim=2)
     _check_views(x)
-    check_impl(impl)
-    return _Pooling.apply("semantic_parts", (authors_pg1, impl), x, tokens)
+    return _Pool.apply(x, tokens, None, VIEWS, None, True, check_impl(impl))[2:]
 
 
 def semantic_pool(
@@ -143,21 +142,19 @@ def semantic_pool(
     *,
     p: float = 3.0,
     eps: float = 1e-12,
-    authors_pg1: bool = False,
     impl: str = "auto",
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Everything a training step pools from its maps, in as few reads of them as the backend needs.
 
     Equivalent eager expression::
 
-        gem_pool(x, p, eps), *semantic_parts(x, tokens, authors_pg1=authors_pg1)
+        gem_pool(x, p, eps), *semantic_parts(x, tokens)
 
     Args:
         x: ``[3S, D, H, W]``, as of :func:`semantic_parts`.
         tokens: ``[P, D]``, as of :func:`semantic_parts`.
         p: the power, see :func:`gem_pool`.
         eps: see :func:`gem_pool`.
-        authors_pg1: see :func:`semantic_parts`.
         impl: backend, see :mod:`salcr.ops`.
 
     Returns:
@@ -172,26 +169,32 @@ def semantic_pool(
     _check_views(x)
     check_positive("p", p)
     check_positive("eps", eps)
-    check_impl(impl)
-    return _Pooling.apply("semantic_pool", (float(p), float(eps), authors_pg1, impl), x, tokens)
+    means, _, *forms = _Pool.apply(x, tokens, None, VIEWS, float(p), True, check_impl(impl))
+    return _root(means, p, eps, x.dtype), *forms
 
 
-class _Pooling(torch.autograd.Function):
-    """Any operator of this file: its name, its options, then its tensors. One output comes bare."""
-
-    @staticmethod
-    def forward(ctx, name, options, *tensors):
-        found = getattr(torch.ops.salcr, name)(*tensors, *options)
-        outputs, saved = found[: OUTPUTS[name]], found[OUTPUTS[name] :]
-        ctx.save_for_backward(*tensors, *saved)
-        ctx.name, ctx.options, ctx.inputs = name, options, len(tensors)
-        return outputs[0] if len(outputs) == 1 else tuple(outputs)
+class _Pool(torch.autograd.Function):
+    """``(means of x ** power, prototypes, *forms)`` of ``salcr::pool``, those not asked for empty; see there."""
 
     @staticmethod
-    def backward(ctx, *gradients):
-        backward = getattr(torch.ops.salcr, f"{ctx.name}_backward")
-        inputs, saved = ctx.saved_tensors[: ctx.inputs], ctx.saved_tensors[ctx.inputs :]
-        return None, None, *backward(gradients, inputs, saved, *ctx.options)
+    def forward(ctx, x, tokens, queries, views, power, attend, impl):
+        found = torch.ops.salcr.pool(x, tokens, queries, views, power, attend, impl)
+        means, scores, prototypes, weights, forms = found
+        ctx.save_for_backward(x, tokens, queries, scores, prototypes, weights)
+        ctx.options = views, power, impl
+        ctx.set_materialize_grads(False)
+        return means, prototypes, *forms
+
+    @staticmethod
+    def backward(ctx, mean_gradient, prototype_gradient, *form_gradients):
+        x, tokens, queries, *saved = ctx.saved_tensors
+        known = next((g for g in form_gradients if g is not None), None)
+        forms = [] if known is None else [torch.zeros_like(known) if g is None else g for g in form_gradients]
+        of_x, of_tokens, of_queries = torch.ops.salcr.pool_backward(
+            x, tokens, queries, *saved, mean_gradient, prototype_gradient, forms, *ctx.options
+        )
+        of_tokens, of_queries = None if tokens is None else of_tokens, None if queries is None else of_queries
+        return of_x, of_tokens, of_queries, None, None, None, None
 
 
 def _check_parts(x: torch.Tensor, name: str, rows: torch.Tensor, ndim: int) -> None:
@@ -205,117 +208,112 @@ def _check_parts(x: torch.Tensor, name: str, rows: torch.Tensor, ndim: int) -> N
 
 
 def _check_views(x: torch.Tensor) -> None:
-    if len(x) % 3:
+    if len(x) % VIEWS:
         raise ValueError(f"x must hold three views of the same size, got a batch of {len(x)}")
 
 
-def _add(name: str, tensors: str, options: str, shapes: Callable, function: Callable) -> None:
-    """Register an operator of this file and its backward: the fused ones, and ``function`` of the reference.
+def _root(means: torch.Tensor, p: float, eps: float, dtype: torch.dtype) -> torch.Tensor:
+    return (means + eps).pow(1 / p).to(dtype)
 
-    ``shapes(*inputs)`` are those of its outputs, of the dtype of the inputs, and of what it saves for its backward, of
-    at least float32. The reference saves nothing: there these tensors are zeros.
+
+def _pool(x, tokens, queries, views, power, attend, impl):
+    """What is asked for of the results; the others are empty. ``views`` of 3: ``x`` is [v; a; r].
+
+    - ``power``: ``means [B, D]`` of ``x ** power``
+    - ``tokens [P, D]``: ``scores [B, P, T]`` of the T cells of each stripe, and ``prototypes [B, P, D]``
+    - ``attend``: ``weights [B, views, P, T]``, attention of the prototypes (or of ``queries [B, P, D]``) of each view
+      to the map's cells, and ``views`` forms ``[B, P, D]``: own, pg1, pg2
+
+    Forms are of the dtype of ``x``, all else is float32 at least.
     """
-    inputs = tensors.count("Tensor")
+    found = pick("pool", impl, x)(x, tokens, queries, views, power, attend)
+    *others, forms = found
+    nothing = x.new_empty(0, dtype=_wide(x))
+    return *(nothing.clone() if y is None else y for y in others), forms
 
-    def allocate(arguments, kind):
-        first, (outputs, saved) = arguments[0], shapes(*arguments[:inputs])
-        wide = torch.promote_types(first.dtype, torch.float32)
-        return [kind(shape, dtype=first.dtype, device=first.device) for shape in outputs], [
-            kind(shape, dtype=wide, device=first.device) for shape in saved
-        ]
 
-    def forward(*arguments):
-        *arguments, impl = arguments
-        outputs, saved = pick(name, impl, arguments[0])(*arguments)
-        return [*outputs, *saved]
+def _pool_backward(
+    x,
+    tokens,
+    queries,
+    scores,
+    prototypes,
+    weights,
+    mean_gradient,
+    prototype_gradient,
+    form_gradients,
+    views,
+    power,
+    impl,
+):
+    """Gradients of ``x``, ``tokens`` and ``queries``, given those of ``means``, ``prototypes`` and ``forms``."""
+    saved = (_unless_empty(y) for y in (scores, prototypes, weights))
+    gradients = _unless_empty(mean_gradient), _unless_empty(prototype_gradient), form_gradients
+    backward = pick("pool_backward", impl, x)
+    found = backward(x, tokens, queries, *saved, *gradients, views, power)
+    return tuple(_like(y, g) for y, g in zip((x, tokens, queries), found, strict=True))
 
-    def backward(gradients, inputs, saved, *arguments):
-        *arguments, impl = arguments
-        found = pick(f"{name}_backward", impl, inputs[0])(gradients, inputs, saved, *arguments)
-        return [
-            g if g.stride() == x.stride() else torch.empty_like(x).copy_(g) for g, x in zip(found, inputs, strict=True)
-        ]
 
-    def reference_forward(*arguments):
-        outputs = function(*arguments)
-        outputs = [outputs] if isinstance(outputs, torch.Tensor) else outputs
-        return outputs, allocate(arguments, torch.zeros)[1]
+def _unless_empty(x: torch.Tensor | None) -> torch.Tensor | None:
+    return None if x is None or x.numel() == 0 else x
 
-    def reference_backward(gradients, inputs, saved, *options):
-        return reference_gradient(lambda *x: function(*x, *options), inputs, gradients)
 
-    def fake(*arguments):
-        outputs, saved = allocate(arguments, torch.empty)
-        return [*outputs, *saved]
+def _like(x: torch.Tensor | None, gradient: torch.Tensor | None) -> torch.Tensor:
+    """``gradient`` in the memory format of ``x``, zeros where there is none, empty where there is no ``x``."""
+    if x is None:
+        return torch.empty(0)
+    if gradient is None:
+        return torch.zeros_like(x)
+    return gradient if gradient.stride() == x.stride() else torch.empty_like(x).copy_(gradient)
 
-    for backend, operators, dtypes in _FUSED:
-        add_backend(name, backend, operators[name].forward, dtypes=dtypes)
-        add_backend(f"{name}_backward", backend, operators[name].backward, dtypes=dtypes)
-    add_backend(name, "reference", reference_forward)
-    add_backend(f"{name}_backward", "reference", reference_backward)
-    register(name, f"({tensors}, {options}) -> Tensor[]", forward, fake)
-    register(
-        f"{name}_backward",
-        f"(Tensor[] gradients, Tensor[] inputs, Tensor[] saved, {options}) -> Tensor[]",
-        backward,
-        lambda gradients, inputs, *others: [torch.empty_like(x) for x in inputs],
+
+def _fake_pool(x, tokens, queries, views, power, attend, impl):
+    batch, width, cells = x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
+    parts = 0 if tokens is None else tokens.shape[0]
+    parts = parts if queries is None else queries.shape[1]
+    stripe = cells // parts if tokens is not None or queries is not None else 0
+
+    def wide(wanted, *shape):
+        return x.new_empty(shape if wanted else (0,), dtype=_wide(x))
+
+    return (
+        wide(power is not None, batch, width),
+        wide(tokens is not None, batch, parts, stripe),
+        wide(tokens is not None, batch, parts, width),
+        wide(attend, batch, views, parts, stripe),
+        [x.new_empty(batch, parts, width) for _ in range(views if attend else 0)],
     )
 
 
-def _stripe(x: torch.Tensor, parts: int) -> int:
-    return x.shape[2] * x.shape[3] // parts
+def _fake_pool_backward(x, tokens, queries, *others):
+    return tuple(x.new_empty(0) if y is None else torch.empty_like(y) for y in (x, tokens, queries))
 
 
-def _gem_shapes(x):
-    return [x.shape[:2]], [x.shape[:2]]
+def _wide(x: torch.Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
 
 
-def _prototypes_shapes(x, tokens):
-    return [(len(x), *tokens.shape)], [(len(x), len(tokens), _stripe(x, len(tokens)))]
-
-
-def _attention_shapes(queries, x):
-    parts = queries.shape[1]
-    return [queries.shape], [(len(x), 1, parts, _stripe(x, parts))]
-
-
-def _parts_shapes(x, tokens):
-    (forms,), (scores,) = _prototypes_shapes(x, tokens)
-    return [forms] * 3, [scores, forms, (len(x), 3, *scores[1:])]  # scores, prototypes, attention to every map
-
-
-def _pool_shapes(x, tokens):
-    (forms, saved), pooled = _parts_shapes(x, tokens), x.shape[:2]
-    return [pooled, *forms], [*saved, pooled]
-
-
-def _semantic_parts(x, tokens, authors_pg1):
-    return reference.semantic_parts(x, tokens, authors_pg1=authors_pg1)
-
-
-def _semantic_pool(x, tokens, p, eps, authors_pg1):
-    return reference.semantic_pool(x, tokens, p=p, eps=eps, authors_pg1=authors_pg1)
-
-
-def _load_cpu():
-    from salcr.ops.backends.cpp import pooling as _pooling_cpu
-
-    return _pooling_fused.Engine(_pooling_cpu.pool_forward, _pooling_cpu.pool_backward)
-
-
-def _load_triton():
-    from salcr.kernels import pooling, pooling_backward
-
-    return _pooling_fused.Engine(pooling.pool_forward, pooling_backward.pool_backward)
-
-
-_FUSED = (
-    ("cpu", _pooling_fused.fused_operators(_load_cpu), (torch.float32, torch.float64)),
-    ("triton", _pooling_fused.fused_operators(_load_triton), (torch.float32, torch.bfloat16, torch.float16)),
+for _name, _module, _dtypes in (
+    ("cpp", _cpp, SINGLE_AND_DOUBLE),
+    ("triton", _triton, HALF_TO_SINGLE),
+    ("reference", _formula, None),
+):
+    add_backend("pool", _name, _module.pool, dtypes=_dtypes)
+    add_backend("pool_backward", _name, _module.pool_backward, dtypes=_dtypes)
+for _public in ("gem_pool", "part_prototypes", "part_attention", "semantic_parts", "semantic_pool"):
+    share_backends(_public, "pool")
+_INPUTS, _OPTIONS = "Tensor x, Tensor? tokens, Tensor? queries", "int views, float? power"
+register(
+    "pool",
+    f"({_INPUTS}, {_OPTIONS}, bool attend, str impl) -> "
+    "(Tensor means, Tensor scores, Tensor prototypes, Tensor weights, Tensor[] forms)",
+    _pool,
+    _fake_pool,
 )
-_PARTS = "Tensor x, Tensor tokens"
-_add("gem_pool", "Tensor x", "float p, float eps, str impl", _gem_shapes, reference.gem_pool)
-_add("part_prototypes", _PARTS, "str impl", _prototypes_shapes, reference.part_prototypes)
-_add("part_attention", "Tensor queries, Tensor x", "str impl", _attention_shapes, reference.part_attention)
-_add("semantic_parts", _PARTS, "bool authors_pg1, str impl", _parts_shapes, _semantic_parts)
-_add("semantic_pool", _PARTS, "float p, float eps, bool authors_pg1, str impl", _pool_shapes, _semantic_pool)
+register(
+    "pool_backward",
+    f"({_INPUTS}, Tensor scores, Tensor prototypes, Tensor weights, Tensor? mean_gradient, Tensor? prototype_gradient, "
+    f"Tensor[] form_gradients, {_OPTIONS}, str impl) -> (Tensor, Tensor, Tensor)",
+    _pool_backward,
+    _fake_pool_backward,
+)

@@ -6,8 +6,8 @@ from salcr import reference
 from salcr.ops._checks import check_finite, check_positive, check_same, check_tensor
 from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._register import register
-from salcr.ops.backends.cpp.propagation import propagate_features as _cpp_propagate
-from salcr.ops.backends.eager.propagation import propagate_features as _device_propagate
+from salcr.ops.backends.cpp import propagation as _cpp
+from salcr.ops.backends.eager import propagation as _eager
 
 
 def propagate_features(
@@ -52,8 +52,7 @@ def propagate_features(
     if infrared.shape[1] != visible.shape[1]:
         raise ValueError(f"infrared {tuple(infrared.shape)} and visible {tuple(visible.shape)} differ in width")
     check_positive("k", k)
-    check_impl(impl)
-    return torch.ops.salcr.propagate_features(visible.detach(), infrared.detach(), k, impl)
+    return torch.ops.salcr.propagate_features(visible.detach(), infrared.detach(), k, check_impl(impl))
 
 
 def _propagate(visible, infrared, k, impl):
@@ -70,8 +69,8 @@ def _fake_propagate(visible, infrared, k, impl):
     return visible.new_empty(visible.shape), infrared.new_empty(infrared.shape)
 
 
-add_backend("propagate_features", "cpu", _cpp_propagate)
-add_backend("propagate_features", "cuda", _device_propagate)
+add_backend("propagate_features", "cpp", _cpp.propagate_features)
+add_backend("propagate_features", "eager", _eager.propagate_features)
 add_backend("propagate_features", "reference", reference.propagate_features)
 register(
     "propagate_features",

@@ -1,7 +1,5 @@
 """Retrieval metrics of the three protocols (SPEC 6)."""
 
-from functools import cache
-
 import numpy as np
 import torch
 
@@ -47,7 +45,7 @@ def evaluate_ranking(
         query_cams, gallery_cams: ``[Q]`` and ``[G]``, integers; not used by ``"regdb"``, needed by the others.
         protocol: ``"sysu"``, ``"regdb"`` or ``"llcm"``.
         max_rank: length of the CMC curve.
-        impl: backend, see :mod:`salcr.ops`; here ``"cpu"`` is numba, compiled at the first call and kept on disk.
+        impl: backend, see :mod:`salcr.ops`; ``"numba"`` is compiled at the first call and kept on disk.
 
     Returns:
         A :class:`RankingResult`.
@@ -68,7 +66,7 @@ def evaluate_ranking(
         raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")
     if max_rank < 1:
         raise ValueError(f"max_rank must be at least 1, got {max_rank}")
-    check_impl(impl)
+    impl = check_impl(impl)
     queries, images = distances.shape
     ids = _integers("query_ids", query_ids, queries), _integers("gallery_ids", gallery_ids, images)
     cams = None, None
@@ -94,19 +92,10 @@ def _integers(name: str, x, length: int) -> np.ndarray:
 
 
 def _numba(*arguments, **options) -> RankingResult:
-    from salcr.ops.backends.numba import ranking as _ranking_numba
+    from salcr.ops.backends.numba import ranking  # compiles
 
-    return _ranking_numba.evaluate_ranking(*arguments, **options)
-
-
-@cache
-def _needs_numba() -> str | None:
-    try:
-        import numba  # noqa: F401
-    except ImportError as error:
-        return f"numba is not installed ({error})"
-    return None
+    return ranking.evaluate_ranking(*arguments, **options)
 
 
-add_backend("evaluate_ranking", "cpu", _numba, needs=_needs_numba)
+add_backend("evaluate_ranking", "numba", _numba)
 add_backend("evaluate_ranking", "reference", reference.evaluate_ranking)

@@ -42,7 +42,7 @@ def rerank_k_reciprocal(
 
     Source: SPEC 6; Re-ranking Person Re-identification with k-reciprocal Encoding (Zhong et al., 2017).
     """
-    _check(query, gallery, impl, dict(k1=k1, k2=k2))
+    impl = _check(query, gallery, impl, dict(k1=k1, k2=k2))
     _check_share("lambda_value", lambda_value)
     function = pick("rerank_k_reciprocal", impl, query)
     return function(query.detach(), gallery.detach(), k1=k1, k2=k2, lambda_value=lambda_value)
@@ -80,7 +80,7 @@ def rerank_cross_modality(
 
     Source: SPEC 6, which names the steps; the sets of step 3 and ``k2`` are this project's choice.
     """
-    _check(query, gallery, impl, dict(k=k))
+    impl = _check(query, gallery, impl, dict(k=k))
     _check_share("eta", eta)
     return pick("rerank_cross_modality", impl, query)(query.detach(), gallery.detach(), k=k, eta=eta)
 
@@ -114,11 +114,11 @@ def affinity_inference(
     Source: SPEC 6; Visible-Infrared Person Re-Identification via Semantic Alignment and Affinity Inference (Fang et
     al., 2023).
     """
-    _check(query, gallery, impl, dict(k1=k1, k2=k2))
+    impl = _check(query, gallery, impl, dict(k1=k1, k2=k2))
     return pick("affinity_inference", impl, query)(query.detach(), gallery.detach(), k1=k1, k2=k2)
 
 
-def _check(query: torch.Tensor, gallery: torch.Tensor, impl: str, counts: dict[str, int]) -> None:
+def _check(query: torch.Tensor, gallery: torch.Tensor, impl: str, counts: dict[str, int]) -> str:
     check_tensor("query", query, ndim=2)
     check_tensor("gallery", gallery, ndim=2)
     check_same("gallery", gallery, "query", query)
@@ -127,9 +127,9 @@ def _check(query: torch.Tensor, gallery: torch.Tensor, impl: str, counts: dict[s
     for name, value in counts.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    check_impl(impl)
     check_finite("query", query)
     check_finite("gallery", gallery)
+    return check_impl(impl)
 
 
 def _check_share(name: str, value: float) -> None:

@@ -6,7 +6,8 @@ from salcr import reference
 from salcr.ops._checks import check_finite, check_positive, check_tensor
 from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._register import register
-from salcr.ops.backends.cpp.sinkhorn import sinkhorn as _cpp_sinkhorn
+from salcr.ops.backends.cpp import sinkhorn as _cpp
+from salcr.ops.backends.triton import sinkhorn as _triton
 
 
 def sinkhorn(
@@ -59,8 +60,7 @@ def sinkhorn(
     check_positive("check_every", check_every)
     if not tol >= 0:
         raise ValueError(f"tol must not be negative, got {tol}")
-    check_impl(impl)
-    return torch.ops.salcr.sinkhorn(cost.detach(), lam, tol, max_iter, check_every, impl)
+    return torch.ops.salcr.sinkhorn(cost.detach(), lam, tol, max_iter, check_every, check_impl(impl))
 
 
 def _sinkhorn(cost, lam, tol, max_iter, check_every, impl):
@@ -78,14 +78,8 @@ def _plan_dtype(cost: torch.Tensor) -> torch.dtype:
     return torch.promote_types(cost.dtype, torch.float32)
 
 
-def _triton_sinkhorn(cost, **options):
-    from salcr.kernels.sinkhorn import sinkhorn
-
-    return sinkhorn(cost.contiguous().view((1, *cost.shape)[-3:]), **options).view(cost.shape)
-
-
-add_backend("sinkhorn", "cpu", _cpp_sinkhorn)
-add_backend("sinkhorn", "triton", _triton_sinkhorn, dtypes=(torch.float32,))
+add_backend("sinkhorn", "cpp", _cpp.sinkhorn)
+add_backend("sinkhorn", "triton", _triton.sinkhorn, dtypes=(torch.float32,))
 add_backend("sinkhorn", "reference", reference.sinkhorn)
 register(
     "sinkhorn",

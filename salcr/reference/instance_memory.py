@@ -1,52 +1,28 @@
-"""Instance memories: nearest rows and contrast with sets of rows (SPEC 4, GPCR), in plain PyTorch.
-
-:func:`set_contrast` is the formula under autograd. :func:`set_contrast_forward` and :func:`set_contrast_backward` are
-the same in blocks of feature rows, with no matrix of all logits kept in between: what training uses without a kernel.
-"""
-
-from collections.abc import Iterator
+"""Instance memories: nearest rows and contrast with sets of rows (SPEC 4, GPCR), in plain PyTorch."""
 
 import torch
 import torch.nn.functional as F
-
-from salcr.reference._products import through_normalisation, unit_products
-
-_BLOCK = 2**25  # logits held at a time
 
 
 def instance_neighbors(
     features: torch.Tensor, memory: torch.Tensor, k: int = 30, *, temperature: float = 0.05
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The k largest logits of each row as a set, and the LSE of all; see :func:`salcr.ops.instance_neighbors`."""
-    return search_blocks(features, memory, k, temperature, mean=False)[:2]
+    return instance_search(features, memory, k, temperature=temperature)[:2]
 
 
 def instance_search(
     features: torch.Tensor, memory: torch.Tensor, k: int = 30, *, temperature: float = 0.05
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The same and ``softmax(logits) @ memory``; see :func:`salcr.ops.instance_search`."""
-    return search_blocks(features, memory, k, temperature, mean=True)
-
-
-def search_blocks(
-    features: torch.Tensor, memory: torch.Tensor, k: int, temperature: float, *, mean: bool
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Neighbours, LSE and (``mean``) ``softmax @ memory``, a block of rows at a time."""
-    queries, memory, size = _unit(features.detach()), memory.detach(), memory.shape[-2]
-    indices, lse, pull = [], [], []
-    for rows in _blocks(queries, memory[..., 0].numel()):
-        logits = unit_products(queries[..., rows, :], memory, temperature)
-        values, found = logits.topk(min(k + 1, size), dim=-1)
-        if size > k:
-            found = torch.where(values > values[..., k:], found, size)[..., :k]
-        indices.append(found.sort(-1).values)
-        lse.append(logits.logsumexp(-1))
-        if mean:
-            shares = logits.sub_(lse[-1].unsqueeze(-1)).exp_().to(memory.dtype)
-            pull.append((shares @ memory).to(lse[-1].dtype))
-    indices = torch.cat(indices, -2)
-    indices = F.pad(torch.where(indices == size, -1, indices), (0, k - indices.shape[-1]), value=-1)
-    return indices, torch.cat(lse, -1), torch.cat(pull, -2) if mean else None
+    logits, size = _logits(features.detach(), memory.detach(), temperature), memory.shape[-2]
+    values, places = logits.sort(dim=-1, descending=True)
+    if k < size:
+        places = torch.where(values > values[..., k : k + 1], places, size)
+    found = places[..., :k].sort(-1).values
+    indices = F.pad(torch.where(found == size, -1, found), (0, k - found.shape[-1]), value=-1)
+    mean_row = logits.softmax(-1).to(memory.dtype) @ memory.detach()
+    return indices, logits.logsumexp(-1), mean_row.to(logits.dtype)
 
 
 def set_contrast(
@@ -56,99 +32,26 @@ def set_contrast(
     *,
     temperature: float = 0.05,
     lse: torch.Tensor | None = None,
-    pull: torch.Tensor | None = None,
+    mean_row: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Mean of ``LSE(all) - LSE(positives)`` over rows with a positive; see :func:`salcr.ops.set_contrast`.
 
-    ``pull`` saves work elsewhere; here autograd makes it.
+    ``lse`` replaces the value of the first term and not its gradient; ``mean_row`` saves work elsewhere.
     """
-    logits = unit_products(_unit(features), memory, temperature)
+    logits = _logits(features, memory, temperature)
     total = logits.logsumexp(-1)
     if lse is not None:
         total = lse + (total - total.detach())
     positives = positives.expand(*features.shape[:-1], -1)
-    near = logits.gather(-1, positives.clamp_min(0))
-    return _mean_loss(total, near, positives).to(features.dtype)
-
-
-def set_contrast_forward(
-    features: torch.Tensor, memory: torch.Tensor, positives: torch.Tensor, lse: torch.Tensor | None, temperature: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Loss and LSE of all logits; with ``lse`` given only the logits of positives are computed."""
-    queries, positives = _unit(features), positives.expand(*features.shape[:-1], -1)
-    if lse is None:
-        lse = rows_lse(queries, memory, temperature)
-    near = [
-        unit_products(queries[..., rows, None, :], chosen, temperature).squeeze(-2)
-        for rows, chosen in _chosen_rows(memory, positives)
-    ]
-    return _mean_loss(lse, torch.cat(near, -2), positives).to(features.dtype), lse
-
-
-def set_contrast_backward(
-    gradient: torch.Tensor,
-    features: torch.Tensor,
-    memory: torch.Tensor,
-    positives: torch.Tensor,
-    lse: torch.Tensor,
-    pull: torch.Tensor | None,
-    temperature: float,
-) -> torch.Tensor:
-    """Gradient of the loss for ``features``: ``softmax(all) - softmax(positives)``, weighted, times memory.
-
-    ``pull`` is ``softmax(all) @ memory`` where it is known.
-    """
-    queries, positives = _unit(features), positives.expand(*features.shape[:-1], -1)
-    if pull is None:
-        pull = dense_pull(queries, memory, lse, temperature)
-    near = []
-    for rows, chosen in _chosen_rows(memory, positives):
-        logits = unit_products(queries[..., rows, None, :], chosen, temperature).squeeze(-2)
-        logits = logits.masked_fill(positives[..., rows, :] < 0, float("-inf"))
-        shares = torch.where(positives[..., rows, :] < 0, 0.0, logits.softmax(-1))
-        near.append((shares.to(memory.dtype).unsqueeze(-2) @ chosen).squeeze(-2))
-    valid = (positives >= 0).any(-1, keepdim=True)
-    weight = gradient / (valid.sum(-2, keepdim=True).clamp_min(1) * (memory.shape[:-2].numel() * temperature))
-    return through_normalisation(torch.where(valid, (pull - torch.cat(near, -2)) * weight, 0.0), queries, features)
-
-
-def rows_lse(queries: torch.Tensor, memory: torch.Tensor, temperature: float) -> torch.Tensor:
-    """LSE of all logits of unit rows, a block of rows at a time."""
-    blocks = _blocks(queries, memory[..., 0].numel())
-    return torch.cat([unit_products(queries[..., rows, :], memory, temperature).logsumexp(-1) for rows in blocks], -1)
-
-
-def dense_pull(queries: torch.Tensor, memory: torch.Tensor, lse: torch.Tensor, temperature: float) -> torch.Tensor:
-    """``softmax(logits) @ memory`` by recomputing the logits of unit rows, a block of rows at a time."""
-    pull = []
-    for rows in _blocks(queries, memory[..., 0].numel()):
-        shares = unit_products(queries[..., rows, :], memory, temperature).sub_(lse[..., rows].unsqueeze(-1)).exp_()
-        pull.append((shares.to(memory.dtype) @ memory).to(lse.dtype))
-    return torch.cat(pull, -2)
-
-
-def _chosen_rows(memory: torch.Tensor, positives: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
-    """The memory rows ``[..., rows, m, D]`` that positives name, a block of rows at a time; padding names row 0."""
-    banks = memory.shape[:-2].numel()
-    offsets = torch.arange(banks, device=memory.device).view(*memory.shape[:-2], 1, 1) * memory.shape[-2]
-    columns, memory = positives.clamp_min(0) + offsets, memory.flatten(0, -2)
-    for rows in _blocks(positives, banks * positives.shape[-1] * memory.shape[-1]):
-        yield rows, memory[columns[..., rows, :]]
-
-
-def _unit(features: torch.Tensor) -> torch.Tensor:
-    return F.normalize(features, dim=-1)
-
-
-def _blocks(rows: torch.Tensor, width: int) -> list[slice]:
-    """Slices of the second last axis of ``rows`` with about ``_BLOCK`` elements, ``width`` a row."""
-    step = max(1, _BLOCK // width)
-    return [slice(start, start + step) for start in range(0, rows.shape[-2], step)]
-
-
-def _mean_loss(total: torch.Tensor, near: torch.Tensor, positives: torch.Tensor) -> torch.Tensor:
-    """Rows without a positive keep their padding's logits: their value is replaced and their gradient is 0, not NaN."""
     valid = (positives >= 0).any(-1)
-    near = near.masked_fill((positives < 0) & valid.unsqueeze(-1), float("-inf"))
-    losses = torch.where(valid, total - near.logsumexp(-1), 0.0)
-    return (losses.sum(-1) / valid.sum(-1).clamp_min(1)).mean()
+    chosen = logits.gather(-1, positives.clamp_min(0))
+    # A row without a positive keeps its padding's logits: its loss is replaced, and its gradient is 0, not NaN.
+    chosen = chosen.masked_fill((positives < 0) & valid.unsqueeze(-1), float("-inf"))
+    losses = torch.where(valid, total - chosen.logsumexp(-1), 0.0)
+    return (losses.sum(-1) / valid.sum(-1).clamp_min(1)).mean().to(features.dtype)
+
+
+def _logits(features: torch.Tensor, memory: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Products in the precision of the arguments; what follows is done in float32 at least."""
+    logits = F.normalize(features, dim=-1) @ memory.mT
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature

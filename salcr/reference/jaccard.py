@@ -11,50 +11,45 @@ from salcr.reference.knn import knn
 BLOCK_ROWS = 2048  # pairs of features that are gathered at a time
 
 
-def jaccard_distance(features: torch.Tensor, *, k1: int = 30, k2: int = 6) -> torch.Tensor:
+Neighbors = tuple[torch.Tensor, torch.Tensor]
+
+
+def jaccard_distance(
+    features: torch.Tensor, *, k1: int = 30, k2: int = 6, neighbors: Neighbors | None = None
+) -> torch.Tensor:
     """All distances, dense; see :func:`salcr.ops.jaccard_distance`."""
     distances = np.empty((len(features), len(features)), np.float32)
-    for start, block in _rows(features, k1, k2):
+    for start, block in _rows(features, k1, k2, neighbors):
         distances[start : start + len(block)] = block
     return torch.from_numpy(distances).to(features.device)
 
 
-def jaccard_graph(features: torch.Tensor, *, k1: int = 30, k2: int = 6, max_distance: float) -> torch.Tensor:
+def jaccard_graph(
+    features: torch.Tensor, *, k1: int = 30, k2: int = 6, max_distance: float, neighbors: Neighbors | None = None
+) -> torch.Tensor:
     """The distances up to ``max_distance``, row by row; see :func:`salcr.ops.jaccard_graph`."""
     lengths, columns, values = [np.zeros(1, np.int64)], [], []
-    for _, block in _rows(features, k1, k2):
+    for _, block in _rows(features, k1, k2, neighbors):
         near = block <= np.float32(max_distance)
         lengths.append(near.sum(1))
         columns.append(near.nonzero()[1])
         values.append(block[near])
     arrays = np.cumsum(np.concatenate(lengths)), np.concatenate(columns), np.concatenate(values)
-    return csr_tensor(*(torch.from_numpy(array).to(features.device) for array in arrays))
-
-
-def csr_tensor(pointers: torch.Tensor, columns: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """A square torch.sparse_csr matrix of its three parts, which are not checked."""
-    count = len(pointers) - 1
+    parts = (torch.from_numpy(array).to(features.device) for array in arrays)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
-        return torch.sparse_csr_tensor(
-            pointers, columns, values, size=(count, count), device=values.device, check_invariants=False
-        )
+        warnings.filterwarnings("ignore", "Sparse invariant checks are implicitly disabled", UserWarning)
+        size = len(features), len(features)
+        return torch.sparse_csr_tensor(*parts, size=size, device=features.device, check_invariants=False)
 
 
-def csr_of_all(distances: torch.Tensor) -> torch.Tensor:
-    """A dense square matrix as torch.sparse_csr that stores every entry."""
-    count = len(distances)
-    places = torch.arange(count + 1, device=distances.device)
-    return csr_tensor(places * count, places[:-1].repeat(count), distances.view(-1))
-
-
-def _rows(features: torch.Tensor, k1: int, k2: int):
+def _rows(features: torch.Tensor, k1: int, k2: int, neighbors: Neighbors | None):
     """Blocks of rows of the distances, with 0 on the diagonal, each with its first row."""
     from salcr.reference._reciprocal import encode, half, jaccard_rows
 
     features = unit_rows(features)
     k1 = min(k1, len(features))
-    ranks = knn(features, k1, metric="cosine")[1].cpu().numpy()
+    ranks = (knn(features, k1) if neighbors is None else neighbors)[1][:, :k1].cpu().numpy()
 
     def distances(i: np.ndarray, j: np.ndarray) -> np.ndarray:
         return pair_distances(features, features, i, j)

@@ -29,9 +29,7 @@ def part_attention(queries: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return _stripe_means(queries @ cells.mT / x.shape[1] ** 0.5, cells, queries.shape[1])
 
 
-def semantic_parts(
-    x: torch.Tensor, tokens: torch.Tensor, *, authors_pg1: bool = False
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def semantic_parts(x: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Prototypes of the three views attend to their own and to each other's maps; see :func:`salcr.ops.semantic_parts`.
 
     Every map is asked by the prototypes of all three views at once: one product of ``[3S, 3P, D]`` and the map.
@@ -46,14 +44,14 @@ def semantic_parts(
         return torch.cat([found[asked][:, view] for view, asked in enumerate(maps)])
 
     v, a, r = 0, 1, 2
-    return on_maps(v, a, r), on_maps(r, v if authors_pg1 else r, v), on_maps(a, v, a)
+    return on_maps(v, a, r), on_maps(r, r, v), on_maps(a, v, a)
 
 
 def semantic_pool(
-    x: torch.Tensor, tokens: torch.Tensor, *, p: float = 3.0, eps: float = 1e-12, authors_pg1: bool = False
+    x: torch.Tensor, tokens: torch.Tensor, *, p: float = 3.0, eps: float = 1e-12
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """:func:`gem_pool` and :func:`semantic_parts` of the same maps; see :func:`salcr.ops.semantic_pool`."""
-    return gem_pool(x, p, eps), *semantic_parts(x, tokens, authors_pg1=authors_pg1)
+    return gem_pool(x, p, eps), *semantic_parts(x, tokens)
 
 
 def _cells(x: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from salcr.reference.jaccard import jaccard_distance, pair_distances, unit_rows
-from salcr.reference.knn import knn, largest
+from salcr.reference.knn import knn
 
 TINY_DISTANCE = 1e-6  # rounding of float32: rows that are no farther apart have nothing to rank
 
@@ -57,8 +57,8 @@ def affinity_inference(query: torch.Tensor, gallery: torch.Tensor, *, k1: int = 
 def _own_ranks(features: torch.Tensor, k: int, k2: int, eta: float) -> np.ndarray:
     """Each image's nearest of its own modality after k-reciprocal re-ranking, itself first."""
     distances = (1 - eta) * jaccard_distance(features, k1=k, k2=k2) + eta * (2 - 2 * features @ features.T)
-    own = torch.arange(len(features), device=features.device)
-    return largest(-distances, min(k, len(features)), own)[1].cpu().numpy()
+    distances.fill_diagonal_(-torch.inf)
+    return distances.sort(dim=1, stable=True).indices[:, :k].cpu().numpy()
 
 
 def _encode_both(side: int, sides, own, across, k2: int):

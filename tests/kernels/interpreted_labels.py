@@ -7,8 +7,17 @@ import torch
 import salcr
 from salcr import ops, reference
 from salcr.kernels import jaccard
-from salcr.ops.backends.triton.jaccard import graph_of_neighbours
-from tests.ops.label_problems import KINDS, check_encodings, check_graph, check_labels, images, scikit_learn, searched
+from salcr.ops.backends.triton.jaccard import jaccard_graph
+from tests.ops.label_problems import (
+    KINDS,
+    check_encodings,
+    check_graph,
+    check_labels,
+    images,
+    scikit_learn,
+    searched,
+    sizes,
+)
 from tests.ops.test_dbscan import sparse
 
 
@@ -22,9 +31,10 @@ def test_graph_is_the_thresholded_distance(generator, monkeypatch, kind, k1, k2,
     features = images(generator, kind, 18)
     check_graph(features, k1, k2, max_distance)
     found = searched(features, k1)
-    expected = graph_of_neighbours(*found, k2, max_distance)
+    options = sizes(found, k2) | dict(max_distance=float(np.float32(max_distance)))
+    expected = jaccard_graph(*found, **options)
     monkeypatch.setattr(jaccard, "ROOM", 0)  # pairs are counted first
-    assert torch.equal(graph_of_neighbours(*found, k2, max_distance).values(), expected.values())
+    assert torch.equal(jaccard_graph(*found, **options).values(), expected.values())
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from salcr import ops, reference
-from salcr.ops.backends.triton import jaccard as _jaccard_triton
+from salcr.ops.backends.triton import jaccard as _triton
 from salcr.reference import _reciprocal
 from salcr.reference.jaccard import pair_distances, unit_rows
 from tests.ops.contract import assert_within_budget
@@ -30,10 +30,15 @@ def images(generator, kind, rows, width=16):
 
 
 def searched(features, k1):
-    """Unit features, ranks and inner products by the reference's search."""
+    """Unit features, and the products and ranks of the reference's search."""
     features = unit_rows(features).contiguous()
-    products, ranks = reference.knn(features, min(k1, len(features)))
-    return features, ranks.int(), products
+    return features, *reference.knn(features, min(k1, len(features)))
+
+
+def sizes(found, k2):
+    """What a backend is told beside the neighbours."""
+    k1 = found[2].shape[1]
+    return dict(half=min(_reciprocal.half(k1) + 1, k1), k2=min(k2, k1))
 
 
 def exact_encodings(features, ranks, k2, dtype=torch.float64):
@@ -52,10 +57,14 @@ def exact_distances(features, ranks, k2, dtype=torch.float64):
 
 def check_encodings(features, k1, k2):
     """Rows of the reference's columns and weights, rarest column first, the same bits twice."""
+    from salcr.kernels.jaccard_encodings import encode
+
     found = searched(features, k1)
-    got, again = (_jaccard_triton.encode(*found, k2) for _ in range(2))
+    got, again = (encode(found[0], found[2].int(), found[1], **sizes(found, k2)) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(got, again, strict=True))
-    exact, eager = (exact_encodings(*found[:2], k2, dtype).toarray() for dtype in (torch.float64, torch.float32))
+    exact, eager = (
+        exact_encodings(found[0], found[2], k2, dtype).toarray() for dtype in (torch.float64, torch.float32)
+    )
     pointers, columns, values, uses = (x.cpu() for x in got)
     rows = torch.arange(len(uses)).repeat_interleave(pointers.diff())
     dense = torch.zeros(exact.shape)
@@ -70,13 +79,13 @@ def check_encodings(features, k1, k2):
 def check_graph(features, k1, k2, max_distance):
     """The distances are within the budget of eager PyTorch, the graph is what is near of them, bit for bit, twice."""
     found = searched(features, k1)
-    exact, eager = (exact_distances(*found[:2], k2, dtype) for dtype in (torch.float64, torch.float32))
-    distances = _jaccard_triton.distances_of_neighbours(*found, k2)
+    exact, eager = (exact_distances(found[0], found[2], k2, dtype) for dtype in (torch.float64, torch.float32))
+    distances = _triton.jaccard_distance(*found, **sizes(found, k2))
     assert_within_budget(distances.cpu(), exact, eager)
     assert torch.equal(distances, distances.T) and not distances.diagonal().any()
     near = distances <= torch.tensor(max_distance)
     for _ in range(2):
-        graph = _jaccard_triton.graph_of_neighbours(*found, k2, max_distance)
+        graph = _triton.jaccard_graph(*found, **sizes(found, k2), max_distance=float(np.float32(max_distance)))
         assert graph.layout == torch.sparse_csr and graph.device == features.device
         assert torch.equal(graph.crow_indices().diff(), near.sum(1))
         assert torch.equal(graph.col_indices(), near.nonzero()[:, 1])
@@ -86,10 +95,10 @@ def check_graph(features, k1, k2, max_distance):
 def check_labels(features, k1, k2, eps=0.6, min_samples=4):
     """From neighbours to labels: scikit-learn's on the reference's dense distances. Returns them."""
     found = searched(features, k1)
-    distances = exact_distances(*found[:2], k2, torch.float32)
+    distances = exact_distances(found[0], found[2], k2, torch.float32)
     while ((distances - eps).abs() <= 1e-5).any():  # a pair on the edge may fall on either side
         eps += 3e-5
-    graph = _jaccard_triton.graph_of_neighbours(*found, k2, eps)
+    graph = _triton.jaccard_graph(*found, **sizes(found, k2), max_distance=float(np.float32(eps)))
     expected = scikit_learn(distances, eps, min_samples)
     for same in (graph, distances.to(features.device)):
         got = ops.dbscan(same, eps=eps, min_samples=min_samples, impl="triton")

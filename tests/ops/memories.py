@@ -10,7 +10,7 @@ from tests.ops.contract import assert_within_budget
 
 CPU_BACKENDS = [
     "reference",
-    pytest.param("cpu", marks=pytest.mark.skipif(bool(missing("cpu")), reason=str(missing("cpu")))),
+    pytest.param("cpp", marks=pytest.mark.skipif(bool(missing("cpp")), reason=str(missing("cpp")))),
 ]
 
 
@@ -77,8 +77,8 @@ def compare_contrasts(impl, generator, lead, rows, columns, width, dtype):
     found += compare(impl, "cluster_contrast", features, memory, targets[0] if lead else targets)
     if columns == 1:
         return found  # a set of all rows is a difference of equal numbers: check_one_class_and_ignored_rows
-    _, lse, pull = ops.instance_search(features, memory, 5, impl=impl)
-    for wide, known in ((1, {}), (12, {}), (12, dict(lse=lse)), (12, dict(lse=lse, pull=pull))):
+    _, lse, mean_row = ops.instance_search(features, memory, 5, impl=impl)
+    for wide, known in ((1, {}), (12, {}), (12, dict(lse=lse)), (12, dict(lse=lse, mean_row=mean_row))):
         positives = random_sets(generator, lead, rows, columns, wide)
         found += compare(impl, "set_contrast", features, memory, positives, **known)
     positives = positives[0] if lead else positives

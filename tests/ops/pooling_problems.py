@@ -22,7 +22,7 @@ def everything(module, x, tokens, queries, **impl):
         module.part_prototypes(x, tokens, **impl),
         module.part_attention(queries, x, **impl),
         *module.semantic_parts(x, tokens, **impl),
-        *module.semantic_pool(x, tokens, authors_pg1=True, **impl),
+        *module.semantic_pool(x, tokens, **impl),
         *module.semantic_pool(x, tokens, p=2.0, **impl),
     )
 

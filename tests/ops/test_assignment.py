@@ -14,7 +14,7 @@ from tests.ops.assignment_problems import INF, KINDS, assert_optimal, costs
 
 SMALL = settings(deadline=None, max_examples=60, derandomize=True)
 SHAPES = [(1, 1), (1, 70), (70, 1), (6, 6), (23, 40), (40, 23), (50, 200), (90, 90)]
-IMPLS = ["cpu", "reference"]
+IMPLS = ["cpp", "reference"]
 SOLVERS = [partial(ops.linear_assignment, impl=impl) for impl in IMPLS] + [published.linear_assignment]
 BOTH_WAYS = [partial(ops.bidirectional_assignment, impl=impl) for impl in IMPLS] + [published.bidirectional_assignment]
 
@@ -69,7 +69,7 @@ def test_duals_prove_the_assignment_optimal(generator, kind, shape, maximize, im
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_solver_is_optimal_at_sizes_where_lists_leave_out_most_columns(generator, kind, shape):
     cost = costs(kind, shape, generator)
-    rows, cols, *duals = ops.linear_assignment(cost, return_duals=True, impl="cpu")
+    rows, cols, *duals = ops.linear_assignment(cost, return_duals=True, impl="cpp")
     assert_optimal(cost, rows, cols, *duals)
     expected = cost.double().numpy()[linear_sum_assignment(cost.numpy())].sum()
     np.testing.assert_allclose(cost.double()[rows, cols].sum(), expected, rtol=1e-6)
@@ -115,7 +115,7 @@ def test_threads_share_a_batch_without_a_trace(generator):
     results = []
     for threads in (1, 3):
         torch.set_num_threads(threads)
-        results.append(ops.linear_assignment(cost, return_duals=True, impl="cpu"))
+        results.append(ops.linear_assignment(cost, return_duals=True, impl="cpp"))
     torch.set_num_threads(before)
     assert all(torch.equal(x, y) for x, y in zip(*results, strict=True))
 
@@ -146,7 +146,7 @@ def test_costs_are_read_where_they_are(generator, dtype):
     views += [stored[:, :1].expand(4, 30, 60), stored[:, :, :1], stored[:, :1], stored[2:3, 5:]]
     for view in views:
         batch = view if view.ndim == 3 else view[None]
-        results = ops.linear_assignment(view, return_duals=True, impl="cpu")
+        results = ops.linear_assignment(view, return_duals=True, impl="cpp")
         for cost, *parts in zip(batch, *(x.view(len(batch), -1) for x in results), strict=True):
             assert_optimal(cost, *parts)
 
@@ -182,9 +182,9 @@ def test_feasible_exactly_where_scipy_finds_an_assignment(cost, forbidden):
         expected = cost.numpy()[linear_sum_assignment(cost.numpy())].sum()
     except ValueError:
         with pytest.raises(ValueError, match="infeasible"):
-            ops.linear_assignment(cost, impl="cpu")
+            ops.linear_assignment(cost, impl="cpp")
         return
-    rows, cols, *duals = ops.linear_assignment(cost, return_duals=True, impl="cpu")
+    rows, cols, *duals = ops.linear_assignment(cost, return_duals=True, impl="cpp")
     if cost.isfinite().any():
         assert_optimal(cost, rows, cols, *duals)
     assert cost[rows, cols].sum().item() == pytest.approx(expected, abs=1e-9)

@@ -153,13 +153,13 @@ def test_update_of_a_strided_memory_and_ignored_rows(generator, impl):
     assert torch.equal(memory, before)
 
 
-@pytest.mark.skipif(bool(missing("cpu")), reason=str(missing("cpu")))
+@pytest.mark.skipif(bool(missing("cpp")), reason=str(missing("cpp")))
 def test_update_does_not_depend_on_threads(generator):
     features, memory, targets = problem(generator, banks=3, samples=300, classes=40)
     found = []
     for threads in (1, 2, 5):
         torch.set_num_threads(threads)
-        found.append(ops.update_cluster_memory_(memory.clone(), features, targets, impl="cpu"))
+        found.append(ops.update_cluster_memory_(memory.clone(), features, targets, impl="cpp"))
     torch.set_num_threads(1)
     assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
 
@@ -272,8 +272,8 @@ def test_set_contrast_on_a_gpu(generator, lead, rows, columns, width, dtype):
     memory = unit(generator, *lead, columns, width).to("cuda", dtype)
     positives = random_sets(generator, lead, rows, columns, 30).cuda()
     check("triton", "set_contrast", features, memory, positives)
-    _, lse, pull = ops.instance_search(features, memory, 30, impl="triton")
-    check("triton", "set_contrast", features, memory, positives, lse=lse, pull=pull)
+    _, lse, mean_row = ops.instance_search(features, memory, 30, impl="triton")
+    check("triton", "set_contrast", features, memory, positives, lse=lse, mean_row=mean_row)
 
 
 @pytest.mark.cuda
@@ -296,9 +296,11 @@ def test_a_cuda_graph_replays(generator):
     memory, targets = unit(generator, 3, 70, 256).float().cuda(), torch.arange(50, device="cuda")
 
     def step():
-        indices, lse, pull = ops.instance_search(features, memory, 5)
+        indices, lse, mean_row = ops.instance_search(features, memory, 5)
         loss = ops.cluster_contrast(features, memory, targets)
-        return torch.autograd.grad(loss + ops.set_contrast(features, memory, indices, lse=lse, pull=pull), features)[0]
+        return torch.autograd.grad(
+            loss + ops.set_contrast(features, memory, indices, lse=lse, mean_row=mean_row), features
+        )[0]
 
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())

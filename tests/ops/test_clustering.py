@@ -17,7 +17,7 @@ import resource, sys, torch, salcr
 features = torch.randn(20000, 8)
 salcr.cluster(features[:2000], eps=0.6)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-salcr.cluster(features, eps=0.6, impl="cpu")
+salcr.cluster(features, eps=0.6, impl="cpp")
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
 
@@ -74,7 +74,7 @@ def test_labels_of_any_small_set(codes, k1, k2, min_samples, eps):
     features = torch.cat([features, torch.ones(len(features), 8)], 1)  # norm 4
     distances = reference.jaccard_distance(features, k1=k1, k2=k2)
     assume(clear_of(distances, eps))
-    got = ops.cluster(features, eps=eps, min_samples=min_samples, k1=k1, k2=k2, impl="cpu")
+    got = ops.cluster(features, eps=eps, min_samples=min_samples, k1=k1, k2=k2, impl="cpp")
     assert torch.equal(got, scikit_learn(distances, eps, min_samples))
 
 
@@ -82,10 +82,10 @@ def test_labels_of_any_small_set(codes, k1, k2, min_samples, eps):
 @given(st.integers(2, 120), st.integers(1, 130), st.integers(1, 9), st.integers(0, 2**31))
 def test_distances_are_a_symmetric_measure(rows, k1, k2, seed):
     features = torch.randn(rows, 5, generator=torch.Generator().manual_seed(seed))
-    distances = ops.jaccard_distance(features, k1=k1, k2=k2, impl="cpu")
+    distances = ops.jaccard_distance(features, k1=k1, k2=k2, impl="cpp")
     assert torch.equal(distances, distances.T) and not distances.diagonal().any()
     assert distances.min() >= 0 and distances.max() <= 1
-    graph = ops.jaccard_graph(features, k1=k1, k2=k2, max_distance=0.8, impl="cpu")
+    graph = ops.jaccard_graph(features, k1=k1, k2=k2, max_distance=0.8, impl="cpp")
     assert graph.values().max() <= np.float32(0.8)
     pointers, columns = graph.crow_indices(), graph.col_indices()
     assert all((columns[a:b].diff() > 0).all() for a, b in pairwise(pointers.tolist()))
@@ -99,7 +99,7 @@ def test_an_order_of_the_images_only_renames_them(generator):
     assert torch.equal(a[:, None] == a, b[:, None] == b)
 
 
-@pytest.mark.parametrize("impl", ["reference", "cpu"])
+@pytest.mark.parametrize("impl", ["reference", "cpp"])
 def test_degenerate_features(impl):
     assert ops.cluster(torch.ones(9, 4), eps=0.6, impl=impl).tolist() == [0] * 9
     assert ops.cluster(torch.ones(70, 4), eps=0.6, impl=impl).max() <= 1  # each ranks itself and the first 29

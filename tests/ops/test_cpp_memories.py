@@ -5,11 +5,11 @@ import torch
 
 from salcr import ops, reference
 from salcr.ops._dispatch import missing
-from salcr.ops.backends.cpp import cluster_memory as _memories_cpu
+from salcr.ops.backends.cpp import _products
 from tests.ops import memories
 from tests.ops.memories import check_contrasts, check_search, evaluate, random_memory
 
-pytestmark = pytest.mark.skipif(bool(missing("cpu")), reason=str(missing("cpu")))
+pytestmark = pytest.mark.skipif(bool(missing("cpp")), reason=str(missing("cpp")))
 SHAPES = [  # lead, rows, columns, width: no multiples of a group, a segment or a vector
     ((), 5, 33, 7),
     ((2,), 17, 273, 40),
@@ -18,19 +18,19 @@ SHAPES = [  # lead, rows, columns, width: no multiples of a group, a segment or 
 ]
 
 
-@pytest.mark.parametrize("scratch", [300, _memories_cpu.SCRATCH])
+@pytest.mark.parametrize("scratch", [300, _products.SCRATCH])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_contrasts(generator, monkeypatch, shape, scratch):
-    monkeypatch.setattr(_memories_cpu, "SCRATCH", scratch)
-    check_contrasts("cpu", generator, *shape, torch.float32, draws=8)
+    monkeypatch.setattr(_products, "SCRATCH", scratch)
+    check_contrasts("cpp", generator, *shape, torch.float32, draws=8)
 
 
-@pytest.mark.parametrize("scratch", [300, _memories_cpu.SCRATCH])
+@pytest.mark.parametrize("scratch", [300, _products.SCRATCH])
 @pytest.mark.parametrize("k", [1, 5, 30, 64, 700])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_search(generator, monkeypatch, shape, k, scratch):
-    monkeypatch.setattr(_memories_cpu, "SCRATCH", scratch)
-    check_search("cpu", generator, *shape, k, draws=4)
+    monkeypatch.setattr(_products, "SCRATCH", scratch)
+    check_search("cpp", generator, *shape, k, draws=4)
 
 
 @pytest.mark.parametrize("columns", [1, 15, 16, 17, 255, 256, 257, 512, 5000])
@@ -38,7 +38,7 @@ def test_every_place_of_a_row_can_win(generator, columns):
     """The products are the memory's own numbers: a permutation, of which the largest are known."""
     memory = torch.randperm(columns, generator=generator).double().unsqueeze(-1)
     for k in (1, 2, 16, 40):
-        found, lse = ops.instance_neighbors(torch.ones(1, 1).double(), memory, k, temperature=100.0, impl="cpu")
+        found, lse = ops.instance_neighbors(torch.ones(1, 1).double(), memory, k, temperature=100.0, impl="cpp")
         expected = (memory[:, 0] >= columns - k).nonzero()[:, 0]
         assert torch.equal(found[0, : len(expected)], expected) and (found[0, len(expected) :] == -1).all()
         torch.testing.assert_close(lse, (memory / 100).logsumexp(0))
@@ -46,7 +46,7 @@ def test_every_place_of_a_row_can_win(generator, columns):
 
 @pytest.mark.parametrize("edge", ["ties", "one_class_and_ignored_rows", "one_row", "strided", "extremes"])
 def test_edges(generator, edge):
-    getattr(memories, f"check_{edge}")("cpu", generator)
+    getattr(memories, f"check_{edge}")("cpp", generator)
 
 
 def test_threads_change_nothing(generator):
@@ -57,8 +57,8 @@ def test_threads_change_nothing(generator):
         torch.set_num_threads(threads)
         found.append(
             [
-                *ops.instance_search(features, memory, 9, impl="cpu"),
-                *evaluate(ops.cluster_contrast, features, memory, targets, impl="cpu"),
+                *ops.instance_search(features, memory, 9, impl="cpp"),
+                *evaluate(ops.cluster_contrast, features, memory, targets, impl="cpp"),
             ]
         )
     torch.set_num_threads(1)
@@ -76,5 +76,5 @@ def test_the_sum_of_contrasts_has_one_gradient(generator):
     def both(room, x, banks, **options):
         return evaluate(room.cluster_contrast_sum, x, banks, targets, **options)
 
-    got, exact = both(ops, features, (memory, other), impl="cpu"), both(reference, features, (memory, other))
+    got, exact = both(ops, features, (memory, other), impl="cpp"), both(reference, features, (memory, other))
     torch.testing.assert_close(got, exact)

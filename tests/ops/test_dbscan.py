@@ -29,7 +29,7 @@ def assert_as_scikit_learn(distances, eps, min_samples=4):
     expected = scikit_learn(distances, eps, min_samples)
     stored = distances <= torch.tensor(eps)
     graph = sparse(distances, stored.fill_diagonal_(True))
-    for impl in ("reference", "cpu"):
+    for impl in ("reference", "cpp"):
         for same in (distances, graph):
             assert torch.equal(ops.dbscan(same, eps=eps, min_samples=min_samples, impl=impl), expected)
     return expected
@@ -83,7 +83,7 @@ def test_a_border_point_with_a_small_index_does_not_number_the_clusters():
     assert assert_as_scikit_learn(distances, 0.75, min_samples=3).tolist() == [1, 0, 0, 0, 1, 1, 1]
 
 
-@pytest.mark.parametrize("impl", ["reference", "cpu"])
+@pytest.mark.parametrize("impl", ["reference", "cpp"])
 def test_distance_equal_to_eps_is_near_in_float32(impl):
     distances = torch.tensor([[0, 0.6], [0.6, 0]], dtype=torch.float64)
     assert ops.dbscan(distances, eps=0.6, min_samples=2, impl=impl).tolist() == [0, 0]
@@ -94,7 +94,7 @@ def test_distance_equal_to_eps_is_near_in_float32(impl):
     ]  # float16(0.6) > float32(0.6)
 
 
-@pytest.mark.parametrize("impl", ["reference", "cpu"])
+@pytest.mark.parametrize("impl", ["reference", "cpp"])
 def test_diagonal_of_a_sparse_matrix_is_read_as_scikit_learn_does(impl):
     from scipy.sparse import csr_array
 
@@ -108,7 +108,7 @@ def test_diagonal_of_a_sparse_matrix_is_read_as_scikit_learn_does(impl):
         assert ops.dbscan(graph, eps=0.5, min_samples=min_samples, impl=impl).tolist() == expected.tolist()
 
 
-@pytest.mark.parametrize("impl", ["reference", "cpu"])
+@pytest.mark.parametrize("impl", ["reference", "cpp"])
 def test_extremes(impl):
     assert ops.dbscan(torch.zeros(1, 1), eps=0.5, impl=impl).tolist() == [-1]
     assert ops.dbscan(torch.zeros(1, 1), eps=0.5, min_samples=1, impl=impl).tolist() == [0]
@@ -146,7 +146,7 @@ SHAPES = ("path", "star", "forest")
 def test_long_components(rng, monkeypatch, shape, threads):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     graph, expected = long_components(rng, shape)
-    assert torch.equal(ops.dbscan(graph, eps=0.5, min_samples=1, impl="cpu"), expected)
+    assert torch.equal(ops.dbscan(graph, eps=0.5, min_samples=1, impl="cpp"), expected)
 
 
 @pytest.mark.parametrize("bad", ["column", "negative column", "pointer", "descent"])
@@ -159,7 +159,7 @@ def test_a_broken_sparse_matrix_is_refused(bad):
         warnings.simplefilter("ignore", UserWarning)
         graph = torch.sparse_csr_tensor(pointers, columns, torch.ones(3), size=(3, 3), check_invariants=False)
     with pytest.raises(ValueError, match="dbscan"):
-        ops.dbscan(graph, eps=0.5, impl="cpu")
+        ops.dbscan(graph, eps=0.5, impl="cpp")
 
 
 @pytest.mark.parametrize(

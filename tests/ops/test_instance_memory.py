@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from salcr import ops, reference
-from salcr.reference import instance_memory
+from salcr.ops.backends.eager import instance_memory
 from tests.ops.contract import assert_compiles, assert_operator_contract, assert_within_budget
 from tests.ops.memories import CPU_BACKENDS, unit
 
@@ -43,8 +43,8 @@ def contrast_by_hand(features, memory, positives, temperature):
 
 def known_results(features, memory, names, **options):
     """The results of the search that ``names`` asks for, as options of the contrast."""
-    _, lse, pull = ops.instance_search(features, memory, **options)
-    return {name: x for name, x in (("lse", lse), ("pull", pull)) if name in names}
+    _, lse, mean_row = ops.instance_search(features, memory, **options)
+    return {name: x for name, x in (("lse", lse), ("mean_row", mean_row)) if name in names}
 
 
 def as_sets(indices):
@@ -60,9 +60,9 @@ def test_neighbors_are_the_largest_entries(generator, k):
     assert all((row[min(k, 40) :] == -1).all() for row in indices)
     weights = torch.exp(F.normalize(features) @ memory.T / 0.05)
     torch.testing.assert_close(lse, weights.sum(1).log())
-    same, same_lse, pull = ops.instance_search(features, memory, k)
+    same, same_lse, mean_row = ops.instance_search(features, memory, k)
     assert torch.equal(same, indices) and torch.equal(same_lse, lse)
-    torch.testing.assert_close(pull, weights @ memory / weights.sum(1, keepdim=True))
+    torch.testing.assert_close(mean_row, weights @ memory / weights.sum(1, keepdim=True))
 
 
 def test_neighbors_of_parts_are_the_parts_alone(generator):
@@ -101,7 +101,7 @@ def test_neighbors_have_no_gradient_and_feed_the_sets(generator):
 
 
 @pytest.mark.parametrize("temperature", [0.05, 1.0])
-@pytest.mark.parametrize("given", [(), ("lse",), ("lse", "pull")])
+@pytest.mark.parametrize("given", [(), ("lse",), ("lse", "mean_row")])
 def test_contrast_is_the_formula(generator, temperature, given):
     features, memory, positives = problem(generator, dtype=torch.float64)
     known = known_results(features, memory, given, temperature=temperature)
@@ -133,7 +133,7 @@ def test_contrast_of_parts_is_the_mean_over_parts(generator):
 
 
 @pytest.mark.parametrize("case", ["all empty", "everything positive", "duplicate rows", "one sample", "zero feature"])
-@pytest.mark.parametrize("given", [(), ("lse",), ("lse", "pull")])
+@pytest.mark.parametrize("given", [(), ("lse",), ("lse", "mean_row")])
 def test_contrast_edge_cases(generator, case, given):
     features, memory, positives = problem(generator)
     if case == "all empty":
@@ -169,11 +169,11 @@ def test_blocks_change_nothing(generator, monkeypatch, block):
     loss = reference.set_contrast(whole, memory, positives)
     monkeypatch.setattr(instance_memory, "_BLOCK", block)
     features.requires_grad_()
-    indices, lse, pull = ops.instance_search(features, memory, 4, impl="reference")
+    indices, lse, mean_row = ops.instance_search(features, memory, 4, impl="eager")
     for p in range(2):
         assert as_sets(indices[p]) == neighbors_by_hand(features[p], memory[p], 4)
-    for known in ((None, None), (lse, None), (lse, pull)):
-        got = ops.set_contrast(features, memory, positives, lse=known[0], pull=known[1], impl="reference")
+    for known in ((None, None), (lse, None), (lse, mean_row)):
+        got = ops.set_contrast(features, memory, positives, lse=known[0], mean_row=known[1], impl="eager")
         torch.testing.assert_close(got, loss)
         torch.testing.assert_close(
             torch.autograd.grad(got, features), torch.autograd.grad(loss, whole, retain_graph=True)
@@ -191,7 +191,7 @@ def test_error_budget(generator, dtype):
 
     exact = loss_and_gradient(reference.set_contrast, features.double(), memory.double())
     eager = loss_and_gradient(reference.set_contrast, features, memory)
-    results = dict(zip(("lse", "pull"), ops.instance_search(features, memory)[1:], strict=True))
+    results = dict(zip(("lse", "mean_row"), ops.instance_search(features, memory)[1:], strict=True))
     for n, got in enumerate(results.values(), 1):
         exact_result = reference.instance_search(features.double(), memory.double())[n]
         assert_within_budget(got, exact_result, reference.instance_search(features, memory)[n])
@@ -213,7 +213,7 @@ def test_gradcheck(generator, impl):
 def test_contract(generator, impl):
     features, memory, positives = problem(generator, banks=2)
     salcr, loss = torch.ops.salcr, torch.ones(())
-    _, lse, pull = ops.instance_search(features, memory)
+    _, lse, mean_row = ops.instance_search(features, memory)
     for search in (salcr.instance_neighbors, salcr.instance_search):
         assert_operator_contract(search, (features, memory, 5, 0.05, impl), (features[0], memory[0], 50, 0.05, impl))
     assert_operator_contract(
@@ -225,7 +225,7 @@ def test_contract(generator, impl):
     assert_operator_contract(
         salcr.set_contrast_backward,
         (loss, features, memory, positives, lse, None, 0.05, impl),
-        (loss, features.mT.contiguous().mT, memory, positives[0], lse, pull, 0.05, impl),
+        (loss, features.mT.contiguous().mT, memory, positives[0], lse, mean_row, 0.05, impl),
     )
 
 
@@ -279,8 +279,8 @@ def test_bad_options_are_named(generator):
         (ValueError, "memory requires a gradient", dict(memory=memory.clone().requires_grad_())),
         (ValueError, r"lse \(16,\) does not fit", dict(lse=lse[:16])),
         (TypeError, "lse must be torch.float32", dict(lse=lse.double())),
-        (ValueError, "pull is given without lse", dict(pull=features)),
-        (ValueError, r"pull \(16, 11\) does not fit", dict(lse=lse, pull=features[:16])),
+        (ValueError, "mean_row is given without lse", dict(mean_row=features)),
+        (ValueError, r"mean_row \(16, 11\) does not fit", dict(lse=lse, mean_row=features[:16])),
     ):
         with pytest.raises(error, match=message):
             ops.set_contrast(**(dict(features=features, memory=memory, positives=positives) | change))

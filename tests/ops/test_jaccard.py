@@ -3,13 +3,14 @@ import time
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from salcr import ops, reference
 from tests.ops.contract import assert_within_budget
 from tests.ops.label_problems import KINDS, check_graph, images
 
 
-@pytest.fixture(params=["reference", "cpu"])
+@pytest.fixture(params=["reference", "cpp"])
 def impl(request):
     return request.param
 
@@ -159,7 +160,7 @@ def test_no_near_pair_is_dropped(generator, make, k1, k2):
     features = make(generator, rows=rows).double()
     distances = reference.jaccard_distance(features, k1=k1, k2=k2)
     for max_distance in (0.0, 0.05, 0.3, 0.6, 0.9, 0.999, 0.9999999):
-        graph = ops.jaccard_graph(features, k1=k1, k2=k2, max_distance=max_distance, impl="cpu")
+        graph = ops.jaccard_graph(features, k1=k1, k2=k2, max_distance=max_distance, impl="cpp")
         i = torch.arange(rows).repeat_interleave(graph.crow_indices().diff())
         found = torch.full((rows, rows), torch.inf)
         found[i, graph.col_indices()] = graph.values()
@@ -173,14 +174,15 @@ def test_no_near_pair_is_dropped(generator, make, k1, k2):
 def test_threads_do_not_matter(generator, monkeypatch, threads):
     from salcr.ops.backends.cpp.jaccard import jaccard_distance, jaccard_graph
 
-    features = clustered(generator, rows=900, groups=40)
+    features = F.normalize(clustered(generator, rows=900, groups=40), dim=1)
+    found, sizes = (features, *ops.knn(features, 30)), dict(half=16, k2=6)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)  # of the C++; PyTorch's products stay as they are
-    graph, distances = jaccard_graph(features, max_distance=0.7), jaccard_distance(features)
+    graph, distances = jaccard_graph(*found, **sizes, max_distance=0.7), jaccard_distance(*found, **sizes)
     monkeypatch.undo()
-    expected = jaccard_graph(features, max_distance=0.7)
+    expected = jaccard_graph(*found, **sizes, max_distance=0.7)
     assert torch.equal(graph.col_indices(), expected.col_indices())
     assert torch.equal(graph.values(), expected.values())
-    assert torch.equal(distances, jaccard_distance(features))
+    assert torch.equal(distances, jaccard_distance(*found, **sizes))
 
 
 @pytest.mark.parametrize("change", ["rank", "negative", "half", "k2", "features", "distance"])

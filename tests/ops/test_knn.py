@@ -1,17 +1,14 @@
-import importlib
-
 import pytest
 import torch
 import torch.nn.functional as F
 
 from salcr import ops, reference
-from salcr.ops.backends.cpp import knn as _neighbors_cpp
+from salcr.ops.backends.cpp import knn as _cpp_knn
+from salcr.ops.backends.eager import knn as _eager_knn
 from tests.ops.contract import assert_compiles, assert_operator_contract, assert_within_budget
 
-neighbors = importlib.import_module("salcr.reference.knn")  # the package has a function of that name
 
-
-@pytest.fixture(params=["reference", "cpu"])
+@pytest.fixture(params=["reference", "eager", "cpp"])
 def impl(request):
     return request.param
 
@@ -51,9 +48,9 @@ def test_neighbours_are_those_of_a_sort(generator, metric, own, impl):
 @pytest.mark.parametrize("own", [True, False])
 @pytest.mark.parametrize("k", [1, 7, 40])
 def test_ties_come_by_index_and_self_first(generator, monkeypatch, metric, own, k, impl):
-    monkeypatch.setattr(neighbors, "BLOCK_BYTES", 7 * 40 * 4)  # seven rows a block
-    monkeypatch.setattr(_neighbors_cpp, "TILE_ROWS", 7)
-    monkeypatch.setattr(_neighbors_cpp, "TILE_BYTES", 7 * 12 * 4)
+    monkeypatch.setattr(_eager_knn, "BLOCK_BYTES", 7 * 40 * 4)  # seven rows a block
+    monkeypatch.setattr(_cpp_knn, "TILE_ROWS", 7)
+    monkeypatch.setattr(_cpp_knn, "TILE_BYTES", 7 * 12 * 4)
     queries = on_a_grid(generator, 40, width=4)  # 16 different rows: every one has duplicates
     database = None if own else on_a_grid(generator, 40, width=4)
     values, indices = by_hand(queries, k, database, metric)
@@ -118,13 +115,13 @@ def test_neighbours_are_right_outside_the_tie_margin(generator, impl, k):
 
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 50), (16, 16), (17, 40), (1000, 1000)])
 def test_tiles_do_not_matter(generator, monkeypatch, rows, columns):
-    monkeypatch.setattr(_neighbors_cpp, "TILE_ROWS", rows)
-    monkeypatch.setattr(_neighbors_cpp, "TILE_BYTES", 4 * min(rows, 90) * columns)
+    monkeypatch.setattr(_cpp_knn, "TILE_ROWS", rows)
+    monkeypatch.setattr(_cpp_knn, "TILE_BYTES", 4 * min(rows, 90) * columns)
     x = on_a_grid(generator, 90, width=4)
     y = on_a_grid(generator, 70, width=4)
     for metric in ("cosine", "sqeuclidean"):
         for database, k in ((None, 1), (None, 20), (None, 90), (y, 20), (y, 70)):
-            got = ops.knn(x, k, database=database, metric=metric, impl="cpu")
+            got = ops.knn(x, k, database=database, metric=metric, impl="cpp")
             expected = ops.knn(x, k, database=database, metric=metric, impl="reference")
             assert torch.equal(got[1], expected[1])
             torch.testing.assert_close(got[0], expected[0], rtol=0, atol=1e-6)
@@ -134,11 +131,11 @@ def test_distances_that_overflow_come_last(generator):
     """Squared distances beyond float32 are infinite or no number; every row still names k different rows."""
     x = torch.randn(40, 6, generator=generator)
     x[::3] *= 1e30
-    values, indices = ops.knn(x, 40, metric="sqeuclidean", impl="cpu")
+    values, indices = ops.knn(x, 40, metric="sqeuclidean", impl="cpp")
     assert torch.equal(indices.sort(1).values, torch.arange(40).expand(40, 40))
     assert torch.equal(indices[:, 0], torch.arange(40))
     near = torch.tensor([n for n in range(40) if n % 3])
-    few = ops.knn(x, 20, metric="sqeuclidean", impl="cpu")[1][near]
+    few = ops.knn(x, 20, metric="sqeuclidean", impl="cpp")[1][near]
     assert torch.equal(few, indices[near, :20])
     assert torch.isin(few, near).all()
     assert (values[near, 26:] == torch.inf).all() and values[near, :26].isfinite().all()
@@ -148,9 +145,9 @@ def test_distances_that_overflow_come_last(generator):
 def test_threads_do_not_matter(generator, monkeypatch, threads):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)  # of the C++; PyTorch's products stay as they are
     x = torch.randn(3000, 8, generator=generator)
-    got = ops.knn(x, 10, impl="cpu")
+    got = ops.knn(x, 10, impl="cpp")
     monkeypatch.undo()
-    for a, b in zip(got, ops.knn(x, 10, impl="cpu"), strict=True):
+    for a, b in zip(got, ops.knn(x, 10, impl="cpp"), strict=True):
         assert torch.equal(a, b)
 
 
@@ -178,7 +175,7 @@ def test_contract(generator):
         (dict(database=torch.full((8, 3), torch.inf)), ValueError, "database has NaN or Inf, first in row 0"),
         (dict(metric="l1"), ValueError, "metric must be one of"),
         (dict(method="hnsw"), ValueError, "method must be one of exact, faiss-ivf, got 'hnsw'"),
-        (dict(method="faiss-ivf", impl="cpu"), ValueError, "impl='cpu' is a backend of the exact method"),
+        (dict(method="faiss-ivf", impl="cpp"), ValueError, "has the backend faiss, got impl='cpp'"),
         (dict(impl="cuda"), ValueError, "has the backends"),
     ],
 )

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from salcr import ops, reference
-from salcr.ops.pooling import OUTPUTS
 from tests.ops.contract import assert_compiles, assert_operator_contract
 from tests.ops.pooling_problems import (
     EDGES,
@@ -18,7 +17,7 @@ from tests.ops.pooling_problems import (
     training_step,
 )
 
-IMPLEMENTATIONS = "reference", "cpu"
+IMPLEMENTATIONS = "reference", "cpp"
 
 
 def stripes(x, parts):
@@ -44,11 +43,11 @@ def attention_by_hand(queries, x):
     return torch.stack(found, 1)
 
 
-def semantic_by_hand(x, tokens, authors_pg1=False):
+def semantic_by_hand(x, tokens):
     v, a, r = x.chunk(3)
     qv, qa, qr = prototypes_by_hand(x, tokens).chunk(3)
     own = [attention_by_hand(q, y) for q, y in ((qv, v), (qa, a), (qr, r))]
-    pg1 = [attention_by_hand(q, y) for q, y in ((qv, r), (qa, v if authors_pg1 else r), (qr, v))]
+    pg1 = [attention_by_hand(q, y) for q, y in ((qv, r), (qa, r), (qr, v))]
     pg2 = [attention_by_hand(q, y) for q, y in ((qv, a), (qa, v), (qr, a))]
     return torch.cat(own), torch.cat(pg1), torch.cat(pg2)
 
@@ -71,64 +70,54 @@ def test_parts_are_the_formula(generator, parts, size, channels_last, impl):
     x, tokens, queries = problem(generator, parts, size=size, channels_last=channels_last)
     torch.testing.assert_close(ops.part_prototypes(x, tokens, impl=impl), prototypes_by_hand(x, tokens))
     torch.testing.assert_close(ops.part_attention(queries, x, impl=impl), attention_by_hand(queries, x))
-    for authors in (False, True):
-        expected = semantic_by_hand(x, tokens, authors)
-        torch.testing.assert_close(ops.semantic_parts(x, tokens, authors_pg1=authors, impl=impl), expected)
-        torch.testing.assert_close(ops.semantic_pool(x, tokens, authors_pg1=authors, impl=impl)[1:], expected)
+    expected = semantic_by_hand(x, tokens)
+    torch.testing.assert_close(ops.semantic_parts(x, tokens, impl=impl), expected)
+    torch.testing.assert_close(ops.semantic_pool(x, tokens, impl=impl)[1:], expected)
 
 
 @pytest.mark.parametrize("parts", range(1, 7))
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_cpu_gradients_are_those_of_the_reference(generator, parts, channels_last):
+def test_cpp_gradients_are_those_of_the_reference(generator, parts, channels_last):
     """In float64, so close; 23 cells leave some out for every number of parts but one."""
     arguments = problem(generator, parts, batch=6, width=19, size=(23, 1), channels_last=channels_last)
-    found = results_and_gradients(ops, *arguments, impl="cpu")
+    found = results_and_gradients(ops, *arguments, impl="cpp")
     torch.testing.assert_close(found, results_and_gradients(reference, *arguments))
 
 
 @pytest.mark.parametrize("width", [1, 16, 300])
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_cpu_error_budget(generator, width, channels_last):
-    check_budget("cpu", *problem(generator, width=width, size=(9, 6), dtype=torch.float32, channels_last=channels_last))
+def test_cpp_error_budget(generator, width, channels_last):
+    check_budget("cpp", *problem(generator, width=width, size=(9, 6), dtype=torch.float32, channels_last=channels_last))
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_cpu_repeats_bit_for_bit_on_any_number_of_threads(generator, channels_last):
+def test_cpp_repeats_bit_for_bit_on_any_number_of_threads(generator, channels_last):
     arguments = problem(generator, batch=9, width=40, dtype=torch.float32, channels_last=channels_last)
     threads, found = torch.get_num_threads(), []
     for n in (1, 1, 3):
         torch.set_num_threads(n)
         try:
-            found.append(results_and_gradients(ops, *arguments, impl="cpu"))
+            found.append(results_and_gradients(ops, *arguments, impl="cpp"))
         finally:
             torch.set_num_threads(threads)
     for first, *others in zip(*found, strict=True):
         assert all(torch.equal(first, other) for other in others)
 
 
-def test_cpu_takes_maps_that_are_views(generator):
+def test_cpp_takes_maps_that_are_views(generator):
     x, tokens, queries = problem(generator, batch=12, size=(8, 6), dtype=torch.float32)
     for view in (x[::2, :, 1:7], x[:6].transpose(2, 3), x[:1].expand(6, -1, -1, -1)):
         dense = view.contiguous()
         for got, expected in zip(
-            *(results_and_gradients(ops, y, tokens, queries[:6], impl="cpu") for y in (view, dense)), strict=True
+            *(results_and_gradients(ops, y, tokens, queries[:6], impl="cpp") for y in (view, dense)), strict=True
         ):
             torch.testing.assert_close(got, expected)
 
 
 def test_a_map_of_one_cell(generator):
     x, tokens, queries = problem(generator, parts=1, size=(1, 1), dtype=torch.float32)
-    check_budget("cpu", x, tokens, queries)
+    check_budget("cpp", x, tokens, queries)
     assert torch.equal(ops.semantic_pool(x, tokens)[1], x.flatten(1).unsqueeze(1))
-
-
-def test_the_quirk_copies_pg2_of_the_augmented_view(generator):
-    x, tokens, _ = problem(generator)
-    own, pg1, pg2 = ops.semantic_parts(x, tokens)
-    same_own, quirk, same_pg2 = ops.semantic_parts(x, tokens, authors_pg1=True)
-    assert torch.equal(own, same_own) and torch.equal(pg2, same_pg2)
-    assert torch.equal(quirk[2:4], pg2[2:4]) and not torch.equal(quirk, pg1)
-    assert torch.equal(quirk[:2], pg1[:2]) and torch.equal(quirk[4:], pg1[4:])
 
 
 def test_remaining_cells_are_dropped(generator):
@@ -186,7 +175,7 @@ def test_gradcheck(generator, channels_last, impl):
         ("part_attention", {}, (queries, x)),
         ("semantic_parts", {}, (x, tokens)),
         ("semantic_pool", {}, (x, tokens)),
-        ("semantic_pool", dict(p=2.0, authors_pg1=True), (x, tokens)),
+        ("semantic_pool", dict(p=2.0), (x, tokens)),
     ):
         assert torch.autograd.gradcheck(partial(getattr(ops, name), impl=impl, **options), inputs)
 
@@ -201,22 +190,36 @@ def test_gradients_keep_the_memory_format(generator, channels_last):
         assert gradient.stride() == x.stride()
 
 
-@pytest.mark.parametrize(("impl", "channels_last"), [("reference", False), ("cpu", False), ("cpu", True)])
-def test_contract(generator, impl, channels_last):
-    x, tokens, queries = problem(generator, channels_last=channels_last, dtype=torch.float32)
-    for name, inputs, options in (
-        ("gem_pool", [x], (3.0, 1e-12)),
-        ("part_prototypes", [x, tokens], ()),
-        ("part_attention", [queries, x], ()),
-        ("semantic_parts", [x, tokens], (False,)),
-        ("semantic_pool", [x, tokens], (3.0, 1e-12, True)),
+def check_contract(impl, x, tokens, queries):
+    """``salcr::pool`` and its backward, asked for the results of each public function."""
+    for given, options in (
+        ((None, None), (1, 3.0, False)),
+        ((tokens, None), (1, None, False)),
+        ((None, queries), (1, None, True)),
+        ((tokens, None), (3, None, True)),
+        ((tokens, None), (3, 3.0, True)),
     ):
-        operator, outputs = getattr(torch.ops.salcr, name), OUTPUTS[name]
-        found = operator(*inputs, *options, impl)
-        assert_operator_contract(operator, (*inputs, *options, impl))
-        gradients = [torch.ones_like(y) for y in found[:outputs]]
-        backward = getattr(torch.ops.salcr, f"{name}_backward")
-        assert_operator_contract(backward, (gradients, inputs, found[outputs:], *options, impl))
+        means, *saved, forms = torch.ops.salcr.pool(x, *given, *options, impl)
+        assert_operator_contract(torch.ops.salcr.pool, (x, *given, *options, impl))
+        gradients = means if means.numel() else None, saved[1] if saved[1].numel() else None, forms
+        arguments = x, *given, *saved, *gradients, *options[:2], impl
+        assert_operator_contract(torch.ops.salcr.pool_backward, arguments)
+
+
+@pytest.mark.parametrize(("impl", "channels_last"), [("reference", False), ("cpp", False), ("cpp", True)])
+def test_contract(generator, impl, channels_last):
+    check_contract(impl, *problem(generator, channels_last=channels_last, dtype=torch.float32))
+
+
+def test_results_that_nobody_uses_need_no_gradient(generator):
+    """Each result alone, of an operator that returns several, against the reference."""
+    x, tokens, _ = problem(generator)
+    x.requires_grad_()
+    for n in range(4):
+        for impl in IMPLEMENTATIONS:
+            (found,) = torch.autograd.grad(ops.semantic_pool(x, tokens, impl=impl)[n].square().sum(), x)
+            (expected,) = torch.autograd.grad(reference.semantic_pool(x, tokens)[n].square().sum(), x)
+            torch.testing.assert_close(found, expected)
 
 
 def test_compiles(generator):
@@ -278,6 +281,5 @@ def test_triton_takes_other_powers_and_large_maps_or_says_what_it_does_not_take(
 @pytest.mark.cuda
 def test_triton_contract_and_compile(generator):
     x, tokens, queries = on_gpu(generator, dtype=torch.float32, channels_last=True)
-    assert_operator_contract(torch.ops.salcr.semantic_pool, (x, tokens, 3.0, 1e-12, False, "triton"))
-    assert_operator_contract(torch.ops.salcr.part_attention, (queries, x, "triton"))
+    check_contract("triton", x, tokens, queries)
     assert_compiles(lambda x, t: ops.semantic_pool(x, t, impl="triton"), (x.requires_grad_(), tokens.requires_grad_()))

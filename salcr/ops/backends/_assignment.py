@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 
 
-def assignment_operators(solve: Callable) -> dict[str, Callable]:
-    """Both operators by name.
+def assignment_operators(solve: Callable) -> tuple[Callable, Callable]:
+    """``linear_assignment`` and ``bidirectional_assignment`` by the given solver.
 
     Args:
         solve: ``(cost [B, R, C], *, capacity, maximize) -> (columns [B, R], row_duals [B, R], col_duals [B, C])`` for
@@ -38,4 +38,4 @@ def assignment_operators(solve: Callable) -> dict[str, Callable]:
         num_rows, num_cols = cost.shape
         return solve(cost[None], capacity=-(-num_rows // num_cols), maximize=False)[0][0]
 
-    return {"linear_assignment": linear_assignment, "bidirectional_assignment": bidirectional_assignment}
+    return linear_assignment, bidirectional_assignment

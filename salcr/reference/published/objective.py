@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from salcr.reference.published.cluster_memory import update_cluster_memory_
+from salcr.reference.cluster_memory import update_cluster_memory_
 from salcr.reference.published.instance_memory import refinement_losses
 
 

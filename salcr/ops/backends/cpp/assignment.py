@@ -2,6 +2,8 @@
 
 import torch
 
+from salcr.ops.backends._assignment import assignment_operators
+
 
 def solve(cost: torch.Tensor, *, capacity: int, maximize: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The column of each row of ``[B, R, C]`` and both sides' duals. Contiguous rows are read in place."""
@@ -16,3 +18,6 @@ def solve(cost: torch.Tensor, *, capacity: int, maximize: bool) -> tuple[torch.T
     if not _C.solve_assignment(cost.numpy(), maximize, capacity, *outputs, torch.get_num_threads()):
         raise ValueError("cost matrix is infeasible")
     return partners, *(-x if maximize else x for x in duals)
+
+
+linear_assignment, bidirectional_assignment = assignment_operators(solve)

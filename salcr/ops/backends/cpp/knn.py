@@ -15,15 +15,15 @@ def knn(
     queries: torch.Tensor, k: int, *, database: torch.Tensor | None = None, metric: str = "cosine"
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See :func:`salcr.ops.knn`."""
-    own = database is None
+    exclude_self = database is None
     dtype = torch.promote_types(queries.dtype, torch.float32)
     queries = queries.to(dtype)
-    database = queries if own else database.to(dtype)
+    database = queries if exclude_self else database.to(dtype)
     if metric == "cosine":
         queries = F.normalize(queries, dim=1)
-        return search(queries, queries if own else F.normalize(database, dim=1), k, own)
+        return search(queries, queries if exclude_self else F.normalize(database, dim=1), k, exclude_self)
     squares = [x.square().sum(1) for x in (queries, database)]
-    scores, indices = search(queries, database, k, own, squares)
+    scores, indices = search(queries, database, k, exclude_self, squares)
     return -scores, indices
 
 
@@ -31,13 +31,14 @@ def search(
     queries: torch.Tensor,
     database: torch.Tensor,
     k: int,
-    own: bool,
+    exclude_self: bool,
     squares: tuple[torch.Tensor, torch.Tensor] | tuple[None, None] = (None, None),
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Scores ``[Q, k]`` and indices ``[Q, k]`` of the ``k`` largest inner products of each row, ties by index.
 
     Args:
-        queries, database: float32 or float64; the same tensor where ``own``, which puts every row first in its list.
+        queries, database: float32 or float64; the same tensor where
+            ``exclude_self``, which leaves every row out of its own search and puts it first in its list.
         squares: squared norms of both; given these, scores are squared distances with their sign turned.
     """
     from salcr import _C
@@ -45,22 +46,22 @@ def search(
     count, size, threads = len(queries), len(database), torch.get_num_threads()
     scores = queries.new_empty(count, k)
     indices = torch.empty(count, k, dtype=torch.int64)
-    if own:
+    if exclude_self:
         scores[:, 0] = torch.linalg.vector_norm(queries, dim=1).square() if squares[0] is None else 0
         indices[:, 0] = torch.arange(count)
-    if k == own:
+    if k == exclude_self:
         return scores, indices
-    best = (_C.TopKFloat64 if queries.dtype == torch.float64 else _C.TopKFloat32)(count, k - own)
+    best = (_C.TopKFloat64 if queries.dtype == torch.float64 else _C.TopKFloat32)(count, k - exclude_self)
     terms = [None if x is None else x.numpy() for x in squares]
     height = min(TILE_ROWS, count)
     width = min(max(1, TILE_BYTES // (height * queries.element_size())), size)
     memory = queries.new_empty(height * width)
     for top in range(0, count, height):
         rows = queries[top : top + height]
-        for left in range(top if own else 0, size, width):
+        for left in range(top if exclude_self else 0, size, width):
             columns = database[left : left + width]
             tile = memory[: len(rows) * len(columns)].view(len(rows), len(columns))
             torch.mm(rows, columns.T, out=tile)
-            best.add(tile.numpy(), top, left, own, *terms, threads)
-    best.write(scores.numpy(), indices.numpy(), size, own, threads)
+            best.add(tile.numpy(), top, left, exclude_self, *terms, threads)
+    best.write(scores.numpy(), indices.numpy(), size, exclude_self, threads)
     return scores, indices

@@ -1,84 +1,97 @@
-"""Pooling in C++: the map crosses the memory bus once forward, and once with its gradient backward."""
+"""Pooling in C++: the map crosses the memory bus once forward, and once with its gradient backward.
 
-from collections.abc import Sequence
+``csrc/pooling.hpp`` has the shapes of all arrays; those not given are not asked for.
+"""
 
 import torch
 
 
-def pool_forward(
+def pool(
     x: torch.Tensor,
-    parts: int = 0,
-    *,
-    tokens: torch.Tensor | None = None,
-    queries: torch.Tensor | None = None,
-    power: float | None = None,
-    attend: bool = False,
-    views: int = 1,
-    authors_pg1: bool = False,
-) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, list[torch.Tensor]]:
-    """What is asked for of ``(means, scores, queries, weights, forms)``; see ``csrc/pooling.hpp`` for their shapes."""
+    tokens: torch.Tensor | None,
+    queries: torch.Tensor | None,
+    views: int,
+    power: float | None,
+    attend: bool,
+) -> tuple[torch.Tensor | None, ...]:
+    """``(means, scores, prototypes, weights, forms)``; see ``salcr::pool``."""
     batch, width, cells = len(x), x.shape[1], x.shape[2] * x.shape[3]
+    parts = _parts(tokens, queries)
     stripe = cells // parts if parts else 0
-    means = x.new_empty(batch, width) if power is not None else None
-    scores = x.new_empty(batch, parts, stripe) if tokens is not None else None
-    queries = x.new_empty(batch, parts, width) if tokens is not None else queries
+    means = None if power is None else x.new_empty(batch, width)
+    scores = None if tokens is None else x.new_empty(batch, parts, stripe)
+    prototypes = None if tokens is None else x.new_empty(batch, parts, width)
     weights = x.new_empty(batch, views, parts, stripe) if attend else None
-    forms = [x.new_empty(batch, parts, width) for _ in range(views)] if attend else []
-    arrays = dict(means=means, scores=scores, queries=queries, weights=weights, tokens=tokens)
+    forms = [x.new_empty(batch, parts, width) for _ in range(views if attend else 0)]
     _call(
-        *("pool_forward", x, parts, views, authors_pg1, power),
-        **arrays | dict(zip(("own", "pg1", "pg2"), forms, strict=False)),
+        "pool_forward",
+        x,
+        parts,
+        views,
+        power,
+        means=means,
+        tokens=tokens,
+        scores=scores,
+        queries=queries if tokens is None else prototypes,
+        weights=weights,
+        **dict(zip(("own", "pg1", "pg2"), forms, strict=False)),
     )
-    return means, scores, queries, weights, forms
+    return means, scores, prototypes, weights, forms
 
 
 def pool_backward(
     x: torch.Tensor,
-    parts: int = 0,
-    *,
-    tokens: torch.Tensor | None = None,
-    scores: torch.Tensor | None = None,
-    queries: torch.Tensor | None = None,
-    weights: torch.Tensor | None = None,
-    form_gradients: Sequence[torch.Tensor] = (),
-    query_gradient: torch.Tensor | None = None,
-    mean_gradient: torch.Tensor | None = None,
-    power: float | None = None,
-    views: int = 1,
-    authors_pg1: bool = False,
+    tokens: torch.Tensor | None,
+    queries: torch.Tensor | None,
+    scores: torch.Tensor | None,
+    prototypes: torch.Tensor | None,
+    weights: torch.Tensor | None,
+    mean_gradient: torch.Tensor | None,
+    prototype_gradient: torch.Tensor | None,
+    form_gradients: list[torch.Tensor],
+    views: int,
+    power: float | None,
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-    """Gradients of ``(x, tokens, queries)`` from those of what :func:`pool_forward` returned (None: none)."""
+    """Gradients of ``x``, ``tokens`` and ``queries``."""
+    parts = _parts(tokens, queries)
     gradient = torch.empty_like(_rows(_dense(x)))
     token_gradient = None if tokens is None else x.new_empty(len(x) // views, *tokens.shape)
-    if query_gradient is not None:
-        query_gradient = query_gradient.clone(memory_format=torch.contiguous_format)
+    query_gradient = None  # holds what is known already, and takes what the maps send back
+    if prototype_gradient is not None:
+        query_gradient = prototype_gradient.clone(memory_format=torch.contiguous_format)
     elif parts:
         query_gradient = x.new_zeros(len(x), parts, x.shape[1])
-    if tokens is not None and queries is None:
-        queries = query_gradient  # prototypes alone: their values are not read
-    arrays = dict(tokens=tokens, scores=scores, queries=queries, weights=weights, mean_gradient=mean_gradient)
-    arrays |= dict(zip(("own_gradient", "pg1_gradient", "pg2_gradient"), form_gradients, strict=False))
     _call(
-        *("pool_backward", x, parts, views, authors_pg1, power),
-        **arrays,
+        "pool_backward",
+        x,
+        parts,
+        views,
+        power if mean_gradient is not None else None,
+        tokens=tokens,
+        scores=scores,
+        queries=queries if tokens is None else prototypes,
+        weights=weights if form_gradients else None,
+        mean_gradient=mean_gradient,
         query_gradient=query_gradient,
         token_gradient=token_gradient,
         map_gradient=gradient,
+        **dict(zip(("own_gradient", "pg1_gradient", "pg2_gradient"), form_gradients, strict=False)),
     )
-    gradient = (
-        gradient.view(len(x), *x.shape[2:], -1).permute(0, 3, 1, 2) if _channels_last(x) else gradient.view(x.shape)
-    )
+    if _channels_last(x):
+        gradient = gradient.view(len(x), *x.shape[2:], -1).permute(0, 3, 1, 2)
+    else:
+        gradient = gradient.view(x.shape)
     return gradient, None if tokens is None else token_gradient.sum(0), query_gradient
 
 
+def _parts(tokens: torch.Tensor | None, queries: torch.Tensor | None) -> int:
+    if tokens is not None:
+        return len(tokens)
+    return 0 if queries is None else queries.shape[1]
+
+
 def _call(
-    function: str,
-    x: torch.Tensor,
-    parts: int,
-    views: int,
-    authors_pg1: bool,
-    power: float | None,
-    **arrays: torch.Tensor | None,
+    function: str, x: torch.Tensor, parts: int, views: int, power: float | None, **arrays: torch.Tensor | None
 ) -> None:
     from salcr import _C
 
@@ -88,7 +101,6 @@ def _call(
         channels_last=_channels_last(x),
         parts=parts,
         views=views,
-        authors_pg1=authors_pg1,
         power=power or 0.0,
         threads=torch.get_num_threads(),
         **{name: None if a is None else a.detach().contiguous().numpy() for name, a in arrays.items()},

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from salcr import reference
+from salcr.ops.backends.eager.propagation import propagate_rows
 
 TILE_ROWS = 1024
 TILE_BYTES = 2**25
@@ -49,7 +49,7 @@ def propagate_features(
         given_up = _C.propagate(own.numpy(), other.numpy(), *graphs, out.numpy(), threads)
         given_up = torch.from_numpy(given_up)  # too many ties for a sparse row
         if len(given_up):
-            out[given_up] = reference.propagation.propagate_rows(own[given_up], own, other, k)
+            out[given_up] = propagate_rows(own[given_up], own, other, k)
         results.append(out)
     return tuple(results)
 

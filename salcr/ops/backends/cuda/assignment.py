@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import torch
 
+from salcr.ops.backends._assignment import assignment_operators
+
 SHARED_LIMIT = 96 * 1024  # bytes a block may ask for on every GPU since Ampere
 FIXED_BYTES = 2568  # shared memory of any launch, whatever its size
 BLOCK_THREADS, GRID_THREADS = 512, 128
@@ -62,6 +64,9 @@ def solve(cost: torch.Tensor, *, capacity: int, maximize: bool) -> tuple[torch.T
     if not solved.all():
         raise ValueError(f"cost matrix is infeasible: problem {int(solved.argmin())} of {count}")
     return columns, row_duals, col_duals
+
+
+linear_assignment, bidirectional_assignment = assignment_operators(solve)
 
 
 def plan(dtype: torch.dtype, count: int, num_rows: int, num_cols: int, capacity: int, processors: int) -> Launch:

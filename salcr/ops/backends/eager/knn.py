@@ -1,11 +1,35 @@
-"""Nearest neighbours of chosen rows by plain products and a selection, for what a faster search leaves out."""
+"""Nearest neighbours by products in blocks of queries and a selection in each: what runs without a compiled backend.
+
+:func:`fill` does the same for chosen queries, for the rows that a faster search leaves out.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+import torch.nn.functional as F
 
-from salcr.reference.knn import BLOCK_BYTES, largest, scores_of
+from salcr.reference.knn import scores_of
+
+BLOCK_BYTES = 2**26  # scores that are in memory at a time
+
+
+def knn(
+    queries: torch.Tensor, k: int, *, database: torch.Tensor | None = None, metric: str = "cosine"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """See :func:`salcr.ops.knn`."""
+    exclude_self = database is None
+    dtype = torch.promote_types(queries.dtype, torch.float32)
+    queries = queries.to(dtype)
+    database = queries if exclude_self else database.to(dtype)
+    if metric == "cosine":
+        queries = F.normalize(queries, dim=1)
+        database = queries if exclude_self else F.normalize(database, dim=1)
+    scores = queries.new_empty(len(queries), k)
+    indices = torch.empty(len(queries), k, dtype=torch.int64, device=queries.device)
+    rows = torch.arange(len(queries), device=queries.device)
+    fill(rows, scores, indices, queries, database, exclude_self, metric)
+    return (scores if metric == "cosine" else -scores), indices
 
 
 def fill(
@@ -14,27 +38,61 @@ def fill(
     indices: torch.Tensor,
     queries: torch.Tensor,
     database: torch.Tensor,
-    own: bool,
+    exclude_self: bool,
     metric: str,
 ) -> None:
     """Write the ``rows`` of ``scores [Q, k]``, the larger the nearer, and of ``indices [Q, k]``, block by block.
 
     Args:
-        rows: ``[R]``, int64, which queries.
-        queries, database: float32; rows of unit length for ``"cosine"``. The same tensor where ``own``.
+        rows: ``[R]``, int64, which queries; there may be none.
+        queries, database: float32 or float64; rows of unit length for ``"cosine"``. The same tensor where
+            ``exclude_self``, which leaves every query out of its own search and puts it first in its list.
     """
-    for some in rows.split(max(1, BLOCK_BYTES // (4 * len(database)))):
-        with _single_products():
+    if len(rows) == 0:
+        return
+    for some in rows.split(max(1, BLOCK_BYTES // (len(database) * queries.element_size()))):
+        with _full_precision_products():
             found = scores_of(queries[some], database, metric)
-        scores[some], indices[some] = largest(found, scores.shape[1], some if own else None)
+        scores[some], indices[some] = largest(found, scores.shape[1], some if exclude_self else None)
+
+
+def largest(scores: torch.Tensor, k: int, first: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """The ``k`` largest of each row, equal ones by index, and column ``first[row]`` before all others."""
+    if first is not None:
+        first = first.unsqueeze(1)
+        first_values = scores.gather(1, first)
+        scores.scatter_(1, first, torch.inf)
+    values, indices = scores.topk(min(k + 1, scores.shape[1]))
+    if values.shape[1] > k:  # topk leaves open which of several equal values it takes at the border
+        tied = (values[:, k - 1] == values[:, k]).nonzero().squeeze(1)
+        values, indices = values[:, :k].contiguous(), indices[:, :k].contiguous()
+        if len(tied):
+            resorted = scores[tied].sort(dim=1, descending=True, stable=True)
+            values[tied], indices[tied] = resorted.values[:, :k], resorted.indices[:, :k]
+    indices, order = indices.sort(dim=1)
+    values, order = values.gather(1, order).sort(dim=1, descending=True, stable=True)
+    if first is not None:
+        values[:, :1] = first_values
+    return values, indices.gather(1, order)
 
 
 @contextmanager
-def _single_products() -> Iterator[None]:
-    """Products in float32, also where PyTorch is allowed to make them in TF32."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+def _full_precision_products() -> Iterator[None]:
+    """Products in float32, also where PyTorch is allowed to make them in TF32 or bfloat16."""
+    settings = [backend.matmul for backend in (torch.backends.cuda, torch.backends.mkldnn)]
+    if not all(hasattr(setting, "fp32_precision") for setting in settings):  # before torch 2.9
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)
+        return
+    before = [setting.fp32_precision for setting in settings]
+    for setting in settings:
+        setting.fp32_precision = "ieee"
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        for setting, precision in zip(settings, before, strict=True):
+            setting.fp32_precision = precision

@@ -1,4 +1,4 @@
-"""Feature propagation on a device without the C++ backend's tiles: blocks of products, torch.topk, sums over k rows.
+"""Feature propagation in plain PyTorch, on any device: blocks of products, torch.topk, sums over k rows.
 
 A block of cross products serves both cross graphs: its rows' largest are final, its columns' largest are merged with
 those of the blocks before. One more than k entries are looked for; where the last two are equal and positive, more may
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from salcr import reference
+from salcr.reference.propagation import neighbour_weights
 
 BLOCK_ENTRIES = 1 << 26  # similarities held at a time
 
@@ -29,6 +29,12 @@ def propagate_features(
     visible, infrared = F.normalize(visible, dim=1), F.normalize(infrared, dim=1)
     across = _across(visible, infrared, k)
     return _mean(visible, infrared, across[0], k), _mean(infrared, visible, across[1], k)
+
+
+def propagate_rows(rows: torch.Tensor, own: torch.Tensor, other: torch.Tensor, k: int) -> torch.Tensor:
+    """New features of ``rows``, some of the unit features ``own`` of a modality, from whole rows of products."""
+    size = max(1, BLOCK_ENTRIES // max(len(own), len(other)))
+    return torch.cat([_from_whole_rows(block, own, other, k) for block in rows.split(size)])
 
 
 def _within(x: torch.Tensor, k: int) -> Largest:
@@ -68,7 +74,7 @@ def _mean(own: torch.Tensor, other: torch.Tensor, across: Largest, k: int) -> to
     out = F.normalize(torch.where(total.any(1, keepdim=True), total, own), dim=1)
     given_up = (_tied(within, k) | _tied(across, k)).nonzero()[:, 0]
     if len(given_up):
-        out[given_up] = reference.propagation.propagate_rows(own[given_up], own, other, k)
+        out[given_up] = propagate_rows(own[given_up], own, other, k)
     return out
 
 
@@ -87,3 +93,14 @@ def _tied(graph: Largest, k: int) -> torch.Tensor:
     if values.shape[1] <= k:
         return values.new_zeros(len(values), dtype=torch.bool)
     return (values[:, k] == values[:, k - 1]) & (values[:, k] > 0)
+
+
+def _from_whole_rows(block: torch.Tensor, own: torch.Tensor, other: torch.Tensor, k: int) -> torch.Tensor:
+    total = sum(_sparse_sum(neighbour_weights(block @ x.T, k), x) for x in (own, other))
+    return F.normalize(torch.where(total.any(1, keepdim=True), total, block), dim=1)
+
+
+def _sparse_sum(weights: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+    row, column = weights.nonzero(as_tuple=True)
+    start = torch.searchsorted(row, torch.arange(len(weights), device=row.device))
+    return F.embedding_bag(column, features, start, mode="sum", per_sample_weights=weights[row, column])

@@ -4,7 +4,6 @@ faiss is imported at the first call and so after torch: the other way round, the
 """
 
 import math
-from types import ModuleType
 
 import torch
 import torch.nn.functional as F
@@ -18,28 +17,31 @@ def knn(
     queries: torch.Tensor, k: int, *, database: torch.Tensor | None = None, metric: str = "cosine"
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See :func:`salcr.ops.knn`: about the square root of N cells, on the host."""
-    own, device, dtype = database is None, queries.device, torch.promote_types(queries.dtype, torch.float32)
+    exclude_self, device, dtype = database is None, queries.device, torch.promote_types(queries.dtype, torch.float32)
     queries = queries.to("cpu", torch.float32).contiguous()
-    database = queries if own else database.to("cpu", torch.float32).contiguous()
+    database = queries if exclude_self else database.to("cpu", torch.float32).contiguous()
     if metric == "cosine":
         queries = F.normalize(queries, dim=1)
-        database = queries if own else F.normalize(database, dim=1)
+        database = queries if exclude_self else F.normalize(database, dim=1)
     scores, indices = _search(queries, database, k, metric)
     rows = torch.arange(len(queries))
-    if own:  # a row that is in its list goes to the end of it, and one of its own before all
+    if exclude_self:  # a row that is in its own list goes to the end of it, and then before all others
         itself = indices == rows[:, None]
         scores, indices = _ordered(scores.masked_fill(itself, -torch.inf), indices)
-        own_scores = queries.square().sum(1, keepdim=True) if metric == "cosine" else torch.zeros(len(queries), 1)
-        scores = torch.cat([own_scores, scores[:, : k - 1]], 1)
+        scores_with_itself = (
+            queries.square().sum(1, keepdim=True) if metric == "cosine" else torch.zeros(len(queries), 1)
+        )
+        scores = torch.cat([scores_with_itself, scores[:, : k - 1]], 1)
         indices = torch.cat([rows[:, None], indices[:, : k - 1]], 1)
-    fill(rows[(indices < 0).any(1)], scores, indices, queries, database, own, metric)
+    fill(rows[(indices < 0).any(1)], scores, indices, queries, database, exclude_self, metric)
     values = scores if metric == "cosine" else -scores
     return values.to(device, dtype), indices.to(device)
 
 
 def _search(queries: torch.Tensor, database: torch.Tensor, k: int, metric: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Scores, the larger the nearer, and indices ``[Q, k]``; -Inf and -1 where the cells hold fewer rows than ``k``."""
-    faiss = _import()
+    import faiss
+
     faiss.omp_set_num_threads(torch.get_num_threads())
     width, cells = database.shape[1], math.isqrt(len(database))
     measure = faiss.METRIC_INNER_PRODUCT if metric == "cosine" else faiss.METRIC_L2
@@ -59,11 +61,3 @@ def _ordered(scores: torch.Tensor, indices: torch.Tensor) -> tuple[torch.Tensor,
     indices, order = indices.sort(dim=1)
     scores, order = scores.gather(1, order).sort(dim=1, descending=True, stable=True)
     return scores, indices.gather(1, order)
-
-
-def _import() -> ModuleType:
-    try:
-        import faiss
-    except ImportError as error:
-        raise RuntimeError(f"method='faiss-ivf' needs faiss: pip install 'salcr[faiss]' ({error})") from error
-    return faiss

@@ -10,42 +10,49 @@ def knn(
     queries: torch.Tensor, k: int, *, database: torch.Tensor | None = None, metric: str = "cosine"
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See :func:`salcr.ops.knn`."""
-    own = database is None
+    exclude_self = database is None
     queries = queries.float().contiguous()
-    database = queries if own else database.float().contiguous()
+    database = queries if exclude_self else database.float().contiguous()
     if metric == "cosine":
         queries = F.normalize(queries, dim=1)
-        database = queries if own else F.normalize(database, dim=1)
-    scores, indices = search(queries, database, k, own, metric)
+        database = queries if exclude_self else F.normalize(database, dim=1)
+    scores, indices = search(queries, database, k, exclude_self, metric)
     return (scores if metric == "cosine" else -scores), indices
 
 
 def search(
-    queries: torch.Tensor, database: torch.Tensor, k: int, own: bool, metric: str = "cosine"
+    queries: torch.Tensor, database: torch.Tensor, k: int, exclude_self: bool, metric: str = "cosine"
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Scores ``[Q, k]``, the larger the nearer, and indices ``[Q, k]``.
 
     Synchronises with the device once, to learn which rows the kernels left out.
 
     Args:
-        queries, database: float32, contiguous; the same tensor where ``own``, which puts every row first in its list.
+        queries, database: float32, contiguous; the same tensor where
+            ``exclude_self``, which leaves every row out of its own search and puts it first in its list.
     """
     from salcr.kernels import knn as kernels
 
     count = len(queries)
     scores, indices = queries.new_empty(count, k), torch.empty(count, k, dtype=torch.int64, device=queries.device)
-    if own:
+    if exclude_self:
         scores[:, 0] = torch.linalg.vector_norm(queries, dim=1).square() if metric == "cosine" else 0
         indices[:, 0] = torch.arange(count, device=queries.device)
-    wanted = k - own
+    wanted = k - exclude_self
     if wanted == 0:
         return scores, indices
     if k < len(database) and wanted <= kernels.MAX_K:
         missing = kernels.search(
-            queries, database, wanted, scores[:, own:], indices[:, own:], own=own, near=metric != "cosine"
+            queries,
+            database,
+            wanted,
+            scores[:, exclude_self:],
+            indices[:, exclude_self:],
+            own=exclude_self,
+            near=metric != "cosine",
         )
         rows = missing.nonzero().squeeze(1)
     else:
         rows = torch.arange(count, device=queries.device)
-    fill(rows, scores, indices, queries, database, own, metric)
+    fill(rows, scores, indices, queries, database, exclude_self, metric)
     return scores, indices

@@ -9,7 +9,7 @@ def unit_products(queries: torch.Tensor, memory: torch.Tensor, temperature: floa
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).div_(temperature)
 
 
-def through_normalisation(pull: torch.Tensor, queries: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-    """Gradient for ``features`` of what has the gradient ``pull`` for ``queries = normalize(features)``."""
-    along = (queries * pull).sum(-1, keepdim=True)
-    return ((pull - queries * along) / features.norm(dim=-1, keepdim=True).clamp_min(1e-12)).to(features.dtype)
+def through_normalisation(gradient: torch.Tensor, queries: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+    """The gradient for ``features``, given that for ``queries = normalize(features)``."""
+    along = (queries * gradient).sum(-1, keepdim=True)
+    return ((gradient - queries * along) / features.norm(dim=-1, keepdim=True).clamp_min(1e-12)).to(features.dtype)

@@ -1,0 +1,51 @@
+"""Cluster memories by the formula under autograd, which is run again for the gradient."""
+
+from collections.abc import Sequence
+
+import torch
+
+from salcr import reference
+from salcr.ops._parts import lse_dtype
+from salcr.ops._register import reference_gradient
+
+
+def contrast(
+    features: torch.Tensor, memory: torch.Tensor, targets: torch.Tensor, temperature: float, reduction: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss, and zeros in place of an LSE that the backward pass has no use for."""
+    loss = reference.cluster_contrast(features, memory, targets, temperature=temperature, reduction=reduction)
+    return loss, features.new_zeros(features.shape[:-1], dtype=lse_dtype(features))
+
+
+def contrast_backward(
+    gradient: torch.Tensor,
+    features: torch.Tensor,
+    memory: torch.Tensor,
+    targets: torch.Tensor,
+    lse: torch.Tensor,
+    temperature: float,
+    reduction: str,
+) -> torch.Tensor:
+    """Gradient of the loss for ``features``."""
+
+    def loss(x: torch.Tensor) -> torch.Tensor:
+        return reference.cluster_contrast(x, memory, targets, temperature=temperature, reduction=reduction)
+
+    return reference_gradient(loss, [features], [gradient])[0]
+
+
+def contrast_sum_backward(
+    gradient: torch.Tensor,
+    features: torch.Tensor,
+    memories: Sequence[torch.Tensor],
+    targets: Sequence[torch.Tensor],
+    lses: Sequence[torch.Tensor],
+    temperature: float,
+    reduction: str,
+) -> torch.Tensor:
+    """Gradient for ``features`` of the sum of the losses of ``memories``."""
+
+    def loss(x: torch.Tensor) -> torch.Tensor:
+        return reference.cluster_contrast_sum(x, memories, targets, temperature=temperature)
+
+    return reference_gradient(loss, [features], [gradient])[0]

@@ -1,0 +1,39 @@
+"""Instance memories by the formulas; autograd runs the contrast again for its gradient."""
+
+import torch
+
+from salcr import reference
+from salcr.ops._parts import lse_dtype
+from salcr.ops._register import reference_gradient
+
+
+def search(
+    features: torch.Tensor, memory: torch.Tensor, k: int, temperature: float, *, mean: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """See :func:`salcr.ops.instance_search`; the mean row comes in any case."""
+    return reference.instance_search(features, memory, k, temperature=temperature)
+
+
+def set_contrast(
+    features: torch.Tensor, memory: torch.Tensor, positives: torch.Tensor, lse: torch.Tensor | None, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss, and the given LSE or zeros in its place: the backward pass has no use for it."""
+    loss = reference.set_contrast(features, memory, positives, temperature=temperature, lse=lse)
+    return loss, features.new_zeros(features.shape[:-1], dtype=lse_dtype(features)) if lse is None else lse
+
+
+def set_contrast_backward(
+    gradient: torch.Tensor,
+    features: torch.Tensor,
+    memory: torch.Tensor,
+    positives: torch.Tensor,
+    lse: torch.Tensor,
+    mean_row: torch.Tensor | None,
+    temperature: float,
+) -> torch.Tensor:
+    """Gradient of the loss for ``features``."""
+
+    def loss(x: torch.Tensor) -> torch.Tensor:
+        return reference.set_contrast(x, memory, positives, temperature=temperature)
+
+    return reference_gradient(loss, [features], [gradient])[0]

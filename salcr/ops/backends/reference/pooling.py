@@ -1,0 +1,68 @@
+"""Pooling by the formulas under autograd, which are run again for the gradient."""
+
+import torch
+
+from salcr import reference
+from salcr.ops._register import reference_gradient
+
+
+def pool(
+    x: torch.Tensor,
+    tokens: torch.Tensor | None,
+    queries: torch.Tensor | None,
+    views: int,
+    power: float | None,
+    attend: bool,
+) -> tuple[torch.Tensor | None, ...]:
+    """What is asked for; in place of what only a backward pass needs, zeros. See ``salcr::pool``."""
+    means, prototypes, forms = _results(x, tokens, queries, views, power, attend)
+    parts = 0 if tokens is None else len(tokens)
+    parts = parts if queries is None else queries.shape[1]
+    stripe = x.shape[2] * x.shape[3] // max(1, parts)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    scores = None if tokens is None else x.new_zeros(len(x), parts, stripe, dtype=wide)
+    weights = x.new_zeros(len(x), views, parts, stripe, dtype=wide) if attend else None
+    return means, scores, prototypes, weights, forms
+
+
+def pool_backward(
+    x: torch.Tensor,
+    tokens: torch.Tensor | None,
+    queries: torch.Tensor | None,
+    scores: torch.Tensor | None,
+    prototypes: torch.Tensor | None,
+    weights: torch.Tensor | None,
+    mean_gradient: torch.Tensor | None,
+    prototype_gradient: torch.Tensor | None,
+    form_gradients: list[torch.Tensor],
+    views: int,
+    power: float | None,
+) -> tuple[torch.Tensor | None, ...]:
+    """Gradients of ``x``, ``tokens`` and ``queries``, None where there is no such input."""
+    given = [None if y is None else n for n, y in enumerate((x, tokens, queries))]
+    inputs = [y for y in (x, tokens, queries) if y is not None]
+    gradients = [g for g in (mean_gradient, prototype_gradient, *form_gradients) if g is not None]
+
+    def results(*leaves: torch.Tensor) -> list[torch.Tensor]:
+        leaves = iter(leaves)
+        arguments = [None if n is None else next(leaves) for n in given]
+        power_asked = power if mean_gradient is not None else None
+        means, prototypes, forms = _results(*arguments, views, power_asked, len(form_gradients) > 0)
+        prototypes = prototypes if prototype_gradient is not None else None
+        return [y for y in (means, prototypes, *forms) if y is not None]
+
+    found = iter(reference_gradient(results, inputs, gradients))
+    return tuple(None if n is None else next(found) for n in given)
+
+
+def _results(x, tokens, queries, views, power, attend):
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    means = None if power is None else (wide**power).mean((2, 3))
+    prototypes = None if tokens is None else reference.part_prototypes(x, tokens).to(wide.dtype)
+    if not attend:
+        forms = []
+    elif views == 1:
+        forms = [reference.part_attention(queries, x)]
+    else:
+        forms = list(reference.semantic_parts(x, tokens))
+    return means, prototypes, forms

@@ -1,0 +1,84 @@
+"""Cluster memories on the GPU, in Triton."""
+
+from collections.abc import Sequence
+
+import torch
+
+from salcr.ops._parts import with_parts
+
+
+def contrast(
+    features: torch.Tensor, memory: torch.Tensor, targets: torch.Tensor, temperature: float, reduction: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Loss and LSE of all logits; see :func:`salcr.ops.cluster_contrast`."""
+    from salcr.kernels.cluster_memory import contrast_forward
+
+    rows, memories = with_parts(features, memory)
+    loss, lse = contrast_forward(rows, memories, _as_sets(targets, rows), temperature=temperature, reduction=reduction)
+    return loss.view(features.shape[:-1] if reduction == "none" else ()), lse.view(features.shape[:-1])
+
+
+def contrast_backward(
+    gradient: torch.Tensor,
+    features: torch.Tensor,
+    memory: torch.Tensor,
+    targets: torch.Tensor,
+    lse: torch.Tensor,
+    temperature: float,
+    reduction: str,
+) -> torch.Tensor:
+    """Gradient of the loss for ``features``."""
+    from salcr.kernels.cluster_memory import contrast_backward
+
+    rows, memories = with_parts(features, memory)
+    found = contrast_backward(
+        gradient,
+        rows,
+        memories,
+        _as_sets(targets, rows),
+        lse.contiguous(),
+        temperature=temperature,
+        reduction=reduction,
+    )
+    return found.view(features.shape)
+
+
+def contrast_sum_backward(
+    gradient: torch.Tensor,
+    features: torch.Tensor,
+    memories: Sequence[torch.Tensor],
+    targets: Sequence[torch.Tensor],
+    lses: Sequence[torch.Tensor],
+    temperature: float,
+    reduction: str,
+) -> torch.Tensor:
+    """Gradient for ``features`` of the sum of the losses of ``memories``."""
+    terms = zip(memories, targets, lses, strict=True)
+    first, *others = (contrast_backward(gradient, features, *term, temperature, reduction) for term in terms)
+    for other in others:
+        first.add_(other)
+    return first
+
+
+def update(
+    memory: torch.Tensor,
+    features: torch.Tensor,
+    targets: torch.Tensor,
+    *,
+    momentum: float,
+    order: torch.Tensor | None,
+) -> None:
+    """See :func:`salcr.ops.update_cluster_memory_`."""
+    from salcr.kernels.cluster_memory_update import update_cluster_memory
+
+    parts, rows = with_parts(memory, features)
+    targets = targets.expand(rows.shape[:-1]).contiguous()
+    order = torch.arange(rows.shape[1], device=rows.device) if order is None else order.contiguous()
+    update_cluster_memory(parts, rows, targets, order, momentum=momentum)
+    if parts.data_ptr() != memory.data_ptr():
+        memory.copy_(parts.view(memory.shape))
+
+
+def _as_sets(targets: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """The kernel contrasts with sets; a target is a set of one."""
+    return targets.expand(rows.shape[:-1]).contiguous().unsqueeze(-1)
