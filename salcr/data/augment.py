@@ -1,4 +1,4 @@
-"""Augmentation of whole batches on the training device (SPEC 5): the three views of a batch from its uint8 images.
+"""Augmentation of whole batches on the training device: the three views of a batch from its uint8 images.
 
 All random numbers come from one CPU generator, so a run can be repeated and resumed on any device; the pixels are
 worked on where the images are.
@@ -19,7 +19,7 @@ LOCAL_SCALINGS = 4
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The augmentation of SPEC 5 with its strengths.
+    """The augmentation of docs/method.md, "Augmentation", with its strengths.
 
     ``visible``, ``channel_augmented`` and ``infrared`` take uint8 images ``[B, H, W, 3]`` on any device and a CPU
     generator, and return normalised float32 ``[B, 3, H, W]``.

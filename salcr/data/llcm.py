@@ -1,4 +1,4 @@
-"""LLCM (SPEC 6): nine cameras in low light, all of them visible and all but camera 3 also near-infrared."""
+"""LLCM: nine cameras in low light, all of them visible and all but camera 3 also near-infrared."""
 
 import re
 from pathlib import Path, PurePosixPath
@@ -33,7 +33,7 @@ def load_llcm(root: str | Path) -> Dataset:
         FileNotFoundError: ``root`` or a split file is missing.
         ValueError: a split file is malformed, a file name has no camera, or a split has no image of one modality.
 
-    Source: SPEC 6; Zhang and Wang, 2023.
+    Source: docs/method.md, "LLCM"; Zhang and Wang, 2023.
     """
     root = open_root(root)
     test = scan_cameras(root, _FOLDERS, read_ids(root / "idx/test_id.txt"))

@@ -1,4 +1,4 @@
-"""RegDB (SPEC 6): one visible and one thermal camera, ten published splits."""
+"""RegDB: one visible and one thermal camera, ten published splits."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def load_regdb(root: str | Path, trial: int = 1) -> Dataset:
         FileNotFoundError: ``root`` or a split file is missing.
         ValueError: ``trial`` is not 1 to 10, or a split file is empty or malformed.
 
-    Source: SPEC 6; Nguyen et al., 2017.
+    Source: docs/method.md, "RegDB"; Nguyen et al., 2017.
     """
     if trial not in range(1, SPLITS + 1):
         raise ValueError(f"trial must be 1 to {SPLITS}, got {trial!r}")

@@ -1,4 +1,7 @@
-"""Identity-balanced batches of row numbers for both stages (SPEC 5). All draws come from one CPU generator."""
+"""Identity-balanced batches of row numbers for both stages (docs/method.md, "Batches").
+
+All draws come from one CPU generator.
+"""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""SYSU-MM01 (SPEC 6): six cameras, of which 3 and 6 are infrared; cameras 1 to 3 are indoors."""
+"""SYSU-MM01: six cameras, of which 3 and 6 are infrared; cameras 1 to 3 are indoors."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def load_sysu(root: str | Path) -> Dataset:
         FileNotFoundError: ``root`` or a split file is missing.
         ValueError: a split file is malformed, or a split has no image of one modality.
 
-    Source: SPEC 6; Wu et al., 2017.
+    Source: docs/method.md, "SYSU-MM01"; Wu et al., 2017.
     """
     root = open_root(root)
     train_ids = sorted({*read_ids(root / "exp/train_id.txt"), *read_ids(root / "exp/val_id.txt")})

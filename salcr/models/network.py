@@ -1,4 +1,4 @@
-"""The two-stream network: maps, the global feature and the semantic-aligned part features (SPEC 1)."""
+"""The two-stream network: maps, the global feature and the semantic-aligned part features (docs/method.md, "Model")."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Residual networks with one stem a modality and shared stages (SPEC 1)."""
+"""Residual networks with one stem a modality and shared stages (docs/method.md, "Two-stream network")."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Memory banks: class rows that follow the features, instance rows that are frozen within an epoch (SPEC 3, 4)."""
+"""Memory banks (docs/method.md, "Memory update" and "GPCR"): rows that follow the features, rows that are frozen."""
 
 from collections.abc import Sequence
 

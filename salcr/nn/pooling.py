@@ -1,4 +1,4 @@
-"""Pooling of a feature map into a global feature and semantic-aligned part features (SPEC 1)."""
+"""Pooling of a map into global and semantic-aligned part features (docs/method.md, "Model")."""
 
 from collections.abc import Sequence
 
@@ -20,13 +20,13 @@ class GeM(nn.Module):
 
 
 class SemanticParts(nn.Module):
-    """Learned part tokens, the prototypes they pool, and the part features the prototypes look up (SPEC 1).
+    """Learned part tokens, the prototypes they pool, and the part features the prototypes look up.
 
     Args:
         width: D, channels of the map.
         parts: P, horizontal stripes.
         authors_pg1: reproduce the published code's slip: after the batch norm, the augmented view's ``pg1`` rows are
-            replaced by its ``pg2`` rows (SPEC, Quirks).
+            replaced by its ``pg2`` rows (docs/method.md, "Differences from the published code").
     """
 
     def __init__(self, width: int, parts: int = 3, *, authors_pg1: bool = False) -> None:
@@ -37,7 +37,7 @@ class SemanticParts(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Fresh tokens (zero mean, deviation 1/√D) and a fresh batch norm, as at the start of stage two (SPEC 5).
+        """Fresh tokens (zero mean, deviation 1/√D) and a fresh batch norm, as at the start of stage two.
 
         The tokens are drawn on the CPU, from ``generator`` if it is given, wherever the module is.
         """
@@ -70,7 +70,7 @@ class SemanticParts(nn.Module):
 
 
 def frozen_bias_batch_norm(width: int) -> nn.BatchNorm1d:
-    """Batch norm whose bias stays 0, so that features stay centred for the cosine (SPEC 1)."""
+    """Batch norm whose bias stays 0: features stay centred for the cosine (docs/method.md, "Global feature")."""
     norm = nn.BatchNorm1d(width)
     norm.bias.requires_grad_(False)
     return norm

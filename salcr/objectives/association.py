@@ -1,4 +1,4 @@
-"""Strategies of association: which cluster of the other modality an image belongs to (SPEC 4)."""
+"""Strategies of association (docs/method.md, "Association"): which cluster of the other modality an image is in."""
 
 from collections.abc import Callable
 from typing import NamedTuple

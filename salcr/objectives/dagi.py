@@ -1,4 +1,4 @@
-"""DAGI, dual association and global learning (SPEC 4): labels across modalities, and the global contrastive loss."""
+"""DAGI, dual association and global learning (docs/method.md, "DAGI"): labels across modalities, the global loss."""
 
 from typing import NamedTuple
 
@@ -62,7 +62,7 @@ def associate(
     Raises:
         ValueError: an unknown strategy, or what the operators raise.
 
-    Source: SPEC 4.
+    Source: docs/method.md, "DAGI" and "Association".
     """
     strategy = association_named(association)
     visible, infrared = ops.propagate_features(visible, infrared, k=k)
@@ -75,7 +75,7 @@ def associate(
 
 
 class GlobalObjective(nn.Module):
-    """Contrast of all 3S global features with both modalities' cluster memories: ``L_g`` (SPEC 4)."""
+    """Contrast of all 3S global features with both modalities' cluster memories: ``L_g`` (docs/method.md, "DAGI")."""
 
     def __init__(self, visible: ClusterMemory, infrared: ClusterMemory) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""FGSAL, fine-grained semantic-aligned learning (SPEC 4): part features against part cluster memories."""
+"""FGSAL, fine-grained semantic-aligned learning (docs/method.md, "FGSAL"): part features against part memories."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""GPCR, global-part collaborative refinement (SPEC 4): neighbours that several views agree on are pulled closer."""
+"""GPCR, global-part collaborative refinement (docs/method.md, "GPCR"): neighbours that views agree on come closer."""
 
 import torch
 from torch import nn

@@ -81,7 +81,7 @@ def _knn(queries, k, database, metric, method, impl):
     check_finite("queries", queries)
     if database is not None:
         check_finite("database", database)
-    operator = "knn" if method == "exact" else f"knn {method}"
+    operator = "knn" if method == "exact" else f"knn[{method}]"
     return pick(operator, impl, queries)(queries, k, database=database, metric=metric)
 
 
@@ -95,7 +95,7 @@ add_backend("knn", "cpp", _cpp_knn)
 add_backend("knn", "triton", _triton_knn, dtypes=HALF_TO_SINGLE)
 add_backend("knn", "eager", _eager_knn)
 add_backend("knn", "reference", reference.knn)
-add_backend("knn faiss-ivf", "faiss", _faiss_knn)
+add_backend("knn[faiss-ivf]", "faiss", _faiss_knn)
 register(
     "knn",
     "(Tensor queries, SymInt k, Tensor? database, str metric, str method, str impl) -> (Tensor, Tensor)",

@@ -62,7 +62,7 @@ def test_modalities_draw_their_clusters_apart(generator):
 
 @pytest.mark.parametrize(("size", "repeats"), [(1, True), (3, True), (4, True), (5, False), (30, False)])
 def test_images_repeat_only_where_a_cluster_has_no_more_than_a_slot_takes(generator, size, repeats):
-    """SPEC 5: with replacement only if the cluster has <= 12 images (4 here)."""
+    """With replacement only if the cluster has <= 12 images (4 here)."""
     labels = labels_of(size)
     drawn = [rows for rows, _ in one(labels, labels, generator, iterations=60, identities=1)]
     assert any(len(rows.unique()) < 4 for rows in drawn) == repeats

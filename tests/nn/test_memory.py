@@ -12,7 +12,7 @@ def draw(generator, *shape):
 
 
 def momentum_update(rows, features, targets, order, momentum):
-    """SPEC 3, one sample after the other, one row at a time."""
+    """docs/method.md, "Memory update": one sample after the other, one row at a time."""
     rows = rows.clone()
     for b in order:
         x = features[b] / features[b].square().sum().sqrt()
@@ -142,7 +142,7 @@ def test_neighbors_are_the_first_k_of_the_sorted_cosines(generator, k):
 
 
 def test_a_tie_at_the_bound_leaves_out_all_that_tie():
-    """SPEC 4: strictly above the (k+1)-th value."""
+    """Strictly above the (k+1)-th value: docs/method.md, "GPCR"."""
     images = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [-1.0, 0.0]])
     indices, _ = InstanceMemory(images, k=2).neighbors(torch.tensor([[1.0, 0.1], [0.1, 1.0]]))
     assert indices.tolist() == [[0, -1], [1, 2]]

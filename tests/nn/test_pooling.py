@@ -39,7 +39,7 @@ def look_up(query, cells):
 
 
 def form_by_hand(maps, tokens, form, table=MAPS):
-    """[3S, P*D] of one form (own, pg1 or pg2) before the norm: SPEC 1's table read line by line."""
+    """[3S, P*D] of one form (own, pg1 or pg2) before the norm: docs/method.md, "Semantic-aligned parts", its table."""
     views = dict(zip("var", maps.chunk(3), strict=True))
     rows = []
     for view in "var":

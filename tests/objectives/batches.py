@@ -1,4 +1,4 @@
-"""Random batches of the objectives' tests, in float64, and SPEC 4 read row by row."""
+"""Random batches of the objectives' tests, in float64, and docs/method.md, "Stage two", read row by row."""
 
 import torch
 import torch.nn.functional as F
@@ -63,7 +63,7 @@ def part_loss(parts, labels, visible_memories, infrared_memories):
 
 
 def updated(memory, samples, momentum=0.1):
-    """SPEC 3: the memory after ``samples``, a list of (row, cluster), one after the other."""
+    """The memory after ``samples``, a list of (row, cluster), one after the other."""
     memory = F.normalize(memory, dim=-1)
     for x, cluster in samples:
         memory[cluster] = F.normalize(momentum * memory[cluster] + (1 - momentum) * F.normalize(x, dim=0), dim=0)

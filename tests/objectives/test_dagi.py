@@ -26,7 +26,7 @@ def epoch(generator, clusters, images=(17, 14), width=6, noise=0.8):
 
 
 def propagated(own, other, k):
-    """CMFP of SPEC 4, an image at a time."""
+    """docs/method.md, "Feature propagation", an image at a time."""
     own, other = F.normalize(own, dim=1), F.normalize(other, dim=1)
     rows = []
     for x in own:
@@ -54,7 +54,7 @@ def costs(features, rows):
 
 
 def transport_labels(cost):
-    """Sinkhorn as SPEC 4 writes it, then the largest entry of each row."""
+    """Sinkhorn as docs/method.md, "Optimal transport", writes it, then the largest entry of each row."""
     number, clusters = cost.shape
     kernel = torch.exp(-5 * cost)
     beta = torch.full((clusters,), 1 / clusters, dtype=torch.float64)

@@ -110,7 +110,7 @@ def test_momentum_and_temperature_reach_all_memories(generator):
 
 @pytest.mark.parametrize(("samples", "parts"), [(1, 1), (3, 2), (5, 3)])
 def test_memories_and_row_updates_of_a_step_are_as_counted(generator, monkeypatch, samples, parts):
-    """14 memories and 8,640 row updates at S = 144 and P = 3 (SPEC 4)."""
+    """14 memories and 8,640 row updates at S = 144 and P = 3 (docs/method.md, "FGSAL")."""
     f, part_rows, labels, rows = problem(generator, parts, samples=samples)
     memories, updates = [], []
     original = ops.update_cluster_memory_

@@ -11,7 +11,7 @@ GROUPS = {
     "a": {"v": "pg2", "a": "own", "r": "pg2"},
     "r": {"v": "pg1", "a": "pg1", "r": "own"},
 }
-"""SPEC 4: of each semantic group, which form of each view is in it."""
+"""Of each semantic group, which form of each view is in it: docs/method.md, "GPCR"."""
 
 
 def logits(x, memory):
@@ -192,7 +192,7 @@ def test_temperature_and_k_reach_both_memories(generator):
 
 @pytest.fixture
 def stage_two(generator):
-    """A tiny batch with the objectives of both modalities, and the same loss read off SPEC 4.
+    """A tiny batch with the objectives of both modalities, and the same loss read off docs/method.md, "GPCR".
 
     The views of position 0 are close to each other, so that they share neighbours.
     """

@@ -95,7 +95,7 @@ def test_it_is_the_published_objective(seed, dtype):
 
 
 def test_few_operators_are_dispatched(seed):
-    """Losses, gradients, updates; the published form dispatches 157,000 at SYSU-MM01 sizes (SPEC 8)."""
+    """Losses, gradients, updates; the published form dispatches 157,000 at SYSU-MM01 sizes."""
     step = Step(seed)
     with Counter() as counter:
         step.run()

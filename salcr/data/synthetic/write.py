@@ -51,7 +51,7 @@ def write_dataset(
         ValueError: an unknown layout or a number that is too small.
         FileExistsError: ``out`` exists and is not an empty folder.
 
-    Source: SPEC 6.
+    Source: docs/method.md, "Data sets".
     """
     test_ids = max(1, ids // 3) if test_ids is None else test_ids
     if layout not in CAMERAS:
