@@ -58,7 +58,7 @@ class Trial:
 
 @dataclass(frozen=True, eq=False)
 class Protocol:
-    """A way to evaluate: its trials are averaged, each ranked by ``rule`` (``"sysu"``, ``"regdb"`` or ``"llcm"``)."""
+    """A way to evaluate: its trials are averaged, each ranked by ``rule`` of :func:`salcr.ops.evaluate_ranking`."""
 
     name: str
     rule: str
