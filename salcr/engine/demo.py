@@ -14,7 +14,7 @@ IMAGES_PER_CAMERA = 6
 
 
 def demo(out: Path, *, seed: int = 0, overrides: tuple[str, ...] = (), resume: bool = False) -> dict[str, Any]:
-    """Render a data set in SYSU-MM01's layout (once), train the ``demo`` preset on it, return the summary.
+    """Render a data set in the layout of the ``demo`` preset (once), train on it, return the summary.
 
     Args:
         out: run folder; the images go to ``out/data``.
@@ -23,12 +23,11 @@ def demo(out: Path, *, seed: int = 0, overrides: tuple[str, ...] = (), resume: b
         resume: go on with an interrupted demo.
     """
     root = out / "data"
+    config = load_config(preset="demo", overrides=[f"seed={seed}", f"data.root={root}", *overrides])
     if not root.exists():
         out.mkdir(parents=True, exist_ok=True)
-        write_dataset(
-            "sysu", root, ids=IDENTITIES, images_per_camera=IMAGES_PER_CAMERA, test_ids=TEST_IDENTITIES, seed=seed
-        )
-    config = load_config(preset="demo", overrides=[f"seed={seed}", f"data.root={root}", *overrides])
+        counts = dict(ids=IDENTITIES, images_per_camera=IMAGES_PER_CAMERA, test_ids=TEST_IDENTITIES)
+        write_dataset(config.data.name, root, **counts, seed=seed)
     return train(config, out, resume=resume)
 
 

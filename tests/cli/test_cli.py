@@ -8,6 +8,7 @@ import torch
 from typer.main import get_command
 
 from salcr import cli
+from salcr.data import DATASETS
 from salcr.engine import checkpoint, load_config
 from salcr.models import SALCRNetwork
 from tests.engine.tree import tiny, write_tree
@@ -72,6 +73,15 @@ def test_help_lists_the_commands(salcr):
         assert f" {command} " in out
 
 
+def test_help_names_every_data_set():
+    commands = get_command(cli.app).commands
+    options = {(name, option.name): option for name, command in commands.items() for option in command.params}
+    for name, spec in DATASETS.items():
+        assert f"{name}: {spec.description}" in options["check-data", "dataset"].help
+        assert name in options["synth", "layout"].help and spec.preset in options["train", "preset"].help
+    assert options["synth", "layout"].default in DATASETS
+
+
 def test_help_is_quick():
     code = "import sys; sys.argv = ['salcr', '--help']\nfrom salcr.cli import main\n"
     code += "try:\n    main()\nexcept SystemExit:\n    print({'torch', 'numba', 'scipy', 'PIL'} & set(sys.modules))"
@@ -82,7 +92,8 @@ def test_help_is_quick():
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--preset", "market"], ["preset must be one of demo, sysu, regdb, llcm, got 'market'"]),
+        (["--preset", "market"], ["preset must be one of demo, sysu, regdb, llcm, ", "got 'market'"]),
+        (["data.name=market"], ["data.name: must be one of sysu, regdb, llcm, ", "got 'market'"]),
         (["seed=x", "schedule.lrr=3"], ["seed: ", "'x'", "unknown key 'schedule.lrr'"]),
         (["seed"], ["key.sub=value", "'seed'"]),
         (["seed=["], ["'seed=['", "not YAML"]),

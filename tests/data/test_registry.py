@@ -1,5 +1,6 @@
 """What is known of a data set stands in its own file, and one can be added from outside."""
 
+import ast
 from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 
@@ -38,6 +39,15 @@ def test_every_one_is_known_by_its_name():
         assert (PACKAGE / f"engine/presets/{spec.preset}.yaml").is_file()
     with pytest.raises(FrozenInstanceError):
         DATASETS["sysu"].rule = "other"
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_the_name_is_written_in_no_other_file(name):
+    def strings(path):
+        return {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
+
+    rooms = [path for room in ("data", "engine", "cli") for path in (PACKAGE / room).rglob("*.py")]
+    assert [path.name for path in rooms if name in strings(path)] == [f"{name}.py"]
 
 
 @pytest.mark.parametrize("name", DATASETS)
