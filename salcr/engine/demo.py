@@ -34,8 +34,10 @@ def demo(out: Path, *, seed: int = 0, overrides: tuple[str, ...] = (), resume: b
 def summary_table(summary: dict[str, Any]) -> str:
     """Stage one against SALCR, rows by protocol: rank-1, mAP and mINP raw, rank-1 and mAP with CMFP, in per cent.
 
-    A run of stage one alone has no rows for SALCR.
+    A run of stage one alone has no rows for SALCR. Where the data set has no protocol one sentence says so.
     """
+    if not summary["final"]:
+        return "not evaluated: the data set has no query and gallery"
     stages = [("stage_one", "stage one"), ("final", "SALCR")]
     if summary["final"] == summary["stage_one"]:
         stages.pop()
