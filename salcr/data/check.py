@@ -4,11 +4,9 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
-
 from salcr.data._images import Progress, describe, map_images, read_image
 from salcr.data._layout import read_ids
-from salcr.data.records import Dataset
+from salcr.data.records import NO_IDENTITY, Dataset, Records
 from salcr.data.registry import dataset_named, load_dataset
 from salcr.data.spec import DatasetSpec
 
@@ -85,16 +83,16 @@ def _identity_problems(spec: DatasetSpec, dataset: Dataset) -> list[str]:
         listed[part].update(read_ids(dataset.root / file))
     test = dataset.test
     sides = {
-        ("train", "visible"): dataset.train_visible.ids,
-        ("train", "infrared"): dataset.train_infrared.ids,
-        ("test", "visible"): test.ids[~test.infrared],
-        ("test", "infrared"): test.ids[test.infrared],
+        ("train", "visible"): _known(dataset.train_visible),
+        ("train", "infrared"): _known(dataset.train_infrared),
+        ("test", "visible"): _known(test.subset(~test.infrared)),
+        ("test", "infrared"): _known(test.subset(test.infrared)),
     }
     for (part, _), ids in sides.items():
-        listed[part].update(ids.tolist())
+        listed[part].update(ids)
     problems = []
     for (part, side), ids in sides.items():
-        if lacking := listed[part].difference(ids.tolist()):
+        if lacking := listed[part] - ids:
             problems.append(f"no {side} {part} image of {_name_all('identity', 'identities', lacking)}")
     return problems
 
@@ -105,20 +103,19 @@ def _overlaps(spec: DatasetSpec, dataset: Dataset) -> list[str]:
         f"{path} is listed {times} times" for path, times in Counter((*train, *dataset.test.paths)).items() if times > 1
     ]
     if spec.identities_are_joint:
-        train_ids = {*dataset.train_visible.ids.tolist(), *dataset.train_infrared.ids.tolist()}
-        if shared := train_ids.intersection(dataset.test.ids.tolist()):
+        train_ids = _known(dataset.train_visible) | _known(dataset.train_infrared)
+        if shared := train_ids & _known(dataset.test):
             problems.append(f"both train and test have {_name_all('identity', 'identities', shared)}")
     return problems
 
 
 def _count_problems(spec: DatasetSpec, dataset: Dataset) -> list[str]:
     test = dataset.test
-    train_ids = np.concatenate([dataset.train_visible.ids, dataset.train_infrared.ids])
     counts = {
-        "train identities": len(np.unique(train_ids)),
+        "train identities": len(_known(dataset.train_visible) | _known(dataset.train_infrared)),
         "visible train images": len(dataset.train_visible),
         "infrared train images": len(dataset.train_infrared),
-        "test identities": len(np.unique(test.ids)),
+        "test identities": len(_known(test)),
         "visible test images": int((~test.infrared).sum()),
         "infrared test images": int(test.infrared.sum()),
     }
@@ -129,6 +126,11 @@ def _count_problems(spec: DatasetSpec, dataset: Dataset) -> list[str]:
         for what, expected in spec.counts.items()
         if counts.get(what, 0) != expected
     ]
+
+
+def _known(table: Records) -> set[int]:
+    """The identities of a table."""
+    return set(table.ids.tolist()) - {NO_IDENTITY}
 
 
 def _name_all(one: str, many: str, ids: Iterable[int]) -> str:

@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
+from salcr.data.folder import FOLDER
 from salcr.data.llcm import LLCM
 from salcr.data.records import Dataset
 from salcr.data.regdb import REGDB
 from salcr.data.spec import DatasetSpec
 from salcr.data.sysu import SYSU
 
-DATASETS: dict[str, DatasetSpec] = {spec.name: spec for spec in (SYSU, REGDB, LLCM)}
+DATASETS: dict[str, DatasetSpec] = {spec.name: spec for spec in (SYSU, REGDB, LLCM, FOLDER)}
 """Every data set that configurations, loaders, checks and commands know."""
 
 
@@ -58,7 +59,7 @@ def load_dataset(name: str, root: str | Path, *, trial: int = 1) -> Dataset:
         trial: which split, from 1, of a data set that has several; the others do not read it.
 
     Returns:
-        The data set; the loader in its own file, such as :func:`salcr.data.load_sysu`, says what is in it.
+        The data set; the loader in its own file, such as :func:`salcr.data.folder.load_folder`, says what is in it.
 
     Raises:
         FileNotFoundError: a folder or split file is missing.

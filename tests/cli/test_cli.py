@@ -1,5 +1,6 @@
 import json
 import logging
+import shutil
 import subprocess
 import sys
 
@@ -209,6 +210,20 @@ def test_check_data_of_nothing(salcr, tmp_path):
     code, out, _ = salcr("check-data", "--dataset", "sysu", "--root", tmp_path / "absent")
     assert code == 1 and "absent" in out
     assert_one_line(salcr("check-data", "--dataset", "market", "--root", tmp_path), "sysu, regdb, llcm", "'market'")
+
+
+def test_a_folder_of_your_own(salcr, tmp_path):
+    root = tmp_path / "images"
+    code, out, _ = salcr("synth", "--layout", "folder", "--out", root, "--ids", 3, "--images-per-camera", 1)
+    assert code == 0 and out == f"folder layout: {root}\n"
+    assert salcr("check-data", "--dataset", "folder", "--root", root)[:2] == (0, "no problems\n")
+    for part in ("infrared", "query"):
+        shutil.rmtree(root / part)
+    code, out, _ = salcr("check-data", "--dataset", "folder", "--root", root)
+    assert code == 1 and out == f"no query folder in {root}: a split is query and gallery (or neither)\n"
+    shutil.rmtree(root / "gallery")
+    code, out, _ = salcr("check-data", "--dataset", "folder", "--root", root)
+    assert code == 1 and out == f"no infrared train image under {root / 'infrared'}\n"
 
 
 def test_missing_options_are_a_usage_error(salcr):
