@@ -10,10 +10,17 @@ from typing import Annotated, Any, Optional
 
 import typer
 
+from salcr.data.registry import DATASETS
+from salcr.data.sysu import SYSU
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
 Overrides = Annotated[Optional[list[str]], typer.Argument(help="Settings as key.sub=value, for example seed=1.")]  # noqa: UP045
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+
+_PRESETS = ", ".join(["demo", *(spec.preset for spec in DATASETS.values() if spec.preset)])
+_LAYOUTS = ", ".join(name for name, spec in DATASETS.items() if spec.layout)
+_DESCRIPTIONS = "; ".join(f"{name}: {spec.description}" for name, spec in DATASETS.items())
 
 
 def main() -> None:
@@ -30,7 +37,7 @@ def main() -> None:
 def train(
     out: Annotated[Path, typer.Option(help="Run folder.")],
     overrides: Overrides = None,
-    preset: Annotated[Optional[str], typer.Option(help="demo, sysu, regdb or llcm.")] = None,  # noqa: UP045
+    preset: Annotated[Optional[str], typer.Option(help=f"One of {_PRESETS}.")] = None,  # noqa: UP045
     config: Annotated[Optional[Path], typer.Option(help="A YAML file over the preset.")] = None,  # noqa: UP045
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
     stage: Annotated[str, typer.Option(help="both, one or two (two needs model.checkpoint=FILE).")] = "both",
@@ -81,7 +88,7 @@ def extract(
 
 @app.command("check-data")
 def check_data(
-    dataset: Annotated[str, typer.Option(help="sysu, regdb or llcm.")],
+    dataset: Annotated[str, typer.Option(help=f"{_DESCRIPTIONS}.")],
     root: Annotated[Path, typer.Option(help="Folder of the data set.")],
     published_counts: Annotated[bool, typer.Option(help="Compare with the published numbers of images.")] = True,
 ) -> None:
@@ -101,7 +108,7 @@ def check_data(
 @app.command()
 def synth(
     out: Annotated[Path, typer.Option(help="Folder to create.")],
-    layout: Annotated[str, typer.Option(help="sysu, regdb or llcm.")] = "sysu",
+    layout: Annotated[str, typer.Option(help=f"One of {_LAYOUTS}.")] = SYSU.name,
     ids: Annotated[int, typer.Option(help="Identities, test ones included.")] = 72,
     images_per_camera: Annotated[int, typer.Option(help="Images of an identity and camera.")] = 6,
     seed: Seed = 0,

@@ -1,19 +1,22 @@
 """Data sets as tables of images, their evaluation protocols, and the image store.
 
-The loaders read the published folder layouts of SYSU-MM01, RegDB and LLCM;
-:mod:`salcr.data.synthetic` renders the same ones.
+One file a data set ends in its :class:`DatasetSpec`; ``DATASETS`` holds them by name. :mod:`salcr.data.synthetic`
+renders the same folder layouts that the loaders read.
 """
 
 from salcr.data.check import check_dataset
 from salcr.data.llcm import load_llcm
-from salcr.data.load import load_dataset
 from salcr.data.records import Dataset, Protocol, Records, Trial
 from salcr.data.regdb import load_regdb
+from salcr.data.registry import DATASETS, load_dataset, register
+from salcr.data.spec import DatasetSpec
 from salcr.data.store import open_store
 from salcr.data.sysu import load_sysu
 
 __all__ = [
+    "DATASETS",
     "Dataset",
+    "DatasetSpec",
     "Protocol",
     "Records",
     "Trial",
@@ -23,4 +26,5 @@ __all__ = [
     "load_regdb",
     "load_sysu",
     "open_store",
+    "register",
 ]

@@ -4,46 +4,11 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
-
 from salcr.data._images import Progress, describe, map_images, read_image
 from salcr.data._layout import read_ids
-from salcr.data.load import load_dataset
-from salcr.data.records import Dataset
-from salcr.data.regdb import SPLITS
-
-SPLIT_FILES = {
-    "sysu": ("exp/train_id.txt", "exp/val_id.txt", "exp/test_id.txt"),
-    "regdb": tuple(f"idx/{part}_{side}_{{}}.txt" for part in ("train", "test") for side in ("visible", "thermal")),
-    "llcm": ("idx/train_vis.txt", "idx/train_nir.txt", "idx/test_id.txt"),
-}
-PUBLISHED = {
-    "sysu": {
-        "train identities": 395,
-        "visible train images": 22_258,
-        "infrared train images": 11_909,
-        "test identities": 96,
-        "infrared test images": 3_803,
-        "gallery images of all-single": 301,
-        "gallery images of indoor-single": 112,
-    },
-    "regdb": {
-        "train identities": 206,
-        "visible train images": 2_060,
-        "infrared train images": 2_060,
-        "test identities": 206,
-        "visible test images": 2_060,
-        "infrared test images": 2_060,
-    },
-    "llcm": {
-        "train identities": 713,
-        "visible train images": 16_946,
-        "infrared train images": 13_975,
-        "test identities": 351,
-        "visible test images": 8_680,
-        "infrared test images": 7_166,
-    },
-}
+from salcr.data.records import NO_IDENTITY, Dataset, Records
+from salcr.data.registry import dataset_named, load_dataset
+from salcr.data.spec import DatasetSpec
 
 
 def check_dataset(
@@ -58,15 +23,15 @@ def check_dataset(
 
     Looked for are split files that are missing or malformed, identities without an image of one modality, identities or
     images in both the train and the test part, images listed twice, counts that differ from the published ones, and
-    image files that are missing, empty or do not decode. Of RegDB all ten splits are checked.
+    image files that are missing, empty or do not decode. Where a data set has several splits all are checked.
 
     Args:
-        name: ``"sysu"``, ``"regdb"`` or ``"llcm"``.
+        name: one of :data:`salcr.data.DATASETS`.
         root: its folder.
         decode: decode every image; else only see that the files are there and not empty.
         progress: called with the number of images looked at and their total.
         published_counts: compare counts with the published data set. ``False`` for a synthetic tree, where also only
-            those RegDB splits are checked that are there.
+            those splits are checked that are there.
 
     Returns:
         One sentence a problem; empty if there is none.
@@ -74,15 +39,14 @@ def check_dataset(
     Raises:
         ValueError: an unknown name.
     """
-    if name not in SPLIT_FILES:
-        raise ValueError(f"name must be {', '.join(SPLIT_FILES)}, got {name!r}")
+    spec = dataset_named(name)
     root = Path(root)
     if not root.is_dir():
         return [f"no data set folder {root}"]
     problems, paths = [], set()
-    for trial in _splits(name, root, published_counts):
-        where = f"split {trial}: " if name == "regdb" else ""
-        absent = [file for file in _split_files(name, trial) if not (root / file).is_file()]
+    for trial in _splits(spec, root, published_counts):
+        where = f"split {trial}: " if spec.splits > 1 else ""
+        absent = [file for file in spec.split_files(trial) if not (root / file).is_file()]
         problems += [f"no split file {root / file}" for file in absent]
         if absent:
             continue
@@ -91,9 +55,9 @@ def check_dataset(
         except (OSError, ValueError) as error:
             problems.append(f"{where}{error}")
             continue
-        found = [*_identity_problems(dataset), *_overlaps(dataset)]
+        found = [*_identity_problems(spec, dataset), *_overlaps(spec, dataset)]
         if published_counts:
-            found += _count_problems(dataset)
+            found += _count_problems(spec, dataset)
         problems += [where + problem for problem in found]
         paths.update(dataset.train_visible.paths, dataset.train_infrared.paths, dataset.test.paths)
     look = read_image if decode else _see_file
@@ -105,58 +69,53 @@ def check_dataset(
     return problems
 
 
-def _splits(name: str, root: Path, published: bool) -> list[int]:
-    if name != "regdb":
-        return [1]
-    present = [t for t in range(1, SPLITS + 1) if any((root / file).exists() for file in _split_files(name, t))]
-    return list(range(1, SPLITS + 1)) if published else present or [1]
+def _splits(spec: DatasetSpec, root: Path, published: bool) -> list[int]:
+    splits = list(range(1, spec.splits + 1))
+    present = [trial for trial in splits if any((root / file).exists() for file in spec.split_files(trial))]
+    return splits if published else present or [1]
 
 
-def _split_files(name: str, trial: int) -> list[str]:
-    return [file.format(trial) for file in SPLIT_FILES[name]]
-
-
-def _identity_problems(dataset: Dataset) -> list[str]:
+def _identity_problems(spec: DatasetSpec, dataset: Dataset) -> list[str]:
+    if not spec.identities_are_paired:
+        return []
     listed = {"train": set(), "test": set()}
-    for file in SPLIT_FILES[dataset.name]:
-        if file.endswith("_id.txt"):
-            listed["test" if "test" in file else "train"].update(read_ids(dataset.root / file))
+    for file, part in spec.identity_files.items():
+        listed[part].update(read_ids(dataset.root / file))
     test = dataset.test
     sides = {
-        ("train", "visible"): dataset.train_visible.ids,
-        ("train", "infrared"): dataset.train_infrared.ids,
-        ("test", "visible"): test.ids[~test.infrared],
-        ("test", "infrared"): test.ids[test.infrared],
+        ("train", "visible"): _known(dataset.train_visible),
+        ("train", "infrared"): _known(dataset.train_infrared),
+        ("test", "visible"): _known(test.subset(~test.infrared)),
+        ("test", "infrared"): _known(test.subset(test.infrared)),
     }
     for (part, _), ids in sides.items():
-        listed[part].update(ids.tolist())
+        listed[part].update(ids)
     problems = []
     for (part, side), ids in sides.items():
-        if lacking := listed[part].difference(ids.tolist()):
+        if lacking := listed[part] - ids:
             problems.append(f"no {side} {part} image of {_name_all('identity', 'identities', lacking)}")
     return problems
 
 
-def _overlaps(dataset: Dataset) -> list[str]:
+def _overlaps(spec: DatasetSpec, dataset: Dataset) -> list[str]:
     train = (*dataset.train_visible.paths, *dataset.train_infrared.paths)
     problems = [
         f"{path} is listed {times} times" for path, times in Counter((*train, *dataset.test.paths)).items() if times > 1
     ]
-    if dataset.name == "sysu":  # elsewhere train labels and test labels are numbered apart
-        train_ids = {*dataset.train_visible.ids.tolist(), *dataset.train_infrared.ids.tolist()}
-        if shared := train_ids.intersection(dataset.test.ids.tolist()):
+    if spec.identities_are_joint:
+        train_ids = _known(dataset.train_visible) | _known(dataset.train_infrared)
+        if shared := train_ids & _known(dataset.test):
             problems.append(f"both train and test have {_name_all('identity', 'identities', shared)}")
     return problems
 
 
-def _count_problems(dataset: Dataset) -> list[str]:
+def _count_problems(spec: DatasetSpec, dataset: Dataset) -> list[str]:
     test = dataset.test
-    train_ids = np.concatenate([dataset.train_visible.ids, dataset.train_infrared.ids])
     counts = {
-        "train identities": len(np.unique(train_ids)),
+        "train identities": len(_known(dataset.train_visible) | _known(dataset.train_infrared)),
         "visible train images": len(dataset.train_visible),
         "infrared train images": len(dataset.train_infrared),
-        "test identities": len(np.unique(test.ids)),
+        "test identities": len(_known(test)),
         "visible test images": int((~test.infrared).sum()),
         "infrared test images": int(test.infrared.sum()),
     }
@@ -164,9 +123,14 @@ def _count_problems(dataset: Dataset) -> list[str]:
         counts[f"gallery images of {protocol.name}"] = len(protocol.trials[0].gallery)
     return [
         f"{counts.get(what, 0):,} {what}, published are {expected:,}"
-        for what, expected in PUBLISHED[dataset.name].items()
+        for what, expected in spec.counts.items()
         if counts.get(what, 0) != expected
     ]
+
+
+def _known(table: Records) -> set[int]:
+    """The identities of a table."""
+    return set(table.ids.tolist()) - {NO_IDENTITY}
 
 
 def _name_all(one: str, many: str, ids: Iterable[int]) -> str:

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+NO_IDENTITY = -1
+"""In place of the identity number of an image where nobody knows it."""
+
 
 @dataclass(frozen=True, eq=False)
 class Records:
@@ -14,7 +17,8 @@ class Records:
     Attributes:
         root: folder of the data set.
         paths: of every image, relative to ``root``, with forward slashes.
-        ids: ``[N]``, int64: identity numbers as the data set names them. Of training images they are for metrics only.
+        ids: ``[N]``, int64: identity numbers as the data set names them, from 0; :data:`NO_IDENTITY` where unknown. Of
+            training images they are for metrics only.
         cams: ``[N]``, int64: camera numbers as the data set names them.
         infrared: ``[N]``, bool: the image is infrared (thermal, near-infrared), else visible.
     """
@@ -58,7 +62,7 @@ class Trial:
 
 @dataclass(frozen=True, eq=False)
 class Protocol:
-    """A way to evaluate: its trials are averaged, each ranked by ``rule`` (``"sysu"``, ``"regdb"`` or ``"llcm"``)."""
+    """A way to evaluate: its trials are averaged, each ranked by ``rule`` of :func:`salcr.ops.evaluate_ranking`."""
 
     name: str
     rule: str

@@ -14,10 +14,14 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
-PRESETS = ("demo", "sysu", "regdb", "llcm")
+from salcr.data import DATASETS
+from salcr.data.sysu import SYSU
+
+PRESETS = ("demo", *(spec.preset for spec in DATASETS.values() if spec.preset))
 Refinement = Literal["cmfp", "k_reciprocal", "cmrr", "aim"]
 
 
@@ -28,14 +32,22 @@ class Section(BaseModel):
 class Data(Section):
     """Where the images are and the size they are trained at."""
 
-    name: Literal["sysu", "regdb", "llcm"] = "sysu"
+    name: str = SYSU.name
+    """One of :data:`salcr.data.DATASETS`."""
     root: Path | None = None
     trial: PositiveInt = 1
-    """RegDB's split, 1 to 10."""
+    """Which split, from 1, of a data set that has several."""
     height: PositiveInt = 288
     width: PositiveInt = 144
     cache: Path | None = None
     """Folder of the decoded images; by default ``.salcr-cache`` below the data set's root."""
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in DATASETS:
+            raise ValueError(f"must be one of {', '.join(DATASETS)}")
+        return name
 
 
 class Model(Section):

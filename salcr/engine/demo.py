@@ -14,7 +14,7 @@ IMAGES_PER_CAMERA = 6
 
 
 def demo(out: Path, *, seed: int = 0, overrides: tuple[str, ...] = (), resume: bool = False) -> dict[str, Any]:
-    """Render a data set in SYSU-MM01's layout (once), train the ``demo`` preset on it, return the summary.
+    """Render a data set in the layout of the ``demo`` preset (once), train on it, return the summary.
 
     Args:
         out: run folder; the images go to ``out/data``.
@@ -23,20 +23,21 @@ def demo(out: Path, *, seed: int = 0, overrides: tuple[str, ...] = (), resume: b
         resume: go on with an interrupted demo.
     """
     root = out / "data"
+    config = load_config(preset="demo", overrides=[f"seed={seed}", f"data.root={root}", *overrides])
     if not root.exists():
         out.mkdir(parents=True, exist_ok=True)
-        write_dataset(
-            "sysu", root, ids=IDENTITIES, images_per_camera=IMAGES_PER_CAMERA, test_ids=TEST_IDENTITIES, seed=seed
-        )
-    config = load_config(preset="demo", overrides=[f"seed={seed}", f"data.root={root}", *overrides])
+        counts = dict(ids=IDENTITIES, images_per_camera=IMAGES_PER_CAMERA, test_ids=TEST_IDENTITIES)
+        write_dataset(config.data.name, root, **counts, seed=seed)
     return train(config, out, resume=resume)
 
 
 def summary_table(summary: dict[str, Any]) -> str:
     """Stage one against SALCR, rows by protocol: rank-1, mAP and mINP raw, rank-1 and mAP with CMFP, in per cent.
 
-    A run of stage one alone has no rows for SALCR.
+    A run of stage one alone has no rows for SALCR. Where the data set has no protocol one sentence says so.
     """
+    if not summary["final"]:
+        return "not evaluated: the data set has no query and gallery"
     stages = [("stage_one", "stage one"), ("final", "SALCR")]
     if summary["final"] == summary["stage_one"]:
         stages.pop()

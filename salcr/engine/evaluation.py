@@ -28,7 +28,10 @@ def evaluate(network: SALCRNetwork, dataset: Dataset, config: Config, device: to
     Returns:
         By protocol: ``rank-1``, ``rank-5``, ``rank-10``, ``rank-20``, ``mAP``, ``mINP`` in per cent, averaged over the
         protocol's trials, and the same figures under the name of each refinement in ``config.evaluation.refinements``.
+        Empty where the data set has no protocol.
     """
+    if not dataset.protocols:
+        return {}
     features = retrieval_features(network, dataset, config, device)
     return {
         protocol.name: evaluate_protocol(features, dataset, protocol, config.evaluation)
@@ -37,7 +40,11 @@ def evaluate(network: SALCRNetwork, dataset: Dataset, config: Config, device: to
 
 
 def evaluate_checkpoint(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """:func:`evaluate` of a training checkpoint on the data set of its configuration, changed by ``overrides``."""
+    """:func:`evaluate` of a training checkpoint on the data set of its configuration, changed by ``overrides``.
+
+    Raises:
+        OSError, ValueError: no such checkpoint, a wrong override, or a data set without a query and a gallery.
+    """
     network, dataset, config, device = _open_checkpoint(path, overrides)
     return evaluate(network, dataset, config, device)
 
@@ -101,8 +108,10 @@ def cosine_distances(
 def _open_checkpoint(path: Path, overrides: Sequence[str]) -> tuple[SALCRNetwork, Dataset, Config, torch.device]:
     network, config = load_network(path, torch.device("cpu"))
     config = load_config(overrides=overrides, **config.model_dump(mode="json"))
-    device = pick_device(config.device)
-    return network.to(device), open_dataset(config), config, device
+    device, dataset = pick_device(config.device), open_dataset(config)
+    if not dataset.protocols:
+        raise ValueError(f"nothing to evaluate: {dataset.root} has no query and gallery")
+    return network.to(device), dataset, config, device
 
 
 def _propagated(query, gallery, infrared_query, settings):

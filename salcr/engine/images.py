@@ -27,6 +27,8 @@ def open_dataset(config: Config) -> Dataset:
 
 def open_images(records: Records, config: Config) -> np.ndarray:
     """The pixels of ``records`` at the training size; see :func:`salcr.data.open_store`."""
+    if not len(records):
+        raise ValueError(f"{records.root} has no images to train on")
     cache = config.data.cache or records.root / ".salcr-cache"
     with counting("decoding images") as progress:
         return open_store(records, height=config.data.height, width=config.data.width, cache=cache, progress=progress)

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from salcr import ops
+from salcr.data.records import NO_IDENTITY
 from salcr.engine.config import Clustering
 
 logger = logging.getLogger("salcr")
@@ -45,23 +46,29 @@ def pseudo_labels(
 
 
 def label_metrics(labels: torch.Tensor, identities: np.ndarray) -> dict[str, Any]:
-    """Clusters, share of noise, and ARI and NMI of the clustered images against their hidden identities."""
+    """Clusters, share of noise, and ARI and NMI of the clustered images against their hidden identities.
+
+    Images of unknown identity are in neither of the last two, which are left out where no identity is known.
+    """
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
     labels = labels.cpu().numpy()
-    kept = labels >= 0
-    return {
-        "clusters": int(labels.max()) + 1,
-        "noise": round(float(1 - kept.mean()), 4),
-        "ari": round(float(adjusted_rand_score(identities[kept], labels[kept])), 4),
-        "nmi": round(float(normalized_mutual_info_score(identities[kept], labels[kept])), 4),
-    }
+    found = {"clusters": int(labels.max()) + 1, "noise": round(float((labels < 0).mean()), 4)}
+    kept = (labels >= 0) & (identities != NO_IDENTITY)
+    if kept.any():
+        found["ari"] = round(float(adjusted_rand_score(identities[kept], labels[kept])), 4)
+        found["nmi"] = round(float(normalized_mutual_info_score(identities[kept], labels[kept])), 4)
+    return found
 
 
 def majority_identities(labels: np.ndarray, identities: np.ndarray) -> np.ndarray:
-    """The most frequent identity of each cluster, ``[K]`` (the smallest of equals; -1 for a cluster without images)."""
-    majority = np.full(labels.max() + 1, -1, dtype=np.int64)
-    for cluster in np.unique(labels[labels >= 0]):
-        values, counts = np.unique(identities[labels == cluster], return_counts=True)
+    """The most frequent known identity of each cluster, ``[K]``, the smallest of equals.
+
+    It is ``NO_IDENTITY`` for a cluster without an image of known identity.
+    """
+    majority = np.full(labels.max() + 1, NO_IDENTITY, dtype=np.int64)
+    known = identities != NO_IDENTITY
+    for cluster in np.unique(labels[known & (labels >= 0)]):
+        values, counts = np.unique(identities[known & (labels == cluster)], return_counts=True)
         majority[cluster] = values[counts.argmax()]
     return majority

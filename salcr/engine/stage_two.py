@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from salcr import ops
+from salcr.data.records import NO_IDENTITY
 from salcr.data.samplers import stage_two_batches
 from salcr.engine.pseudo_labels import label_metrics, majority_identities
 from salcr.engine.steps import optimise
@@ -46,12 +47,13 @@ def stage_two_epoch(trainer: "Trainer", epoch: int) -> dict[str, Any]:
         **trainer.batch_plan(),
     )
     train = trainer.dataset.train_visible, trainer.dataset.train_infrared
-    return {
+    metrics = {
         "loss": trainer.run_steps(epoch, batches, step, local_scaling=False),
         "visible": label_metrics(clusters[0], train[0].ids),
         "infrared": label_metrics(clusters[1], train[1].ids),
-        "cross_accuracy": cross_accuracy(labels, train[0].ids, train[1].ids),
     }
+    accuracy = cross_accuracy(labels, train[0].ids, train[1].ids)
+    return metrics | {"cross_accuracy": accuracy} if accuracy else metrics
 
 
 @dataclass
@@ -146,19 +148,23 @@ def cross_labels(
 
 
 def cross_accuracy(labels: CrossLabels, visible_ids: np.ndarray, infrared_ids: np.ndarray) -> dict[str, float]:
-    """Share of clustered images whose cross label is a cluster with a majority of their own hidden identity."""
+    """Share of clustered images whose cross label is a cluster with a majority of their own hidden identity.
+
+    Images of unknown identity do not count; a direction is left out where a side has no known identity.
+    """
     own_v, to_r, own_r, to_v = (y.cpu().numpy() for y in labels)
     majority_v, majority_r = majority_identities(own_v, visible_ids), majority_identities(own_r, infrared_ids)
 
-    def accuracy(cross, majority, identities):
-        kept = cross >= 0
-        partner = np.append(majority, -1)[np.minimum(cross[kept], len(majority))]
-        return round(float((partner == identities[kept]).mean()), 4)
-
-    return {
-        "visible_to_infrared": accuracy(to_r, majority_r, visible_ids),
-        "infrared_to_visible": accuracy(to_v, majority_v, infrared_ids),
-    }
+    found = {}
+    for direction, cross, majority, identities in (
+        ("visible_to_infrared", to_r, majority_r, visible_ids),
+        ("infrared_to_visible", to_v, majority_v, infrared_ids),
+    ):
+        kept = (cross >= 0) & (identities != NO_IDENTITY)
+        if kept.any() and (majority != NO_IDENTITY).any():
+            partner = np.append(majority, NO_IDENTITY)[np.minimum(cross[kept], len(majority))]
+            found[direction] = round(float((partner == identities[kept]).mean()), 4)
+    return found
 
 
 def _part_features(side: Embedding, parts: int) -> torch.Tensor:

@@ -200,7 +200,8 @@ class Trainer:
         losses = " ".join(f"{name} {value:.3f}" for name, value in metrics["loss"].items())
         sides = ((side, metrics[side]) for side in ("visible", "infrared"))
         labels = ", ".join(
-            f"{side} {found['clusters']} clusters, noise {found['noise']:.0%}, ARI {found['ari']:.2f}"
+            f"{side} {found['clusters']} clusters, noise {found['noise']:.0%}"
+            + (f", ARI {found['ari']:.2f}" if "ari" in found else "")
             for side, found in sides
         )
         logger.info("epoch %d (stage %d): %s; %s; %.1f s", epoch, stage, losses, labels, sum(self.times.values()))

@@ -1,5 +1,6 @@
 import json
 import logging
+import shutil
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import torch
 from typer.main import get_command
 
 from salcr import cli
+from salcr.data import DATASETS
 from salcr.engine import checkpoint, load_config
 from salcr.models import SALCRNetwork
 from tests.engine.tree import tiny, write_tree
@@ -72,6 +74,15 @@ def test_help_lists_the_commands(salcr):
         assert f" {command} " in out
 
 
+def test_help_names_every_data_set():
+    commands = get_command(cli.app).commands
+    options = {(name, option.name): option for name, command in commands.items() for option in command.params}
+    for name, spec in DATASETS.items():
+        assert f"{name}: {spec.description}" in options["check-data", "dataset"].help
+        assert name in options["synth", "layout"].help and spec.preset in options["train", "preset"].help
+    assert options["synth", "layout"].default in DATASETS
+
+
 def test_help_is_quick():
     code = "import sys; sys.argv = ['salcr', '--help']\nfrom salcr.cli import main\n"
     code += "try:\n    main()\nexcept SystemExit:\n    print({'torch', 'numba', 'scipy', 'PIL'} & set(sys.modules))"
@@ -82,7 +93,8 @@ def test_help_is_quick():
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--preset", "market"], ["preset must be one of demo, sysu, regdb, llcm, got 'market'"]),
+        (["--preset", "market"], ["preset must be one of demo, sysu, regdb, llcm, ", "got 'market'"]),
+        (["data.name=market"], ["data.name: must be one of sysu, regdb, llcm, ", "got 'market'"]),
         (["seed=x", "schedule.lrr=3"], ["seed: ", "'x'", "unknown key 'schedule.lrr'"]),
         (["seed"], ["key.sub=value", "'seed'"]),
         (["seed=["], ["'seed=['", "not YAML"]),
@@ -198,6 +210,20 @@ def test_check_data_of_nothing(salcr, tmp_path):
     code, out, _ = salcr("check-data", "--dataset", "sysu", "--root", tmp_path / "absent")
     assert code == 1 and "absent" in out
     assert_one_line(salcr("check-data", "--dataset", "market", "--root", tmp_path), "sysu, regdb, llcm", "'market'")
+
+
+def test_a_folder_of_your_own(salcr, tmp_path):
+    root = tmp_path / "images"
+    code, out, _ = salcr("synth", "--layout", "folder", "--out", root, "--ids", 3, "--images-per-camera", 1)
+    assert code == 0 and out == f"folder layout: {root}\n"
+    assert salcr("check-data", "--dataset", "folder", "--root", root)[:2] == (0, "no problems\n")
+    for part in ("infrared", "query"):
+        shutil.rmtree(root / part)
+    code, out, _ = salcr("check-data", "--dataset", "folder", "--root", root)
+    assert code == 1 and out == f"no query folder in {root}: a split is query and gallery (or neither)\n"
+    shutil.rmtree(root / "gallery")
+    code, out, _ = salcr("check-data", "--dataset", "folder", "--root", root)
+    assert code == 1 and out == f"no infrared train image under {root / 'infrared'}\n"
 
 
 def test_missing_options_are_a_usage_error(salcr):

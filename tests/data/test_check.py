@@ -1,6 +1,8 @@
+from dataclasses import replace
+
 import pytest
 
-from salcr.data import check, check_dataset
+from salcr.data import DATASETS, check_dataset
 from tests.data.trees import make_llcm, make_regdb, make_sysu, write_text
 
 MAKERS = {"sysu": make_sysu, "regdb": make_regdb, "llcm": make_llcm}
@@ -29,15 +31,16 @@ def test_published_counts_are_compared_one_by_one(tmp_path, monkeypatch, name):
     problems = check_dataset(name, root, decode=False)
     copies = 10 if name == "regdb" else 1
     assert len(problems) == len(counts) * copies
-    for problem, count, published in zip(problems, counts, check.PUBLISHED[name].items(), strict=False):
+    for problem, count, published in zip(problems, counts, DATASETS[name].counts.items(), strict=False):
         assert f"{count} {published[0]}, published are {published[1]:,}" in problem
     assert problems[0].startswith("split 1: ") == (name == "regdb")
-    monkeypatch.setitem(check.PUBLISHED, name, dict(zip(check.PUBLISHED[name], counts, strict=True)))
+    matching = dict(zip(DATASETS[name].counts, counts, strict=True))
+    monkeypatch.setitem(DATASETS, name, replace(DATASETS[name], counts=matching))
     assert check_dataset(name, root) == []
 
 
 def test_the_published_counts():
-    sysu, regdb, llcm = (check.PUBLISHED[name] for name in ("sysu", "regdb", "llcm"))
+    sysu, regdb, llcm = (DATASETS[name].counts for name in ("sysu", "regdb", "llcm"))
     assert list(sysu.values()) == [395, 22258, 11909, 96, 3803, 301, 112]
     assert list(regdb.values()) == [206, 2060, 2060] * 2
     assert llcm["train identities"] + llcm["test identities"] == 1064
@@ -126,5 +129,5 @@ def test_every_split_of_regdb_is_checked(tmp_path):
 
 
 def test_unknown_names(tmp_path):
-    with pytest.raises(ValueError, match="sysu, regdb, llcm, got 'market'"):
+    with pytest.raises(ValueError, match=r"name must be one of sysu, regdb, llcm, .*got 'market'"):
         check_dataset("market", tmp_path)

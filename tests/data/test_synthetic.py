@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from salcr.data import load_dataset
+from salcr.data import DATASETS, load_dataset
 from salcr.data.synthetic import (
     Paint,
     baseline_rank1,
@@ -21,7 +21,6 @@ from salcr.data.synthetic import (
     write_dataset,
 )
 from salcr.data.synthetic.identity import LOWER, UPPER
-from salcr.data.synthetic.layouts import CAMERAS
 from salcr.data.synthetic.raster import ELLIPSE, SLAB, TEXTURES, TUBE, render, shape
 
 WHITE, BLACK = (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)
@@ -242,13 +241,13 @@ def test_llcm_layout_loads(tmp_path):
         if path.parent.parent.name.startswith("cam"):
             assert path.parent.parent.name == f"cam{int(found[2])}"
     assert names == {"vis": set(range(1, 10)), "nir": {1, 2, 4, 5, 6, 7, 8, 9}}
-    assert len(CAMERAS["llcm"]) == 17
+    assert len(DATASETS["llcm"].layout.cameras) == 17
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict(layout="market"), "layout must be one of sysu, regdb, llcm, got 'market'"),
+        (dict(layout="market"), "layout must be one of sysu, regdb, llcm, .*got 'market'"),
         (dict(ids=2), "ids must be at least 3, got 2"),
         (dict(images_per_camera=0), "images_per_camera must be at least 1, got 0"),
         (dict(test_ids=0), "test_ids must be between 1 and 2"),

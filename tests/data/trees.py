@@ -1,4 +1,4 @@
-"""Tiny data sets in the three published layouts: every image a few pixels of one colour."""
+"""Tiny data sets in every layout: every image a few pixels of one colour."""
 
 from pathlib import Path
 
@@ -63,4 +63,15 @@ def make_llcm(root, *, train=(2, 9), test=(31, 5), images=2, vis_cams=(1, 3, 5),
                     name = f"{identity:04d}_c{cam:02d}_s{100 + i}_f{7 * i}_{modality}.jpg"
                     write_image(root / f"test_{modality}/cam{cam}/{identity:04d}/{name}", identity + cam + i)
     write_text(root / "idx/test_id.txt", ",".join(map(str, test)))
+    return root
+
+
+def make_folder(root, *, train=(3, 11), test=(20, 4), images=2):
+    """Training images by identity, test images asked for in each modality and searched for in the other."""
+    parts = {"": train, "query/": test, "gallery/": test}
+    for part, ids in parts.items():
+        for modality in ("visible", "infrared"):
+            for identity in ids:
+                for i in range(images):
+                    write_image(root / f"{part}{modality}/{identity:04d}/{i + 1:04d}.jpg", identity + i)
     return root

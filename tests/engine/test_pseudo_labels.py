@@ -140,6 +140,16 @@ def test_label_metrics_do_not_care_for_numbers():
     assert (one["clusters"], one["ari"], one["nmi"]) == (1, 0.0, 0.0)
 
 
+def test_unknown_identities_are_in_no_comparison():
+    labels, identities = [0, 0, 1, 1, 1, -1, 2, -1, 2, 0], np.array([5, 5, 5, 9, 9, 9, 7, 5, -1, -1])
+    metrics = label_metrics(torch.tensor(labels), identities)
+    assert metrics == label_metrics(torch.tensor(labels[:8]), identities[:8]) | {"noise": 0.2}
+    assert label_metrics(torch.tensor(labels), np.full(10, -1)) == {"clusters": 3, "noise": 0.2}
+    only_noise = np.where(np.array(labels) < 0, identities, -1)
+    assert label_metrics(torch.tensor(labels), only_noise) == {"clusters": 3, "noise": 0.2}
+    assert majority_identities(np.array([0, 0, 0, 1, 1, -1]), np.array([-1, -1, 6, -1, -1, 4])).tolist() == [6, -1]
+
+
 def test_majority_identities_by_hand():
     labels = np.array([0, 0, 0, 2, 2, -1, -1, -1, 3, 3, 3])
     identities = np.array([4, 8, 8, 9, 3, 7, 7, 7, 1, 1, 2])

@@ -205,3 +205,9 @@ def test_cross_accuracy_by_hand():
     accuracy = cross_accuracy(labels, np.array([7, 7, 8, 8, 8]), np.array([8, 8, 7, 7]))
     # Visible: 7 -> 7 right, 7 -> 8 wrong, 8 -> 8 right, 8 -> none wrong. Infrared: 8 right, 8 -> 7 wrong, 7 right.
     assert accuracy == {"visible_to_infrared": 0.5, "infrared_to_visible": 0.6667}
+    # Only the first infrared image is known, as 8: visible images of 8 are right in cluster 0, the others nowhere.
+    accuracy = cross_accuracy(labels, np.array([7, 7, 8, 8, 8]), np.array([8, -1, -1, -1]))
+    assert accuracy == {"visible_to_infrared": 0.25, "infrared_to_visible": 1.0}
+    unknown = np.full(4, -1)
+    assert cross_accuracy(labels, np.array([7, 7, 8, 8, 8]), unknown) == {}
+    assert cross_accuracy(labels, np.full(5, -1), unknown) == {}

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from salcr.data.sysu import INFRARED_CAMS, TEST_FILE, VISIBLE_CAMS
+
 GRAY_SIZE = (24, 48)
 BINS = 8
-VISIBLE, INFRARED = (1, 2, 4, 5), (3, 6)
 
 
 def baseline_rank1(root: str | os.PathLike) -> dict[str, float]:
@@ -22,15 +23,15 @@ def baseline_rank1(root: str | os.PathLike) -> dict[str, float]:
     - ``histogram``: 8 bins of each channel for each of three stripes, compared by intersection;
 
     Args:
-        root: a folder written by ``write_dataset("sysu", ...)`` or SYSU-MM01 itself.
+        root: a folder in SYSU-MM01's layout, rendered or the data set itself.
 
     Returns:
         The three rank-1 figures in per cent, and ``chance``: 100 / number of test identities.
     """
     root = Path(root)
-    people = [int(n) for n in (root / "exp" / "test_id.txt").read_text().split(",") if n.strip()]
-    queries, query_ids = _load(root, people, INFRARED, None)
-    gallery, gallery_ids = _load(root, people, VISIBLE, 1)
+    people = [int(n) for n in (root / TEST_FILE).read_text().split(",") if n.strip()]
+    queries, query_ids = _load(root, people, INFRARED_CAMS, None)
+    gallery, gallery_ids = _load(root, people, VISIBLE_CAMS, 1)
     found = {}
     for name, descriptor in (("pixel_cosine", _pixels), ("raw_pixel_cosine", _raw_pixels)):
         similarity = _stack(queries, descriptor) @ _stack(gallery, descriptor).T

@@ -1,4 +1,4 @@
-"""Writes a synthetic data set to disk, in a published layout (:mod:`salcr.data.synthetic.layouts`)."""
+"""Writes a synthetic data set to disk, in the layout of one of :data:`salcr.data.DATASETS`."""
 
 import os
 import shutil
@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from salcr.data.plan import Layout, Shot
+from salcr.data.registry import DATASETS
 from salcr.data.synthetic.camera import Camera, sample_camera
 from salcr.data.synthetic.identity import Identity, sample_identity
-from salcr.data.synthetic.layouts import CAMERAS, PLACES, Shot, plan
 from salcr.data.synthetic.render import render_pedestrian
 
 JPEG_QUALITY = 92
@@ -38,10 +39,10 @@ def write_dataset(
     depend on how many others are written.
 
     Args:
-        layout: ``"sysu"``, ``"regdb"`` or ``"llcm"``.
+        layout: a name in :data:`salcr.data.DATASETS`.
         out: the folder to create; it may exist only if it is empty.
         ids: number of identities, those for testing included; at least 3.
-        images_per_camera: images of every identity by every camera (RegDB: of either modality).
+        images_per_camera: images of every identity by every camera.
         test_ids: number of identities for testing; by default a third. At least 1, and 2 fewer than ``ids``.
         seed: draws identities, cameras, images and splits.
         height, width: of the images, in pixels.
@@ -54,8 +55,9 @@ def write_dataset(
     Source: docs/method.md, "Data sets".
     """
     test_ids = max(1, ids // 3) if test_ids is None else test_ids
-    if layout not in CAMERAS:
-        raise ValueError(f"layout must be one of {', '.join(CAMERAS)}, got {layout!r}")
+    layouts = {name: spec.layout for name, spec in DATASETS.items() if spec.layout is not None}
+    if layout not in layouts:
+        raise ValueError(f"layout must be one of {', '.join(layouts)}, got {layout!r}")
     for name, value, least in (("ids", ids, 3), ("images_per_camera", images_per_camera, 1), ("seed", seed, 0),
                                ("height", height, 16), ("width", width, 8)):  # fmt: skip
         if value < least:
@@ -68,7 +70,7 @@ def write_dataset(
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
     try:
-        _write(partial, layout, ids, images_per_camera, test_ids, seed, (height, width), progress)
+        _write(partial, layouts[layout], ids, images_per_camera, test_ids, seed, (height, width), progress)
         partial.chmod(0o755)
         os.replace(partial, out)
     except BaseException:
@@ -76,18 +78,18 @@ def write_dataset(
         raise
 
 
-def _write(root, layout, ids, images_per_camera, test_ids, seed, size, progress):
+def _write(root: Path, layout: Layout, ids, images_per_camera, test_ids, seed, size, progress):
     rng = np.random.default_rng([seed, _SPLIT])
-    dataset = plan(layout, ids=ids, images_per_camera=images_per_camera, test_ids=test_ids, rng=rng)
+    plan = layout.plan(ids, images_per_camera, test_ids, rng)
     people = {n: sample_identity(np.random.default_rng([seed, _IDENTITY, n])) for n in range(1, ids + 1)}
     cameras = {
-        n: sample_camera(np.random.default_rng([seed, _CAMERA, n]), modality, 100 * seed + PLACES[layout][n])
-        for n, modality in CAMERAS[layout].items()
+        n: sample_camera(np.random.default_rng([seed, _CAMERA, n]), modality, 100 * seed + layout.places[n])
+        for n, modality in layout.cameras.items()
     }
-    for name, text in dataset.splits.items():
+    for name, text in plan.splits.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
-    for folder in {(root / shot.path).parent for shot in dataset.shots}:
+    for folder in {(root / shot.path).parent for shot in plan.shots}:
         folder.mkdir(parents=True)
 
     def shoot(shot: Shot) -> None:
@@ -95,9 +97,9 @@ def _write(root, layout, ids, images_per_camera, test_ids, seed, size, progress)
 
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         try:
-            for done, _ in enumerate(pool.map(shoot, dataset.shots), start=1):
+            for done, _ in enumerate(pool.map(shoot, plan.shots), start=1):
                 if progress is not None:
-                    progress(done, len(dataset.shots))
+                    progress(done, len(plan.shots))
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise

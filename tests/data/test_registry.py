@@ -1,0 +1,102 @@
+"""What is known of a data set stands in its own file, and one can be added from outside."""
+
+import ast
+from dataclasses import FrozenInstanceError, replace
+from pathlib import Path
+
+import pytest
+
+import salcr
+from salcr import ops
+from salcr.data import DATASETS, Dataset, DatasetSpec, check_dataset, load_dataset, load_sysu, register
+from salcr.data.synthetic import write_dataset
+from tests.data.trees import make_sysu
+
+PACKAGE = Path(salcr.__file__).parent
+
+
+@pytest.fixture
+def no_trace():
+    """What a test registers is gone after it."""
+    before = dict(DATASETS)
+    yield
+    DATASETS.clear()
+    DATASETS.update(before)
+
+
+def load_mine(root):
+    found = load_sysu(root)
+    return Dataset("mine", found.root, found.train_visible, found.train_infrared, found.test, found.protocols[:1])
+
+
+MINE = DatasetSpec(name="mine", description="my cameras", load=load_mine, rule=DATASETS["sysu"].rule)
+
+
+def test_every_one_is_known_by_its_name():
+    for name, spec in DATASETS.items():
+        assert spec.name == name and spec.description and "\n" not in spec.description
+        assert spec.rule in ops.ranking.PROTOCOLS
+        assert (PACKAGE / f"engine/presets/{spec.preset}.yaml").is_file()
+    with pytest.raises(FrozenInstanceError):
+        DATASETS["sysu"].rule = "other"
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_the_name_is_written_in_no_other_file(name):
+    def strings(path):
+        return {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
+
+    rooms = [path for room in ("data", "engine", "cli") for path in (PACKAGE / room).rglob("*.py")]
+    assert [path.name for path in rooms if name in strings(path)] == [f"{name}.py"]
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_a_rendered_copy_is_whole_and_loads(tmp_path, name):
+    spec = DATASETS[name]
+    write_dataset(name, tmp_path / "set", ids=6, test_ids=3, images_per_camera=1, height=16, width=8)
+    assert check_dataset(name, tmp_path / "set", published_counts=False) == []
+    for trial in range(1, spec.splits + 1):
+        assert all((tmp_path / "set" / file).is_file() for file in spec.split_files(trial))
+    dataset = load_dataset(name, tmp_path / "set", trial=spec.splits)
+    assert dataset.name == name and dataset.protocols
+    assert {protocol.rule for protocol in dataset.protocols} == {spec.rule}
+    assert len(dataset.train_visible) and len(dataset.train_infrared)
+    modalities = {number: modality == "infrared" for number, modality in spec.layout.cameras.items()}
+    assert modalities.keys() == spec.layout.places.keys() and set(modalities.values()) == {False, True}
+
+
+def test_one_of_your_own(tmp_path, no_trace):
+    register(MINE)
+    root = make_sysu(tmp_path)
+    assert load_dataset("mine", root).name == "mine"
+    assert [protocol.name for protocol in load_dataset("mine", root, trial=7).protocols] == ["all-single"]
+    assert check_dataset("mine", root) == []
+    (root / "cam1/0003/0001.jpg").write_bytes(b"")
+    (problem,) = check_dataset("mine", root)
+    assert "cam1/0003/0001.jpg does not decode" in problem
+    with pytest.raises(ValueError, match="layout must be one of"):  # it has none
+        write_dataset("mine", tmp_path / "copy", ids=3, images_per_camera=1)
+
+
+def test_one_with_splits_and_files(tmp_path, no_trace):
+    def load_split(root, split):
+        return replace(load_mine(root), name=f"split {split}")
+
+    counts = {"train identities": 3, "visible test images": 15}
+    DATASETS["mine"] = replace(MINE, load=load_split, splits=2, list_files=("list_{trial}.txt",), counts=counts)
+    root = make_sysu(tmp_path)
+    (root / "list_2.txt").write_text("")
+    assert load_dataset("mine", root).name == "split 1" and load_dataset("mine", root, trial=2).name == "split 2"
+    assert check_dataset("mine", root, published_counts=False) == []
+    assert check_dataset("mine", root) == [
+        f"no split file {root / 'list_1.txt'}",
+        "split 2: 16 visible test images, published are 15",
+    ]
+
+
+@pytest.mark.parametrize("name", ["", "sysu"])
+def test_a_name_that_cannot_be_registered(no_trace, name):
+    before = list(DATASETS)
+    with pytest.raises(ValueError, match=rf"a name of its own, got '{name}'; taken are sysu, regdb"):
+        register(replace(MINE, name=name))
+    assert list(DATASETS) == before
