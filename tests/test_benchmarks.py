@@ -130,6 +130,23 @@ def test_a_long_run_of_plain_code_is_not_repeated():
     assert found["triton"]["median_ms"] == 1000 and found["triton"]["runs"] > 3  # the first one had to compile
 
 
+def test_a_slow_baseline_can_be_matched_at_quick_sizes_alone():
+    right = case(make_inputs=benchmark_cases.four, published=benchmark_cases.endless, auto=double, other=identity)
+    found = measure(right, Cpu(), quick=False, without=["published"])["variants"]
+    assert set(found) == {"auto", "other"} and set(found["auto"]) == set(found["other"]) == TIMES
+    variants = dict(published=benchmark_cases.endless, wrong=wrong, auto=double, late=lambda x: 2 * x + (len(x) > 3))
+    found = measure(case(make_inputs=benchmark_cases.four, **variants), Cpu(), quick=False, without=["published"])
+    assert {name for name, result in found["variants"].items() if "failure" in result} == {"wrong", "late"}
+    assert set(found["variants"]["auto"]) == TIMES
+
+
+def test_a_task_may_have_less_time_than_the_worker():
+    task = dict(task="measure", case="late", device="cpu", quick=False, skip=[], done={})
+    with Worker("tests.benchmark_cases") as served:
+        assert served.ask(**task, without=[], limit=1) == worker.TOO_LONG
+        assert set(served.ask(**task, without=["published"])["variants"]) == {"auto"}
+
+
 def test_what_ran_before_is_checked_and_not_run_again(tmp_path):
     for outputs, verdict in ((torch.tensor([0.0, 2.0, 4.0]), TIMES), (torch.zeros(3), {"failure"})):
         (tmp_path / "outputs").write_bytes(pickle.dumps(outputs))
