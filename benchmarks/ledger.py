@@ -6,7 +6,6 @@ imports are part of it: its hash covers them, and they have no entry of their ow
 needs nothing but the standard library, so that ``salcr info`` can read the ledger of any source checkout.
 """
 
-import ast
 import hashlib
 import json
 import os
@@ -45,13 +44,9 @@ def _included(path: Path) -> list[str]:
 
 
 def _imported(path: Path) -> list[str]:
-    """Files that ``from .name import …`` and ``from . import name`` ask for."""
-    imports = (
-        node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom) and node.level
-    )
-    return [
-        f"{name}.py" for node in imports for name in ([node.module] if node.module else [x.name for x in node.names])
-    ]
+    """Files that ``from .name import …`` and ``from . import name, name`` ask for."""
+    found = re.findall(r"^\s*from \.(\w*) import ([\w, ]+|\()", path.read_text(), re.M)
+    return [f"{name.strip()}.py" for module, names in found for name in ([module] if module else names.split(","))]
 
 
 def _defines_kernels(path: Path) -> bool:

@@ -16,7 +16,7 @@ from benchmarks.processes import Command, Ended
 
 TOOLS = {"memcheck": r"ERROR SUMMARY: 0 errors", "racecheck": r"RACECHECK SUMMARY: 0 hazards"}  # tool → a clean end
 OPTIONS = ("--target-processes", "all", "--report-api-errors", "no", "--error-exitcode", "86")
-REFUSED = re.compile(r"[^\n]*(?:not supported|Unable to attach|insufficient permissions)[^\n]*", re.I)
+REFUSED = re.compile(r"^=========[^\n]*(?:not supported|unable to attach|insufficient permissions)[^\n]*", re.I | re.M)
 LIMIT = 150  # seconds a case may take
 
 
