@@ -115,18 +115,18 @@ def run(case: Case, record: dict, worker: Worker, deadline: float = float("inf")
     """
     device, quick = record["device"], record["quick"]
     task = {"case": case.name, "quick": quick}
-    names, alone, too_long = variants_on(case, device), {}, record.setdefault("too_long", [])
+    names, alone = variants_on(case, device), {}
     with tempfile.TemporaryDirectory() as folder:
         if device == "cpu":
             alone = {n: worker.ask(task="peak", variant=n, keep=f"{folder}/{n}", **task) for n in names}
         lost = {n: found for n, found in alone.items() if found.keys() & set(REASONS)}
         done = {n: (found.pop("seconds"), f"{folder}/{n}") for n, found in alone.items() if "seconds" in found}
         task |= {"task": "measure", "device": device, "skip": list(lost), "done": done}
-        measured, slow = TOO_LONG, []
+        measured, slow, too_long = TOO_LONG, [], record.get("too_long", [])
         if case.name not in too_long:
             measured = _ask_in_time(worker, deadline, without=[], **task)
         if measured == TOO_LONG:
-            too_long += [] if case.name in too_long else [case.name]
+            record["too_long"] = [*(name for name in too_long if name != case.name), case.name]
             slow = [n for n in names if n in PLAIN and n not in done]
             measured = _ask_in_time(worker, deadline, without=slow, **task)
     if measured is None:

@@ -13,6 +13,7 @@ from benchmarks.processes import Ended
 
 SOURCES = ("setup.py", "pyproject.toml", "kernels/*.py", "csrc/**/*.*", "salcr/**/*.py", "benchmarks/**/*.py")
 TESTS, TEST_FILES = "tests/**/*.*", "tests/**/test_*.py"
+LOGGED = 200_000  # characters of what a command printed, at most
 BUILT = ("*.so", "*.pyc")
 NOT_BEGUN, NO_DEVICE = "not begun", "no CUDA device"  # why something is left
 
@@ -38,7 +39,7 @@ class Check:
         root: the checkout.
         out: the folder; what an earlier call left there counts where it was found on the same device with the same
             versions.
-        device: name of the GPU, None where there is none.
+        device: name of the GPU, None where there is none: then nothing is kept, so that it cannot replace anything.
         versions: of what the results depend on besides the sources.
         deadline: of :func:`time.monotonic`.
         at_once: how many commands run at a time; they share the GPU.
@@ -91,9 +92,12 @@ class Check:
         """Append what a command printed to ``gpu_check.log``."""
         self.out.mkdir(parents=True, exist_ok=True)
         with (self.out / "gpu_check.log").open("a") as file:
-            file.write(f"== {now()} {ended.name}: status {ended.status}, {ended.seconds} s\n{ended.output}\n")
+            file.write(f"== {now()} {ended.name}: status {ended.status}, {ended.seconds} s\n")
+            file.write(f"{ended.output[-LOGGED:]}\n")
 
     def _write(self) -> None:
+        if self.device is None:
+            return
         self.out.mkdir(parents=True, exist_ok=True)
         content = {**self.stamp, "commit": commit(), "parts": self.parts, "results": self.results}
         ledger.write(self.out / "gpu_check.json", content)
