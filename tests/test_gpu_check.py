@@ -267,7 +267,7 @@ esac
 """
 
 
-def test_the_sanitizer_runs_the_first_test_of_every_kernel_file(tmp_path, monkeypatch, capsys):
+def test_the_sanitizer_runs_a_case_of_every_kernel_file(tmp_path, monkeypatch, capsys):
     (tree(tmp_path, "a", "b") / "bin").mkdir()
     (tmp_path / "bin/compute-sanitizer").write_text(SANITIZER)
     (tmp_path / "bin/compute-sanitizer").chmod(0o755)
@@ -294,6 +294,12 @@ def test_the_sanitizer_runs_the_first_test_of_every_kernel_file(tmp_path, monkey
     (tmp_path / "asked").unlink()
     assert run(tmp_path, "sanitize") == 0
     assert [line.split()[2] for line in (tmp_path / "asked").read_text().splitlines()] == ["racecheck", "racecheck"]
+
+
+def test_the_sanitizer_takes_the_smallest_sizes():
+    sized = ["f::a[9-8-x]", "f::a[7-2-y]", "f::a[1-1-y]", "f::b[lead0-3-3-0.5]", "f::b[40-3]", "f::c[5]", "f::d"]
+    assert sanitize.smallest(sized) == ["f::a[7-2-y]", "f::b[lead0-3-3-0.5]"]
+    assert sanitize.smallest(sized[5:]) == ["f::c[5]"] and sanitize.smallest([]) == []
 
 
 def test_without_a_sanitizer_a_note_stands_in_the_record(tmp_path, monkeypatch):

@@ -1,13 +1,14 @@
-"""The part ``sanitize``: compute-sanitizer over the first cuda-marked test of every kernel file's tests.
+"""The part ``sanitize``: compute-sanitizer over the smallest cuda-marked tests of every kernel file.
 
 The sanitizer looks for accesses out of bounds (memcheck) and races in shared memory (racecheck). PyTorch's cache of
 memory is off: inside a cached block an access past the end of a tensor would pass.
 """
 
+import math
 import os
 import re
 import shutil
-import sys
+from collections.abc import Sequence
 
 from benchmarks import ledger, processes
 from benchmarks.gpu_check.record import NO_DEVICE, NOT_BEGUN, Check, Found, fingerprint
@@ -23,11 +24,9 @@ LIMIT = 150  # seconds a case may take
 def sanitize(check: Check) -> Found:
     """Run every kernel file's case under every tool, where these have not passed with the same sources."""
     collected, key = collect(check), fingerprint(check.root)
-    cases = {
-        kernel: next(iter(collected.get(ledger.tests_of(kernel), [])), None) for kernel in ledger.hashes(check.root)
-    }
-    failed = {kernel: f"no cuda-marked test in {ledger.tests_of(kernel)}" for kernel, test in cases.items() if not test}
-    names = {f"{kernel} {tool}": (tool, test) for kernel, test in cases.items() if test for tool in TOOLS}
+    cases = {kernel: smallest(collected.get(ledger.tests_of(kernel), [])) for kernel in ledger.hashes(check.root)}
+    failed = {kernel: f"no cuda-marked test in {ledger.tests_of(kernel)}" for kernel, case in cases.items() if not case}
+    names = {f"{kernel} {tool}": (tool, case) for kernel, case in cases.items() if case for tool in TOOLS}
     if check.device is None:
         print(f"  {len(names)} runs of compute-sanitizer")
         return Found(failed=failed, left=dict.fromkeys(names, NO_DEVICE))
@@ -55,15 +54,29 @@ def sanitize(check: Check) -> Found:
     )
 
 
+def smallest(tests: Sequence[str]) -> list[str]:
+    """Of every test function whose parameters are sizes the test with the smallest product; else the first of all.
+
+    Sizes of 0 and 1 are left out, at which a kernel may do nothing.
+    """
+    found: dict[str, tuple[int, str]] = {}
+    for test in tests:
+        function, _, parameters = test.partition("[")
+        sizes = [int(number) for number in re.findall(r"(?<![\w.])\d+(?![\w.])", parameters)]
+        if len(sizes) > 1 and min(sizes) > 1:
+            found[function] = min(found.get(function, (math.inf, "")), (math.prod(sizes), test))
+    return [test for _, test in found.values()] or list(tests[:1])
+
+
 def find_sanitizer() -> str | None:
     homes = filter(None, (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"))
     folders = [os.environ.get("PATH", ""), *(f"{home}/bin" for home in homes)]
     return shutil.which("compute-sanitizer", path=os.pathsep.join(folders))
 
 
-def command(program: str, name: str, tool: str, test: str) -> Command:
-    pytest = (sys.executable, *PYTEST[1:], "-q", test)
-    return Command(name, (program, "--tool", tool, *OPTIONS, *pytest), {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}, LIMIT)
+def command(program: str, name: str, tool: str, case: Sequence[str]) -> Command:
+    arguments = (program, "--tool", tool, *OPTIONS, *PYTEST, "-q", *case)
+    return Command(name, arguments, {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}, LIMIT)
 
 
 def judge(ended: Ended, tool: str) -> dict:
