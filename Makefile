@@ -34,8 +34,9 @@ sanitize: install
 		ASAN_OPTIONS=detect_leaks=0 SALCR_SANITIZE=address,undefined $(BIN)/python -m tests.sanitized build/sanitized
 
 # On the machine's own environment (a CUDA torch is not ours to install): python3 unless PYTHON says otherwise.
+# PART=install|tests|sanitize|bench|tune for one part; a call ends within 9 minutes, the next goes on where it stopped.
 gpu-check:
-	$(PYTHON) -m benchmarks.gpu_check
+	$(PYTHON) -m benchmarks.gpu_check $(if $(PART),--part $(PART)) $(if $(RESULTS),--out $(RESULTS))
 
 clean:
 	rm -rf .venv build *.egg-info salcr/_C*.so salcr/_cuda*.so

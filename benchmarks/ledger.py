@@ -1,9 +1,9 @@
 """The ledger of hardware checks: which content of each kernel file was last seen green on a GPU, on what and when.
 
 ``kernels/<family>.py`` and ``csrc/cuda/<family>.cu`` (or ``.cuh``) are verified by the cuda-marked tests of
-``tests/ops/test_<family>.py``. A kernel file without such tests is never green. Headers beside a file of csrc/cuda that
-it includes are part of it: its hash covers them, and they have no entry of their own. This file needs nothing but the
-standard library, so that ``salcr info`` can read the ledger of any source checkout.
+``tests/ops/test_<family>.py``. A kernel file without such tests is never green. Files beside it that it includes or
+imports are part of it: its hash covers them, and they have no entry of their own unless they define kernels. This file
+needs nothing but the standard library, so that ``salcr info`` can read the ledger of any source checkout.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ def hashes(root: Path) -> dict[str, str]:
     """The SHA-256 of every kernel file of the checkout at ``root`` with what it includes, by its path from there."""
     files = [path for pattern in PATTERNS for path in root.glob(pattern) if path.name != "__init__.py"]
     parts = {path: _with_includes(path) for path in sorted(files)}
-    included = {part for path, own in parts.items() for part in own if part != path}
+    included = {part for path, own in parts.items() for part in own if part != path and not _defines_kernels(part)}
     return {
         path.relative_to(root).as_posix(): hashlib.sha256(b"".join(x.read_bytes() for x in own)).hexdigest()
         for path, own in parts.items()
@@ -32,11 +32,25 @@ def hashes(root: Path) -> dict[str, str]:
 def _with_includes(path: Path, before: tuple[Path, ...] = ()) -> tuple[Path, ...]:
     """``path`` and the files of its folder that it includes, directly or not, in the order of their first inclusion."""
     found = (*before, path)
-    for name in re.findall(r'^\s*#\s*include\s+"([^"]+)"', path.read_text(), re.M) if path.suffix != ".py" else ():
-        header = path.parent / name
-        if header not in found and header.exists():
-            found = _with_includes(header, found)
+    for name in _imported(path) if path.suffix == ".py" else _included(path):
+        part = path.parent / name
+        if part not in found and part.exists():
+            found = _with_includes(part, found)
     return found
+
+
+def _included(path: Path) -> list[str]:
+    return re.findall(r'^\s*#\s*include\s+"([^"]+)"', path.read_text(), re.M)
+
+
+def _imported(path: Path) -> list[str]:
+    """Files that ``from .name import …`` and ``from . import name, name`` ask for."""
+    found = re.findall(r"^\s*from \.(\w*) import ([\w, ]+|\()", path.read_text(), re.M)
+    return [f"{name.strip()}.py" for module, names in found for name in ([module] if module else names.split(","))]
+
+
+def _defines_kernels(path: Path) -> bool:
+    return path.suffix == ".py" and "triton.jit" in path.read_text()
 
 
 def tests_of(kernel: str) -> str:

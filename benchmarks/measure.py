@@ -40,6 +40,7 @@ def measure(
     quick: bool,
     skip: Sequence[str] = (),
     done: Mapping[str, tuple[float, str]] | None = None,
+    without: Sequence[str] = (),
 ) -> dict:
     """Floors, and for every variant its times in milliseconds (and peak of memory) or why it has none.
 
@@ -47,8 +48,12 @@ def measure(
         skip: variants that are known to fail; they are left out.
         done: of variants that ran before the seconds they took and the file with their pickled outputs; they are not
             run again.
+        without: slow variants that are run at quick sizes only. The first of the others is then what they have to match
+            at full size; all have to match the first of the case at quick sizes.
     """
-    turns = _Turns(case, device, quick, skip, done or {})
+    turns = _Turns(case, device, quick, [*skip, *without], done or {})
+    if turns.first in without:
+        turns.match_at_quick_sizes()
     turns.take(verify=True, first=True)
     turns.take(verify=False)
     for times in turns.times.values():
@@ -69,8 +74,9 @@ class _Turns:
         self, case: Case, device: Cpu | Cuda, quick: bool, skip: Sequence[str], done: Mapping[str, tuple[float, str]]
     ) -> None:
         self.case, self.device = case, device
-        self.first, *others = variants_on(case, device.name)
-        self.names = [name for name in (self.first, *others) if name not in skip]
+        names = variants_on(case, device.name)
+        self.first = names[0]
+        self.names = [name for name in names if name not in skip]
         for name in self.names:
             if name not in done:  # what is loaded or compiled once is not the variant's
                 with contextlib.suppress(Exception):
@@ -83,6 +89,16 @@ class _Turns:
         self.times: dict[str, list[float]] = {name: [] for name in self.names}
         self.peaks: dict[str, float] = {}
         self.reasons: dict[str, dict[str, str]] = {}
+
+    def match_at_quick_sizes(self) -> None:
+        """Leave out what does not match the first variant there; the first of the rest takes its place."""
+        expected = self.case.variants[self.first](*self.case.make_inputs(self.device.name, True))
+        for name in self.names:
+            try:
+                self.case.check(self.case.variants[name](*self.case.make_inputs(self.device.name, True)), expected)
+            except Exception as error:
+                self.reasons[name] = reason(error)
+        self.first = next((name for name in self.names if name not in self.reasons), self.first)
 
     def take(self, verify: bool, first: bool = False) -> None:
         """Every variant once, compared with the first one's outputs if ``verify``."""

@@ -15,9 +15,11 @@ from benchmarks.case import Case
 from benchmarks.compare import compare
 from benchmarks.devices import floor_ms
 from benchmarks.machine import commit, machine, versions
-from benchmarks.measure import REASONS, variants_on
-from benchmarks.registry import CASES
-from benchmarks.worker import Worker
+from benchmarks.measure import PLAIN, REASONS, variants_on
+from benchmarks.registry import CASES, LEFT_OUT
+from benchmarks.worker import TOO_LONG, Worker
+
+LEAST = 20  # seconds before the deadline within which no case is begun
 
 
 def bench(
@@ -42,6 +44,8 @@ def bench(
     earlier = None if against is None else json.loads(against.read_text())
     if earlier is not None and (earlier["device"], earlier["quick"]) != (device, quick):
         raise ValueError(f"{against} is a record of another device or of other sizes")
+    for name, why in LEFT_OUT.items():
+        print(f"{name} is left out: {why}")
     with Worker() as worker:
         record = new_record(device, quick, worker)
         fill(record, cases, worker, out)
@@ -86,24 +90,29 @@ def fill(
     """Measure the cases that ``record`` does not have, writing it to ``out`` after every one of them.
 
     Returns:
-        Names of the cases that were not begun because ``deadline`` (of :func:`time.monotonic`) had passed.
+        Names of the cases that were not begun or not finished because ``deadline`` (of :func:`time.monotonic`) came.
     """
     left = []
     for case in cases:
         if case.name in record["cases"]:
             continue
-        if time.monotonic() >= deadline:
+        result = run(case, record, worker, deadline) if deadline - time.monotonic() >= LEAST else None
+        if result is None:
             left.append(case.name)
-            continue
-        record["cases"][case.name] = run(case, record, worker)
-        print("\n".join(lines(case.name, record["cases"][case.name])), flush=True)
+        else:
+            record["cases"][case.name] = result
+            print("\n".join(lines(case.name, result)), flush=True)
         if out is not None:
             ledger.write(out, record)
     return left
 
 
-def run(case: Case, record: dict, worker: Worker) -> dict:
-    """One case of a record: its note, its floors, and what every variant took or why it has no time."""
+def run(case: Case, record: dict, worker: Worker, deadline: float = float("inf")) -> dict | None:
+    """One case of a record: its note, its floors, and what every variant took or why it has no time.
+
+    A case that takes longer than the worker's limit is tried once more without its slow baselines, and says so;
+    ``record["too_long"]`` has its name, so that a later call begins there. None where ``deadline`` came first.
+    """
     device, quick = record["device"], record["quick"]
     task = {"case": case.name, "quick": quick}
     names, alone = variants_on(case, device), {}
@@ -112,13 +121,33 @@ def run(case: Case, record: dict, worker: Worker) -> dict:
             alone = {n: worker.ask(task="peak", variant=n, keep=f"{folder}/{n}", **task) for n in names}
         lost = {n: found for n, found in alone.items() if found.keys() & set(REASONS)}
         done = {n: (found.pop("seconds"), f"{folder}/{n}") for n, found in alone.items() if "seconds" in found}
-        measured = worker.ask(task="measure", device=device, skip=list(lost), done=done, **task)
+        task |= {"task": "measure", "device": device, "skip": list(lost), "done": done}
+        measured, slow, too_long = TOO_LONG, [], record.get("too_long", [])
+        if case.name not in too_long:
+            measured = _ask_in_time(worker, deadline, without=[], **task)
+        if measured == TOO_LONG:
+            record["too_long"] = [*(name for name in too_long if name != case.name), case.name]
+            slow = [n for n in names if n in PLAIN and n not in done]
+            measured = _ask_in_time(worker, deadline, without=slow, **task)
+    if measured is None:
+        return None
     if "variants" not in measured:  # the process that timed them died
         measured = {"variants": dict.fromkeys(names, measured)}
+    elif slow:
+        why = f"the case took longer than {worker.limit} s with it"
+        measured["variants"] |= {n: {"left_out": why} for n in slow}
+        measured["checked"] = "against the baselines at quick sizes only"
     variants = {n: lost[n] if n in lost else alone.get(n, {}) | measured["variants"][n] for n in names}
     result = {"note": case.note, "phase": case.phase, **measured, "variants": variants}
     least = floor_ms(result, record["ceilings"])
     return result if least is None else result | {"floor_ms": least}
+
+
+def _ask_in_time(worker: Worker, deadline: float, **task: object) -> dict | None:
+    """The worker's answer, None where ``deadline`` cut it short."""
+    limit = int(max(1, min(worker.limit, deadline - time.monotonic())))
+    answer = worker.ask(limit=limit, **task)
+    return None if answer == TOO_LONG and limit < worker.limit else answer
 
 
 def failures(record: dict) -> list[str]:
@@ -128,7 +157,7 @@ def failures(record: dict) -> list[str]:
 
 def lines(name: str, case: dict) -> list[str]:
     """A case of a record in words."""
-    found = [f"{name} ({case['note']})"]
+    found = [f"{name} ({case['note']})", *([f"  checked {case['checked']}"] if "checked" in case else [])]
     for variant, result in case["variants"].items():
         if "median_ms" not in result:
             found.append(f"  {variant:12}{next(f'{k}: {v}' for k, v in result.items() if k != 'peak_mb')}")

@@ -6,12 +6,13 @@ and the others go on. Tasks and results are lines of JSON on stdin and stdout. A
 - ``{"task": "peak", "case": …, "variant": …, "quick": …, "keep": FILE}``: the variant's high-water mark of resident
   memory beyond its inputs, after a run at quick sizes has loaded what is loaded once. Where that took longer than
   ``LONG`` seconds, the result has that time too and FILE has the outputs, so that nobody has to wait for them again;
-- ``{"task": "measure", "case": …, "device": …, "quick": …, "skip": […], "done": {…}}``: see
+- ``{"task": "measure", "case": …, "device": …, "quick": …, "skip": […], "done": {…}, "without": […]}``: see
   :func:`benchmarks.measure.measure`;
 - ``{"task": "ceilings", "device": …}``: see :mod:`benchmarks.devices`.
+
+Any of them may have a ``"limit"`` of its own, in seconds, below the worker's.
 """
 
-import ctypes
 import importlib
 import json
 import os
@@ -28,6 +29,9 @@ from benchmarks.devices import DEVICES, Cpu
 from benchmarks.machine import ROOT
 from benchmarks.measure import LONG, measure, reason
 from benchmarks.memory import watched
+from benchmarks.processes import end_with_parent
+
+TOO_LONG = {"failure": "took longer than a task may"}
 
 
 class Worker:
@@ -35,6 +39,7 @@ class Worker:
 
     def __init__(self, registry: str = "benchmarks.registry", limit: int = 900) -> None:
         command = [sys.executable, "-m", "benchmarks.worker", registry, str(limit)]
+        self.limit = limit
         self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def __enter__(self) -> "Worker":
@@ -46,7 +51,7 @@ class Worker:
         self.process.stdout.close()
 
     def ask(self, **task: object) -> dict:
-        """The task's result, or why it has none as :func:`benchmarks.measure.reason` says it."""
+        """The task's result, or why it has none as :func:`benchmarks.measure.reason` says it, or ``TOO_LONG``."""
         self.process.stdin.write(json.dumps(task) + "\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()
@@ -57,7 +62,7 @@ class Worker:
 
 def main(registry: str, limit: int) -> None:
     """Serve until stdin ends. What a task prints goes to stderr."""
-    _end_with_parent()
+    end_with_parent()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     cases = {case.name: case for case in importlib.import_module(registry).CASES}
@@ -72,9 +77,9 @@ def _in_child(task: Mapping, cases: Mapping, limit: int) -> dict:
         pid = os.fork()
     if pid == 0:
         os.close(reader)
-        _end_with_parent()
+        end_with_parent()
         _be_killed_first()
-        signal.alarm(limit)
+        signal.alarm(min(limit, task.get("limit", limit)))
         # In a thread of its own: OpenMP keeps its pool of threads with the thread that made it.
         thread = threading.Thread(target=_answer, args=(task, cases, writer))
         thread.start()
@@ -103,7 +108,7 @@ def perform(task: Mapping, cases: Mapping) -> dict:
         return DEVICES[task["device"]]().ceilings()
     case = cases[task["case"]]
     if task["task"] == "measure":
-        return measure(case, DEVICES[task["device"]](), task["quick"], task["skip"], task["done"])
+        return measure(case, DEVICES[task["device"]](), task["quick"], task["skip"], task["done"], task["without"])
     variant = case.variants[task["variant"]]
     variant(*case.make_inputs("cpu", True))
     inputs = case.make_inputs("cpu", task["quick"])
@@ -113,11 +118,6 @@ def perform(task: Mapping, cases: Mapping) -> dict:
         Path(task["keep"]).write_bytes(pickle.dumps(run.outputs))
         result["seconds"] = run.seconds
     return result
-
-
-def _end_with_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _be_killed_first() -> None:
@@ -131,7 +131,7 @@ def _death(code: int) -> dict[str, str]:
     if code == -signal.SIGKILL:
         return {"oom": "killed by SIGKILL, as the system does where memory runs out"}
     if code == -signal.SIGALRM:
-        return {"failure": "took longer than a task may"}
+        return TOO_LONG
     name = signal.Signals(-code).name if code < 0 else f"status {code}"
     return {"failure": f"its process ended with {name}"}
 

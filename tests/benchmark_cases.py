@@ -1,4 +1,4 @@
-"""A registry for tests of the benchmarks: sound, wrong, greedy, crashing variants, and one that lacks a library."""
+"""A registry for tests of the benchmarks: sound, wrong, greedy, crashing, late variants, one that lacks a library."""
 
 import os
 import signal
@@ -65,8 +65,19 @@ def peer(x):
     return no_such_library.double(x)
 
 
-def case(name="a case", check=close, **variants):
-    return Case(name, "three numbers", three, variants, check)
+def endless(x):
+    """At full size it never ends."""
+    if len(x) > 3:
+        time.sleep(1e6)
+    return 2 * x
+
+
+def four(device, quick):
+    return three(device, quick) if quick else (torch.arange(4.0),)
+
+
+def case(name="a case", check=close, make_inputs=three, **variants):
+    return Case(name, "three numbers", make_inputs, variants, check)
 
 
 CASES = (
@@ -74,4 +85,5 @@ CASES = (
     case("unsound", reference=double, wrong=wrong, raising=raising, aborting=aborting, right=lambda x: x + x),
     case("lacking", reference=double, peer=peer, greedy=out_of_memory, killed=killed),
     case("nothing to match", reference=killed, right=double),
+    case("late", make_inputs=four, published=endless, auto=double),
 )

@@ -1,5 +1,11 @@
-"""Fixtures of every test: seeds that are printed, poisoned fresh memory, a GPU only where there is one."""
+"""Fixtures of every test: seeds that are printed, poisoned fresh memory, a GPU only where there is one.
 
+Operators and kernels need PyTorch, NumPy, SciPy, scikit-learn and numba. Where something is not installed that the rest
+of the package needs, test files that import it are left out, and the report says so.
+"""
+
+import importlib
+import importlib.util
 import os
 import zlib
 
@@ -9,6 +15,36 @@ import torch
 
 torch.set_num_threads(1)  # tests are small, and two threads that wait for each other on a busy machine take minutes
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic cuBLAS; read when CUDA starts
+
+
+NOT_OF_OPERATORS = ("pydantic", "yaml", "typer", "PIL", "tqdm")
+MISSING = [name for name in NOT_OF_OPERATORS if importlib.util.find_spec(name) is None]
+LEFT_OUT = {}  # test file or folder → the module that it lacks
+
+
+def pytest_report_header():
+    return f"not installed: {', '.join(MISSING)}; test files that need one of them are left out" if MISSING else None
+
+
+def pytest_ignore_collect(collection_path, config):
+    if not MISSING:
+        return None
+    module = collection_path / "conftest.py" if collection_path.is_dir() else collection_path
+    if not module.exists() or not module.name.startswith(("conftest", "test_")) or module.samefile(__file__):
+        return None
+    try:
+        importlib.import_module(".".join(module.relative_to(config.rootpath).with_suffix("").parts))
+    except ModuleNotFoundError as error:
+        if error.name.partition(".")[0] not in MISSING:
+            return None
+        LEFT_OUT[collection_path.relative_to(config.rootpath).as_posix()] = error.name
+        return True
+    except Exception:  # collecting it says what is wrong
+        return None
+
+
+def pytest_report_collectionfinish():
+    return [f"left out: {path} ({module} is not installed)" for path, module in LEFT_OUT.items()]
 
 
 def pytest_collection_modifyitems(items):

@@ -7,7 +7,6 @@ from functools import partial
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from benchmarks import compare, runner, worker
 from benchmarks.case import Case, close
@@ -16,7 +15,6 @@ from benchmarks.machine import ROOT
 from benchmarks.measure import measure, variants_on
 from benchmarks.registry import CASES
 from benchmarks.worker import Worker
-from salcr.cli import app
 from tests import benchmark_cases
 from tests.benchmark_cases import case, double, drifting, raising, wrong
 
@@ -44,14 +42,15 @@ def identity(x):
 
 
 @pytest.fixture
-def fakes(monkeypatch):
-    """``salcr bench`` measures the cases of tests/benchmark_cases.py."""
+def fakes(monkeypatch, capsys):
+    """The runner measures the cases of tests/benchmark_cases.py; calling this gives what it printed."""
     monkeypatch.setattr(runner, "CASES", benchmark_cases.CASES)
     monkeypatch.setattr(runner, "Worker", partial(Worker, "tests.benchmark_cases"))
+    return lambda: capsys.readouterr().out
 
 
-def bench(*arguments):
-    return CliRunner().invoke(app, ["bench", "--quick", *map(str, arguments)], catch_exceptions=False)
+def bench(**options):
+    return runner.bench(quick=True, **options)
 
 
 def test_case_names_are_unique_and_every_case_has_something_to_match():
@@ -130,6 +129,23 @@ def test_a_long_run_of_plain_code_is_not_repeated():
     assert found["triton"]["median_ms"] == 1000 and found["triton"]["runs"] > 3  # the first one had to compile
 
 
+def test_a_slow_baseline_can_be_matched_at_quick_sizes_alone():
+    right = case(make_inputs=benchmark_cases.four, published=benchmark_cases.endless, auto=double, other=identity)
+    found = measure(right, Cpu(), quick=False, without=["published"])["variants"]
+    assert set(found) == {"auto", "other"} and set(found["auto"]) == set(found["other"]) == TIMES
+    variants = dict(published=benchmark_cases.endless, wrong=wrong, auto=double, late=lambda x: 2 * x + (len(x) > 3))
+    found = measure(case(make_inputs=benchmark_cases.four, **variants), Cpu(), quick=False, without=["published"])
+    assert {name for name, result in found["variants"].items() if "failure" in result} == {"wrong", "late"}
+    assert set(found["variants"]["auto"]) == TIMES
+
+
+def test_a_task_may_have_less_time_than_the_worker():
+    task = dict(task="measure", case="late", device="cpu", quick=False, skip=[], done={})
+    with Worker("tests.benchmark_cases") as served:
+        assert served.ask(**task, without=[], limit=1) == worker.TOO_LONG
+        assert set(served.ask(**task, without=["published"])["variants"]) == {"auto"}
+
+
 def test_what_ran_before_is_checked_and_not_run_again(tmp_path):
     for outputs, verdict in ((torch.tensor([0.0, 2.0, 4.0]), TIMES), (torch.zeros(3), {"failure"})):
         (tmp_path / "outputs").write_bytes(pickle.dumps(outputs))
@@ -160,8 +176,7 @@ def test_floors_are_of_the_nearer_ceiling():
 
 def test_a_run_writes_a_record_with_memory_and_reasons(fakes, tmp_path):
     out = tmp_path / "record.json"
-    done = bench("--out", out)
-    assert done.exit_code == 1
+    assert bench(out=out) == 1
     record = json.loads(out.read_text())
     assert record["device"] == "cpu" and record["quick"] is True
     assert record["machine"]["cpu"] and record["versions"]["torch"] == torch.__version__
@@ -180,20 +195,20 @@ def test_a_run_writes_a_record_with_memory_and_reasons(fakes, tmp_path):
     assert runner.failures(record) == [f"unsound/{v}" for v in ("wrong", "raising", "aborting")] + [
         "nothing to match/right"
     ]
-    assert "missing: no_such_library is not installed" in done.output and "Traceback" not in done.output
+    printed = fakes()
+    assert "missing: no_such_library is not installed" in printed and "Traceback" not in printed
 
 
 def test_what_is_missing_or_out_of_memory_is_no_failure(fakes):
-    assert bench("--only", "lacking").exit_code == 0
+    assert bench(only="lacking") == 0
 
 
 def test_a_slowed_variant_is_caught(fakes, tmp_path, monkeypatch):
     then, now = tmp_path / "then.json", tmp_path / "now.json"
-    assert bench("--only", "sound", "--out", then).exit_code == 0
+    assert bench(only="sound", out=then) == 0
     monkeypatch.setenv("SALCR_TEST_SLEEP", "0.2")
-    done = bench("--only", "sound", "--out", now, "--compare", then)
-    assert done.exit_code == 1
-    line = next(line for line in done.output.splitlines() if "sound/asleep" in line)
+    assert bench(only="sound", out=now, against=then) == 1
+    line = next(line for line in fakes().splitlines() if "sound/asleep" in line)
     assert line.endswith("slower") and float(line.split()[1]) > 5
     assert "sound/asleep" not in compare.compare(json.loads(then.read_text()), json.loads(now.read_text()))[1]
 
@@ -225,20 +240,14 @@ def test_the_registry_leaves_the_gpu_to_the_children():
 
 def test_unknown_names_devices_and_records_are_refused(tmp_path):
     with pytest.raises(ValueError, match=CASES[0].name):
-        bench("--only", "no such case")
+        bench(only="no such case")
     with pytest.raises(ValueError, match="cpu or cuda"):
-        bench("--device", "tpu")
+        bench(device="tpu")
     with pytest.raises(FileNotFoundError):
-        bench("--compare", tmp_path / "no.json")
+        bench(against=tmp_path / "no.json")
     (tmp_path / "other.json").write_text('{"device": "cuda", "quick": true}')
     with pytest.raises(ValueError, match="another device"):
-        bench("--compare", tmp_path / "other.json")
+        bench(against=tmp_path / "other.json")
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="no CUDA device"):
-            bench("--device", "cuda")
-
-
-def test_without_a_checkout_there_is_nothing_to_measure(tmp_path, monkeypatch):
-    monkeypatch.setattr("salcr.cli.info.ROOT", tmp_path)
-    with pytest.raises(ValueError, match="source checkout"):
-        bench()
+            bench(device="cuda")

@@ -9,8 +9,9 @@ def csr_tensor(pointers: torch.Tensor, columns: torch.Tensor, values: torch.Tens
     """A square torch.sparse_csr matrix of its three parts, which are not checked."""
     count = len(pointers) - 1
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
-        warnings.filterwarnings("ignore", "Sparse invariant checks are implicitly disabled", UserWarning)
+        # torch < 2.13 says that invariants are not checked even where check_invariants=False says so
+        beta, unchecked = "CSR tensor support is in beta", "invariant checks are implicitly disabled"
+        warnings.filterwarnings("ignore", f"Sparse ({beta}|{unchecked})", UserWarning)
         return torch.sparse_csr_tensor(
             pointers, columns, values, size=(count, count), device=values.device, check_invariants=False
         )

@@ -37,8 +37,9 @@ def jaccard_graph(
     arrays = np.cumsum(np.concatenate(lengths)), np.concatenate(columns), np.concatenate(values)
     parts = (torch.from_numpy(array).to(features.device) for array in arrays)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
-        warnings.filterwarnings("ignore", "Sparse invariant checks are implicitly disabled", UserWarning)
+        # torch < 2.13 says that invariants are not checked even where check_invariants=False says so
+        beta, unchecked = "CSR tensor support is in beta", "invariant checks are implicitly disabled"
+        warnings.filterwarnings("ignore", f"Sparse ({beta}|{unchecked})", UserWarning)
         size = len(features), len(features)
         return torch.sparse_csr_tensor(*parts, size=size, device=features.device, check_invariants=False)
 

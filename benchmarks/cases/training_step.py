@@ -1,0 +1,101 @@
+"""A whole training step of stage two at SYSU-MM01's sizes, as the engine runs it and around published losses."""
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.case import Case
+from benchmarks.cases import stage_two
+from benchmarks.cases.phases import IMAGES
+from salcr.engine.stage_two import StageTwoObjective, total
+from salcr.engine.steps import optimise
+from salcr.models import SALCRNetwork
+from salcr.nn import ClusterMemory
+from salcr.objectives import CrossLabels, GlobalObjective, PartObjective, RefinementObjective
+from salcr.reference.published import objective, pooling
+
+SAMPLES_ON_CPU = 8
+
+
+def _training_step(device: str, quick: bool) -> tuple:
+    """Network, optimiser, the views of a batch, its labels, the memories of an epoch and the orders of their updates.
+
+    The learning rate is 0: the optimiser does all its work, and every run starts from the same weights.
+    """
+    samples, height = 144 if device == "cuda" else SAMPLES_ON_CPU, 48 if quick else 288
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = SALCRNetwork("tiny" if quick else "resnet50")
+        views = [torch.randn(count, 3, height, height // 2) for count in (2 * samples, samples)]
+    views = [view.to(device, memory_format=torch.channels_last) for view in views]
+    network = network.train().to(device, memory_format=torch.channels_last)
+    optimiser = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=0.0, weight_decay=5e-4)
+    sizes = IMAGES if device == "cuda" else tuple(count // 10 for count in IMAGES)
+    made = stage_two.step_inputs(device, quick, sizes, samples, network.width)
+    _, _, labels, memories, parts, images, orders = made
+    losses = StageTwoObjective(
+        GlobalObjective(*map(ClusterMemory, memories)),
+        PartObjective(*parts[:2]),
+        tuple(RefinementObjective(*rows) for rows in images),
+        weight=0.5,
+    )
+    own_v, to_r, own_r, to_v = labels
+    return network, optimiser, views, CrossLabels(own_v, to_r, own_r, to_v), losses, orders
+
+
+def _published_step(network, optimiser, views, labels, losses, orders) -> list[torch.Tensor]:
+    tokens, norm = network.parts.tokens, network.parts.norm
+    pooled, *looked_up = pooling.semantic_pool(network.backbone(*views), tokens)
+    f = network.norm(pooled)
+    parts = torch.stack([norm(z.flatten(1)).unflatten(1, tokens.shape) for z in looked_up]).movedim(2, 0)
+    memories, part_memories = _memories(losses)
+    images = [(side.whole.rows, side.parts.rows) for side in losses.gpcr]
+    loss = objective.stage_two_loss(f, parts, labels, memories, part_memories, images)
+    optimise(optimiser, loss)
+    with torch.no_grad():
+        objective.stage_two_update_(f, parts, labels, memories, part_memories, orders)
+    return [loss.detach(), f.detach(), tokens.grad, *memories, *part_memories]
+
+
+def _engine_step(network, optimiser, views, labels, losses, orders) -> list[torch.Tensor]:
+    """As :func:`salcr.engine.stage_two.stage_two_epoch` runs it, with given orders of the updates."""
+    output = network(*views, with_parts=True)
+    queries = losses.queries(output, labels)
+    loss = total(losses.losses(output, queries))
+    optimise(optimiser, loss)
+    losses.dagi.update_(output.f, labels, orders[0])
+    losses.fgsal.update_(queries.parts, orders[1:])
+    memories, part_memories = _memories(losses)
+    return [loss.detach(), output.f.detach(), network.parts.tokens.grad, *memories, *part_memories]
+
+
+def _network_flops(network, optimiser, views, *epoch) -> int:
+    """Forward of the backbone, and twice that backward."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network.backbone(*views)
+    return 3 * counter.get_total_flops()
+
+
+def _same_step(outputs: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
+    """Within 1e-4 of each tensor's largest magnitude, of which these layers lose 1e-3 by float32 (against float64)."""
+    for x, y in zip(outputs, expected, strict=True):
+        unit = y.abs().max()
+        torch.testing.assert_close(x / unit, y / unit, rtol=0, atol=1e-4)
+
+
+def _memories(losses: StageTwoObjective) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    banks, parts = losses.dagi, losses.fgsal
+    return [banks.visible.rows, banks.infrared.rows], [bank.rows for bank in (parts.a, parts.b, parts.c, parts.e)]
+
+
+CASES = (
+    Case(
+        "training_step",
+        "ResNet-50, all losses, backward, Adam and memory updates in float32, 288x144 images in three views: 144 a "
+        f"view on a GPU, {SAMPLES_ON_CPU} on the CPU with a tenth of the instance memories",
+        _training_step,
+        {"published": _published_step, "auto": _engine_step},
+        _same_step,
+        floor_flops=_network_flops,
+        phase=True,
+    ),
+)

@@ -1,0 +1,31 @@
+"""``salcr bench`` forwards to the runner of the checkout; what that measures: tests/test_benchmarks.py."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from benchmarks import runner
+from salcr.cli import app
+
+info = importlib.import_module("salcr.cli.info")  # salcr.cli.info itself may be the command of that name
+
+
+def bench(*arguments):
+    return CliRunner().invoke(app, ["bench", *arguments], catch_exceptions=False)
+
+
+def test_options_and_exit_status_are_the_runners(monkeypatch):
+    asked = []
+    monkeypatch.setattr(runner, "bench", lambda **options: asked.append(options) or 1)
+    assert bench().exit_code == 1
+    assert bench("--quick", "--only", "knn*", "--device", "cuda", "--out", "a", "--compare", "b").exit_code == 1
+    plain = dict(only="*", device="cpu", quick=False, out=None, against=None)
+    assert asked == [plain, dict(only="knn*", device="cuda", quick=True, out=Path("a"), against=Path("b"))]
+
+
+def test_without_a_checkout_there_is_nothing_to_measure(tmp_path, monkeypatch):
+    monkeypatch.setattr(info, "ROOT", tmp_path)
+    with pytest.raises(ValueError, match="source checkout"):
+        bench()
