@@ -1,7 +1,7 @@
 """The k largest logits of feature rows in a large memory, their log-sum-exp and mean row, in one pass over the memory.
 
 A chunk of columns at a time: logits into a scratch (:mod:`products`); one program a row keeps the k + 1 largest so far
-and a running maximum and sum, and leaves ``exp(logit - maximum)`` behind; a product adds these weights times the
+and a running maximum and sum, and leaves the weights ``exp(logit - maximum)`` behind; a product adds them times the
 memory. So the mean row ``softmax @ memory``, which the gradient of the log-sum-exp needs, costs one product and no
 recomputation. A column enters the k + 1 largest only above the smallest of them: one comparison a column, and about
 k·ln(N/C) insertions a row in all; nothing is sorted but the k winners.
@@ -15,7 +15,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .products import add_chunk, chunk_columns, chunk_values, inverse_norms, on_device
+from .products import WEIGHT_ONE, add_chunk, chunk_columns, chunk_values, inverse_norms, on_device
 
 
 @triton.jit
@@ -57,7 +57,7 @@ def select_kernel(
     tl.store(places + row * K + slot, place)
     if WEIGHTS:
         tl.store(scale + row, fade)
-        tl.store(weights + row * stride + c, share.to(weights.dtype.element_ty), mask=c < stride)
+        tl.store(weights + row * stride + c, (share * WEIGHT_ONE).to(weights.dtype.element_ty), mask=c < stride)
 
 
 @triton.jit

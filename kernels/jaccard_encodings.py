@@ -9,7 +9,8 @@ write, with a cumulative sum between, and the host waits for its last entry.
 Unions and sums go through an array of N numbers that a program (one warp, a few rows in turn) has for itself and cleans
 after each row: a look-up per entry, nothing is sorted, nothing is N×N. Entries meet in integer atomics only: in a union
 the first in order claims an image (a minimum), sums are fixed point with 44 bits behind the point, so results do not
-depend on scheduling. ``SCRATCH_BYTES`` bounds these arrays: at larger N fewer programs share the rows.
+depend on scheduling. They take at most ``SCRATCH_SHARE`` of the memory that is free: where N is so large that not every
+program a GPU can hold has room, fewer share the rows.
 
 Read: the k ranks of k images a row (4k² bytes, from cache), k half sets, and one feature row (4·D bytes) for each image
 that an expanded set has beyond the whole set, whose similarities come from the neighbour search; written: 8 bytes an
@@ -24,7 +25,7 @@ import triton.language as tl
 
 from .products import on_device
 
-SCRATCH_BYTES = 2**31  # of all programs' arrays together
+SCRATCH_SHARE = 0.5  # of the free memory, for all programs' arrays together
 PROGRAMS_PER_SM = 16
 INTERPRETED_PROGRAMS = 3
 ONE = tl.constexpr(2.0**44)  # in fixed point; float32 weights above 2^-20 lose nothing
@@ -202,7 +203,13 @@ def programs(rows: int, bytes_each: int, device: torch.device) -> int:
     if device.type != "cuda":
         return min(rows, INTERPRETED_PROGRAMS)
     resident = PROGRAMS_PER_SM * torch.cuda.get_device_properties(device).multi_processor_count
-    return max(1, min(rows, resident, SCRATCH_BYTES // bytes_each))
+    return max(1, min(rows, resident, int(SCRATCH_SHARE * free_bytes(device)) // bytes_each))
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that an allocation could get: free on the device, or kept by PyTorch's allocator without use."""
+    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + cached
 
 
 def row_pointers(lengths: torch.Tensor) -> torch.Tensor:

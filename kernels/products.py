@@ -6,7 +6,12 @@ B×N. Temperature, norm, exponential and the target's one are applied as a tile 
 normalised by a factor a row, so no normalised copy exists. Written and read: the scratch once each, the float32 sum
 once a chunk. Floor: 2·B·N·D multiply-adds on tensor cores; at D = 2048 the traffic is a tenth of that time.
 
-Sums are float32; a float32 memory is multiplied in TF32 only where PyTorch allows it for its own products.
+Sums are float32; a float32 memory is multiplied in TF32 only where PyTorch allows it for its own products. The scratch
+of weights has the memory's dtype and holds them times ``WEIGHT_ONE`` = 2¹⁵, which the sum takes back: powers of two, so
+exact. In float16 a weight up to 1 stays below the largest number, 65,504, and one above 2⁻²⁹ keeps all its 11 bits; a
+smaller one errs by at most 2⁻⁴⁰. Against a sum of weights of at least 1 that is 1e-6 in all for N = 10⁶, far below the
+2⁻¹¹ of rounding; without the factor it would be 3e-2, and weights below 3e-8 would vanish. bfloat16 has the range of
+float32.
 """
 
 import contextlib
@@ -34,6 +39,7 @@ TILES = {  # by what the tensor cores multiply, then by the architecture's major
 }
 INTERPRETED = Tiles(16, 32, 32, 4, 1)  # small, so that small tests have edges
 CHUNK = 4096  # columns of the scratch
+WEIGHT_ONE = tl.constexpr(2.0**15)  # what the scratch of weights holds for a weight of 1
 INTERPRETED_CHUNK = 64
 
 
@@ -77,7 +83,7 @@ def weights_kernel(
     M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr,
     PROBABILITIES: tl.constexpr, PICK: tl.constexpr,
 ):  # fmt: skip
-    """Columns ``start + [0, stride)``: logits, or probabilities, less one at the target; nothing outside of N."""
+    """Columns ``start + [0, stride)``: logits, or weights (probabilities, less one at the target), 0 outside of N."""
     bank = tl.program_id(2).to(tl.int64)
     rows = tl.program_id(0).to(tl.int64) * M + tl.arange(0, M)
     place = tl.program_id(1).to(tl.int64) * N + tl.arange(0, N)
@@ -92,7 +98,7 @@ def weights_kernel(
         if PICK:
             target = tl.load(targets + bank * num_rows + at)
             value -= (columns[None, :] == target[:, None]).to(tl.float32)
-        value = tl.where((columns < num_columns)[None, :], value, 0.0)
+        value = tl.where((columns < num_columns)[None, :], value * WEIGHT_ONE, 0.0)
     to = out + (bank * num_rows + rows)[:, None] * stride + place[None, :]
     tl.store(to, value.to(out.dtype.element_ty), mask=(rows < num_rows)[:, None] & (place < stride)[None, :])
 
@@ -103,7 +109,10 @@ def pull_kernel(
     N: tl.constexpr, K: tl.constexpr, PRECISION: tl.constexpr, FIRST: tl.constexpr, SCALE: tl.constexpr,
     DIVIDE: tl.constexpr,
 ):  # fmt: skip
-    """``out = out · scale + weights @ memory[start:]``, at last divided by ``sums``; weights are zero outside of N."""
+    """``out = out · scale + weights / WEIGHT_ONE @ memory[start:]``, at last divided by ``sums``.
+
+    The weights are zero outside of N.
+    """
     bank = tl.program_id(2).to(tl.int64)
     rows = tl.program_id(0).to(tl.int64) * M + tl.arange(0, M)
     d = tl.program_id(1) * N + tl.arange(0, N)
@@ -117,6 +126,7 @@ def pull_kernel(
         column = tl.minimum(start + done + place, num_columns - 1).to(tl.int64)
         b = tl.load(memory + column[:, None] * width + d[None, :], mask=(d < width)[None, :], other=0.0)
         total = tl.dot(a, b, total, input_precision=PRECISION)
+    total *= 1 / WEIGHT_ONE
     to = out + (bank * num_rows + rows)[:, None] * width + d[None, :]
     inside = (rows < num_rows)[:, None] & (d < width)[None, :]
     if not FIRST:
@@ -185,7 +195,8 @@ def chunk_values(
 ) -> None:
     """Fill ``out [P, B, C]`` with the logits of columns ``start + [0, C)``.
 
-    With ``lse [P, B]`` given, with their probabilities instead, less one at ``targets [P, B]``; zero from N on.
+    With ``lse [P, B]`` given, with ``WEIGHT_ONE`` times their probabilities instead, less one at ``targets [P, B]``;
+    zero from N on.
     """
     (banks, rows, width), t = x.shape, tiles(x)
     columns = min(out.shape[-1], memory.shape[1] - start)
@@ -207,7 +218,7 @@ def add_chunk(
     scale: torch.Tensor | None = None,
     sums: torch.Tensor | None = None,
 ) -> None:
-    """``out [P, B, D] = out · scale + weights @ memory[:, start:]``, divided by ``sums``.
+    """``out [P, B, D] = out · scale + weights / WEIGHT_ONE @ memory[:, start:]``, divided by ``sums``.
 
     At ``start`` 0 ``out`` is new. ``weights [P, B, C]`` are zero from column N on; ``scale`` and ``sums`` are
     ``[P, B]`` and may be left out.

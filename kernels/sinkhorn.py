@@ -1,10 +1,11 @@
-"""Sinkhorn iterations of a batch of transport problems, in logarithms, without a word from the host.
+"""Sinkhorn iterations of a batch of transport problems, in logarithms; the device never waits for the host.
 
 A step is two launches. A program of the first has some rows of a problem: their log-sum-exp over the columns gives
 alpha, and with it the program leaves, for every column, the maximum and sum of its own rows. The second merges these
 over the programs, in their order, into beta. A step so reads the cost twice, from memory once (a program's rows stay in
 cache), and its floor is that read: 4 bytes an entry, 45 MB at 22,258 x 500. The sums that pass through memory are
-8 / R bytes an entry. Two exponentials an entry are far from the limit of the special function units.
+8 / R bytes an entry. Two exponentials an entry are far from the limit of the special function units. The programs of
+all problems lie on the first axis of the grid, the only one that takes more than 65,535.
 
 A problem stops on its own: at a step that looks, the second launch leaves the change of each column; every program of
 the next first launch adds these up, and where the sum is small enough, it and all later launches leave the problem as
@@ -25,11 +26,11 @@ ROWS, COLUMNS, BLOCKS = 32, 64, 64  # of a tile of costs; of a tile of the progr
 
 @triton.jit
 def rows_kernel(
-    cost, smallest, log_alpha, log_beta, change, done, high, total, num_rows, num_columns, lam, tol, log_rows,
+    cost, smallest, log_alpha, log_beta, change, done, high, total, num_rows, num_columns, blocks, lam, tol, log_rows,
     R: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
     """``log_alpha [B, M]``, and ``high`` and ``total [B, blocks, N]``: each column over this program's rows."""
-    block, problem = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    block, problem = tl.program_id(0) % blocks, (tl.program_id(0) // blocks).to(tl.int64)
     changed = tl.zeros([], tl.float32)
     for start in range(0, num_columns, C):
         c = start + tl.arange(0, C)
@@ -53,7 +54,7 @@ def rows_kernel(
             top = now
         alpha = -(log_rows + top + tl.log(share))
         tl.store(log_alpha + row, alpha, mask=r < num_rows)
-        out = (problem * tl.num_programs(0) + block) * num_columns
+        out = (problem * blocks + block) * num_columns
         for start in range(0, num_columns, C):
             c = start + tl.arange(0, C)
             inside = (r < num_rows)[:, None] & (c < num_columns)[None, :]
@@ -66,13 +67,13 @@ def rows_kernel(
 
 @triton.jit
 def columns_kernel(
-    high, total, log_beta, change, done, num_columns, blocks, log_columns, LOOK: tl.constexpr, C: tl.constexpr,
+    high, total, log_beta, change, done, num_columns, blocks, strips, log_columns, LOOK: tl.constexpr, C: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The new ``log_beta [B, N]``, and where LOOK the relative change of beta."""
-    problem = tl.program_id(1).to(tl.int64)
+    problem = (tl.program_id(0) // strips).to(tl.int64)
     if tl.load(done + problem) == 0:
-        c = tl.program_id(0) * C + tl.arange(0, C)
+        c = tl.program_id(0) % strips * C + tl.arange(0, C)
         first = problem * blocks
         top = tl.full([C], float("-inf"), tl.float32)
         for start in range(0, blocks, BLOCK):
@@ -100,10 +101,10 @@ def columns_kernel(
 
 @triton.jit
 def plan_kernel(
-    cost, smallest, log_alpha, log_beta, plan, num_rows, num_columns, lam, R: tl.constexpr, C: tl.constexpr
+    cost, smallest, log_alpha, log_beta, plan, num_rows, num_columns, blocks, lam, R: tl.constexpr, C: tl.constexpr
 ):  # fmt: skip
-    problem = tl.program_id(1).to(tl.int64)
-    r = tl.program_id(0) * R + tl.arange(0, R)
+    problem = (tl.program_id(0) // blocks).to(tl.int64)
+    r = tl.program_id(0) % blocks * R + tl.arange(0, R)
     row = problem * num_rows + r
     shift = tl.load(log_alpha + row, mask=r < num_rows, other=float("-inf"))
     least = tl.load(smallest + row, mask=r < num_rows, other=0.0)
@@ -127,7 +128,7 @@ def sinkhorn(cost: torch.Tensor, *, lam: float, tol: float, max_iter: int, check
         check_every: steps from one look to the next, the first at step 0.
     """
     problems, num_rows, num_columns = cost.shape
-    blocks, new = triton.cdiv(num_rows, ROWS), cost.new_empty
+    blocks, strips, new = triton.cdiv(num_rows, ROWS), triton.cdiv(num_columns, 16), cost.new_empty
     smallest, log_alpha = cost.amin(2), new(problems, num_rows)
     log_beta = cost.new_full((problems, num_columns), -math.log(num_columns))
     change = torch.full_like(log_beta, math.nan)
@@ -137,18 +138,18 @@ def sinkhorn(cost: torch.Tensor, *, lam: float, tol: float, max_iter: int, check
     look, running = max(check_every, 10), _Running()
     with on_device(cost):
         for step in range(max_iter):
-            rows_kernel[(blocks, problems)](
-                cost, smallest, log_alpha, log_beta, change, done, high, total, num_rows, num_columns, lam, tol,
+            rows_kernel[(blocks * problems,)](
+                cost, smallest, log_alpha, log_beta, change, done, high, total, num_rows, num_columns, blocks, lam, tol,
                 math.log(num_rows), **tile,
             )  # fmt: skip
-            columns_kernel[(triton.cdiv(num_columns, 16), problems)](
-                high, total, log_beta, change, done, num_columns, blocks, math.log(num_columns),
+            columns_kernel[(strips * problems,)](
+                high, total, log_beta, change, done, num_columns, blocks, strips, math.log(num_columns),
                 LOOK=step % check_every == 0, C=16, BLOCK=BLOCKS, num_warps=4,
             )  # fmt: skip
             if step % look == 1 and not running.after(done):  # what the step before looked at is known
                 break
-        plan_kernel[(blocks, problems)](
-            cost, smallest, log_alpha, log_beta, plan, num_rows, num_columns, lam, **tile
+        plan_kernel[(blocks * problems,)](
+            cost, smallest, log_alpha, log_beta, plan, num_rows, num_columns, blocks, lam, **tile
         )  # fmt: skip
     return plan
 

@@ -56,3 +56,26 @@ def test_sets(generator):
         for name in ("intersect_sets", "unite_sets"):
             expected = getattr(reference, name)(*sets, sets[0][1])
             assert torch.equal(getattr(ops, name)(*sets, sets[0][1], impl="triton"), expected)
+
+
+@pytest.mark.parametrize("name", ["contrast", "mean_row"])
+def test_many_small_probabilities_add_up_in_float16(generator, name):
+    """The mass of 2e-8 a row that most memory rows have is all there is across the feature, which the rest is along."""
+    x, memory = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]).repeat(300, 1)
+    memory[7] = x
+    options = dict(temperature=1 / 17.75)
+    single, half = (x, memory), (x.half(), memory.half())
+
+    def gradient(features, memory, **more):
+        leaf = features.clone().requires_grad_()
+        loss = ops.cluster_contrast(leaf, memory, torch.tensor([7]), **options, **more)
+        return torch.autograd.grad(loss, leaf, torch.tensor(1e4, dtype=features.dtype))[0]
+
+    def across(features, memory, **more):
+        if name == "contrast":
+            return gradient(features, memory, **more)[0, 1:]
+        return 1e4 * ops.instance_search(features, memory, 5, **options, **more)[2][0, 1:]
+
+    exact = across(x.double(), memory.double())
+    got, rounded = across(*half, impl="triton"), across(*single, impl="reference")
+    assert_within_budget(got.half(), exact, rounded.half())

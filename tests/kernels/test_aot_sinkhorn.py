@@ -7,7 +7,7 @@ from tests.kernels.lanes import ARCHITECTURES, SHARED_LIMIT, compile_for
 pytest.importorskip("triton")
 
 STATE = dict.fromkeys(("cost", "smallest", "log_alpha", "log_beta", "change", "high", "total", "plan"), "*fp32")
-SCALARS = dict(num_rows="i32", num_columns="i32", blocks="i32", lam="fp32", tol="fp32", done="*i32")
+SCALARS = dict(num_rows="i32", num_columns="i32", blocks="i32", strips="i32", lam="fp32", tol="fp32", done="*i32")
 SIGNATURE = STATE | SCALARS | dict(log_rows="fp32", log_columns="fp32")
 
 

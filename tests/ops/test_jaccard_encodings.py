@@ -23,5 +23,5 @@ def test_little_scratch(generator, monkeypatch):
     """One program takes all rows, as with millions of images few take many."""
     from salcr.kernels import jaccard_encodings
 
-    monkeypatch.setattr(jaccard_encodings, "SCRATCH_BYTES", 0)
+    monkeypatch.setattr(jaccard_encodings, "SCRATCH_SHARE", 0)
     check_encodings(torch.cat([images(generator, kind, 60) for kind in ("groups", "hubs")]).cuda(), 12, 3)
