@@ -55,6 +55,19 @@ def inverse_norms_kernel(x, out, width, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def add_product(total, a, b, PRECISION: tl.constexpr):
+    """``total + a @ b``. In float32 without tensor cores the block is summed apart and added once.
+
+    One chain of multiply-adds over D = 2048 would err more than cuBLAS, which keeps partial sums.
+    """
+    if PRECISION == "ieee" and a.dtype == tl.float32:
+        # max_num_imprecise_acc means nothing here, but without it the compiler makes one chain of the two sums again.
+        return total + tl.dot(a, b, input_precision=PRECISION, max_num_imprecise_acc=a.shape[1])
+    else:
+        return tl.dot(a, b, total, input_precision=PRECISION)
+
+
+@triton.jit
 def tile_products(
     x, memory, rows, columns, width, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -71,7 +84,7 @@ def tile_products(
             inside = d < width - start
             a = tl.load(x_at, mask=inside[None, :], other=0.0)
             b = tl.load(memory_at, mask=inside[:, None], other=0.0)
-        total = tl.dot(a, b, total, input_precision=PRECISION)
+        total = add_product(total, a, b, PRECISION)
         x_at += K
         memory_at += K
     return total
@@ -125,7 +138,7 @@ def pull_kernel(
         a = tl.load(weights + at[:, None] * stride + (done + place)[None, :])
         column = tl.minimum(start + done + place, num_columns - 1).to(tl.int64)
         b = tl.load(memory + column[:, None] * width + d[None, :], mask=(d < width)[None, :], other=0.0)
-        total = tl.dot(a, b, total, input_precision=PRECISION)
+        total = add_product(total, a, b, PRECISION)
     total *= 1 / WEIGHT_ONE
     to = out + (bank * num_rows + rows)[:, None] * width + d[None, :]
     inside = (rows < num_rows)[:, None] & (d < width)[None, :]

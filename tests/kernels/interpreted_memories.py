@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from salcr import ops, reference
+from salcr.kernels import products
 from tests.ops import memories
 from tests.ops.contract import assert_within_budget
 from tests.ops.memories import check_contrasts, check_search, random_memory, random_sets
@@ -79,3 +81,20 @@ def test_many_small_probabilities_add_up_in_float16(generator, name):
     exact = across(x.double(), memory.double())
     got, rounded = across(*half, impl="triton"), across(*single, impl="reference")
     assert_within_budget(got.half(), exact, rounded.half())
+
+
+def test_long_sums_of_float32_products(generator):
+    """Both products of a chunk at the width of the network's features."""
+    features, memory = random_memory(generator, (1,), 9, 40, 2048, torch.float32)
+    norms, width = products.inverse_norms(features), products.chunk_columns(features, 40)
+    logits, weights = torch.empty(1, 9, width), torch.rand(1, 9, width, generator=generator) * products.WEIGHT_ONE.value
+    products.chunk_values(features, memory, norms, logits, 0, 0.05)
+    exact, eager = (
+        F.normalize(x, dim=-1) @ y.mT / 0.05 for x, y in ((features.double(), memory.double()), (features, memory))
+    )
+    assert_within_budget(logits[..., :40], exact, eager)
+    weights[..., 40:] = 0
+    out = torch.empty(1, 9, 2048)
+    products.add_chunk(weights, memory, out, 0)
+    weights = weights[..., :40] / products.WEIGHT_ONE.value
+    assert_within_budget(out, weights.double() @ memory.double(), weights @ memory)
