@@ -14,30 +14,12 @@ smaller one errs by at most 2⁻⁴⁰. Against a sum of weights of at least 1 t
 float32.
 """
 
-import contextlib
-from typing import NamedTuple
-
 import torch
 import triton
 import triton.language as tl
 
+from .launch import architecture, configuration
 
-class Tiles(NamedTuple):
-    """Block sizes of a product: rows, columns, depth; then warps and pipeline stages."""
-
-    m: int
-    n: int
-    k: int
-    warps: int
-    stages: int
-
-
-TILES = {  # by what the tensor cores multiply, then by the architecture's major version
-    "half": {8: Tiles(128, 128, 32, 8, 4), 9: Tiles(128, 128, 64, 8, 4), 10: Tiles(128, 128, 64, 8, 4)},
-    "tf32": {8: Tiles(128, 128, 32, 8, 3), 9: Tiles(128, 128, 32, 8, 4), 10: Tiles(128, 128, 32, 8, 4)},
-    "ieee": {8: Tiles(64, 64, 16, 4, 3), 9: Tiles(64, 64, 16, 4, 3), 10: Tiles(64, 64, 16, 4, 3)},
-}
-INTERPRETED = Tiles(16, 32, 32, 4, 1)  # small, so that small tests have edges
 CHUNK = 4096  # columns of the scratch
 WEIGHT_ONE = tl.constexpr(2.0**15)  # what the scratch of weights holds for a weight of 1
 INTERPRETED_CHUNK = 64
@@ -96,41 +78,46 @@ def weights_kernel(
     M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr,
     PROBABILITIES: tl.constexpr, PICK: tl.constexpr,
 ):  # fmt: skip
-    """Columns ``start + [0, stride)``: logits, or weights (probabilities, less one at the target), 0 outside of N."""
-    bank = tl.program_id(2).to(tl.int64)
+    """Columns ``start + [0, stride)``: logits, or weights (probabilities, less one at the target), 0 outside of N.
+
+    ``x [P, B, D]`` and ``memory [P, N, D]`` are of one dtype; ``inverse_norms`` and ``lse [P, B]`` float32,
+    ``targets [P, B]`` int64; ``out [P, B, stride]`` is float32, weights may be of the dtype of ``x``.
+    """
+    part = tl.program_id(2).to(tl.int64)
     rows = tl.program_id(0).to(tl.int64) * M + tl.arange(0, M)
     place = tl.program_id(1).to(tl.int64) * N + tl.arange(0, N)
     columns = start + place
-    x += bank * num_rows * width
-    memory += bank * num_columns * width
+    x += part * num_rows * width
+    memory += part * num_columns * width
     at = tl.minimum(rows, num_rows - 1)
     total = tile_products(x, memory, at, tl.minimum(columns, num_columns - 1), width, M, N, K, EVEN, PRECISION)
-    value = total * (tl.load(inverse_norms + bank * num_rows + at) * inverse_temperature)[:, None]
+    value = total * (tl.load(inverse_norms + part * num_rows + at) * inverse_temperature)[:, None]
     if PROBABILITIES:
-        value = tl.exp(value - tl.load(lse + bank * num_rows + at)[:, None])
+        value = tl.exp(value - tl.load(lse + part * num_rows + at)[:, None])
         if PICK:
-            target = tl.load(targets + bank * num_rows + at)
+            target = tl.load(targets + part * num_rows + at)
             value -= (columns[None, :] == target[:, None]).to(tl.float32)
         value = tl.where((columns < num_columns)[None, :], value * WEIGHT_ONE, 0.0)
-    to = out + (bank * num_rows + rows)[:, None] * stride + place[None, :]
+    to = out + (part * num_rows + rows)[:, None] * stride + place[None, :]
     tl.store(to, value.to(out.dtype.element_ty), mask=(rows < num_rows)[:, None] & (place < stride)[None, :])
 
 
 @triton.jit
-def pull_kernel(
+def mean_row_kernel(
     weights, memory, scale, sums, out, num_rows, num_columns, width, start, stride, depth, M: tl.constexpr,
     N: tl.constexpr, K: tl.constexpr, PRECISION: tl.constexpr, FIRST: tl.constexpr, SCALE: tl.constexpr,
     DIVIDE: tl.constexpr,
 ):  # fmt: skip
     """``out = out · scale + weights / WEIGHT_ONE @ memory[start:]``, at last divided by ``sums``.
 
-    The weights are zero outside of N.
+    ``weights [P, B, stride]``, zero outside of N, and ``memory [P, N, D]`` are of one dtype; ``scale`` and
+    ``sums [P, B]`` and ``out [P, B, D]`` float32. The first ``depth`` of the weights' columns are read.
     """
-    bank = tl.program_id(2).to(tl.int64)
+    part = tl.program_id(2).to(tl.int64)
     rows = tl.program_id(0).to(tl.int64) * M + tl.arange(0, M)
     d = tl.program_id(1) * N + tl.arange(0, N)
-    weights += bank * num_rows * stride
-    memory += bank * num_columns * width
+    weights += part * num_rows * stride
+    memory += part * num_columns * width
     at = tl.minimum(rows, num_rows - 1)
     place = tl.arange(0, K)
     total = tl.zeros([M, N], tl.float32)
@@ -140,13 +127,13 @@ def pull_kernel(
         b = tl.load(memory + column[:, None] * width + d[None, :], mask=(d < width)[None, :], other=0.0)
         total = add_product(total, a, b, PRECISION)
     total *= 1 / WEIGHT_ONE
-    to = out + (bank * num_rows + rows)[:, None] * width + d[None, :]
+    to = out + (part * num_rows + rows)[:, None] * width + d[None, :]
     inside = (rows < num_rows)[:, None] & (d < width)[None, :]
     if not FIRST:
         before = tl.load(to, mask=inside, other=0.0)
-        total += before * tl.load(scale + bank * num_rows + at)[:, None] if SCALE else before
+        total += before * tl.load(scale + part * num_rows + at)[:, None] if SCALE else before
     if DIVIDE:
-        total = total / tl.load(sums + bank * num_rows + at)[:, None]
+        total = total / tl.load(sums + part * num_rows + at)[:, None]
     tl.store(to, total, mask=inside)
 
 
@@ -154,7 +141,7 @@ def kind(x: torch.Tensor) -> str:
     """``"half"``, ``"tf32"`` or ``"ieee"``: how products of ``x`` are multiplied."""
     if x.dtype != torch.float32:
         return "half"
-    return "tf32" if x.is_cuda and tf32_allowed() else "ieee"
+    return "tf32" if architecture(x.device) is not None and tf32_allowed() else "ieee"
 
 
 def tf32_allowed() -> bool:
@@ -164,11 +151,9 @@ def tf32_allowed() -> bool:
     return flags.allow_tf32 if setting is None else setting == "tf32"
 
 
-def tiles(x: torch.Tensor) -> Tiles:
-    if not x.is_cuda:
-        return INTERPRETED
-    table = TILES[kind(x)]
-    return table[min(max(torch.cuda.get_device_capability(x.device)[0], min(table)), max(table))]
+def tiles(x: torch.Tensor) -> dict[str, int]:
+    """Blocks (``M`` rows, ``N`` columns, ``K`` deep), warps and stages of products of ``x``."""
+    return configuration(f"products.{kind(x)}", x.device)
 
 
 def precision(x: torch.Tensor) -> str:
@@ -178,20 +163,17 @@ def precision(x: torch.Tensor) -> str:
 
 def chunk_columns(x: torch.Tensor, num_columns: int) -> int:
     """Width of the scratch: a multiple of every tile, no wider than the memory needs."""
-    return min(CHUNK if x.is_cuda else INTERPRETED_CHUNK, triton.cdiv(num_columns, 256) * 256)
-
-
-def on_device(x: torch.Tensor) -> contextlib.AbstractContextManager:
-    """Launch on the device of ``x``, whatever the current one is."""
-    return torch.cuda.device_of(x) if x.is_cuda else contextlib.nullcontext()
+    widest = INTERPRETED_CHUNK if architecture(x.device) is None else CHUNK
+    return min(widest, triton.cdiv(num_columns, 256) * 256)
 
 
 def inverse_norms(x: torch.Tensor) -> torch.Tensor:
     """``1 / max(‖row‖, 1e-12)`` of the contiguous ``[..., D]``, float32."""
     out = torch.empty(x.shape[:-1], dtype=torch.float32, device=x.device)
     width = x.shape[-1]
-    block = min(triton.next_power_of_2(width), 1024)
-    inverse_norms_kernel[(out.numel(),)](x, out, width, BLOCK=block, num_warps=4)
+    t = configuration("products.norms", x.device)
+    t["BLOCK"] = min(t["BLOCK"], triton.next_power_of_2(width))
+    inverse_norms_kernel[(out.numel(),)](x, out, width, **t)
     return out
 
 
@@ -211,14 +193,13 @@ def chunk_values(
     With ``lse [P, B]`` given, with ``WEIGHT_ONE`` times their probabilities instead, less one at ``targets [P, B]``;
     zero from N on.
     """
-    (banks, rows, width), t = x.shape, tiles(x)
+    (parts, rows, width), t = x.shape, tiles(x)
     columns = min(out.shape[-1], memory.shape[1] - start)
-    grid = (triton.cdiv(rows, t.m), triton.cdiv(columns if lse is None else out.shape[-1], t.n), banks)
+    grid = (triton.cdiv(rows, t["M"]), triton.cdiv(columns if lse is None else out.shape[-1], t["N"]), parts)
     weights_kernel[grid](
         x, memory, norms, norms if lse is None else lse, norms if targets is None else targets, out, rows,
-        memory.shape[1], width, start, out.shape[-1], 1 / temperature, M=t.m, N=t.n, K=t.k, EVEN=width % t.k == 0,
-        PRECISION=precision(x), PROBABILITIES=lse is not None, PICK=targets is not None, num_warps=t.warps,
-        num_stages=t.stages,
+        memory.shape[1], width, start, out.shape[-1], 1 / temperature, EVEN=width % t["K"] == 0,
+        PRECISION=precision(x), PROBABILITIES=lse is not None, PICK=targets is not None, **t,
     )  # fmt: skip
 
 
@@ -236,11 +217,13 @@ def add_chunk(
     At ``start`` 0 ``out`` is new. ``weights [P, B, C]`` are zero from column N on; ``scale`` and ``sums`` are
     ``[P, B]`` and may be left out.
     """
-    (banks, rows, width), t = out.shape, tiles(memory)
-    depth = min(weights.shape[-1], triton.cdiv(memory.shape[1] - start, t.k) * t.k)
-    grid = (triton.cdiv(rows, t.m), triton.cdiv(width, t.n), banks)
-    pull_kernel[grid](
+    (parts, rows, width), t = out.shape, tiles(memory)
+    if width % 16:  # loads of single elements, whose addresses would spill registers
+        t["N"] //= 2
+    depth = min(weights.shape[-1], triton.cdiv(memory.shape[1] - start, t["K"]) * t["K"])
+    grid = (triton.cdiv(rows, t["M"]), triton.cdiv(width, t["N"]), parts)
+    mean_row_kernel[grid](
         weights, memory, out if scale is None else scale, out if sums is None else sums, out, rows, memory.shape[1],
-        width, start, weights.shape[-1], depth, M=t.m, N=t.n, K=t.k, PRECISION=precision(memory), FIRST=start == 0,
-        SCALE=scale is not None, DIVIDE=sums is not None, num_warps=t.warps, num_stages=t.stages,
+        width, start, weights.shape[-1], depth, PRECISION=precision(memory), FIRST=start == 0,
+        SCALE=scale is not None, DIVIDE=sums is not None, **t,
     )  # fmt: skip

@@ -212,7 +212,7 @@ def _triton_contrast_backward(gradient, features, memory, positives, lse, pull, 
     rows, banks = with_banks(features, memory)
     positives, lse = _spread(positives, rows), lse.contiguous()
     pull = None if pull is None else pull.contiguous()
-    found = contrast_backward(gradient, rows, banks, positives, lse, temperature=temperature, pull=pull)
+    found = contrast_backward(gradient, rows, banks, positives, lse, temperature=temperature, mean_row=pull)
     return found.view(features.shape)
 
 

@@ -42,7 +42,13 @@ def search(
         return scores, indices
     if k < len(database) and wanted <= kernels.MAX_K:
         missing = kernels.search(
-            queries, database, wanted, scores[:, own:], indices[:, own:], own=own, near=metric != "cosine"
+            queries,
+            database,
+            wanted,
+            scores[:, own:],
+            indices[:, own:],
+            exclude_self=own,
+            sqeuclidean=metric != "cosine",
         )
         rows = missing.nonzero().squeeze(1)
     else:
