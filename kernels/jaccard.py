@@ -1,12 +1,12 @@
 """Jaccard distances of k-reciprocal encodings (docs/method.md, 2): all of them, or a graph of the near pairs.
 
-The graph is a similarity join. Columns come rarest first in every row; a row's prefix ends where what is left weighs
-less than a share of what a near pair has to have in common. ``pairs_kernel`` walks the inverted index of the prefixes
-for one row: the postings of its columns give the candidates and how much each shares within the prefixes. Candidates
-that share too little are dropped, and only of the others the distance is computed. No near pair is lost:
-docs/numerics.md has the proof. Hubs, columns that a large part of all images use, lie behind the prefixes. A program
-(one warp) has an array of N sums for itself and takes rows in turn, so nothing is N×N. ``order_kernel`` sorts a row's
-near columns by counting smaller ones.
+The graph is a similarity join. A near pair shares at least t = 2 (1 - d) / (2 - d), d the largest distance. Columns
+come rarest first in every row; a row's prefix ends where what is left weighs less than 0.7 t. ``pairs_kernel`` walks
+the inverted index of the prefixes for one row: the postings of its columns give the candidates and what each shares
+within the prefixes. Those that share less than 0.3 t there are dropped, and only the others' distances are computed. No
+near pair is lost: docs/numerics.md has the proof. Hubs, columns that a large part of all images use, lie behind the
+prefixes. A program (one warp) has an array of N sums for itself and takes rows in turn, so nothing is N×N.
+``order_kernel`` sorts a row's near columns by counting smaller ones.
 
 Room for a row's near pairs: since the minima over all j add up to at most sum_l uses_l V_il, no more than this over t
 can be near (about five times what is). Where that is too much (t near 0), a first run only counts.
