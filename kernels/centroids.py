@@ -1,4 +1,4 @@
-"""Means of clusters (SPEC 2, step 8): a sort of the rows by label, then one program a cluster and strip of columns.
+"""Means of clusters (docs/method.md, 2): a sort of the rows by label, then one program a cluster and strip of columns.
 
 A program walks its cluster's rows in the order of their index, ``ROWS`` at a time, and adds them up in float64, so that
 equal inputs give equal bits. Every feature is read once, every centroid written once, which is the floor. A cluster of
@@ -9,7 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .products import on_device
+from .launch import configuration, on_device
 
 
 @triton.jit
@@ -39,7 +39,7 @@ def cluster_centroids(features: torch.Tensor, labels: torch.Tensor, num_clusters
     with on_device(features):
         labels, order = labels.sort(stable=True)
         bounds = torch.searchsorted(labels, torch.arange(num_clusters + 1, device=labels.device))
-        block = min(256, triton.next_power_of_2(width))
-        grid = num_clusters, triton.cdiv(width, block)
-        means_kernel[grid](features, order, bounds, out, width, ROWS=8, BLOCK=block, num_warps=4, num_stages=1)
+        t = configuration("centroids", features.device)
+        t["BLOCK"] = min(t["BLOCK"], triton.next_power_of_2(width))
+        means_kernel[num_clusters, triton.cdiv(width, t["BLOCK"])](features, order, bounds, out, width, **t)
     return out

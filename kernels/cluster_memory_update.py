@@ -1,6 +1,6 @@
-"""The momentum update of cluster memories, one sample after the other: ``m ← normalize(μm + (1−μ)x̂)`` (SPEC 3).
+"""The momentum update of cluster memories, one after the other (docs/method.md, 3): ``m ← normalize(μm + (1−μ)x̂)``.
 
-One launch a call: a program is a class of a bank. Samples of other classes commute with its own, so it visits its own
+One launch a call: a program is a class of a part. Samples of other classes commute with its own, so it visits its own
 only, in the given order, with its row in registers: of the memory it reads and writes that one row, of the features
 every sample's row once. A counting sort makes the list of its samples: each program counts the samples of lower
 classes, which is where its part of the list begins, so programs need not meet. The loads of the next samples do not
@@ -11,11 +11,11 @@ training). The chain through the Gram matrix of a class's samples has cheaper st
 x 2048, float32 without tensor cores) takes longer than the 72 sums it saves. Floor: the touched rows' traffic.
 """
 
-import contextlib
-
 import torch
 import triton
 import triton.language as tl
+
+from .launch import configuration, on_device
 
 
 @triton.jit
@@ -23,33 +23,38 @@ def update_kernel(
     memory, features, targets, order, members, samples, classes, width, momentum, SCAN: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    own, bank = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    targets += bank * samples
-    members += bank * samples
+    """The chain of one class.
+
+    ``memory [P, classes, D]``, ``features [P, samples, D]`` of any float dtype; ``targets [P, samples]`` and ``order
+    [samples]`` int64; ``members [P, samples]`` int32 receives the samples class after class.
+    """
+    class_id, part = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    targets += part * samples
+    members += part * samples
     begin, count = 0, 0
     for start in range(0, samples, SCAN):
         n = start + tl.arange(0, SCAN)
         target = tl.load(targets + n, mask=n < samples, other=-1)
-        begin += tl.sum(((target >= 0) & (target < own)).to(tl.int32), 0)
-        count += tl.sum((target == own).to(tl.int32), 0)
+        begin += tl.sum(((target >= 0) & (target < class_id)).to(tl.int32), 0)
+        count += tl.sum((target == class_id).to(tl.int32), 0)
     if count > 0:
         found = begin
         for start in range(0, samples, SCAN):
             n = start + tl.arange(0, SCAN)
             sample = tl.load(order + n, mask=n < samples, other=0)
             sample = tl.minimum(tl.maximum(sample, 0), samples - 1)  # no permutation: undefined, but in bounds
-            hit = (tl.load(targets + sample) == own) & (n < samples)
+            hit = (tl.load(targets + sample) == class_id) & (n < samples)
             place = found + tl.cumsum(hit.to(tl.int32), 0) - 1
             tl.store(members + place, sample.to(tl.int32), mask=hit & (place < begin + count))
             found += tl.sum(hit.to(tl.int32), 0)
         tl.debug_barrier()
         d = tl.arange(0, BLOCK)
         inside = d < width
-        at = memory + (bank * classes + own) * width + d
+        at = memory + (part * classes + class_id) * width + d
         row = tl.load(at, mask=inside, other=0.0).to(tl.float32)
         for n in tl.range(begin, begin + count, num_stages=3):
             sample = tl.minimum(tl.maximum(tl.load(members + n), 0), samples - 1).to(tl.int64)
-            x = tl.load(features + (bank * samples + sample) * width + d, mask=inside, other=0.0).to(tl.float32)
+            x = tl.load(features + (part * samples + sample) * width + d, mask=inside, other=0.0).to(tl.float32)
             row = momentum * row + x * ((1 - momentum) * tl.rsqrt(tl.maximum(tl.sum(x * x, 0), 1e-24)))
             row *= tl.rsqrt(tl.maximum(tl.sum(row * row, 0), 1e-24))
         tl.store(at, row.to(memory.dtype.element_ty), mask=inside)
@@ -67,11 +72,12 @@ def update_cluster_memory(
         order: ``[B]`` int64, a permutation of the samples.
         momentum: share of the old row.
     """
-    (banks, classes, width), samples = memory.shape, features.shape[1]
-    members = torch.empty(banks, samples, dtype=torch.int32, device=memory.device)
+    (parts, classes, width), samples = memory.shape, features.shape[1]
+    members = torch.empty(parts, samples, dtype=torch.int32, device=memory.device)
     block = triton.next_power_of_2(width)
-    with torch.cuda.device_of(memory) if memory.is_cuda else contextlib.nullcontext():
-        update_kernel[(classes, banks)](
-            memory, features, targets, order, members, samples, classes, width, momentum, SCAN=256, BLOCK=block,
-            num_warps=4 if block <= 4096 else 8,
+    t = configuration("cluster_memory_update", memory.device)
+    t["num_warps"] *= 1 if block <= 4096 else 2
+    with on_device(memory):
+        update_kernel[(classes, parts)](
+            memory, features, targets, order, members, samples, classes, width, momentum, BLOCK=block, **t
         )  # fmt: skip

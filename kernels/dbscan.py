@@ -1,4 +1,4 @@
-"""DBSCAN on given distances, dense or sparse rows (SPEC 2, step 7), without waiting for the device.
+"""DBSCAN on given distances, dense or sparse rows (docs/method.md, 2), without waiting for the device.
 
 Three passes over the stored pairs and one over the rows. ``cores_kernel`` counts each row's near points.
 ``unite_kernel`` joins core points by union-find without locks: of two different roots the larger is hooked below the
@@ -16,9 +16,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .products import on_device
-
-BLOCK = 64
+from .launch import configuration, on_device
 
 
 @triton.jit
@@ -45,7 +43,7 @@ def near_points(columns, distances, begin, at, end, eps, DENSE: tl.constexpr):
 def cores_kernel(
     pointers, columns, distances, parents, eps, min_samples, rows, DENSE: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """Core points become their own parents, all others get -1. A point that stores no diagonal is near itself."""
+    """Core points become their row_root parents, all others get -1. A point that stores no diagonal is near itself."""
     row = tl.program_id(0).to(tl.int64)
     begin, end = row_range(pointers, row, rows, DENSE)
     found = 0
@@ -112,9 +110,9 @@ def labels_kernel(
 ):  # fmt: skip
     """A core point has its root's number, another point the smallest among the core points near it, else -1."""
     row = tl.program_id(0).to(tl.int64)
-    own = tl.load(roots + row)
-    if own >= 0:
-        tl.store(labels + row, tl.load(numbers + own))
+    row_root = tl.load(roots + row)
+    if row_root >= 0:
+        tl.store(labels + row, tl.load(numbers + row_root))
     else:
         begin, end = row_range(pointers, row, rows, DENSE)
         best = tl.full([BLOCK], 0, tl.int64) + rows
@@ -147,13 +145,15 @@ def dbscan(
     rows = len(distances) if dense else len(pointers) - 1
     if dense:
         pointers = columns = distances
-    pairs, blocks = (pointers, columns, distances), dict(DENSE=dense, BLOCK=BLOCK, num_warps=1)
+    pairs = pointers, columns, distances
+    blocks = dict(DENSE=dense, **configuration("dbscan.pairs", distances.device))
+    flat = configuration("dbscan.roots", distances.device)
     with on_device(distances):
         parents = torch.empty(rows, dtype=torch.int32, device=distances.device)
         roots, labels = torch.empty_like(parents), torch.empty_like(parents, dtype=torch.int64)
         cores_kernel[(rows,)](*pairs, parents, eps, min_samples, rows, **blocks)
         unite_kernel[(rows,)](*pairs, parents, eps, rows, **blocks)
-        roots_kernel[(triton.cdiv(rows, 256),)](parents, roots, rows, BLOCK=256, num_warps=4)
+        roots_kernel[(triton.cdiv(rows, flat["BLOCK"]),)](parents, roots, rows, **flat)
         is_root = roots == torch.arange(rows, device=roots.device)
         numbers = is_root.cumsum(0) - 1
         labels_kernel[(rows,)](*pairs, roots, numbers, labels, eps, rows, **blocks)

@@ -6,12 +6,13 @@ comparison instead of a sort, W² comparisons for W entries in all (60 in traini
 launch overhead is all the time there is). Read once, written once; nothing depends on scheduling.
 """
 
-import contextlib
 from collections.abc import Sequence
 
 import torch
 import triton
 import triton.language as tl
+
+from .launch import configuration, on_device
 
 
 @triton.jit
@@ -59,9 +60,10 @@ def _merge(sets: Sequence[torch.Tensor], out_wide: int, needed: int) -> torch.Te
     wide = entries.shape[-1]
     out = entries.new_empty(*lead, out_wide)
     keeps = torch.empty_like(entries, dtype=torch.int8)
-    with torch.cuda.device_of(entries) if entries.is_cuda else contextlib.nullcontext():
+    warps = 1 if wide <= 64 else 4 if wide <= 256 else 8
+    with on_device(entries):
         sets_kernel[(lead.numel(),)](
-            entries, keeps, out, wide, out_wide, needed, W=triton.next_power_of_2(wide), BLOCK=16,
-            num_warps=1 if wide <= 64 else 4 if wide <= 256 else 8,
+            entries, keeps, out, wide, out_wide, needed, W=triton.next_power_of_2(wide), num_warps=warps,
+            **configuration("index_sets", entries.device),
         )  # fmt: skip
     return out

@@ -1,7 +1,7 @@
 """The k largest logits of feature rows in a large memory, their log-sum-exp and mean row, in one pass over the memory.
 
 A chunk of columns at a time: logits into a scratch (:mod:`products`); one program a row keeps the k + 1 largest so far
-and a running maximum and sum, and leaves ``exp(logit - maximum)`` behind; a product adds these weights times the
+and a running maximum and sum, and leaves the weights ``exp(logit - maximum)`` behind; a product adds them times the
 memory. So the mean row ``softmax @ memory``, which the gradient of the log-sum-exp needs, costs one product and no
 recomputation. A column enters the k + 1 largest only above the smallest of them: one comparison a column, and about
 k·ln(N/C) insertions a row in all; nothing is sorted but the k winners.
@@ -15,28 +15,33 @@ import torch
 import triton
 import triton.language as tl
 
-from .products import add_chunk, chunk_columns, chunk_values, inverse_norms, on_device
+from .launch import configuration, on_device
+from .products import WEIGHT_ONE, add_chunk, chunk_columns, chunk_values, inverse_norms
 
 
 @triton.jit
 def select_kernel(
-    logits, weights, scale, high, total, values, places, start, columns, stride, kept, FIRST: tl.constexpr,
+    logits, weights, scale, row_max, row_sum, values, places, start, columns, stride, kept, FIRST: tl.constexpr,
     WEIGHTS: tl.constexpr, C: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
-    """Merge a chunk of a row: ``values`` and ``places`` ``[rows, K]`` hold the ``kept`` largest, in no order."""
+    """Merge a chunk of a row: ``values`` and ``places`` ``[rows, K]`` hold the ``kept`` largest, in no order.
+
+    ``logits [rows, stride]`` is float32, ``weights [rows, stride]`` may be the same or half precision; ``scale``
+    (by which the sums so far shrink), ``row_max`` and ``row_sum [rows]`` and ``values`` are float32, ``places`` int32.
+    """
     row = tl.program_id(0).to(tl.int64)
     c = tl.arange(0, C)
     rest = tl.load(logits + row * stride + c, mask=c < columns, other=float("-inf"))
-    whole = rest
+    logit = rest
     rest = tl.where(rest == rest, rest, float("-inf"))  # NaN is never chosen, but stays in the sums
     top = tl.max(rest, 0)
-    before = tl.full([], float("-inf"), tl.float32) if FIRST else tl.load(high + row)
-    now = tl.maximum(top, before)
-    share = tl.exp(whole - now)
-    fade = tl.exp(before - now)
-    old = 0.0 if FIRST else tl.load(total + row) * fade
-    tl.store(high + row, now)
-    tl.store(total + row, old + tl.sum(share, 0))
+    old_max = tl.full([], float("-inf"), tl.float32) if FIRST else tl.load(row_max + row)
+    new_max = tl.maximum(top, old_max)
+    weight = tl.exp(logit - new_max)
+    alpha = tl.exp(old_max - new_max)
+    old = 0.0 if FIRST else tl.load(row_sum + row) * alpha
+    tl.store(row_max + row, new_max)
+    tl.store(row_sum + row, old + tl.sum(weight, 0))
     slot = tl.arange(0, K)
     if FIRST:
         best = tl.where(slot < kept, float("-inf"), float("inf"))
@@ -56,13 +61,13 @@ def select_kernel(
     tl.store(values + row * K + slot, best)
     tl.store(places + row * K + slot, place)
     if WEIGHTS:
-        tl.store(scale + row, fade)
-        tl.store(weights + row * stride + c, share.to(weights.dtype.element_ty), mask=c < stride)
+        tl.store(scale + row, alpha)
+        tl.store(weights + row * stride + c, (weight * WEIGHT_ONE).to(weights.dtype.element_ty), mask=c < stride)
 
 
 @triton.jit
 def neighbors_kernel(
-    values, places, high, total, indices, lse, k, kept, K: tl.constexpr, BLOCK: tl.constexpr
+    values, places, row_max, row_sum, indices, lse, k, kept, K: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     """Columns above the smallest of the ``kept`` values, ascending, -1 behind them; and the log-sum-exp."""
     row = tl.program_id(0).to(tl.int64)
@@ -80,7 +85,7 @@ def neighbors_kernel(
     count = tl.sum(keep.to(tl.int32), 0)
     tl.store(indices + row * k + rank, place.to(tl.int64), mask=keep)
     tl.store(indices + row * k + slot, tl.full([K], -1, tl.int64), mask=(slot >= count) & (slot < k))
-    tl.store(lse + row, tl.load(high + row) + tl.log(tl.load(total + row)))
+    tl.store(lse + row, tl.load(row_max + row) + tl.log(tl.load(row_sum + row)))
 
 
 def instance_search(
@@ -98,38 +103,32 @@ def instance_search(
     Returns:
         ``[P, B, k]`` int64 ascending and -1 padded, ``[P, B]`` float32, ``[P, B, D]`` float32 or None.
     """
-    (banks, rows, _), columns = features.shape[:3], memory.shape[1]
+    (parts, rows, _), columns = features.shape[:3], memory.shape[1]
     slots, chunk = triton.next_power_of_2(k + 1), chunk_columns(features, columns)
+    select = configuration("instance_memory.select", features.device)
+    t = configuration("instance_memory.neighbors", features.device)
+    block = min(t["BLOCK"], slots, max(2, t["ELEMENTS"] // slots))
+    warps = 1 if slots <= 64 else 4 if slots <= 512 else 8
     flat = dict(dtype=torch.float32, device=features.device)
     with on_device(features):
         norms = inverse_norms(features)
-        logits = torch.empty(banks, rows, chunk, **flat)
+        logits = torch.empty(parts, rows, chunk, **flat)
         weights = torch.empty_like(logits, dtype=features.dtype) if features.dtype != torch.float32 else logits
-        scale, high, total, lse = (torch.empty(banks, rows, **flat) for _ in range(4))
-        values = torch.empty(banks, rows, slots, **flat)
+        scale, row_max, row_sum, lse = (torch.empty(parts, rows, **flat) for _ in range(4))
+        values = torch.empty(parts, rows, slots, **flat)
         places = torch.empty_like(values, dtype=torch.int32)
-        pull = torch.empty(features.shape, **flat) if mean else None
+        mean_row = torch.empty(features.shape, **flat) if mean else None
         for start in range(0, columns, chunk):
             chunk_values(features, memory, norms, logits, start, temperature)
-            select_kernel[(banks * rows,)](
-                logits, weights, scale, high, total, values, places, start, min(chunk, columns - start), chunk, k + 1,
-                FIRST=start == 0, WEIGHTS=mean, C=triton.next_power_of_2(chunk), K=slots, num_warps=8,
+            select_kernel[(parts * rows,)](
+                logits, weights, scale, row_max, row_sum, values, places, start, min(chunk, columns - start), chunk,
+                k + 1, FIRST=start == 0, WEIGHTS=mean, C=triton.next_power_of_2(chunk), K=slots, **select,
             )  # fmt: skip
             if mean:
                 last = start + chunk >= columns
-                add_chunk(weights, memory, pull, start, scale=scale, sums=total if last else None)
-        indices = torch.empty(banks, rows, k, dtype=torch.int64, device=features.device)
-        neighbors_kernel[(banks * rows,)](
-            values,
-            places,
-            high,
-            total,
-            indices,
-            lse,
-            k,
-            k + 1,
-            K=slots,
-            BLOCK=min(16, slots, max(2, 8192 // slots)),
-            num_warps=1 if slots <= 64 else 4 if slots <= 512 else 8,
+                add_chunk(weights, memory, mean_row, start, scale=scale, sums=row_sum if last else None)
+        indices = torch.empty(parts, rows, k, dtype=torch.int64, device=features.device)
+        neighbors_kernel[(parts * rows,)](
+            values, places, row_max, row_sum, indices, lse, k, k + 1, K=slots, BLOCK=block, num_warps=warps
         )
-    return indices, lse, pull
+    return indices, lse, mean_row

@@ -1,20 +1,21 @@
-"""Jaccard distances of k-reciprocal encodings (SPEC 2, step 6): all of them, or a graph of the near pairs.
+"""Jaccard distances of k-reciprocal encodings (docs/method.md, 2): all of them, or a graph of the near pairs.
 
-The graph is a similarity join. A distance d <= max_distance needs m = sum_l min(V_il, V_jl) >= t = 2 (1 - d) /
-(2 - d). Columns come rarest first in every row; its body ends where the rest weighs less than 0.7 t. Of what two rows
-share, less than 0.7 t lies outside of their bodies' common columns, so a pair whose bodies share less than 0.3 t is
-dropped unseen; hubs, columns that a large part of all images use, lie behind the bodies. ``pairs_kernel`` walks the
-inverted index of the bodies for one row, adds up what each row it meets there shares, and computes m over the whole of
-the few rows that are left. A program (one warp) has an array of N sums for itself and takes rows in turn, so nothing is
-N×N. ``order_kernel`` sorts a row's near columns by counting smaller ones.
+The graph is a similarity join. A near pair shares at least t = 2 (1 - d) / (2 - d), d the largest distance. Columns
+come rarest first in every row; a row's prefix ends where what is left weighs less than 0.7 t. ``pairs_kernel`` walks
+the inverted index of the prefixes for one row: the postings of its columns give the candidates and what each shares
+within the prefixes. Those that share less than 0.3 t there are dropped, and only the others' distances are computed. No
+near pair is lost: docs/numerics.md has the proof. Hubs, columns that a large part of all images use, lie behind the
+prefixes. A program (one warp) has an array of N sums for itself and takes rows in turn, so nothing is N×N.
+``order_kernel`` sorts a row's near columns by counting smaller ones.
 
 Room for a row's near pairs: since the minima over all j add up to at most sum_l uses_l V_il, no more than this over t
 can be near (about five times what is). Where that is too much (t near 0), a first run only counts.
 
-Sums over bodies are int32 with 30 bits behind the point, m is int64 with 44, so that (i, j) and (j, i) get the same
-bits and no order of integer atomics shows. At N = 22,258 and 58 entries a row: 40 million pairs of body entries (111
-million without bodies; 43 of 461 where hubs are), then 52 million entries of the rows that are left, 8 bytes each and
-mostly from cache. Not traffic but the latency of dependent reads is the limit, hence as many programs as fit.
+Sums over prefixes are int32 with 30 bits behind the point, distances' sums int64 with 44, so that (i, j) and (j, i) get
+the same bits and no order of integer atomics shows. At N = 22,258 and 58 entries a row: 40 million pairs of prefix
+entries (111 million without prefixes; 43 of 461 where hubs are), then 52 million entries of the rows that are left, 8
+bytes each and mostly from cache. Not traffic but the latency of dependent reads is the limit, hence as many programs as
+fit.
 """
 
 from typing import NamedTuple
@@ -23,29 +24,27 @@ import torch
 import triton
 import triton.language as tl
 
-from .products import on_device
-from .reciprocal import ONE, Encodings, programs, row_pointers
+from .jaccard_encodings import ONE, Encodings, row_pointers
+from .launch import configuration, on_device, resident_programs
 
-BODY = 0.7  # share of t: smaller, and more is added up for every pair; larger, and more pairs are left
-SLACK, SUM_SLACK = 1e-6, 1e-4  # far above the rounding of a float32 distance, and of a sum over a body
-SUM_ONE = tl.constexpr(2.0**30)  # in the fixed point of sums over bodies
+PREFIX_SHARE = 0.7  # of t: smaller, and more is added up for every pair; larger, and more pairs are left
+SLACK, SUM_SLACK = 1e-6, 1e-4  # far above the rounding of a float32 distance, and of a sum over a prefix
+SUM_ONE = tl.constexpr(2.0**30)  # in the fixed point of sums over prefixes
 ROOM = 2**28  # near pairs for which room is made without counting them first
-BLOCK = 64  # entries at a time
-MANY = tl.constexpr(4)  # rows at a time in a comparison
 
 
 class Index(NamedTuple):
-    """The rows whose body has a column, with their values there."""
+    """The rows whose prefix has a column, with their values there."""
 
-    bodies: torch.Tensor  # [N], int32: how many entries of each row
-    starts: torch.Tensor  # [N + 1], int64: of each column
-    holders: torch.Tensor  # int32
+    prefixes: torch.Tensor  # [N], int32: how many entries of each row
+    starts: torch.Tensor  # [N + 1], int64: of each column's postings
+    postings: torch.Tensor  # int32, rows
     values: torch.Tensor  # float32
 
 
 @triton.jit
-def bodies_kernel(pointers, columns, values, uses, bodies, held, weights, least, BLOCK: tl.constexpr):
-    """Length of each row's body, how many bodies ``held`` a column, and sum_l uses_l V_il."""
+def prefixes_kernel(pointers, columns, values, uses, prefixes, posting_counts, weights, least, BLOCK: tl.constexpr):
+    """Length of each row's prefix, the ``posting_counts`` of each column, and sum_l uses_l V_il."""
     row = tl.program_id(0).to(tl.int64)
     begin, end = tl.load(pointers + row), tl.load(pointers + row + 1)
     lane = tl.arange(0, BLOCK)
@@ -58,34 +57,36 @@ def bodies_kernel(pointers, columns, values, uses, bodies, held, weights, least,
         rest += tl.sum(value, 0)
         weight += tl.sum(value * used.to(tl.float32), 0)
     tl.store(weights + row, weight)
-    body = 0
+    prefix = 0
     for start in range(begin, end, BLOCK):
         inside = start + lane < end
         value = tl.load(values + start + lane, mask=inside, other=0.0)
-        is_body = inside & (rest - tl.cumsum(value, 0) + value >= least)
-        tl.atomic_add(held + tl.load(columns + start + lane, mask=inside, other=0), 1, mask=is_body, sem="relaxed")
-        body += tl.sum(is_body.to(tl.int32), 0)
+        in_prefix = inside & (rest - tl.cumsum(value, 0) + value >= least)
+        tl.atomic_add(
+            posting_counts + tl.load(columns + start + lane, mask=inside, other=0), 1, mask=in_prefix, sem="relaxed"
+        )
+        prefix += tl.sum(in_prefix.to(tl.int32), 0)
         rest -= tl.sum(value, 0)
-    tl.store(bodies + row, body)
+    tl.store(prefixes + row, prefix)
 
 
 @triton.jit
-def index_kernel(pointers, columns, values, bodies, cursors, holders, held_values, BLOCK: tl.constexpr):
-    """Enter each body under its columns, in no particular order; ``cursors`` begin at the columns' starts."""
+def index_kernel(pointers, columns, values, prefixes, cursors, postings, posting_values, BLOCK: tl.constexpr):
+    """Enter each prefix under its columns, in no particular order; ``cursors`` begin at the columns' starts."""
     row = tl.program_id(0).to(tl.int64)
     begin = tl.load(pointers + row)
     lane = tl.arange(0, BLOCK)
-    for start in range(begin, begin + tl.load(bodies + row), BLOCK):
-        inside = start + lane < begin + tl.load(bodies + row)
+    for start in range(begin, begin + tl.load(prefixes + row), BLOCK):
+        inside = start + lane < begin + tl.load(prefixes + row)
         column = tl.load(columns + start + lane, mask=inside, other=0)
         to = tl.atomic_add(cursors + column, 1, mask=inside, sem="relaxed")
-        tl.store(holders + to, tl.full([BLOCK], 0, tl.int32) + row.to(tl.int32), mask=inside)
-        tl.store(held_values + to, tl.load(values + start + lane, mask=inside, other=0.0), mask=inside)
+        tl.store(postings + to, tl.full([BLOCK], 0, tl.int32) + row.to(tl.int32), mask=inside)
+        tl.store(posting_values + to, tl.load(values + start + lane, mask=inside, other=0.0), mask=inside)
 
 
 @triton.jit
-def spread_row(spread, pointers, columns, values, row, KEEP: tl.constexpr, BLOCK: tl.constexpr):
-    """Write the values of a row, or zeros, to the places of its columns in ``spread``, as bits."""
+def write_dense_row(dense_row, pointers, columns, values, row, KEEP: tl.constexpr, BLOCK: tl.constexpr):
+    """Write the values of a row, or zeros, to the places of its columns in ``dense_row``, as bits."""
     lane = tl.arange(0, BLOCK)
     end = tl.load(pointers + row + 1)
     for start in range(tl.load(pointers + row), end, BLOCK):
@@ -94,12 +95,12 @@ def spread_row(spread, pointers, columns, values, row, KEEP: tl.constexpr, BLOCK
         bits = tl.full([BLOCK], 0, tl.int32)
         if KEEP:
             bits = tl.load(values + start + lane, mask=inside, other=0.0).to(tl.int32, bitcast=True)
-        tl.store(spread + column, bits, mask=inside)
+        tl.store(dense_row + column, bits, mask=inside)
 
 
 @triton.jit
-def distances_from(spread, pointers, columns, values, j, valid, MANY: tl.constexpr, BLOCK: tl.constexpr):
-    """Distances of the rows ``j [MANY]`` from the row in ``spread``."""
+def distances_from(dense_row, pointers, columns, values, j, valid, MANY: tl.constexpr, BLOCK: tl.constexpr):
+    """Distances of the rows ``j [MANY]`` from the row in ``dense_row``."""
     j = j.to(tl.int64)
     begin = tl.load(pointers + j, mask=valid, other=0)
     end = tl.load(pointers + j + 1, mask=valid, other=0)
@@ -109,7 +110,7 @@ def distances_from(spread, pointers, columns, values, j, valid, MANY: tl.constex
         at = (begin + start)[:, None] + lane[None, :]
         inside = at < end[:, None]
         column = tl.load(columns + at, mask=inside, other=0)
-        mine = tl.load(spread + column, mask=inside, other=0).to(tl.float32, bitcast=True)
+        mine = tl.load(dense_row + column, mask=inside, other=0).to(tl.float32, bitcast=True)
         least = tl.minimum(mine, tl.load(values + at, mask=inside, other=0.0))
         shared += tl.sum((least * ONE).to(tl.int64), 1)
     unlike = tl.full([MANY], 2 * ONE, tl.float64).to(tl.int64) - shared  # the whole of both rows, less what they share
@@ -118,43 +119,46 @@ def distances_from(spread, pointers, columns, values, j, valid, MANY: tl.constex
 
 @triton.jit
 def pairs_kernel(
-    pointers, columns, values, bodies, starts, holders, held_values, sums, met, slots, near_columns, near_distances,
-    kept, rows, max_distance, enough, BLOCK: tl.constexpr, MANY: tl.constexpr,
+    pointers, columns, values, prefixes, starts, postings, posting_values, sums, candidates, slots, near_columns,
+    near_distances, kept, rows, max_distance, least_shared, BLOCK: tl.constexpr, MANY: tl.constexpr,
 ):  # fmt: skip
     """For every row, how many distances are ``kept``, and as many of them as fit between its ``slots``.
 
-    ``sums [programs, rows]`` are 0 before and after, ``met [programs, rows]`` are a program's list.
+    ``pointers``, ``columns`` and ``values`` are the encodings, then follows the :class:`Index`. ``sums`` and
+    ``candidates [programs, rows]`` are int32, a program's own: sums are 0 before and after, and hold the row densely
+    while its distances are computed. ``slots [rows + 1]`` is int64, ``near_columns`` and ``kept [rows]`` int32,
+    ``near_distances`` float32.
     """
     sums += tl.program_id(0).to(tl.int64) * rows
-    met += tl.program_id(0).to(tl.int64) * rows
+    candidates += tl.program_id(0).to(tl.int64) * rows
     lane = tl.arange(0, BLOCK)
     for row in range(tl.program_id(0).to(tl.int64), rows, tl.num_programs(0)):
         begin = tl.load(pointers + row)
         found = 0
-        for e in range(begin, begin + tl.load(bodies + row)):
+        for e in range(begin, begin + tl.load(prefixes + row)):
             column = tl.load(columns + e)
             value = tl.load(values + e)
             end = tl.load(starts + column + 1)
             for start in range(tl.load(starts + column), end, BLOCK):
                 inside = start + lane < end
-                j = tl.load(holders + start + lane, mask=inside, other=0)
-                shared = tl.minimum(tl.load(held_values + start + lane, mask=inside, other=0.0), value)
+                j = tl.load(postings + start + lane, mask=inside, other=0)
+                shared = tl.minimum(tl.load(posting_values + start + lane, mask=inside, other=0.0), value)
                 shared = tl.maximum((shared * SUM_ONE).to(tl.int32), 1)
                 new = inside & (tl.atomic_add(sums + j, shared, mask=inside, sem="relaxed") == 0)
-                tl.store(met + found + tl.cumsum(new.to(tl.int32), 0) - 1, j, mask=new)
+                tl.store(candidates + found + tl.cumsum(new.to(tl.int32), 0) - 1, j, mask=new)
                 found += tl.sum(new.to(tl.int32), 0)
         tl.debug_barrier()
         left = 0
         for start in range(0, found, BLOCK):
             inside = start + lane < found
-            j = tl.load(met + start + lane, mask=inside, other=0)
+            j = tl.load(candidates + start + lane, mask=inside, other=0)
             shared = tl.load(sums + j, mask=inside, other=0, cache_modifier=".cg")
-            stays = inside & (shared.to(tl.float32) >= enough * SUM_ONE)
+            stays = inside & (shared.to(tl.float32) >= least_shared * SUM_ONE)
             tl.store(sums + j, tl.full([BLOCK], 0, tl.int32), mask=inside)
-            tl.store(met + left + tl.cumsum(stays.to(tl.int32), 0) - 1, j, mask=stays)
+            tl.store(candidates + left + tl.cumsum(stays.to(tl.int32), 0) - 1, j, mask=stays)
             left += tl.sum(stays.to(tl.int32), 0)
         tl.debug_barrier()
-        spread_row(sums, pointers, columns, values, row, True, BLOCK)
+        write_dense_row(sums, pointers, columns, values, row, True, BLOCK)
         tl.debug_barrier()
         slot = tl.load(slots + row)
         room = tl.load(slots + row + 1) - slot
@@ -162,7 +166,7 @@ def pairs_kernel(
         many = tl.arange(0, MANY)
         for start in range(0, left, MANY):
             valid = start + many < left
-            j = tl.load(met + start + many, mask=valid, other=0)
+            j = tl.load(candidates + start + many, mask=valid, other=0)
             distance = distances_from(sums, pointers, columns, values, j, valid, MANY, BLOCK // 2)
             distance = tl.where(j == row, 0.0, distance)
             near = valid & (distance <= max_distance)
@@ -172,7 +176,7 @@ def pairs_kernel(
             count += tl.sum(near.to(tl.int32), 0)
         tl.store(kept + row, count)
         tl.debug_barrier()
-        spread_row(sums, pointers, columns, values, row, False, BLOCK)
+        write_dense_row(sums, pointers, columns, values, row, False, BLOCK)
         tl.debug_barrier()
 
 
@@ -195,18 +199,18 @@ def order_kernel(slots, near_columns, near_distances, pointers, columns, distanc
 
 
 @triton.jit
-def dense_kernel(pointers, columns, values, spread, distances, rows, BLOCK: tl.constexpr, MANY: tl.constexpr):
-    """All distances ``[rows, rows]``; ``spread [programs, rows]`` are 0 before and after."""
-    spread += tl.program_id(0).to(tl.int64) * rows
+def dense_kernel(pointers, columns, values, dense_row, distances, rows, BLOCK: tl.constexpr, MANY: tl.constexpr):
+    """All distances ``[rows, rows]``; ``dense_row [programs, rows]`` are 0 before and after."""
+    dense_row += tl.program_id(0).to(tl.int64) * rows
     for row in range(tl.program_id(0).to(tl.int64), rows, tl.num_programs(0)):
-        spread_row(spread, pointers, columns, values, row, True, BLOCK)
+        write_dense_row(dense_row, pointers, columns, values, row, True, BLOCK)
         tl.debug_barrier()
         for start in range(0, rows, MANY):
             j = start + tl.arange(0, MANY)
-            distance = distances_from(spread, pointers, columns, values, j, j < rows, MANY, BLOCK // 2)
+            distance = distances_from(dense_row, pointers, columns, values, j, j < rows, MANY, BLOCK // 2)
             tl.store(distances + row * rows + j, tl.where(j == row, 0.0, distance), mask=j < rows)
         tl.debug_barrier()
-        spread_row(spread, pointers, columns, values, row, False, BLOCK)
+        write_dense_row(dense_row, pointers, columns, values, row, False, BLOCK)
         tl.debug_barrier()
 
 
@@ -218,19 +222,20 @@ def jaccard_graph(encodings: Encodings, max_distance: float) -> tuple[torch.Tens
     rows, device = len(encodings.uses), encodings.uses.device
     least = 2 * (1 - max_distance) / (2 - max_distance) - SLACK
     with on_device(encodings.uses):
-        index, weights = _index(encodings, BODY * least if least > 0 else -1.0)
+        index, weights = _index(encodings, PREFIX_SHARE * least if least > 0 else -1.0)
         lengths = (weights / least).clamp(max=rows) if least > 0 else torch.full_like(weights, rows)
         slots = row_pointers(lengths.long() + 1)
         room = int(slots[-1])
-        count = programs(rows, 8 * rows, device)
+        count = resident_programs(rows, 8 * rows, device)
+        blocks = configuration("jaccard.pairs", device)
         sums = torch.zeros(count, rows, dtype=torch.int32, device=device)
-        met, kept = torch.empty_like(sums), torch.empty_like(encodings.uses)
+        candidates, kept = torch.empty_like(sums), torch.empty_like(encodings.uses)
 
         def pairs(slots: torch.Tensor, room: int) -> tuple[torch.Tensor, torch.Tensor]:
-            near = index.holders.new_empty(room), index.values.new_empty(room)
+            near = index.postings.new_empty(room), index.values.new_empty(room)
             pairs_kernel[(count,)](
-                *encodings[:3], *index, sums, met, slots, *near, kept, rows, max_distance,
-                (1 - BODY) * least - SUM_SLACK, BLOCK=BLOCK, MANY=MANY, num_warps=1, num_stages=1,
+                *encodings[:3], *index, sums, candidates, slots, *near, kept, rows, max_distance,
+                (1 - PREFIX_SHARE) * least - SUM_SLACK, **blocks,
             )  # fmt: skip
             return near
 
@@ -243,19 +248,24 @@ def jaccard_graph(encodings: Encodings, max_distance: float) -> tuple[torch.Tens
         stored = int(pointers[-1])
         columns = torch.empty(stored, dtype=torch.int64, device=device)
         distances = near[1].new_empty(stored)
-        order_kernel[(rows,)](slots, *near, pointers, columns, distances, BLOCK=BLOCK // 2, num_warps=1)
+        blocks = configuration("jaccard.order", device)
+        order_kernel[(rows,)](slots, *near, pointers, columns, distances, **blocks)
     return pointers, columns, distances
 
 
 def _index(encodings: Encodings, least: float) -> tuple[Index, torch.Tensor]:
-    """The inverted index of the bodies, whose rest weighs less than ``least``; and of every row sum_l uses_l V_il."""
+    """The inverted index of the prefixes, whose rest weighs less than ``least``; and of every row sum_l uses_l V_il."""
     pointers, columns, values, uses = encodings
-    bodies, held, weights = torch.empty_like(uses), torch.zeros_like(uses), torch.empty_like(uses, dtype=torch.float32)
-    grid, blocks = (len(uses),), dict(BLOCK=BLOCK, num_warps=1, num_stages=1)
-    bodies_kernel[grid](pointers, columns, values, uses, bodies, held, weights, least, **blocks)
-    starts = row_pointers(held)
-    index = Index(bodies, starts, torch.empty_like(columns), torch.empty_like(values))
-    index_kernel[grid](pointers, columns, values, bodies, starts.clone(), index.holders, index.values, **blocks)
+    prefixes, posting_counts, weights = (
+        torch.empty_like(uses),
+        torch.zeros_like(uses),
+        torch.empty_like(uses, dtype=torch.float32),
+    )
+    grid, blocks = (len(uses),), configuration("jaccard.rows", uses.device)
+    prefixes_kernel[grid](pointers, columns, values, uses, prefixes, posting_counts, weights, least, **blocks)
+    starts = row_pointers(posting_counts)
+    index = Index(prefixes, starts, torch.empty_like(columns), torch.empty_like(values))
+    index_kernel[grid](pointers, columns, values, prefixes, starts.clone(), index.postings, index.values, **blocks)
     return index, weights
 
 
@@ -263,9 +273,9 @@ def jaccard_distance(encodings: Encodings) -> torch.Tensor:
     """All distances ``[N, N]``. Does not wait for the device."""
     rows, device = len(encodings.uses), encodings.uses.device
     with on_device(encodings.uses):
-        spread = torch.zeros(programs(rows, 4 * rows, device), rows, dtype=torch.int32, device=device)
+        dense_row = torch.zeros(resident_programs(rows, 4 * rows, device), rows, dtype=torch.int32, device=device)
         distances = torch.empty(rows, rows, device=device)
-        dense_kernel[(len(spread),)](
-            *encodings[:3], spread, distances, rows, BLOCK=BLOCK, MANY=MANY, num_warps=1, num_stages=1
+        dense_kernel[(len(dense_row),)](
+            *encodings[:3], dense_row, distances, rows, **configuration("jaccard.pairs", device)
         )
     return distances

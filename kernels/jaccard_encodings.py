@@ -1,19 +1,20 @@
-"""k-reciprocal encodings of images from their neighbours (SPEC 2, steps 2 to 5), as sparse rows.
+"""k-reciprocal encodings of images from their neighbours (docs/method.md, 2), as sparse rows.
 
 Four kernels, in the order of the call. ``reciprocal_kernel`` looks i up in the ranks of each image that it ranks: one
-comparison settles both its whole set and its half set. ``expand_kernel`` tests every member's half set against the
-whole set and lists the union; ``weights_kernel`` turns similarities into softmax weights; ``mean_kernel`` averages the
-rows of the first ranks. How long a union and a mean are only the data tell, so these two run twice, to count and to
+comparison settles both its reciprocal set and its half set. ``expand_kernel`` tests every member's half set against the
+reciprocal set and lists the union; ``weights_kernel`` turns similarities into softmax weights; ``mean_kernel`` averages
+the rows of the first ranks. How long a union and a mean are only the data tell, so these two run twice, to count and to
 write, with a cumulative sum between, and the host waits for its last entry.
 
 Unions and sums go through an array of N numbers that a program (one warp, a few rows in turn) has for itself and cleans
 after each row: a look-up per entry, nothing is sorted, nothing is N×N. Entries meet in integer atomics only: in a union
 the first in order claims an image (a minimum), sums are fixed point with 44 bits behind the point, so results do not
-depend on scheduling. ``SCRATCH_BYTES`` bounds these arrays: at larger N fewer programs share the rows.
+depend on scheduling. These arrays take half of the free memory at most (:func:`launch.resident_programs`): where N is
+so large that not every program that a GPU can hold has room, fewer share the rows.
 
 Read: the k ranks of k images a row (4k² bytes, from cache), k half sets, and one feature row (4·D bytes) for each image
-that an expanded set has beyond the whole set, whose similarities come from the neighbour search; written: 8 bytes an
-entry. At N = 22,258 and k1 = 30 that is 5 of 20 entries and so 0.9 GB at D = 2048, the floor.
+that an expanded set has beyond the reciprocal set, whose similarities come from the neighbour search; written: 8 bytes
+an entry. At N = 22,258 and k1 = 30 that is 5 of 20 entries and so 0.9 GB at D = 2048, the floor.
 """
 
 from typing import NamedTuple
@@ -22,14 +23,11 @@ import torch
 import triton
 import triton.language as tl
 
-from .products import on_device
+from .launch import configuration, on_device, resident_programs
 
-SCRATCH_BYTES = 2**31  # of all programs' arrays together
-PROGRAMS_PER_SM = 16
-INTERPRETED_PROGRAMS = 3
 ONE = tl.constexpr(2.0**44)  # in fixed point; float32 weights above 2^-20 lose nothing
 FREE = tl.constexpr(2**31 - 1)  # in the claims of a program: nobody's
-MEMBER = tl.constexpr(-1)  # of the whole set
+MEMBER = tl.constexpr(-1)  # of the reciprocal set
 
 
 class Encodings(NamedTuple):
@@ -42,7 +40,7 @@ class Encodings(NamedTuple):
 
 
 @triton.jit
-def reciprocal_kernel(ranks, whole, halves, k, half, R: tl.constexpr, K: tl.constexpr):
+def reciprocal_kernel(ranks, reciprocal, half_reciprocal, k, half, R: tl.constexpr, K: tl.constexpr):
     """``ranks [N, k]`` that are mutual, among all k and among the first ``half``; -1 in place of the others."""
     row = tl.program_id(0).to(tl.int64)
     place = tl.arange(0, K)
@@ -52,37 +50,39 @@ def reciprocal_kernel(ranks, whole, halves, k, half, R: tl.constexpr, K: tl.cons
         at = ranks + j.to(tl.int64)[:, None] * k + place[None, :]
         theirs = tl.load(at, mask=(r < k)[:, None] & (place < k)[None, :], other=-1)
         back = tl.min(tl.where(theirs == row, place[None, :], K), 1)
-        tl.store(whole + row * k + r, tl.where(back < k, j, -1), mask=r < k)
-        tl.store(halves + row * half + r, tl.where(back < half, j, -1), mask=r < half)
+        tl.store(reciprocal + row * k + r, tl.where(back < k, j, -1), mask=r < k)
+        tl.store(half_reciprocal + row * half + r, tl.where(back < half, j, -1), mask=r < half)
 
 
 @triton.jit
-def half_sets(whole, halves, row, start, k, half, C: tl.constexpr, H: tl.constexpr):
-    """The half sets of members ``start + [0, C)`` of a row's whole set, -1 where there is none, and their order."""
+def half_sets(reciprocal, half_reciprocal, row, start, k, half, C: tl.constexpr, H: tl.constexpr):
+    """The half sets of members ``start + [0, C)`` of a row's reciprocal set, -1 where none is, and their order."""
     place = start + tl.arange(0, C)
-    c = tl.load(whole + row * k + place, mask=place < k, other=-1)
+    c = tl.load(reciprocal + row * k + place, mask=place < k, other=-1)
     m = tl.arange(0, H)
-    at = halves + c.to(tl.int64)[:, None] * half + m[None, :]
+    at = half_reciprocal + c.to(tl.int64)[:, None] * half + m[None, :]
     j = tl.load(at, mask=(c >= 0)[:, None] & (m < half)[None, :], other=-1)
     return j, place[:, None] * H + m[None, :]
 
 
 @triton.jit
 def expand_kernel(
-    whole, halves, products, claims, pointers, lengths, known, columns, values, rows, k, half, COUNT: tl.constexpr,
-    K: tl.constexpr, C: tl.constexpr, H: tl.constexpr,
+    reciprocal, half_reciprocal, products, claims, pointers, lengths, known, columns, values, rows, k, half,
+    COUNT: tl.constexpr, K: tl.constexpr, C: tl.constexpr, H: tl.constexpr,
 ):  # fmt: skip
-    """Whole sets, then what the half sets add to them; similarities of the former.
+    """Reciprocal sets, then what the half sets add to them; similarities of the former.
 
-    ``COUNT``: only ``lengths`` and, of these, how many are ``known`` from the search. ``claims [programs, rows]`` are
-    ``FREE`` before and after.
+    ``COUNT``: only ``lengths`` and, of these, how many are ``known`` from the search (int32, ``[rows]``). ``claims
+    [programs, rows]``, int32, are ``FREE`` before and after. ``reciprocal [rows, k]`` and ``half_reciprocal [rows,
+    half]`` are int32, -1 where a rank is not mutual; ``products [rows, k]`` float32; ``pointers [rows + 1]`` int64,
+    ``columns`` int32 and ``values`` float32 are the sparse rows to write.
     """
     claims += tl.program_id(0).to(tl.int64) * rows
     place = tl.arange(0, K)
     for row in range(tl.program_id(0).to(tl.int64), rows, tl.num_programs(0)):
-        own = tl.load(whole + row * k + place, mask=place < k, other=-1)
-        is_member = own >= 0
-        tl.store(claims + own, tl.full([K], MEMBER, tl.int32), mask=is_member)
+        members = tl.load(reciprocal + row * k + place, mask=place < k, other=-1)
+        is_member = members >= 0
+        tl.store(claims + members, tl.full([K], MEMBER, tl.int32), mask=is_member)
         tl.debug_barrier()
         found = tl.sum(is_member.to(tl.int32), 0)
         if COUNT:
@@ -90,17 +90,17 @@ def expand_kernel(
         else:
             begin = tl.load(pointers + row)
             at = begin + tl.cumsum(is_member.to(tl.int32), 0) - 1
-            tl.store(columns + at, own, mask=is_member)
+            tl.store(columns + at, members, mask=is_member)
             tl.store(values + at, tl.load(products + row * k + place, mask=is_member, other=0.0), mask=is_member)
         for start in range(0, k, C):
-            j, order = half_sets(whole, halves, row, start, k, half, C, H)
-            taken = tl.load(claims + j, mask=j >= 0, other=0, cache_modifier=".cg")
-            inside = tl.sum((taken == MEMBER).to(tl.int32), 1)
+            j, order = half_sets(reciprocal, half_reciprocal, row, start, k, half, C, H)
+            claim = tl.load(claims + j, mask=j >= 0, other=0, cache_modifier=".cg")
+            inside = tl.sum((claim == MEMBER).to(tl.int32), 1)
             joins = 3 * inside > 2 * tl.sum((j >= 0).to(tl.int32), 1)
-            tl.atomic_min(claims + j, order, mask=(j >= 0) & joins[:, None] & (taken != MEMBER), sem="relaxed")
+            tl.atomic_min(claims + j, order, mask=(j >= 0) & joins[:, None] & (claim != MEMBER), sem="relaxed")
         tl.debug_barrier()
         for start in range(0, k, C):
-            j, order = half_sets(whole, halves, row, start, k, half, C, H)
+            j, order = half_sets(reciprocal, half_reciprocal, row, start, k, half, C, H)
             new = (j >= 0) & (tl.load(claims + j, mask=j >= 0, other=0, cache_modifier=".cg") == order)
             if not COUNT:
                 added = tl.reshape(new.to(tl.int32), [C * H])
@@ -110,9 +110,9 @@ def expand_kernel(
         tl.debug_barrier()
         if COUNT:
             tl.store(lengths + row, found)
-        tl.store(claims + own, tl.full([K], FREE, tl.int32), mask=is_member)
+        tl.store(claims + members, tl.full([K], FREE, tl.int32), mask=is_member)
         for start in range(0, k, C):
-            j, _ = half_sets(whole, halves, row, start, k, half, C, H)
+            j, _ = half_sets(reciprocal, half_reciprocal, row, start, k, half, C, H)
             tl.store(claims + j, tl.full([C, H], FREE, tl.int32), mask=j >= 0)
         tl.debug_barrier()
 
@@ -146,16 +146,16 @@ def weights_kernel(features, pointers, known, columns, values, width, E: tl.cons
 
 @triton.jit
 def mean_kernel(
-    ranks, pointers, columns, values, sums, met, uses, lengths, new_pointers, new_columns, new_values, rows, k, k2,
+    ranks, pointers, columns, values, sums, keys, uses, lengths, new_pointers, new_columns, new_values, rows, k, k2,
     room, scale, COUNT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The mean of the rows of the ``k2`` first ranks, by how many rows use a column.
 
-    ``COUNT``: only ``lengths`` and, by column, ``uses``. ``sums [programs, rows]`` are 0 before and after; in ``met
+    ``COUNT``: only ``lengths`` and, by column, ``uses``. ``sums [programs, rows]`` are 0 before and after; in ``keys
     [programs, room]`` a program lists its row's columns, each with its uses in the upper half.
     """
     sums += tl.program_id(0).to(tl.int64) * rows
-    met += tl.program_id(0).to(tl.int64) * room
+    keys += tl.program_id(0).to(tl.int64) * room
     lane = tl.arange(0, BLOCK)
     for row in range(tl.program_id(0).to(tl.int64), rows, tl.num_programs(0)):
         count = 0
@@ -173,21 +173,21 @@ def mean_kernel(
                 key = column.to(tl.int64)
                 if not COUNT:
                     key += tl.load(uses + column, mask=new, other=0).to(tl.int64) << 32
-                tl.store(met + count + tl.cumsum(new.to(tl.int32), 0) - 1, key, mask=new)
+                tl.store(keys + count + tl.cumsum(new.to(tl.int32), 0) - 1, key, mask=new)
                 count += tl.sum(new.to(tl.int32), 0)
         tl.debug_barrier()
         if COUNT:
             tl.store(lengths + row, count)
         for start in range(0, count, BLOCK):
             inside = start + lane < count
-            key = tl.load(met + start + lane, mask=inside, other=0)
+            key = tl.load(keys + start + lane, mask=inside, other=0)
             column = (key & 0xFFFFFFFF).to(tl.int32)
             if COUNT:
                 tl.atomic_add(uses + column, 1, mask=inside, sem="relaxed")
             else:
                 rank = tl.full([BLOCK], 0, tl.int32)
                 for other in range(0, count, BLOCK):
-                    theirs = tl.load(met + other + lane, mask=other + lane < count, other=0x7FFFFFFFFFFFFFFF)
+                    theirs = tl.load(keys + other + lane, mask=other + lane < count, other=0x7FFFFFFFFFFFFFFF)
                     rank += tl.sum((theirs[None, :] < key[:, None]).to(tl.int32), 1)
                 total = tl.load(sums + column, mask=inside, other=0, cache_modifier=".cg").to(tl.float64)
                 to = tl.load(new_pointers + row) + rank
@@ -195,14 +195,6 @@ def mean_kernel(
                 tl.store(new_values + to, (total / scale).to(tl.float32), mask=inside)
             tl.store(sums + column, tl.full([BLOCK], 0, tl.int64), mask=inside)
         tl.debug_barrier()
-
-
-def programs(rows: int, bytes_each: int, device: torch.device) -> int:
-    """How many programs share the rows, where each has ``bytes_each`` bytes of scratch."""
-    if device.type != "cuda":
-        return min(rows, INTERPRETED_PROGRAMS)
-    resident = PROGRAMS_PER_SM * torch.cuda.get_device_properties(device).multi_processor_count
-    return max(1, min(rows, resident, SCRATCH_BYTES // bytes_each))
 
 
 def row_pointers(lengths: torch.Tensor) -> torch.Tensor:
@@ -229,24 +221,27 @@ def _expanded(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
     """Row pointers, columns and weights of the expanded sets, and the length of the longest."""
     (rows, k), device = ranks.shape, ranks.device
-    whole, halves = torch.empty_like(ranks), ranks.new_empty(rows, half)
+    reciprocal, half_reciprocal = torch.empty_like(ranks), ranks.new_empty(rows, half)
     wide, half_wide = triton.next_power_of_2(k), triton.next_power_of_2(half)
-    reciprocal_kernel[(rows,)](ranks, whole, halves, k, half, R=max(1, 1024 // wide), K=wide, num_warps=1)
+    t = configuration("jaccard_encodings.reciprocal", device)
+    tile = dict(R=max(1, t.pop("ELEMENTS") // wide), K=wide)
+    reciprocal_kernel[(rows,)](ranks, reciprocal, half_reciprocal, k, half, **tile, **t)
 
-    count = programs(rows, 4 * rows, device)
+    count = resident_programs(rows, 4 * rows, device)
     claims = torch.full((count, rows), FREE.value, dtype=torch.int32, device=device)
     lengths, known = ranks.new_empty(rows), ranks.new_empty(rows)
-    warps = 1 if wide <= 128 else 4
-    blocks = dict(K=wide, C=min(wide, max(1, 256 * warps // half_wide)), H=half_wide, num_warps=warps, num_stages=1)
-    sets, sizes = (whole, halves, products, claims), (rows, k, half)
+    t, warps = configuration("jaccard_encodings.expand", device), 1 if wide <= 128 else 4
+    members = min(wide, max(1, t.pop("ELEMENTS") * warps // half_wide))
+    blocks = dict(K=wide, C=members, H=half_wide, num_warps=warps, **t)
+    sets, sizes = (reciprocal, half_reciprocal, products, claims), (rows, k, half)
     expand_kernel[(count,)](*sets, ranks, lengths, known, ranks, products, *sizes, COUNT=True, **blocks)
     pointers = row_pointers(lengths)
     total, longest = torch.stack([pointers[-1], lengths.max().long()]).tolist()
     columns, values = ranks.new_empty(total), features.new_empty(total)
     expand_kernel[(count,)](*sets, pointers, lengths, known, columns, values, *sizes, COUNT=False, **blocks)
-    width = features.shape[1]
-    block = min(256, triton.next_power_of_2(width))
-    weights_kernel[(rows,)](features, pointers, known, columns, values, width, E=8, D=block, num_warps=4, num_stages=1)
+    width, t = features.shape[1], configuration("jaccard_encodings.weights", device)
+    block = min(t.pop("BLOCK"), triton.next_power_of_2(width))
+    weights_kernel[(rows,)](features, pointers, known, columns, values, width, D=block, **t)
     return pointers, columns, values, longest
 
 
@@ -255,13 +250,13 @@ def _averaged(
 ) -> Encodings:
     (rows, k), device = ranks.shape, ranks.device
     room = min(rows, k2 * longest)
-    count = programs(rows, 8 * (rows + room), device)
+    count = resident_programs(rows, 8 * (rows + room), device)
     sums = torch.zeros(count, rows, dtype=torch.int64, device=device)
-    met = torch.empty(count, room, dtype=torch.int64, device=device)
+    keys = torch.empty(count, room, dtype=torch.int64, device=device)
     uses, lengths = torch.zeros_like(ranks[:, 0]), ranks.new_empty(rows)
-    shared = ranks, pointers, columns, values, sums, met, uses, lengths
+    shared = ranks, pointers, columns, values, sums, keys, uses, lengths
     sizes = rows, k, k2, room, k2 * ONE.value
-    blocks = dict(BLOCK=32, num_warps=1, num_stages=1)
+    blocks = configuration("jaccard_encodings.mean", device)
     mean_kernel[(count,)](*shared, pointers, columns, values, *sizes, COUNT=True, **blocks)
     new_pointers = row_pointers(lengths)
     total = int(new_pointers[-1])

@@ -6,7 +6,7 @@
    lower bound of a row's k-th largest score.
 3. All columns are scored; those that reach the bound less 2E are written to a list of their row, and nothing else is.
 4. The k-th largest score of a list less 2E leaves a few more than k candidates. None that is missing could be one of
-   the k: that is the certificate. A row whose list overflows (hundreds of near ties) is reported, not guessed.
+   the k: that is the certificate. A row whose list overflows (hundreds of close ties) is reported, not guessed.
 5. Candidates are scored in float32 and ordered by score and index.
 
 Read and written: rows once for rounding, then as float16 tiles as in a matrix product; 8 bytes an entry of the lists
@@ -19,20 +19,19 @@ import torch
 import triton
 import triton.language as tl
 
-from .products import Tiles, on_device, tile_products
+from .launch import configuration, on_device
+from .products import tile_products
 
 MAX_K = 1024
 CHUNK_BYTES = 2**28  # of group maxima and lists, for the rows of a chunk
 LOWEST = torch.finfo(torch.float32).min  # that a score within the database can have
 LIST = 512  # entries of a list; 2 k where that is more
 BANDS = tl.constexpr(8)  # blocks of rows that share the columns in the cache
-TILES = {8: Tiles(128, 128, 32, 4, 4), 9: Tiles(128, 128, 64, 4, 3), 10: Tiles(128, 128, 64, 4, 3)}
-INTERPRETED = Tiles(16, 32, 16, 4, 1)
 
 
 @triton.jit
 def halve_kernel(
-    x, centre, scale, half, lengths, errors, bias, width, padded, NEAR: tl.constexpr, BLOCK: tl.constexpr
+    x, centre, scale, half, lengths, errors, bias, width, padded, SQEUCLIDEAN: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     """``half = scale (x - centre)`` of a row, its length and that of what rounding took, and what a score loses."""
     row = tl.program_id(0).to(tl.int64)
@@ -53,12 +52,12 @@ def halve_kernel(
     square = tl.sum(squares, 0)
     tl.store(lengths + row, tl.sqrt_rn(square))
     tl.store(errors + row, tl.sqrt_rn(tl.sum(lost, 0)))
-    tl.store(bias + row, square * 0.5 if NEAR else -tl.sum(along, 0))
+    tl.store(bias + row, square * 0.5 if SQEUCLIDEAN else -tl.sum(along, 0))
 
 
 @triton.jit
 def place_of(num_rows, tiles, M: tl.constexpr):
-    """Block of rows and tile of columns of a program: programs near in time share both."""
+    """Block of rows and tile of columns of a program: programs close in time share both."""
     program = tl.program_id(0)
     blocks = tl.cdiv(num_rows, M)
     band = program // (BANDS * tiles)
@@ -120,12 +119,12 @@ def collect_kernel(
 
 @triton.jit
 def narrow_kernel(
-    scores, places, counts, errors, kept, totals, num_rows, first_row, k, OWN: tl.constexpr, CAPACITY: tl.constexpr,
-    ROWS: tl.constexpr,
+    scores, places, counts, errors, kept, totals, num_rows, first_row, k, EXCLUDE_SELF: tl.constexpr,
+    CAPACITY: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """Entries of a list that reach its k-th largest score less twice the error; none of a list that overflowed.
 
-    Where ``OWN``, row and entry of the same index are the same image, which is left out.
+    Where ``EXCLUDE_SELF``, row and entry of the same index are the same image, which is left out.
     """
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     real = rows < num_rows
@@ -147,7 +146,7 @@ def narrow_kernel(
     turned = largest.to(tl.int32)
     kth = (turned ^ ((turned >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
     keep = (there & (score >= (kth - 2 * error)[:, None]) & (count <= CAPACITY)[:, None]).to(tl.int32)
-    if OWN:
+    if EXCLUDE_SELF:
         keep = tl.where(place == (first_row + rows)[:, None], 0, keep)
     tl.store(kept + rows[:, None] * CAPACITY + tl.cumsum(keep, 1) - 1, place, mask=keep > 0)
     tl.store(totals + rows, tl.sum(keep, 1), mask=real)
@@ -155,9 +154,10 @@ def narrow_kernel(
 
 @triton.jit
 def rescore_kernel(
-    x, y, kept, totals, scores, width, NEAR: tl.constexpr, CAPACITY: tl.constexpr, C: tl.constexpr, BLOCK: tl.constexpr
+    x, y, kept, totals, scores, width, SQEUCLIDEAN: tl.constexpr, CAPACITY: tl.constexpr, C: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Inner products in float32 of a row and its candidates, or (``NEAR``) squared distances with their sign turned."""
+    """Inner products in float32 of a row and its candidates, or (``SQEUCLIDEAN``) negative squared distances."""
     row = tl.program_id(0).to(tl.int64)
     total = tl.load(totals + row)
     for start in range(0, total, C):
@@ -168,7 +168,7 @@ def rescore_kernel(
             d = left + tl.arange(0, BLOCK)
             a = tl.load(x + row * width + d, mask=d < width, other=0.0)[None, :]
             b = tl.load(y + place[:, None] * width + d[None, :], mask=(d < width)[None, :], other=0.0)
-            score = score - (a - b) * (a - b) if NEAR else score + a * b
+            score = score - (a - b) * (a - b) if SQEUCLIDEAN else score + a * b
         tl.store(scores + row * CAPACITY + n, tl.sum(score, 1), mask=n < total)
 
 
@@ -198,58 +198,65 @@ def order_kernel(
 
 
 def search(
-    x: torch.Tensor, y: torch.Tensor, k: int, scores: torch.Tensor, indices: torch.Tensor, *, own: bool, near: bool
+    x: torch.Tensor,
+    y: torch.Tensor,
+    k: int,
+    scores: torch.Tensor,
+    indices: torch.Tensor,
+    *,
+    exclude_self: bool,
+    sqeuclidean: bool,
 ) -> torch.Tensor:
     """Fill ``scores`` and ``indices`` with the ``k`` rows of ``y`` nearest to every row of ``x``, equal ones by index.
 
     Args:
         x: ``[Q, D]``, float32, contiguous.
-        y: ``[N, D]`` likewise, N > k; the same tensor where ``own``, and then a row does not find itself.
+        y: ``[N, D]`` likewise, N > k; the same tensor where ``exclude_self``, and then a row does not find itself.
         k: from 1 to :data:`MAX_K`, and below N.
         scores: ``[Q, k]``, float32; rows may lie further apart.
         indices: ``[Q, k]``, int64, of the same strides.
-        near: scores are squared distances with their sign turned, not inner products.
+        sqeuclidean: scores are squared distances with their sign turned, not inner products.
 
     Returns:
         ``[Q]``, which rows have no result because their lists overflowed: nothing in them is filled.
     """
     (count, width), size = x.shape, len(y)
-    tile = TILES[min(max(torch.cuda.get_device_capability(x.device)[0], 8), 10)] if x.is_cuda else INTERPRETED
-    ranks = k + own  # a row is near to itself
-    every, group = sampling(size, ranks, tile.n)
-    tiles, groups = triton.cdiv(triton.cdiv(size, every), tile.n), tile.n // group
-    capacity = max(LIST, triton.next_power_of_2(2 * k))
-    lists = 2048 // capacity if x.is_cuda else 16  # of a program
-    step = max(tile.m, CHUNK_BYTES // (4 * tiles * groups + 12 * capacity) // tile.m * tile.m)
-    options = dict(M=tile.m, N=tile.n, K=tile.k, num_warps=tile.warps, num_stages=tile.stages)
+    device, capacity = x.device, max(LIST, triton.next_power_of_2(2 * k))
+    tile, narrow = configuration("knn.products", device), configuration("knn.narrow", device)
+    rescore, order = configuration("knn.rescore", device), configuration("knn.order", device)
+    rescore["BLOCK"] = min(rescore["BLOCK"], triton.next_power_of_2(width))
+    height, strip, depth = tile["M"], tile["N"], tile["K"]
+    ranks = k + exclude_self  # a row would find itself
+    every, group = sampling(size, ranks, strip)
+    tiles, groups = triton.cdiv(triton.cdiv(size, every), strip), strip // group
+    lists = max(1, narrow.pop("ELEMENTS") // capacity)  # of a program
+    step = max(height, CHUNK_BYTES // (4 * tiles * groups + 12 * capacity) // height * height)
     totals = torch.empty(count, dtype=torch.int32, device=x.device)
     with on_device(x):
-        half_x, half_y, bias, errors = rounded(x, y, tile.k, own=own, near=near)
+        half_x, half_y, bias, errors = rounded(x, y, depth, exclude_self=exclude_self, sqeuclidean=sqeuclidean)
         for start in range(0, count, step):
             rows = slice(start, min(start + step, count))
             number = rows.stop - start
-            blocks, wide = triton.cdiv(number, tile.m), triton.cdiv(size, tile.n)
+            blocks, wide = triton.cdiv(number, height), triton.cdiv(size, strip)
             maxima = torch.empty(number, tiles * groups, device=x.device)
             found = torch.empty(number, capacity, device=x.device)
             places, kept = (torch.empty(number, capacity, dtype=torch.int32, device=x.device) for _ in range(2))
             counts = torch.zeros(number, dtype=torch.int32, device=x.device)
             products, shape = (half_x[rows], half_y, bias), (number, size, half_y.shape[1])
-            maxima_kernel[(blocks * tiles,)](*products, maxima, *shape, tiles, STRIDE=every, GROUP=group, **options)
+            maxima_kernel[(blocks * tiles,)](*products, maxima, *shape, tiles, STRIDE=every, GROUP=group, **tile)
             bounds = (maxima.topk(ranks).values[:, -1] - 2 * errors[rows]).clamp_min(LOWEST)
             collect_kernel[(blocks * wide,)](
-                *products, bounds, found, places, counts, *shape, wide, CAPACITY=capacity, **options
+                *products, bounds, found, places, counts, *shape, wide, CAPACITY=capacity, **tile
             )
             narrow_kernel[(triton.cdiv(number, lists),)](
-                found, places, counts, errors[rows], kept, totals[rows], number, start, ranks, OWN=own,
-                CAPACITY=capacity, ROWS=lists,
+                found, places, counts, errors[rows], kept, totals[rows], number, start, ranks,
+                EXCLUDE_SELF=exclude_self, CAPACITY=capacity, ROWS=lists, **narrow,
             )  # fmt: skip
             rescore_kernel[(number,)](
-                x[rows], y, kept, totals[rows], found, width, NEAR=near, CAPACITY=capacity, C=8,
-                BLOCK=min(256, triton.next_power_of_2(width)),
+                x[rows], y, kept, totals[rows], found, width, SQEUCLIDEAN=sqeuclidean, CAPACITY=capacity, **rescore,
             )  # fmt: skip
             order_kernel[(number,)](
-                found, kept, totals[rows], scores[rows], indices[rows], k, scores.stride(0), CAPACITY=capacity,
-                BLOCK=32, num_warps=1,
+                found, kept, totals[rows], scores[rows], indices[rows], k, scores.stride(0), CAPACITY=capacity, **order,
             )  # fmt: skip
     return totals < k
 
@@ -268,7 +275,7 @@ def sampling(size: int, k: int, columns: int) -> tuple[int, int]:
 
 
 def rounded(
-    x: torch.Tensor, y: torch.Tensor, multiple: int, *, own: bool, near: bool
+    x: torch.Tensor, y: torch.Tensor, multiple: int, *, exclude_self: bool, sqeuclidean: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Both sides in float16, what a column's score loses, and a bound of the error of a row's scores.
 
@@ -277,21 +284,22 @@ def rounded(
     Zeros fill rows up to a ``multiple``.
     """
     centre = y.mean(0)
-    ends = torch.stack([end for side in ((y,) if own else (x, y)) for end in side.aminmax()])
+    ends = torch.stack([end for side in ((y,) if exclude_self else (x, y)) for end in side.aminmax()])
     scale = 1 / ends.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
-    half_y, lengths_y, errors_y, bias = _halved(y, centre, scale, multiple, near)
+    half_y, lengths_y, errors_y, bias = _halved(y, centre, scale, multiple, sqeuclidean)
     half_x, lengths, errors = half_y, lengths_y, errors_y
-    if not own:
-        half_x, lengths, errors, _ = _halved(x, centre, scale, multiple, near)
+    if not exclude_self:
+        half_x, lengths, errors, _ = _halved(x, centre, scale, multiple, sqeuclidean)
     length, error = lengths_y.max(), errors_y.max()
     summed = (x.shape[1] + 2) * 2.0**-23 * (lengths + errors) * (length + error) + 2.0**-20 * bias.abs().max()
     return half_x, half_y, bias, lengths * error + errors * (length + error) + summed
 
 
-def _halved(x: torch.Tensor, centre: torch.Tensor, scale: torch.Tensor, multiple: int, near: bool) -> tuple:
+def _halved(x: torch.Tensor, centre: torch.Tensor, scale: torch.Tensor, multiple: int, sqeuclidean: bool) -> tuple:
     (count, width), padded = x.shape, triton.cdiv(x.shape[1], multiple) * multiple
     half = torch.empty(count, padded, dtype=torch.float16, device=x.device)
     lengths, errors, bias = (torch.empty(count, device=x.device) for _ in range(3))
-    block = min(1024, triton.next_power_of_2(padded))
-    halve_kernel[(count,)](x, centre, scale, half, lengths, errors, bias, width, padded, NEAR=near, BLOCK=block)
+    t = configuration("knn.round", x.device)
+    t["BLOCK"] = min(t["BLOCK"], triton.next_power_of_2(padded))
+    halve_kernel[(count,)](x, centre, scale, half, lengths, errors, bias, width, padded, SQEUCLIDEAN=sqeuclidean, **t)
     return half, lengths, errors, bias

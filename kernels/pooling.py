@@ -1,4 +1,4 @@
-"""Power mean, part prototypes and attention over the stripes of a feature map ``[B, D, H, W]`` (SPEC 1): forward.
+"""Power mean, part prototypes and attention over the stripes of a feature map ``[B, D, H, W]`` (docs/method.md, 1).
 
 A program is a stripe of an image. A stripe's softmax needs whole dot products of its cells, and its weighted sums need
 the softmax, so a program goes over its stripe twice, in chunks of D: the second time backwards, so that it starts with
@@ -14,7 +14,6 @@ Sums are float32, each over a few dozen terms a lane, then a tree; softmax is fl
 as many as spill no registers, not tuned by measurement yet.
 """
 
-import contextlib
 from collections.abc import Sequence
 
 import torch
@@ -22,9 +21,9 @@ import triton
 import triton.language as tl
 from triton.language.extra import libdevice
 
+from .launch import configuration, on_device
+
 MAX_STRIPE = 1024  # cells of a stripe: one column of a tile
-TILE = {8: (4096, 2048), 9: (4096, 2048), 10: (4096, 2048)}  # elements of a tile, by the major compute capability
-WARPS = 8
 
 
 @triton.jit
@@ -69,23 +68,25 @@ def token_weights(scores, inside):
 
 
 @triton.jit
-def answers(asked, VIEW: tl.constexpr, VIEWS: tl.constexpr, AUTHORS_PG1: tl.constexpr):
-    """Whether the map of view ``asked`` answers ``VIEW`` in own, pg1 and pg2 (views v, a, r: 0, 1, 2)."""
+def answers(view, VIEW: tl.constexpr, VIEWS: tl.constexpr, AUTHORS_PG1: tl.constexpr):
+    """Whether the map of view ``view`` answers ``VIEW`` in own, pg1 and pg2 (views v, a, r: 0, 1, 2)."""
     if VIEWS == 1:
         return True, False, False
     if VIEW == 0:
-        return asked == 0, asked == 2, asked == 1
+        return view == 0, view == 2, view == 1
     elif VIEW == 2:
-        return asked == 2, asked == 0, asked == 1
+        return view == 2, view == 0, view == 1
     elif AUTHORS_PG1:
-        return asked == 1, asked == 0, asked == 0
+        return view == 1, view == 0, view == 0
     else:
-        return asked == 1, asked == 2, asked == 0
+        return view == 1, view == 2, view == 0
 
 
 @triton.jit
-def _store_forms(own, pg1, pg2, at, value, inside, asked, VIEW: tl.constexpr, VIEWS: tl.constexpr, QUIRK: tl.constexpr):
-    to_own, to_pg1, to_pg2 = answers(asked, VIEW, VIEWS, QUIRK)
+def _store_forms(
+    own, pg1, pg2, at, value, inside, view, VIEW: tl.constexpr, VIEWS: tl.constexpr, AUTHORS_PG1: tl.constexpr
+):
+    to_own, to_pg1, to_pg2 = answers(view, VIEW, VIEWS, AUTHORS_PG1)
     tl.store(own + at, value.to(own.dtype.element_ty), mask=inside & to_own)
     if VIEWS == 3:
         tl.store(pg1 + at, value.to(own.dtype.element_ty), mask=inside & to_pg1)
@@ -97,8 +98,13 @@ def gather_kernel(
     x, tokens, scores, prototypes, powers, image_stride, cell_stride, width_stride, cells, width, stripe, parts,
     TOKENS: tl.constexpr, POWER: tl.constexpr, T: tl.constexpr, TAIL: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
+    """Scores, prototypes and power sums of a stripe.
+
+    ``x`` is the map by its strides, ``tokens [P, D]`` of any float dtype; float32 are ``scores [B, P, T]``,
+    ``prototypes`` and ``powers [B, P, D]``. TAIL bounds the cells of no part, which the last stripe's powers include.
+    """
     image, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    own = image * parts + part
+    at = image * parts + part
     x += image * image_stride
     j = tl.arange(0, T)
     cell = part * stripe + j
@@ -111,29 +117,34 @@ def gather_kernel(
             tile = load_tile(x, cell, inside, d, width, cell_stride, width_stride)
             products += tile * load_row(tokens + part * width, d, width)[None, :]
         score = tl.sum(products.to(tl.float64), 1)
-        tl.store(scores + own * stripe + j, score.to(tl.float32), mask=inside)
+        tl.store(scores + at * stripe + j, score.to(tl.float32), mask=inside)
         weight = token_weights(score, inside)
     for n in tl.range(0, chunks, num_stages=3):
         d = (chunks - 1 - n) * D + tl.arange(0, D)
         tile = load_tile(x, cell, inside, d, width, cell_stride, width_stride)
         if TOKENS:
-            tl.store(prototypes + own * width + d, tl.sum(tile * weight[:, None], 0), mask=d < width)
+            tl.store(prototypes + at * width + d, tl.sum(tile * weight[:, None], 0), mask=d < width)
         if POWER > 0:
             total = tl.sum(power_of(tile, POWER), 0)
             if TAIL > 0:
                 rest = parts * stripe + tl.arange(0, TAIL)
                 tile = load_tile(x, rest, (rest < cells) & (part == parts - 1), d, width, cell_stride, width_stride)
                 total += tl.sum(power_of(tile, POWER), 0)
-            tl.store(powers + own * width + d, total, mask=d < width)
+            tl.store(powers + at * width + d, total, mask=d < width)
 
 
 @triton.jit
 def attention_kernel(
     x, queries, weights, own, pg1, pg2, image_stride, cell_stride, width_stride, positions, width, stripe, parts, scale,
-    VIEWS: tl.constexpr, QUIRK: tl.constexpr, T: tl.constexpr, D: tl.constexpr,
+    VIEWS: tl.constexpr, AUTHORS_PG1: tl.constexpr, T: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
+    """Attention of every view's query over a stripe of one map.
+
+    ``x`` is the map by its strides; ``queries [B, P, D]`` and ``weights [B, VIEWS, P, T]`` are float32; ``own``,
+    ``pg1`` and ``pg2 [B, P, D]`` of the dtype of ``x``. The images are VIEWS times ``positions``.
+    """
     image, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    asked, position = image // positions, image % positions
+    view, position = image // positions, image % positions
     row, step = (position * parts + part) * width, positions * parts * width
     x += image * image_stride
     j = tl.arange(0, T)
@@ -162,12 +173,12 @@ def attention_kernel(
         d = (chunks - 1 - n) * D + tl.arange(0, D)
         tile = load_tile(x, cell, inside, d, width, cell_stride, width_stride)
         m, to = d < width, row + d
-        _store_forms(own, pg1, pg2, to, tl.sum(tile * first_weight[:, None], 0), m, asked, 0, VIEWS, QUIRK)
+        _store_forms(own, pg1, pg2, to, tl.sum(tile * first_weight[:, None], 0), m, view, 0, VIEWS, AUTHORS_PG1)
         if VIEWS == 3:
             found = tl.sum(tile * second_weight[:, None], 0)
-            _store_forms(own, pg1, pg2, to + step, found, m, asked, 1, VIEWS, QUIRK)
+            _store_forms(own, pg1, pg2, to + step, found, m, view, 1, VIEWS, AUTHORS_PG1)
             found = tl.sum(tile * third_weight[:, None], 0)
-            _store_forms(own, pg1, pg2, to + 2 * step, found, m, asked, 2, VIEWS, QUIRK)
+            _store_forms(own, pg1, pg2, to + 2 * step, found, m, view, 2, VIEWS, AUTHORS_PG1)
 
 
 def pool_forward(
@@ -192,7 +203,7 @@ def pool_forward(
         power: asks for ``means [B, D]`` of ``x ** power``, float32.
         attend: asks for ``weights [B, views, P, T]``, float32, of each view's query over the map's cells, and for
             ``forms``, ``views`` of ``[B, P, D]`` of the dtype of ``x``: own, pg1, pg2.
-        views: 1, or 3: ``x`` is [v; a; r] and every map is asked by the three queries of its position.
+        views: 1, or 3: ``x`` is [v; a; r] and every map is view by the three queries of its position.
         authors_pg1: the augmented view's pg1 is its pg2.
 
     Raises:
@@ -203,7 +214,7 @@ def pool_forward(
     means = scores = weights = None
     forms: list[torch.Tensor] = []
     tokens = None if tokens is None else tokens.contiguous()
-    with p.device:
+    with on_device(x):
         if tokens is not None or power is not None:
             powers = x.new_empty(batch, p.parts, width, dtype=torch.float32) if power is not None else p.x
             if tokens is not None:
@@ -212,7 +223,7 @@ def pool_forward(
             gather_kernel[p.grid](
                 *(p.x, *given(p.x, tokens, scores, queries), powers, *p.strides, p.cells, width, stripe, p.parts),
                 *(tokens is not None, float(power or 0), p.T, p.tail, p.D),
-                num_warps=WARPS,
+                **p.launch,
             )
             means = powers.sum(1).div_(p.cells) if power is not None else None
         if attend:
@@ -222,7 +233,7 @@ def pool_forward(
             attention_kernel[p.grid](
                 *(p.x, queries, weights, *three(forms), *p.strides, batch // views, width, stripe, parts),
                 *(width**-0.5, views, authors_pg1, p.T, p.D),
-                num_warps=WARPS,
+                **p.launch,
             )
     return means, scores, queries, weights, forms
 
@@ -245,19 +256,10 @@ class Plan:
                 f"x has {self.width * self.cells} elements in an image, Triton pooling takes fewer than 2^31"
             )
         self.grid = len(x), self.parts
-        on_gpu = x.device.type == "cuda"
-        self.device = torch.cuda.device(x.device) if on_gpu else contextlib.nullcontext()
-        major = torch.cuda.get_device_capability(x.device)[0] if on_gpu else 9
-        self.D = tile_width(self.T, self.width, major, wide=last and x.dtype != torch.float32)
-
-
-def tile_width(stripe: int, width: int, major: int, *, wide: bool) -> int:
-    """Channels of a tile over ``stripe`` cells (a power of two) on compute capability ``major``.
-
-    Channels-last maps in half precision can have ``wide`` tiles without spilling registers.
-    """
-    room = TILE[min(max(TILE), max(min(TILE), major))][0 if wide else 1] // stripe
-    return max(1, min(room, triton.next_power_of_2(width)))
+        # Channels-last maps in half precision can have wide tiles without spilling registers.
+        wide = last and x.dtype != torch.float32
+        self.launch = configuration("pooling.wide" if wide else "pooling.narrow", x.device)
+        self.D = max(1, min(self.launch.pop("ELEMENTS") // self.T, triton.next_power_of_2(self.width)))
 
 
 def given(placeholder: torch.Tensor, *arrays: torch.Tensor | None) -> list[torch.Tensor]:

@@ -6,34 +6,22 @@ B×N. Temperature, norm, exponential and the target's one are applied as a tile 
 normalised by a factor a row, so no normalised copy exists. Written and read: the scratch once each, the float32 sum
 once a chunk. Floor: 2·B·N·D multiply-adds on tensor cores; at D = 2048 the traffic is a tenth of that time.
 
-Sums are float32; a float32 memory is multiplied in TF32 only where PyTorch allows it for its own products.
+Sums are float32; a float32 memory is multiplied in TF32 only where PyTorch allows it for its own products. The scratch
+of weights has the memory's dtype and holds them times ``WEIGHT_ONE`` = 2¹⁵, which the sum takes back: powers of two, so
+exact. In float16 a weight up to 1 stays below the largest number, 65,504, and one above 2⁻²⁹ keeps all its 11 bits; a
+smaller one errs by at most 2⁻⁴⁰. Against a sum of weights of at least 1 that is 1e-6 in all for N = 10⁶, far below the
+2⁻¹¹ of rounding; without the factor it would be 3e-2, and weights below 3e-8 would vanish. bfloat16 has the range of
+float32.
 """
-
-import contextlib
-from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 
+from .launch import architecture, configuration
 
-class Tiles(NamedTuple):
-    """Block sizes of a product: rows, columns, depth; then warps and pipeline stages."""
-
-    m: int
-    n: int
-    k: int
-    warps: int
-    stages: int
-
-
-TILES = {  # by what the tensor cores multiply, then by the architecture's major version
-    "half": {8: Tiles(128, 128, 32, 8, 4), 9: Tiles(128, 128, 64, 8, 4), 10: Tiles(128, 128, 64, 8, 4)},
-    "tf32": {8: Tiles(128, 128, 32, 8, 3), 9: Tiles(128, 128, 32, 8, 4), 10: Tiles(128, 128, 32, 8, 4)},
-    "ieee": {8: Tiles(64, 64, 16, 4, 3), 9: Tiles(64, 64, 16, 4, 3), 10: Tiles(64, 64, 16, 4, 3)},
-}
-INTERPRETED = Tiles(16, 32, 32, 4, 1)  # small, so that small tests have edges
 CHUNK = 4096  # columns of the scratch
+WEIGHT_ONE = tl.constexpr(2.0**15)  # what the scratch of weights holds for a weight of 1
 INTERPRETED_CHUNK = 64
 
 
@@ -46,6 +34,19 @@ def inverse_norms_kernel(x, out, width, BLOCK: tl.constexpr):
         value = tl.load(x + row * width + d, mask=d < width, other=0.0).to(tl.float32)
         total += value * value
     tl.store(out + row, 1.0 / tl.maximum(tl.sqrt_rn(tl.sum(total, 0)), 1e-12))
+
+
+@triton.jit
+def add_product(total, a, b, PRECISION: tl.constexpr):
+    """``total + a @ b``. In float32 without tensor cores the block is summed apart and added once.
+
+    One chain of multiply-adds over D = 2048 would err more than cuBLAS, which keeps partial sums.
+    """
+    if PRECISION == "ieee" and a.dtype == tl.float32:
+        # max_num_imprecise_acc means nothing here, but without it the compiler makes one chain of the two sums again.
+        return total + tl.dot(a, b, input_precision=PRECISION, max_num_imprecise_acc=a.shape[1])
+    else:
+        return tl.dot(a, b, total, input_precision=PRECISION)
 
 
 @triton.jit
@@ -65,7 +66,7 @@ def tile_products(
             inside = d < width - start
             a = tl.load(x_at, mask=inside[None, :], other=0.0)
             b = tl.load(memory_at, mask=inside[:, None], other=0.0)
-        total = tl.dot(a, b, total, input_precision=PRECISION)
+        total = add_product(total, a, b, PRECISION)
         x_at += K
         memory_at += K
     return total
@@ -77,38 +78,46 @@ def weights_kernel(
     M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr,
     PROBABILITIES: tl.constexpr, PICK: tl.constexpr,
 ):  # fmt: skip
-    """Columns ``start + [0, stride)``: logits, or probabilities, less one at the target; nothing outside of N."""
-    bank = tl.program_id(2).to(tl.int64)
+    """Columns ``start + [0, stride)``: logits, or weights (probabilities, less one at the target), 0 outside of N.
+
+    ``x [P, B, D]`` and ``memory [P, N, D]`` are of one dtype; ``inverse_norms`` and ``lse [P, B]`` float32,
+    ``targets [P, B]`` int64; ``out [P, B, stride]`` is float32, weights may be of the dtype of ``x``.
+    """
+    part = tl.program_id(2).to(tl.int64)
     rows = tl.program_id(0).to(tl.int64) * M + tl.arange(0, M)
     place = tl.program_id(1).to(tl.int64) * N + tl.arange(0, N)
     columns = start + place
-    x += bank * num_rows * width
-    memory += bank * num_columns * width
+    x += part * num_rows * width
+    memory += part * num_columns * width
     at = tl.minimum(rows, num_rows - 1)
     total = tile_products(x, memory, at, tl.minimum(columns, num_columns - 1), width, M, N, K, EVEN, PRECISION)
-    value = total * (tl.load(inverse_norms + bank * num_rows + at) * inverse_temperature)[:, None]
+    value = total * (tl.load(inverse_norms + part * num_rows + at) * inverse_temperature)[:, None]
     if PROBABILITIES:
-        value = tl.exp(value - tl.load(lse + bank * num_rows + at)[:, None])
+        value = tl.exp(value - tl.load(lse + part * num_rows + at)[:, None])
         if PICK:
-            target = tl.load(targets + bank * num_rows + at)
+            target = tl.load(targets + part * num_rows + at)
             value -= (columns[None, :] == target[:, None]).to(tl.float32)
-        value = tl.where((columns < num_columns)[None, :], value, 0.0)
-    to = out + (bank * num_rows + rows)[:, None] * stride + place[None, :]
+        value = tl.where((columns < num_columns)[None, :], value * WEIGHT_ONE, 0.0)
+    to = out + (part * num_rows + rows)[:, None] * stride + place[None, :]
     tl.store(to, value.to(out.dtype.element_ty), mask=(rows < num_rows)[:, None] & (place < stride)[None, :])
 
 
 @triton.jit
-def pull_kernel(
+def mean_row_kernel(
     weights, memory, scale, sums, out, num_rows, num_columns, width, start, stride, depth, M: tl.constexpr,
     N: tl.constexpr, K: tl.constexpr, PRECISION: tl.constexpr, FIRST: tl.constexpr, SCALE: tl.constexpr,
     DIVIDE: tl.constexpr,
 ):  # fmt: skip
-    """``out = out · scale + weights @ memory[start:]``, at last divided by ``sums``; weights are zero outside of N."""
-    bank = tl.program_id(2).to(tl.int64)
+    """``out = out · scale + weights / WEIGHT_ONE @ memory[start:]``, at last divided by ``sums``.
+
+    ``weights [P, B, stride]``, zero outside of N, and ``memory [P, N, D]`` are of one dtype; ``scale`` and
+    ``sums [P, B]`` and ``out [P, B, D]`` float32. The first ``depth`` of the weights' columns are read.
+    """
+    part = tl.program_id(2).to(tl.int64)
     rows = tl.program_id(0).to(tl.int64) * M + tl.arange(0, M)
     d = tl.program_id(1) * N + tl.arange(0, N)
-    weights += bank * num_rows * stride
-    memory += bank * num_columns * width
+    weights += part * num_rows * stride
+    memory += part * num_columns * width
     at = tl.minimum(rows, num_rows - 1)
     place = tl.arange(0, K)
     total = tl.zeros([M, N], tl.float32)
@@ -116,14 +125,15 @@ def pull_kernel(
         a = tl.load(weights + at[:, None] * stride + (done + place)[None, :])
         column = tl.minimum(start + done + place, num_columns - 1).to(tl.int64)
         b = tl.load(memory + column[:, None] * width + d[None, :], mask=(d < width)[None, :], other=0.0)
-        total = tl.dot(a, b, total, input_precision=PRECISION)
-    to = out + (bank * num_rows + rows)[:, None] * width + d[None, :]
+        total = add_product(total, a, b, PRECISION)
+    total *= 1 / WEIGHT_ONE
+    to = out + (part * num_rows + rows)[:, None] * width + d[None, :]
     inside = (rows < num_rows)[:, None] & (d < width)[None, :]
     if not FIRST:
         before = tl.load(to, mask=inside, other=0.0)
-        total += before * tl.load(scale + bank * num_rows + at)[:, None] if SCALE else before
+        total += before * tl.load(scale + part * num_rows + at)[:, None] if SCALE else before
     if DIVIDE:
-        total = total / tl.load(sums + bank * num_rows + at)[:, None]
+        total = total / tl.load(sums + part * num_rows + at)[:, None]
     tl.store(to, total, mask=inside)
 
 
@@ -131,7 +141,7 @@ def kind(x: torch.Tensor) -> str:
     """``"half"``, ``"tf32"`` or ``"ieee"``: how products of ``x`` are multiplied."""
     if x.dtype != torch.float32:
         return "half"
-    return "tf32" if x.is_cuda and tf32_allowed() else "ieee"
+    return "tf32" if architecture(x.device) is not None and tf32_allowed() else "ieee"
 
 
 def tf32_allowed() -> bool:
@@ -141,11 +151,9 @@ def tf32_allowed() -> bool:
     return flags.allow_tf32 if setting is None else setting == "tf32"
 
 
-def tiles(x: torch.Tensor) -> Tiles:
-    if not x.is_cuda:
-        return INTERPRETED
-    table = TILES[kind(x)]
-    return table[min(max(torch.cuda.get_device_capability(x.device)[0], min(table)), max(table))]
+def tiles(x: torch.Tensor) -> dict[str, int]:
+    """Blocks (``M`` rows, ``N`` columns, ``K`` deep), warps and stages of products of ``x``."""
+    return configuration(f"products.{kind(x)}", x.device)
 
 
 def precision(x: torch.Tensor) -> str:
@@ -155,20 +163,17 @@ def precision(x: torch.Tensor) -> str:
 
 def chunk_columns(x: torch.Tensor, num_columns: int) -> int:
     """Width of the scratch: a multiple of every tile, no wider than the memory needs."""
-    return min(CHUNK if x.is_cuda else INTERPRETED_CHUNK, triton.cdiv(num_columns, 256) * 256)
-
-
-def on_device(x: torch.Tensor) -> contextlib.AbstractContextManager:
-    """Launch on the device of ``x``, whatever the current one is."""
-    return torch.cuda.device_of(x) if x.is_cuda else contextlib.nullcontext()
+    widest = INTERPRETED_CHUNK if architecture(x.device) is None else CHUNK
+    return min(widest, triton.cdiv(num_columns, 256) * 256)
 
 
 def inverse_norms(x: torch.Tensor) -> torch.Tensor:
     """``1 / max(‖row‖, 1e-12)`` of the contiguous ``[..., D]``, float32."""
     out = torch.empty(x.shape[:-1], dtype=torch.float32, device=x.device)
     width = x.shape[-1]
-    block = min(triton.next_power_of_2(width), 1024)
-    inverse_norms_kernel[(out.numel(),)](x, out, width, BLOCK=block, num_warps=4)
+    t = configuration("products.norms", x.device)
+    t["BLOCK"] = min(t["BLOCK"], triton.next_power_of_2(width))
+    inverse_norms_kernel[(out.numel(),)](x, out, width, **t)
     return out
 
 
@@ -185,16 +190,16 @@ def chunk_values(
 ) -> None:
     """Fill ``out [P, B, C]`` with the logits of columns ``start + [0, C)``.
 
-    With ``lse [P, B]`` given, with their probabilities instead, less one at ``targets [P, B]``; zero from N on.
+    With ``lse [P, B]`` given, with ``WEIGHT_ONE`` times their probabilities instead, less one at ``targets [P, B]``;
+    zero from N on.
     """
-    (banks, rows, width), t = x.shape, tiles(x)
+    (parts, rows, width), t = x.shape, tiles(x)
     columns = min(out.shape[-1], memory.shape[1] - start)
-    grid = (triton.cdiv(rows, t.m), triton.cdiv(columns if lse is None else out.shape[-1], t.n), banks)
+    grid = (triton.cdiv(rows, t["M"]), triton.cdiv(columns if lse is None else out.shape[-1], t["N"]), parts)
     weights_kernel[grid](
         x, memory, norms, norms if lse is None else lse, norms if targets is None else targets, out, rows,
-        memory.shape[1], width, start, out.shape[-1], 1 / temperature, M=t.m, N=t.n, K=t.k, EVEN=width % t.k == 0,
-        PRECISION=precision(x), PROBABILITIES=lse is not None, PICK=targets is not None, num_warps=t.warps,
-        num_stages=t.stages,
+        memory.shape[1], width, start, out.shape[-1], 1 / temperature, EVEN=width % t["K"] == 0,
+        PRECISION=precision(x), PROBABILITIES=lse is not None, PICK=targets is not None, **t,
     )  # fmt: skip
 
 
@@ -207,16 +212,18 @@ def add_chunk(
     scale: torch.Tensor | None = None,
     sums: torch.Tensor | None = None,
 ) -> None:
-    """``out [P, B, D] = out · scale + weights @ memory[:, start:]``, divided by ``sums``.
+    """``out [P, B, D] = out · scale + weights / WEIGHT_ONE @ memory[:, start:]``, divided by ``sums``.
 
     At ``start`` 0 ``out`` is new. ``weights [P, B, C]`` are zero from column N on; ``scale`` and ``sums`` are
     ``[P, B]`` and may be left out.
     """
-    (banks, rows, width), t = out.shape, tiles(memory)
-    depth = min(weights.shape[-1], triton.cdiv(memory.shape[1] - start, t.k) * t.k)
-    grid = (triton.cdiv(rows, t.m), triton.cdiv(width, t.n), banks)
-    pull_kernel[grid](
+    (parts, rows, width), t = out.shape, tiles(memory)
+    if width % 16:  # loads of single elements, whose addresses would spill registers
+        t["N"] //= 2
+    depth = min(weights.shape[-1], triton.cdiv(memory.shape[1] - start, t["K"]) * t["K"])
+    grid = (triton.cdiv(rows, t["M"]), triton.cdiv(width, t["N"]), parts)
+    mean_row_kernel[grid](
         weights, memory, out if scale is None else scale, out if sums is None else sums, out, rows, memory.shape[1],
-        width, start, weights.shape[-1], depth, M=t.m, N=t.n, K=t.k, PRECISION=precision(memory), FIRST=start == 0,
-        SCALE=scale is not None, DIVIDE=sums is not None, num_warps=t.warps, num_stages=t.stages,
+        width, start, weights.shape[-1], depth, PRECISION=precision(memory), FIRST=start == 0,
+        SCALE=scale is not None, DIVIDE=sums is not None, **t,
     )  # fmt: skip

@@ -1,12 +1,13 @@
-"""Sinkhorn iterations of a batch of transport problems, in logarithms, without a word from the host.
+"""Sinkhorn iterations of a batch of transport problems, in logarithms; the device never waits for the host.
 
 A step is two launches. A program of the first has some rows of a problem: their log-sum-exp over the columns gives
 alpha, and with it the program leaves, for every column, the maximum and sum of its own rows. The second merges these
 over the programs, in their order, into beta. A step so reads the cost twice, from memory once (a program's rows stay in
 cache), and its floor is that read: 4 bytes an entry, 45 MB at 22,258 x 500. The sums that pass through memory are
-8 / R bytes an entry. Two exponentials an entry are far from the limit of the special function units.
+8 / R bytes an entry. Two exponentials an entry are far from the limit of the special function units. The programs of
+all problems lie on the first axis of the grid, the only one that takes more than 65,535.
 
-A problem stops on its own: at a step that looks, the second launch leaves the change of each column; every program of
+A problem stops on its own: at a step that checks, the second launch leaves the change of each column; every program of
 the next first launch adds these up, and where the sum is small enough, it and all later launches leave the problem as
 it is. The host only has to know when it may stop launching: it reads the flag of the chunk of steps before the one that
 it has just launched, so the device is busy while it waits. What it launches too much, two chunks at most, does nothing.
@@ -18,92 +19,94 @@ import torch
 import triton
 import triton.language as tl
 
-from .products import on_device
-
-ROWS, COLUMNS, BLOCKS = 32, 64, 64  # of a tile of costs; of a tile of the programs' sums
+from .launch import configuration, on_device
 
 
 @triton.jit
 def rows_kernel(
-    cost, smallest, log_alpha, log_beta, change, done, high, total, num_rows, num_columns, lam, tol, log_rows,
-    R: tl.constexpr, C: tl.constexpr,
+    cost, smallest, log_alpha, log_beta, change, done, block_max, block_sum, num_rows, num_columns, blocks, lam, tol,
+    log_rows, R: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
-    """``log_alpha [B, M]``, and ``high`` and ``total [B, blocks, N]``: each column over this program's rows."""
-    block, problem = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    """``log_alpha [B, M]``, and ``block_max`` and ``block_sum [B, blocks, N]``: each column over this program's rows.
+
+    All are float32 but ``done [B]``, int32: ``cost [B, M, N]``, ``smallest [B, M]`` of every row's costs, ``log_beta``
+    and its last ``change [B, N]``.
+    """
+    block, problem = tl.program_id(0) % blocks, (tl.program_id(0) // blocks).to(tl.int64)
     changed = tl.zeros([], tl.float32)
     for start in range(0, num_columns, C):
         c = start + tl.arange(0, C)
         changed += tl.sum(tl.load(change + problem * num_columns + c, mask=c < num_columns, other=0.0), 0)
-    stopped = tl.where(changed <= tol, 1, 0)  # NaN before the first look: not stopped
+    stopped = tl.where(changed <= tol, 1, 0)  # NaN before the first check: not stopped
     tl.store(done + problem, stopped, mask=block == 0)
     if stopped == 0:
         r = block * R + tl.arange(0, R)
         row = problem * num_rows + r
         least = tl.load(smallest + row, mask=r < num_rows, other=0.0)
         top = tl.full([R], float("-inf"), tl.float32)
-        share = tl.zeros([R], tl.float32)
+        row_sum = tl.zeros([R], tl.float32)
         for start in range(0, num_columns, C):
             c = start + tl.arange(0, C)
             inside = (r < num_rows)[:, None] & (c < num_columns)[None, :]
-            price = tl.load(cost + row[:, None] * num_columns + c[None, :], mask=inside, other=0.0)
+            entry = tl.load(cost + row[:, None] * num_columns + c[None, :], mask=inside, other=0.0)
             beta = tl.load(log_beta + problem * num_columns + c, mask=c < num_columns, other=float("-inf"))
-            z = beta[None, :] - lam * (price - least[:, None])
+            z = beta[None, :] - lam * (entry - least[:, None])
             now = tl.maximum(top, tl.max(z, 1))
-            share = share * tl.exp(top - now) + tl.sum(tl.exp(z - now[:, None]), 1)
+            row_sum = row_sum * tl.exp(top - now) + tl.sum(tl.exp(z - now[:, None]), 1)
             top = now
-        alpha = -(log_rows + top + tl.log(share))
+        alpha = -(log_rows + top + tl.log(row_sum))
         tl.store(log_alpha + row, alpha, mask=r < num_rows)
-        out = (problem * tl.num_programs(0) + block) * num_columns
+        out = (problem * blocks + block) * num_columns
         for start in range(0, num_columns, C):
             c = start + tl.arange(0, C)
             inside = (r < num_rows)[:, None] & (c < num_columns)[None, :]
-            price = tl.load(cost + row[:, None] * num_columns + c[None, :], mask=inside, other=0.0)
-            z = tl.where((r < num_rows)[:, None], alpha[:, None] - lam * (price - least[:, None]), float("-inf"))
+            entry = tl.load(cost + row[:, None] * num_columns + c[None, :], mask=inside, other=0.0)
+            z = tl.where((r < num_rows)[:, None], alpha[:, None] - lam * (entry - least[:, None]), float("-inf"))
             most = tl.max(z, 0)
-            tl.store(high + out + c, most, mask=c < num_columns)
-            tl.store(total + out + c, tl.sum(tl.exp(z - most[None, :]), 0), mask=c < num_columns)
+            tl.store(block_max + out + c, most, mask=c < num_columns)
+            tl.store(block_sum + out + c, tl.sum(tl.exp(z - most[None, :]), 0), mask=c < num_columns)
 
 
 @triton.jit
 def columns_kernel(
-    high, total, log_beta, change, done, num_columns, blocks, log_columns, LOOK: tl.constexpr, C: tl.constexpr,
-    BLOCK: tl.constexpr,
+    block_max, block_sum, log_beta, change, done, num_columns, blocks, strips, log_columns, CHECK: tl.constexpr,
+    C: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The new ``log_beta [B, N]``, and where LOOK the relative change of beta."""
-    problem = tl.program_id(1).to(tl.int64)
+    """The new ``log_beta [B, N]``, and where CHECK the relative change of beta."""
+    problem = (tl.program_id(0) // strips).to(tl.int64)
     if tl.load(done + problem) == 0:
-        c = tl.program_id(0) * C + tl.arange(0, C)
+        c = tl.program_id(0) % strips * C + tl.arange(0, C)
         first = problem * blocks
         top = tl.full([C], float("-inf"), tl.float32)
         for start in range(0, blocks, BLOCK):
             n = start + tl.arange(0, BLOCK)
             inside = (n < blocks)[:, None] & (c < num_columns)[None, :]
             at = (first + n)[:, None] * num_columns + c[None, :]
-            top = tl.maximum(top, tl.max(tl.load(high + at, mask=inside, other=float("-inf")), 0))
+            top = tl.maximum(top, tl.max(tl.load(block_max + at, mask=inside, other=float("-inf")), 0))
         top = tl.where(c < num_columns, top, 0.0)
-        share = tl.zeros([C], tl.float32)
+        column_sum = tl.zeros([C], tl.float32)
         for start in range(0, blocks, BLOCK):
             n = start + tl.arange(0, BLOCK)
             inside = (n < blocks)[:, None] & (c < num_columns)[None, :]
             at = (first + n)[:, None] * num_columns + c[None, :]
-            part = tl.exp(tl.load(high + at, mask=inside, other=float("-inf")) - top[None, :])
-            share += tl.sum(part * tl.load(total + at, mask=inside, other=0.0), 0)
-        beta = -(log_columns + top + tl.log(tl.where(c < num_columns, share, 1.0)))
+            part = tl.exp(tl.load(block_max + at, mask=inside, other=float("-inf")) - top[None, :])
+            column_sum += tl.sum(part * tl.load(block_sum + at, mask=inside, other=0.0), 0)
+        beta = -(log_columns + top + tl.log(tl.where(c < num_columns, column_sum, 1.0)))
         place = problem * num_columns + c
-        if LOOK:
+        if CHECK:
             d = tl.load(log_beta + place, mask=c < num_columns, other=0.0) - beta
-            near = d * (1 + d * (1 / 2 + d * (1 / 6 + d / 24)))
-            far = tl.exp(tl.minimum(d, 80.0)) - 1
-            tl.store(change + place, tl.abs(tl.where(tl.abs(d) < 0.02, near, far)), mask=c < num_columns)
+            series = d * (1 + d * (1 / 2 + d * (1 / 6 + d / 24)))
+            direct = tl.exp(tl.minimum(d, 80.0)) - 1
+            tl.store(change + place, tl.abs(tl.where(tl.abs(d) < 0.02, series, direct)), mask=c < num_columns)
         tl.store(log_beta + place, beta, mask=c < num_columns)
 
 
 @triton.jit
 def plan_kernel(
-    cost, smallest, log_alpha, log_beta, plan, num_rows, num_columns, lam, R: tl.constexpr, C: tl.constexpr
+    cost, smallest, log_alpha, log_beta, plan, num_rows, num_columns, blocks, lam, R: tl.constexpr, C: tl.constexpr
 ):  # fmt: skip
-    problem = tl.program_id(1).to(tl.int64)
-    r = tl.program_id(0) * R + tl.arange(0, R)
+    problem = (tl.program_id(0) // blocks).to(tl.int64)
+    r = tl.program_id(0) % blocks * R + tl.arange(0, R)
     row = problem * num_rows + r
     shift = tl.load(log_alpha + row, mask=r < num_rows, other=float("-inf"))
     least = tl.load(smallest + row, mask=r < num_rows, other=0.0)
@@ -112,8 +115,8 @@ def plan_kernel(
         inside = (r < num_rows)[:, None] & (c < num_columns)[None, :]
         at = row[:, None] * num_columns + c[None, :]
         beta = tl.load(log_beta + problem * num_columns + c, mask=c < num_columns, other=float("-inf"))
-        price = tl.load(cost + at, mask=inside, other=0.0)
-        tl.store(plan + at, tl.exp(shift[:, None] - lam * (price - least[:, None]) + beta[None, :]), mask=inside)
+        entry = tl.load(cost + at, mask=inside, other=0.0)
+        tl.store(plan + at, tl.exp(shift[:, None] - lam * (entry - least[:, None]) + beta[None, :]), mask=inside)
 
 
 def sinkhorn(cost: torch.Tensor, *, lam: float, tol: float, max_iter: int, check_every: int) -> torch.Tensor:
@@ -122,33 +125,34 @@ def sinkhorn(cost: torch.Tensor, *, lam: float, tol: float, max_iter: int, check
     Args:
         cost: finite.
         lam: how sharply a plan follows the cost.
-        tol: a problem stops at a step that looks when its betas change by at most this.
+        tol: a problem stops at a step that checks when its betas change by at most this.
         max_iter: steps at the latest.
-        check_every: steps from one look to the next, the first at step 0.
+        check_every: steps from one check to the next, the first at step 0.
     """
     problems, num_rows, num_columns = cost.shape
-    blocks, new = triton.cdiv(num_rows, ROWS), cost.new_empty
+    tile, merge = (configuration(name, cost.device) for name in ("sinkhorn.rows", "sinkhorn.columns"))
+    blocks, strips, new = triton.cdiv(num_rows, tile["R"]), triton.cdiv(num_columns, merge["C"]), cost.new_empty
     smallest, log_alpha = cost.amin(2), new(problems, num_rows)
     log_beta = cost.new_full((problems, num_columns), -math.log(num_columns))
     change = torch.full_like(log_beta, math.nan)
     done = torch.zeros(problems, dtype=torch.int32, device=cost.device)
-    high, total, plan = new(problems, blocks, num_columns), new(problems, blocks, num_columns), torch.empty_like(cost)
-    tile = dict(R=ROWS, C=COLUMNS, num_warps=4)
-    look, running = max(check_every, 10), _Running()
+    block_max, block_sum = (new(problems, blocks, num_columns) for _ in range(2))
+    plan = torch.empty_like(cost)
+    period, running = max(check_every, 10), _Running()
     with on_device(cost):
         for step in range(max_iter):
-            rows_kernel[(blocks, problems)](
-                cost, smallest, log_alpha, log_beta, change, done, high, total, num_rows, num_columns, lam, tol,
-                math.log(num_rows), **tile,
+            rows_kernel[(blocks * problems,)](
+                cost, smallest, log_alpha, log_beta, change, done, block_max, block_sum, num_rows, num_columns, blocks,
+                lam, tol, math.log(num_rows), **tile,
             )  # fmt: skip
-            columns_kernel[(triton.cdiv(num_columns, 16), problems)](
-                high, total, log_beta, change, done, num_columns, blocks, math.log(num_columns),
-                LOOK=step % check_every == 0, C=16, BLOCK=BLOCKS, num_warps=4,
+            columns_kernel[(strips * problems,)](
+                block_max, block_sum, log_beta, change, done, num_columns, blocks, strips, math.log(num_columns),
+                CHECK=step % check_every == 0, **merge,
             )  # fmt: skip
-            if step % look == 1 and not running.after(done):  # what the step before looked at is known
+            if step % period == 1 and not running.after(done):  # the check of the step before is under way
                 break
-        plan_kernel[(blocks, problems)](
-            cost, smallest, log_alpha, log_beta, plan, num_rows, num_columns, lam, **tile
+        plan_kernel[(blocks * problems,)](
+            cost, smallest, log_alpha, log_beta, plan, num_rows, num_columns, blocks, lam, **tile
         )  # fmt: skip
     return plan
 

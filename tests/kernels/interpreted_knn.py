@@ -40,7 +40,7 @@ def test_ties_come_by_index_and_self_first(generator, monkeypatch, own, entries)
 
 def search(x, k, **options):
     scores, indices = x.new_empty(len(x), k), torch.empty(len(x), k, dtype=torch.int64)
-    return scores, indices, kernels.search(x, x, k, scores, indices, own=True, **options)
+    return scores, indices, kernels.search(x, x, k, scores, indices, exclude_self=True, **options)
 
 
 @pytest.mark.parametrize(("chunk", "entries"), [(1, 512), (2**28, 32)])
@@ -50,11 +50,11 @@ def test_candidates_are_certain_to_hold_the_neighbours(generator, monkeypatch, c
     monkeypatch.setattr(kernels, "LIST", entries)  # 32: too short for the row that all others are near to
     x = F.normalize(near_ties(generator, rows=60, width=16), dim=1)
     exact = (x.double() @ x.double().T).fill_diagonal_(-2)
-    half, _, bias, _ = kernels.rounded(x, x, 16, own=True, near=False)
+    half, _, bias, _ = kernels.rounded(x, x, 16, exclude_self=True, sqeuclidean=False)
     rough = (half.double() @ half.double().T - bias).fill_diagonal_(-torch.inf).topk(40).indices
     assert (exact.gather(1, rough).diff() > 1e-6).any()
     scores, indices = x.new_empty(len(x), 8), torch.empty(len(x), 8, dtype=torch.int64)
-    sure = ~kernels.search(x, x, 8, scores, indices, own=True, near=False)
+    sure = ~kernels.search(x, x, 8, scores, indices, exclude_self=True, sqeuclidean=False)
     assert sure.all() if entries == 512 else 0 < sure.sum() < len(x)
     found = exact[sure].gather(1, indices[sure])
     left_out = exact[sure].scatter(1, indices[sure], -2).amax(1)
@@ -73,7 +73,7 @@ def test_scores_of_rounded_rows_are_within_their_bound(generator, own, near):
     """Up to one number a row, which changes no order; rows of very different lengths, far from the origin."""
     x, y = (torch.randn(n, 48, generator=generator) * torch.logspace(-5, 0, n)[:, None] + 5 for n in (30, 40))
     x = y if own else x
-    half_x, half_y, bias, errors = kernels.rounded(x, y, 16, own=own, near=near)
+    half_x, half_y, bias, errors = kernels.rounded(x, y, 16, exclude_self=own, sqeuclidean=near)
     rough = half_x.double() @ half_y.double().T - bias.double()
     exact = -torch.cdist(x.double(), y.double()).square() / 2 if near else x.double() @ y.double().T
     off = rough - exact / torch.maximum(x.max(), y.max()).square()

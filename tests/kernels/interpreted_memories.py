@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from salcr import ops, reference
+from salcr.kernels import products
 from tests.ops import memories
 from tests.ops.contract import assert_within_budget
 from tests.ops.memories import check_contrasts, check_search, random_memory, random_sets
@@ -56,3 +58,43 @@ def test_sets(generator):
         for name in ("intersect_sets", "unite_sets"):
             expected = getattr(reference, name)(*sets, sets[0][1])
             assert torch.equal(getattr(ops, name)(*sets, sets[0][1], impl="triton"), expected)
+
+
+@pytest.mark.parametrize("name", ["contrast", "mean_row"])
+def test_many_small_probabilities_add_up_in_float16(generator, name):
+    """The mass of 2e-8 a row that most memory rows have is all there is across the feature, which the rest is along."""
+    x, memory = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]).repeat(300, 1)
+    memory[7] = x
+    options = dict(temperature=1 / 17.75)
+    single, half = (x, memory), (x.half(), memory.half())
+
+    def gradient(features, memory, **more):
+        leaf = features.clone().requires_grad_()
+        loss = ops.cluster_contrast(leaf, memory, torch.tensor([7]), **options, **more)
+        return torch.autograd.grad(loss, leaf, torch.tensor(1e4, dtype=features.dtype))[0]
+
+    def across(features, memory, **more):
+        if name == "contrast":
+            return gradient(features, memory, **more)[0, 1:]
+        return 1e4 * ops.instance_search(features, memory, 5, **options, **more)[2][0, 1:]
+
+    exact = across(x.double(), memory.double())
+    got, rounded = across(*half, impl="triton"), across(*single, impl="reference")
+    assert_within_budget(got.half(), exact, rounded.half())
+
+
+def test_long_sums_of_float32_products(generator):
+    """Both products of a chunk at the width of the network's features."""
+    features, memory = random_memory(generator, (1,), 9, 40, 2048, torch.float32)
+    norms, width = products.inverse_norms(features), products.chunk_columns(features, 40)
+    logits, weights = torch.empty(1, 9, width), torch.rand(1, 9, width, generator=generator) * products.WEIGHT_ONE.value
+    products.chunk_values(features, memory, norms, logits, 0, 0.05)
+    exact, eager = (
+        F.normalize(x, dim=-1) @ y.mT / 0.05 for x, y in ((features.double(), memory.double()), (features, memory))
+    )
+    assert_within_budget(logits[..., :40], exact, eager)
+    weights[..., 40:] = 0
+    out = torch.empty(1, 9, 2048)
+    products.add_chunk(weights, memory, out, 0)
+    weights = weights[..., :40] / products.WEIGHT_ONE.value
+    assert_within_budget(out, weights.double() @ memory.double(), weights @ memory)

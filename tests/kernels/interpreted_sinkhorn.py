@@ -37,3 +37,15 @@ def test_large_costs(generator, scale):
 def test_float64_is_left_to_others(generator):
     with pytest.raises(RuntimeError, match=r"it takes torch.float32, got torch.float64"):
         ops.sinkhorn(squared_distances(generator), impl="triton")
+
+
+def test_more_problems_than_a_second_grid_axis_has(generator, monkeypatch):
+    """65,535 is the limit of any axis but the first; nothing is run."""
+    from salcr.kernels import sinkhorn
+
+    grids = []
+    for name in ("rows_kernel", "columns_kernel", "plan_kernel"):
+        kernel = type("Recorded", (), {"__getitem__": lambda self, grid: lambda *_, **__: grids.append(grid)})()
+        monkeypatch.setattr(sinkhorn, name, kernel)
+    sinkhorn.sinkhorn(torch.rand(100_000, 40, 20), lam=5.0, tol=0.1, max_iter=1, check_every=10)
+    assert grids == [(200_000,)] * 3

@@ -1,25 +1,50 @@
-"""Two ways to test Triton kernels without a GPU: the interpreter, and compilation ahead of time (DESIGN section 5)."""
+"""Two ways to test Triton kernels without a GPU: the interpreter, and compilation of what launchers would launch."""
 
+import contextlib
+import functools
 import os
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 ROOT = Path(__file__).resolve().parents[2]
-ARCHITECTURES = (80, 90, 100)
-SHARED_LIMIT = {80: 163_840, 90: 232_448, 100: 232_448}  # bytes of shared memory a block can have
+ARCHITECTURES = (80, 89, 90, 100, 120)
+REGISTERS = 65_536  # of a multiprocessor, of any of them
+
+
+class Launch(NamedTuple):
+    """A launch as Triton specialises it: integers of 1 are constants, multiples of 16 are known, of pointers too."""
+
+    kernel: Any
+    signature: tuple[tuple[str, str], ...]  # of each argument: "*fp32", "i32", "constexpr"
+    constants: tuple[tuple[str, Any], ...]
+    aligned: tuple[int, ...]  # places of arguments
+    options: tuple[tuple[str, int], ...]
+    grid: tuple[int, ...]
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """Of the tensors that it gets."""
+        return tuple(kind for _, kind in self.signature if kind.startswith("*"))
 
 
 class Resources(NamedTuple):
-    """What a block of a compiled kernel takes; spills are bytes stored and loaded."""
+    """What a block of a compiled kernel takes, in bytes but for its registers a thread, and the code that it runs."""
 
     registers: int
-    spills: int
+    stack: int
+    local: int
     shared: int
+    ptx: str
+    cubin: bytes
 
 
 def interpret(module: Path) -> None:
@@ -39,43 +64,89 @@ def interpret(module: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def compile_for(
-    kernel: Any,
-    signature: Mapping[str, str],
-    constexprs: Mapping[str, Any],
-    arch: int,
-    *,
-    aligned: Sequence[str] = (),
-    **options: int,
-) -> Resources:
-    """Compile ``kernel`` for compute capability ``arch`` and assemble it with the ``ptxas`` of Triton's wheel.
+@contextlib.contextmanager
+def recorded(arch: int, *, tf32: bool = False) -> Iterator[list[Launch]]:
+    """What launchers called on CPU tensors would launch on compute capability ``arch``; nothing runs.
 
-    Args:
-        kernel: a function under ``triton.jit``.
-        signature: type of each argument that is not a constexpr, such as ``"*fp32"`` or ``"i32"``.
-        constexprs: value of each constexpr.
-        arch: 80, 90 or 100.
-        aligned: integers that a launch would find divisible by 16; all pointers are.
-        options: ``num_warps``, ``num_stages``.
+    Fresh tensors hold ones, so that what a launcher reads back of a kernel's results is a size like any other.
     """
+    from triton.runtime.jit import JITFunction
+
+    from salcr.kernels import launch, products
+
+    launches: list[Launch] = []
+
+    def record(kernel, *args, grid, warmup, **kwargs):
+        launches.append(_specialised(kernel, args, kwargs, grid))
+
+    with (
+        mock.patch.object(JITFunction, "run", record),
+        mock.patch.object(launch, "architecture", lambda device: arch),
+        mock.patch.object(products, "architecture", lambda device: arch),
+        mock.patch.object(products, "tf32_allowed", lambda: tf32),
+        _Ones(),
+    ):
+        yield launches
+
+
+class _Ones(TorchDispatchMode):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        return out.fill_(1) if "empty" in func._schema.name else out
+
+
+def _specialised(kernel: Any, args: tuple, kwargs: dict, grid: tuple[int, ...]) -> Launch:
+    named = dict(zip(kernel.arg_names, args, strict=False)) | kwargs
+    signature, constants, aligned = {}, {}, []
+    for place, parameter in enumerate(kernel.params):
+        value = named.pop(parameter.name)
+        kind, is_aligned = ("constexpr", False) if parameter.is_constexpr else _type(value)
+        signature[parameter.name] = kind
+        if kind == "constexpr":
+            constants[parameter.name] = getattr(value, "value", value)
+        if is_aligned:
+            aligned.append(place)
+    return Launch(kernel, *(tuple(x.items()) for x in (signature, constants)), tuple(aligned), (*named.items(),), grid)
+
+
+def _type(value: Any) -> tuple[str, bool]:
+    """Type of an argument, ``"constexpr"`` if a launch makes a constant of it, and whether 16 divides it."""
+    if isinstance(value, torch.Tensor):
+        names = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32", torch.float64: "fp64"}
+        names |= {torch.int8: "i8", torch.int32: "i32", torch.int64: "i64"}
+        return f"*{names[value.dtype]}", value.data_ptr() % 16 == 0
+    if isinstance(value, int):
+        return ("constexpr", False) if value == 1 else ("i32" if abs(value) < 2**31 else "i64", value % 16 == 0)
+    return "fp32", False
+
+
+@functools.cache
+def compiled(launch: Launch, arch: int) -> Resources:
+    """``launch`` compiled and assembled for compute capability ``arch``, as Triton does at the first such launch."""
     import triton
-    from triton.backends import nvidia
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    names = kernel.arg_names
-    types = {name: "constexpr" if name in constexprs else signature[name] for name in names}
-    divisible = [["tt.divisibility", 16]]
-    attributes = {(i,): divisible for i, name in enumerate(names) if types[name].startswith("*") or name in aligned}
-    source = ASTSource(fn=kernel, signature=types, constexprs=dict(constexprs), attrs=attributes)
-    compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
-    tools = Path(nvidia.__file__).parent / "bin"
-    ptxas = tools / ("ptxas-blackwell" if arch >= 100 and (tools / "ptxas-blackwell").exists() else "ptxas")
+    divisible = {(place,): [["tt.divisibility", 16]] for place in launch.aligned}
+    source = ASTSource(
+        fn=launch.kernel, signature=dict(launch.signature), constexprs=dict(launch.constants), attrs=divisible
+    )
+    built = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=dict(launch.options))
+    usage = _cuobjdump(built.asm["cubin"], "--dump-resource-usage")
+    registers, stack, local = (int(re.search(rf"{name}:(\d+)", usage)[1]) for name in ("REG", "STACK", "LOCAL"))
+    return Resources(registers, stack, local, built.metadata.shared, built.asm["ptx"], built.asm["cubin"])
+
+
+def machine_code(used: Resources) -> str:
+    """The instructions of a compiled kernel."""
+    return _cuobjdump(used.cubin, "--dump-sass")
+
+
+def _cuobjdump(cubin: bytes, what: str) -> str:
+    from triton.backends import nvidia
+
     with tempfile.TemporaryDirectory() as folder:
-        source_file = Path(folder) / "kernel.ptx"
-        source_file.write_text(compiled.asm["ptx"])
-        target = re.search(r"^\.target (\w+)", compiled.asm["ptx"], re.M)[1]
-        command = [ptxas, "-v", f"--gpu-name={target}", source_file, "-o", Path(folder) / "kernel.cubin"]
-        report = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-    spills = sum(int(n) for n in re.findall(r"(\d+) bytes spill", report))
-    return Resources(int(re.search(r"Used (\d+) registers", report)[1]), spills, compiled.metadata.shared)
+        file = Path(folder) / "kernel.cubin"
+        file.write_bytes(cubin)
+        command = [Path(nvidia.__file__).parent / "bin" / "cuobjdump", what, file]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout

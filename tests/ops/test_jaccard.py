@@ -237,10 +237,10 @@ def test_graph_of_the_kernels(generator, kind, max_distance):
 
 @pytest.mark.cuda
 def test_kernels_that_count_first_or_have_little_scratch(generator, monkeypatch):
-    from salcr.kernels import jaccard, jaccard_encodings
+    from salcr.kernels import jaccard, launch
 
     features = images(generator, "hubs", 500).cuda()
     check_graph(features, 20, 6, 0.6)
     monkeypatch.setattr(jaccard, "ROOM", 0)
-    monkeypatch.setattr(jaccard_encodings, "SCRATCH_BYTES", 0)
+    monkeypatch.setattr(launch, "SCRATCH_SHARE", 0)
     check_graph(features, 20, 6, 0.6)

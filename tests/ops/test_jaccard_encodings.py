@@ -21,7 +21,7 @@ def test_any_width(generator, width):
 
 def test_little_scratch(generator, monkeypatch):
     """One program takes all rows, as with millions of images few take many."""
-    from salcr.kernels import jaccard_encodings
+    from salcr.kernels import launch
 
-    monkeypatch.setattr(jaccard_encodings, "SCRATCH_BYTES", 0)
+    monkeypatch.setattr(launch, "SCRATCH_SHARE", 0)
     check_encodings(torch.cat([images(generator, kind, 60) for kind in ("groups", "hubs")]).cuda(), 12, 3)

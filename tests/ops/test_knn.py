@@ -248,7 +248,7 @@ def test_few_rows_are_left_to_plain_products(generator):
 
     x = pedestrians(12_000, 2048).cuda()
     scores, indices = x.new_empty(len(x), 29), torch.empty(len(x), 29, dtype=torch.int64, device="cuda")
-    assert kernels.search(x, x, 29, scores, indices, own=True, near=False).sum() <= 12
+    assert kernels.search(x, x, 29, scores, indices, exclude_self=True, sqeuclidean=False).sum() <= 12
 
 
 @pytest.mark.cuda

@@ -43,7 +43,7 @@ def set_contrast_backward(
     rows, memories = with_parts(features, memory)
     mean_row = None if mean_row is None else mean_row.contiguous()
     positives, lse = _spread(positives, rows), lse.contiguous()
-    found = contrast_backward(gradient, rows, memories, positives, lse, temperature=temperature, pull=mean_row)
+    found = contrast_backward(gradient, rows, memories, positives, lse, temperature=temperature, mean_row=mean_row)
     return found.view(features.shape)
 
 

@@ -48,8 +48,8 @@ def search(
             wanted,
             scores[:, exclude_self:],
             indices[:, exclude_self:],
-            own=exclude_self,
-            near=metric != "cosine",
+            exclude_self=exclude_self,
+            sqeuclidean=metric != "cosine",
         )
         rows = missing.nonzero().squeeze(1)
     else:

@@ -1,0 +1,312 @@
+"""``python -m benchmarks.tune [--only FAMILY] [--minutes M]``: measure and rewrite the launch table for this GPU.
+
+A row of the table is timed by a case of the registry, at its full size. From the entry that the device has now, one
+number at a time is halved or doubled (stages: one less or more); the fastest of these is the next to start from, until
+none is faster by ``MARGIN``. Before an entry is timed its outputs have to match those of the entry it would replace,
+which in float32 have to match the case's reference first. What was measured is kept in ``--out``, so that a call goes
+on where the time of the one before ran out.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import json
+import math
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+from unittest import mock
+
+import torch
+
+from benchmarks import ledger
+from benchmarks.machine import ROOT, machine, versions
+
+LAUNCH = ROOT / "kernels/launch.py"
+MARGIN = 0.03  # of the time, that a new entry has to save
+RUNS = 15
+LEAST, MOST = dict(M=32, N=32, K=16, BLOCK=16, ELEMENTS=64, SCAN=32), dict(M=256, N=256, K=128, num_warps=16, MANY=32)
+STAGES = 1, 6
+Entry = dict[str, int]
+
+
+class Job(NamedTuple):
+    """What times a row: a case of the registry, with floating-point inputs of ``dtype``, and TF32 allowed or not."""
+
+    case: str
+    dtype: torch.dtype | None = None
+    tf32: bool = False
+
+
+JOBS = {
+    "products.half": Job("cluster_contrast", torch.bfloat16),
+    "products.tf32": Job("cluster_contrast", tf32=True),
+    "products.ieee": Job("cluster_contrast"),
+    "products.norms": Job("cluster_contrast", torch.bfloat16),
+    "cluster_memory.losses": Job("set_contrast"),
+    "cluster_memory.mean": Job("set_contrast"),
+    "cluster_memory.gradient": Job("set_contrast"),
+    "cluster_memory_update": Job("update_cluster_memory_-step"),
+    "instance_memory.select": Job("instance_search", tf32=True),
+    "instance_memory.neighbors": Job("instance_search", tf32=True),
+    "index_sets": Job("index_sets"),
+    **{f"knn.{row}": Job("knn") for row in ("products", "round", "narrow", "rescore", "order")},
+    **{f"jaccard_encodings.{row}": Job("jaccard_graph") for row in ("reciprocal", "expand", "weights", "mean")},
+    **{f"jaccard.{row}": Job("jaccard_graph") for row in ("rows", "pairs", "order")},
+    "dbscan.pairs": Job("labels-visible"),
+    "dbscan.roots": Job("labels-visible"),
+    "centroids": Job("cluster-visible"),
+    "sinkhorn.rows": Job("sinkhorn"),
+    "sinkhorn.columns": Job("sinkhorn"),
+    "pooling.wide": Job("semantic_pool-bfloat16"),
+    "pooling.narrow": Job("semantic_pool"),
+}
+
+
+class Bench(Protocol):
+    """Times entries of one row: by a GPU, or in tests by something that knows the answer."""
+
+    def milliseconds(self, entry: Entry) -> float:
+        """Time with ``entry``. Raises where the kernel does not compile or fit, or its outputs are wrong."""
+
+    def predicted(self) -> dict[str, float]:
+        """``bytes`` and ``flops`` that the case cannot do without, as far as it says."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status 0: every row is tuned. 1: something is left, call again. 2: there is no GPU here."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.tune", description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help="rows whose name begins so, such as products or knn")
+    parser.add_argument("--minutes", type=float, default=8.0, help="start nothing new after these")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/tune.json", help="what was measured")
+    options = parser.parse_args(arguments)
+    names = [name for name in JOBS if name.startswith(options.only)]
+    if not names:
+        parser.error(f"no row begins with {options.only!r}; rows are {', '.join(JOBS)}")
+    if not torch.cuda.is_available():
+        print(
+            f"tune needs an NVIDIA GPU and a CUDA build of torch: torch {torch.__version__} sees no CUDA device. "
+            "Nothing was measured and the table was not touched.",
+            file=sys.stderr,
+        )
+        return 2
+    major, minor = torch.cuda.get_device_capability()
+    stamp = {"device": machine()["gpu"], "versions": versions(), "kernels": fingerprint(LAUNCH.parent)}
+    deadline = time.monotonic() + 60 * options.minutes
+    left = tune(names, 10 * major + minor, gpu_bench, LAUNCH, options.out, stamp, lambda: time.monotonic() > deadline)
+    print(f"left: {', '.join(left)}; call again" if left else "every row is tuned")
+    return 1 if left else 0
+
+
+def tune(
+    names: Sequence[str],
+    capability: int,
+    bench: Callable[[str], contextlib.AbstractContextManager[Bench]],
+    source: Path,
+    out: Path,
+    stamp: Mapping,
+    expired: Callable[[], bool],
+) -> list[str]:
+    """Tune the rows ``names`` and write the table in ``source`` after each; the names of what is left.
+
+    Times of before count if they were measured under the same ``stamp``.
+    """
+    from salcr.kernels import launch
+
+    table = {name: {key: dict(entry) for key, entry in row.items()} for name, row in launch.TABLE.items()}
+    state = ledger.read(out)
+    if {key: state.get(key) for key in stamp} != dict(stamp):
+        state = {**stamp, "times": {}}
+    for place, name in enumerate(names):
+        if expired():
+            return list(names[place:])
+        times = state["times"].setdefault(name, {})
+        start = table[name][launch.nearest(table[name], capability)]
+        try:
+            with bench(name) as this:
+                best = search(start, this, times, lambda: ledger.write(out, state), expired)
+                if best is None:
+                    return list(names[place:])
+                report(name, capability, start, best, times, this.predicted())
+        except Exception as error:  # of the case or of the entry there is: other rows can still be tuned
+            print(f"{name}: left as it is, {type(error).__name__}: {str(error).splitlines()[0]}", flush=True)
+            continue
+        if best != start:
+            table[name] = with_entry(table[name], capability, best, launch.SHARED_BYTES)
+            launch.TABLE[name] = table[name]
+            rewrite(source, table)
+    return []
+
+
+def search(
+    start: Entry, bench: Bench, times: dict[str, float | str], save: Callable[[], None], expired: Callable[[], bool]
+) -> Entry | None:
+    """The fastest entry that single changes lead to from ``start``, or None where time ran out before."""
+
+    def known(entry: Entry) -> bool:
+        return _key(entry) in times
+
+    def measured(entry: Entry) -> float:
+        if not known(entry):
+            try:
+                times[_key(entry)] = bench.milliseconds(entry)
+            except Exception as error:
+                if entry == start:
+                    raise
+                times[_key(entry)] = f"{type(error).__name__}: {str(error)[:200]}"
+            save()
+        found = times[_key(entry)]
+        return math.inf if isinstance(found, str) else found
+
+    best = start
+    while True:
+        for entry in (best, *alternatives(best)):
+            if not known(entry) and expired():
+                return None
+            measured(entry)
+        fastest = min(alternatives(best), key=measured, default=best)
+        if measured(fastest) > (1 - MARGIN) * measured(best):
+            return best
+        best = fastest
+
+
+def alternatives(entry: Entry) -> Iterator[Entry]:
+    """``entry`` with one number changed."""
+    for name, value in entry.items():
+        stages = name == "num_stages"
+        least, most = STAGES if stages else (LEAST.get(name, 1), MOST.get(name, 16_384))
+        for changed in (value - 1, value + 1) if stages else (value // 2, 2 * value):
+            if least <= changed <= most:
+                yield entry | {name: changed}
+
+
+def with_entry(row: Mapping[int, Entry], capability: int, entry: Entry, known: Mapping[int, object]) -> dict:
+    """``row`` with ``entry`` for ``capability`` alone: ``known`` architectures above it keep the entry they have."""
+    from salcr.kernels.launch import nearest
+
+    changed = dict(row)
+    for other in sorted(key for key in known if key > capability):
+        changed.setdefault(other, row[nearest(row, other)])
+        break  # those further above follow this one
+    return dict(sorted({**changed, capability: entry}.items()))
+
+
+def rewrite(source: Path, table: Mapping[str, Mapping[int, Entry]]) -> None:
+    """Replace the lines between the markers of ``source``; readers see the old file or the new one."""
+    pattern = re.compile(r"(?<=^# table begins\n).*?(?=^# table ends$)", re.M | re.S)
+    text, count = pattern.subn(lambda _: render(table), source.read_text())
+    if count != 1:
+        raise ValueError(f"{source} has {count} tables between markers, not one")
+    temporary = source.with_name(f".{source.name}.new")
+    temporary.write_text(text)
+    temporary.replace(source)
+
+
+def render(table: Mapping[str, Mapping[int, Entry]]) -> str:
+    """The table as source."""
+    lines = ["TABLE = {"]
+    for name, row in table.items():
+        lines.append(f'    "{name}": {{')
+        for capability, entry in row.items():
+            lines.append(f"        {capability}: dict({', '.join(f'{key}={n}' for key, n in entry.items())}),")
+        lines.append("    },")
+    return "\n".join([*lines, "}", ""])
+
+
+def report(
+    name: str, capability: int, start: Entry, best: Entry, times: Mapping, predicted: Mapping[str, float]
+) -> None:
+    """Time before and after, and what was predicted beside the rate that was measured."""
+    before, after = times[_key(start)], times[_key(best)]
+    rates = [
+        f"{amount / 1e9:.3g} G{what} predicted, {amount / after / 1e9:.3g} T{what}/s measured"
+        for what, amount in (("B", predicted.get("bytes")), ("FLOP", predicted.get("flops")))
+        if amount
+    ]
+    change = f"{before:.3f} -> {after:.3f} ms, {best}" if best != start else f"{after:.3f} ms, kept"
+    print("; ".join([f"{name} sm_{capability}: {change} ({len(times)} tried)", *rates]), flush=True)
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 of the kernels without the table, which tuning changes."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.py")):
+        text = re.sub(r"^# table begins\n.*?^# table ends$", "", path.read_text(), flags=re.M | re.S)
+        digest.update(path.name.encode() + b"\0" + text.encode() + b"\0")
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def gpu_bench(name: str) -> Iterator[Bench]:
+    """A row's case on the current GPU."""
+    from benchmarks.registry import CASES
+    from salcr.kernels import products
+
+    job = JOBS[name]
+    case = next(case for case in CASES if case.name == job.case)
+    with mock.patch.object(products, "tf32_allowed", lambda: job.tf32):
+        yield GpuBench(name, case, job.dtype)
+
+
+class GpuBench:
+    """See :class:`Bench`; by the clock from an idle device to an idle device."""
+
+    def __init__(self, name: str, case, dtype: torch.dtype | None) -> None:
+        from benchmarks.devices import Cuda
+
+        self.name, self.case, self.device, self.dtype = name, case, Cuda(), dtype
+        self.inputs = self._inputs()
+        self.expected = self._run()
+        if dtype is None and not products_in_tf32():
+            reference = case.variants[next(iter(case.variants))]
+            case.check(self.expected, reference(*self._inputs()))
+
+    def milliseconds(self, entry: Entry) -> float:
+        from salcr.kernels import launch
+
+        row = launch.TABLE[self.name] | {launch.architecture(torch.device("cuda")): entry}
+        with mock.patch.dict(launch.TABLE, {self.name: row}):
+            self.case.check(self._run(), self.expected)
+            runs = [self.device.run(self.case.variants["triton"], self.inputs).seconds for _ in range(RUNS)]
+        return 1000 * statistics.median(runs)
+
+    def predicted(self) -> dict[str, float]:
+        floors = {"bytes": self.case.floor_bytes, "flops": self.case.floor_flops}
+        found = {what: floor(*self.inputs) for what, floor in floors.items() if floor is not None}
+        if self.case.name in CONTRASTS:
+            features, memory = self.inputs[:2]
+            products = CONTRASTS[self.case.name]
+            found["flops"] = 2 * products * features.numel() * memory.shape[-2]
+            found["bytes"] = 2 * features.nbytes + products * memory.nbytes
+        return found
+
+    def _inputs(self) -> list:
+        inputs = self.case.make_inputs("cuda", False)
+        cast = self.dtype is not None
+        return [x.to(self.dtype) if cast and torch.is_tensor(x) and x.is_floating_point() else x for x in inputs]
+
+    def _run(self) -> object:
+        """On inputs of its own, which a case may change."""
+        return self.case.variants["triton"](*self._inputs())
+
+
+CONTRASTS = {"cluster_contrast": 3, "instance_search": 2}  # products of all rows with all of the memory
+
+
+def products_in_tf32() -> bool:
+    """Outputs then differ from the reference's in float32 by design."""
+    from salcr.kernels import products
+
+    return products.tf32_allowed()
+
+
+def _key(entry: Entry) -> str:
+    return json.dumps(entry, sort_keys=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,173 @@
+"""Launch configurations of all kernels by architecture, and how many programs share a scratch.
+
+A row of ``TABLE`` holds the blocks, warps and pipeline stages of a kernel, or of kernels that share them, from some
+compute capability on: a device takes the entry of the largest capability that is not above its own, so that a GPU that
+has no entry runs with what its nearest older relative uses. Capability 80 is the A100; 86, 89 and 120 have 99 KB of
+shared memory a block, 90 and 100 have 227. ``ELEMENTS`` bounds a tile whose shape depends on the problem, ``BLOCK``
+what a kernel that walks a row takes at a time; launchers derive the rest.
+
+Launchers ask :func:`configuration`; the ahead-of-time tests compile what they then launch. ``python -m
+benchmarks.tune`` measures alternatives on a GPU and rewrites the lines between the two markers. They are source, not
+JSON beside it: who reads a kernel finds its numbers with go-to-definition, and no installation can lack them.
+"""
+
+import contextlib
+
+import torch
+
+SHARED_BYTES = {80: 166_912, 86: 101_376, 90: 232_448, 100: 232_448, 120: 101_376}  # that a block can have
+SCRATCH_SHARE = 0.5  # of the free memory, for all programs' arrays together
+PROGRAMS_PER_SM = 16
+INTERPRETED_PROGRAMS = 3
+
+# table begins
+TABLE = {
+    "products.half": {
+        80: dict(M=128, N=128, K=32, num_warps=8, num_stages=4),
+        86: dict(M=128, N=128, K=32, num_warps=8, num_stages=3),
+        90: dict(M=128, N=128, K=64, num_warps=8, num_stages=4),
+        120: dict(M=128, N=128, K=32, num_warps=8, num_stages=3),
+    },
+    "products.tf32": {
+        80: dict(M=128, N=128, K=32, num_warps=8, num_stages=3),
+        90: dict(M=128, N=128, K=32, num_warps=8, num_stages=4),
+        120: dict(M=128, N=128, K=32, num_warps=8, num_stages=3),
+    },
+    "products.ieee": {
+        80: dict(M=64, N=64, K=16, num_warps=4, num_stages=3),
+    },
+    "products.norms": {
+        80: dict(BLOCK=1024, num_warps=4),
+    },
+    "cluster_memory.losses": {
+        80: dict(ELEMENTS=8192, BLOCK=128, num_warps=4),
+    },
+    "cluster_memory.mean": {
+        80: dict(BLOCK=1024, num_warps=4),
+    },
+    "cluster_memory.gradient": {
+        80: dict(ROWS=1024, num_warps=4),
+    },
+    "cluster_memory_update": {
+        80: dict(SCAN=256, num_warps=4),
+    },
+    "instance_memory.select": {
+        80: dict(num_warps=8),
+    },
+    "instance_memory.neighbors": {
+        80: dict(ELEMENTS=8192, BLOCK=16),
+    },
+    "index_sets": {
+        80: dict(BLOCK=16),
+    },
+    "knn.products": {
+        80: dict(M=128, N=128, K=32, num_warps=4, num_stages=4),
+        86: dict(M=128, N=128, K=32, num_warps=4, num_stages=3),
+        90: dict(M=128, N=128, K=64, num_warps=4, num_stages=3),
+        120: dict(M=128, N=128, K=32, num_warps=4, num_stages=3),
+    },
+    "knn.round": {
+        80: dict(BLOCK=1024, num_warps=4),
+    },
+    "knn.narrow": {
+        80: dict(ELEMENTS=2048, num_warps=4),
+    },
+    "knn.rescore": {
+        80: dict(C=8, BLOCK=256, num_warps=4),
+    },
+    "knn.order": {
+        80: dict(BLOCK=32, num_warps=1),
+    },
+    "jaccard_encodings.reciprocal": {
+        80: dict(ELEMENTS=1024, num_warps=1),
+    },
+    "jaccard_encodings.expand": {
+        80: dict(ELEMENTS=128, num_stages=1),
+        90: dict(ELEMENTS=256, num_stages=1),
+    },
+    "jaccard_encodings.weights": {
+        80: dict(E=8, BLOCK=256, num_warps=4, num_stages=1),
+    },
+    "jaccard_encodings.mean": {
+        80: dict(BLOCK=32, num_warps=1, num_stages=1),
+    },
+    "jaccard.rows": {
+        80: dict(BLOCK=64, num_warps=1, num_stages=1),
+    },
+    "jaccard.pairs": {
+        80: dict(BLOCK=64, MANY=4, num_warps=1, num_stages=1),
+    },
+    "jaccard.order": {
+        80: dict(BLOCK=32, num_warps=1),
+    },
+    "dbscan.pairs": {
+        80: dict(BLOCK=64, num_warps=1),
+    },
+    "dbscan.roots": {
+        80: dict(BLOCK=256, num_warps=4),
+    },
+    "centroids": {
+        80: dict(ROWS=8, BLOCK=256, num_warps=4, num_stages=1),
+    },
+    "sinkhorn.rows": {
+        80: dict(R=32, C=64, num_warps=4),
+    },
+    "sinkhorn.columns": {
+        80: dict(C=16, BLOCK=64, num_warps=4),
+    },
+    "pooling.wide": {
+        80: dict(ELEMENTS=4096, num_warps=8),
+    },
+    "pooling.narrow": {
+        80: dict(ELEMENTS=2048, num_warps=8),
+    },
+}
+# table ends
+
+INTERPRETED = {  # small, so that small tests have edges; what is not here is as on the smallest capability
+    "products.half": dict(M=16, N=32, K=32, num_warps=4, num_stages=1),
+    "products.ieee": dict(M=16, N=32, K=32, num_warps=4, num_stages=1),
+    "knn.products": dict(M=16, N=32, K=16, num_warps=4, num_stages=1),
+    "knn.narrow": dict(ELEMENTS=8192, num_warps=4),
+}
+
+
+def architecture(device: torch.device) -> int | None:
+    """Compute capability of a GPU, such as 90; None for the CPU, on which Triton interprets kernels."""
+    if device.type != "cuda":
+        return None
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
+
+
+def nearest(known: dict[int, object], capability: int) -> int:
+    """The largest of the ``known`` capabilities that is not above ``capability``, or else the smallest."""
+    return max((key for key in known if key <= capability), default=min(known))
+
+
+def configuration(name: str, device: torch.device) -> dict[str, int]:
+    """A copy of the entry of ``TABLE[name]`` for ``device``."""
+    capability, row = architecture(device), TABLE[name]
+    if capability is None:
+        return dict(INTERPRETED.get(name) or row[min(row)])
+    return dict(row[nearest(row, capability)])
+
+
+def on_device(x: torch.Tensor) -> contextlib.AbstractContextManager:
+    """Launch on the device of ``x``, whatever the current one is."""
+    return torch.cuda.device_of(x) if x.is_cuda else contextlib.nullcontext()
+
+
+def resident_programs(rows: int, bytes_each: int, device: torch.device) -> int:
+    """How many programs share ``rows``, where each has ``bytes_each`` bytes of scratch: as many as a GPU holds, unless
+    their arrays would take more than ``SCRATCH_SHARE`` of the free memory."""
+    if device.type != "cuda":
+        return min(rows, INTERPRETED_PROGRAMS)
+    resident = PROGRAMS_PER_SM * torch.cuda.get_device_properties(device).multi_processor_count
+    return max(1, min(rows, resident, int(SCRATCH_SHARE * free_bytes(device)) // bytes_each))
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that an allocation could get: free on the device, or kept by PyTorch's allocator without use."""
+    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + cached

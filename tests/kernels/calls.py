@@ -1,0 +1,194 @@
+"""Calls of every launcher, of the sizes and types of training, for the ahead-of-time lane: on the CPU, nothing runs."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import torch
+
+HALF, SINGLE, DOUBLE = torch.bfloat16, torch.float32, torch.float64
+
+
+class Call(NamedTuple):
+    """A launcher's call. ``everywhere``: compiled for every architecture, else for sm_90 alone."""
+
+    run: Callable[[], object]
+    everywhere: bool = True
+    tf32: bool = False  # whether PyTorch allows it
+
+
+def rows(dtype, width=2048, parts=2, count=300, columns=5000):
+    return torch.zeros(parts, count, width, dtype=dtype), torch.zeros(parts, columns, width, dtype=dtype)
+
+
+def cluster_contrast(dtype, reduction="mean", **shape):
+    from salcr.kernels.cluster_memory import contrast_backward, contrast_forward
+
+    features, memory = rows(dtype, **shape)
+    targets = torch.zeros(*features.shape[:2], 1, dtype=torch.int64)
+    options = dict(temperature=0.05, reduction=reduction)
+    loss, lse = contrast_forward(features, memory, targets, **options)
+    contrast_backward(loss, features, memory, targets, lse, **options)
+
+
+def instance_memory(dtype, k=30, **shape):
+    """The search, and the contrast with its neighbours, which has log-sum-exp and mean row."""
+    from salcr.kernels.cluster_memory import contrast_backward, contrast_forward
+    from salcr.kernels.instance_memory import instance_search
+
+    features, memory = rows(dtype, **shape)
+    found, lse, mean_row = instance_search(features, memory, k, temperature=0.05, mean=True)
+    loss, _ = contrast_forward(features, memory, found, temperature=0.05, lse=lse)
+    contrast_backward(loss, features, memory, found, lse, temperature=0.05, mean_row=mean_row)
+
+
+def set_contrast(dtype, wide=30, **shape):
+    from salcr.kernels.cluster_memory import contrast_backward, contrast_forward
+
+    features, memory = rows(dtype, **shape)
+    positives = torch.zeros(*features.shape[:2], wide, dtype=torch.int64)
+    loss, lse = contrast_forward(features, memory, positives, temperature=0.05)
+    contrast_backward(loss, features, memory, positives, lse, temperature=0.05)
+
+
+def update(dtype, width=2048, parts=2):
+    from salcr.kernels.cluster_memory_update import update_cluster_memory
+
+    features, memory = rows(dtype, width, parts)
+    targets, order = torch.zeros(parts, 300, dtype=torch.int64), torch.arange(300)
+    update_cluster_memory(memory, features, targets, order, momentum=0.1)
+
+
+def sets(*widths):
+    from salcr.kernels.index_sets import intersect_sets, unite_sets
+
+    several = [torch.zeros(300, width, dtype=torch.int64) for width in widths]
+    intersect_sets(*several), unite_sets(*several)
+
+
+def knn(size, width, k, *, queries=None, near=False):
+    from salcr.kernels.knn import search
+
+    y = torch.zeros(size, width)
+    x = y if queries is None else torch.zeros(queries, width)
+    scores, indices = torch.zeros(len(x), k), torch.zeros(len(x), k, dtype=torch.int64)
+    own = queries is None
+    search(x, y, k - own, scores[:, own:], indices[:, own:], exclude_self=own, sqeuclidean=near)
+
+
+def labels(k1, half, k2=6, width=2048, count=600):
+    from salcr.kernels import jaccard, jaccard_encodings
+
+    ranks = torch.zeros(count, k1, dtype=torch.int32)
+    encodings = jaccard_encodings.encode(torch.zeros(count, width), ranks, torch.zeros(count, k1), half=half, k2=k2)
+    jaccard.jaccard_graph(encodings, 0.6)
+    jaccard.jaccard_distance(encodings)
+
+
+def dbscan(dtype, *, dense):
+    from salcr.kernels.dbscan import dbscan
+
+    pointers = None if dense else torch.arange(601)
+    distances = torch.zeros(600, 600, dtype=dtype) if dense else torch.zeros(600, dtype=dtype)
+    dbscan(distances, pointers, pointers, eps=0.6, min_samples=4)
+
+
+def centroids(dtype, width=2048):
+    from salcr.kernels.centroids import cluster_centroids
+
+    cluster_centroids(torch.zeros(600, width, dtype=dtype), torch.arange(600) % 20, 20)
+
+
+def sinkhorn(*shape):
+    from salcr.kernels.sinkhorn import sinkhorn
+
+    sinkhorn(torch.zeros(shape), lam=5.0, tol=0.1, max_iter=2, check_every=10)
+
+
+def images(dtype, last, count=12, width=2048, size=(41, 4)):
+    """Fifty-four cells a stripe of three, two cells left over."""
+    layout = torch.channels_last if last else torch.contiguous_format
+    return torch.zeros(count, width, *size, dtype=dtype).to(memory_format=layout)
+
+
+def pooling(dtype, last, parts=3, views=3, **shape):
+    """A training step's: prototypes, attention of three views and the power mean, forward and backward."""
+    from salcr.kernels.pooling import pool_forward
+    from salcr.kernels.pooling_backward import pool_backward
+
+    x = images(dtype, last, **shape)
+    tokens = torch.zeros(parts, x.shape[1], dtype=dtype)
+    options = dict(tokens=tokens, power=3.0, views=views)
+    means, scores, queries, weights, forms = pool_forward(x, parts, attend=True, **options)
+    back = dict(scores=scores, queries=queries, weights=weights, form_gradients=forms, mean_gradient=means)
+    pool_backward(x, parts, **back, **options)
+
+
+def power_mean(power):
+    from salcr.kernels.pooling import pool_forward
+    from salcr.kernels.pooling_backward import pool_backward
+
+    x = images(SINGLE, last=True)
+    means = pool_forward(x, power=power)[0]
+    pool_backward(x, mean_gradient=means, power=power)
+
+
+def prototypes():
+    from salcr.kernels.pooling import pool_forward
+    from salcr.kernels.pooling_backward import pool_backward
+
+    x, tokens = images(SINGLE, last=True), torch.zeros(3, 2048)
+    _, scores, queries, _, _ = pool_forward(x, 3, tokens=tokens)
+    pool_backward(x, 3, tokens=tokens, scores=scores, query_gradient=queries)
+
+
+def attention(parts=3, **shape):
+    from salcr.kernels.pooling import pool_forward
+    from salcr.kernels.pooling_backward import pool_backward
+
+    x = images(SINGLE, last=True, **shape)
+    _, _, queries, weights, forms = pool_forward(x, parts, queries=x.new_zeros(len(x), parts, x.shape[1]), attend=True)
+    pool_backward(x, parts, queries=queries, weights=weights, form_gradients=forms)
+
+
+CALLS = {
+    "cluster_contrast-half": Call(partial(cluster_contrast, HALF)),
+    "cluster_contrast-tf32": Call(partial(cluster_contrast, SINGLE), tf32=True),
+    "cluster_contrast-ieee": Call(partial(cluster_contrast, SINGLE)),
+    "cluster_contrast-none": Call(partial(cluster_contrast, HALF, "none"), everywhere=False),
+    "cluster_contrast-odd": Call(partial(cluster_contrast, HALF, width=2047, parts=1), everywhere=False),
+    "cluster_contrast-one": Call(partial(cluster_contrast, SINGLE, count=1, columns=1), everywhere=False),
+    "instance_memory-half": Call(partial(instance_memory, HALF)),
+    "instance_memory-tf32": Call(partial(instance_memory, SINGLE), everywhere=False, tf32=True),
+    "instance_memory-wide": Call(partial(instance_memory, HALF, k=600), everywhere=False),
+    "instance_memory-odd": Call(partial(instance_memory, SINGLE, width=2047, parts=1), everywhere=False, tf32=True),
+    "set_contrast-float16": Call(partial(set_contrast, torch.float16), everywhere=False),
+    "set_contrast-one": Call(partial(set_contrast, SINGLE, 1, count=1, parts=1), everywhere=False),
+    "update-single": Call(partial(update, SINGLE)),
+    "update-wide": Call(partial(update, SINGLE, width=8192), everywhere=False),
+    "sets": Call(partial(sets, 30, 30, 30)),
+    "sets-wide": Call(partial(sets, 300, 1), everywhere=False),
+    "knn": Call(partial(knn, 22_258, 1024, 30)),
+    "knn-distances": Call(partial(knn, 22_258, 1024, 30, near=True), everywhere=False),
+    "knn-million": Call(partial(knn, 1_000_000, 16, 30, queries=200), everywhere=False),
+    "knn-many": Call(partial(knn, 5000, 100, 1000, queries=1), everywhere=False),
+    "labels": Call(partial(labels, 30, 16)),
+    "labels-many": Call(partial(labels, 300, 151), everywhere=False),
+    "labels-one": Call(partial(labels, 1, 1, k2=1, width=100), everywhere=False),
+    "dbscan-graph": Call(partial(dbscan, SINGLE, dense=False)),
+    "dbscan-dense": Call(partial(dbscan, SINGLE, dense=True), everywhere=False),
+    "dbscan-double": Call(partial(dbscan, DOUBLE, dense=True), everywhere=False),
+    "centroids": Call(partial(centroids, SINGLE)),
+    "centroids-half": Call(partial(centroids, torch.float16, width=100), everywhere=False),
+    "centroids-double": Call(partial(centroids, DOUBLE), everywhere=False),
+    "sinkhorn": Call(partial(sinkhorn, 1, 2000, 500)),
+    "sinkhorn-batch": Call(partial(sinkhorn, 100_000, 1, 7), everywhere=False),
+    "pooling-half-last": Call(partial(pooling, HALF, True)),
+    "pooling-single-last": Call(partial(pooling, SINGLE, True)),
+    "pooling-half-first": Call(partial(pooling, torch.float16, False), everywhere=False),
+    "pooling-mean": Call(partial(power_mean, 3.0), everywhere=False),
+    "pooling-power": Call(partial(power_mean, 4.5), everywhere=False),
+    "pooling-prototypes": Call(prototypes, everywhere=False),
+    "pooling-attention": Call(attention, everywhere=False),
+    "pooling-one-part": Call(partial(attention, 1, width=64, size=(32, 32)), everywhere=False),
+}

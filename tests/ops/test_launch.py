@@ -1,0 +1,54 @@
+"""Launch tables and shared scratch of :mod:`salcr.kernels.launch`; see also tests/kernels/test_aot.py."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+CUDA = torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"), [(75, 80), (80, 80), (86, 86), (89, 86), (90, 90), (103, 90), (120, 120), (121, 120)]
+)
+def test_a_device_takes_the_largest_capability_not_above_its_own(monkeypatch, capability, expected):
+    from salcr.kernels import launch
+
+    monkeypatch.setattr(launch, "architecture", lambda device: capability)
+    found = launch.configuration("products.half", CUDA)
+    assert found == launch.TABLE["products.half"][expected]
+    found["M"] = 0
+    assert launch.TABLE["products.half"][expected]["M"] > 0
+
+
+def test_the_interpreter_has_entries_of_its_own():
+    from salcr.kernels import launch
+
+    cpu = torch.device("cpu")
+    assert launch.configuration("products.ieee", cpu) == launch.INTERPRETED["products.ieee"]
+    assert launch.configuration("sinkhorn.rows", cpu) == launch.TABLE["sinkhorn.rows"][80]
+    assert launch.INTERPRETED.keys() < launch.TABLE.keys()
+
+
+@pytest.mark.parametrize(
+    ("rows", "free", "programs"), [(1000, 80e9, 1000), (1_000_000, 80e9, 16 * 132), (1_000_000, 8e9, 500), (10, 0, 1)]
+)
+def test_programs_are_as_many_as_the_gpu_or_half_its_free_memory_holds(monkeypatch, rows, free, programs):
+    from salcr.kernels import launch
+
+    properties = SimpleNamespace(multi_processor_count=132)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free / 2), int(80e9)))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: int(free / 2) + 7)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 7)
+    assert launch.resident_programs(rows, 8 * rows, CUDA) == programs
+
+
+@pytest.mark.cuda
+def test_the_device_has_entries_and_memory():
+    from salcr.kernels import launch
+
+    assert all(launch.configuration(name, CUDA) for name in launch.TABLE)
+    assert 0 < launch.free_bytes(CUDA) <= torch.cuda.mem_get_info()[1]
+    assert launch.resident_programs(10**6, 1, CUDA) % launch.PROGRAMS_PER_SM == 0

@@ -1,0 +1,137 @@
+"""Tuning of launch tables without a GPU: a bench that knows the answer stands in for one."""
+
+import contextlib
+import json
+import shutil
+
+import pytest
+import torch
+
+from benchmarks import tune
+
+pytest.importorskip("triton")
+STAMP = {"device": "a GPU"}
+BEST = dict(M=64, N=256, K=64, num_warps=4, num_stages=3)
+
+
+class Known:
+    """An entry takes longer the further it is from BEST; wrong with 2 stages; ``asked`` lists what was timed."""
+
+    def __init__(self, asked):
+        self.asked = asked
+
+    def milliseconds(self, entry):
+        self.asked.append(dict(entry))
+        if entry["num_stages"] == 2:
+            raise AssertionError("wrong results")
+        far = sum(abs(value.bit_length() - BEST[name].bit_length()) for name, value in entry.items())
+        return 1.0 + far + abs(entry["num_stages"] - 3)
+
+    def predicted(self):
+        return {"bytes": 2e9, "flops": 4e12}
+
+
+@pytest.fixture
+def table(monkeypatch, tmp_path):
+    """A copy of the table's source that a test may rewrite, and the table in memory restored afterwards."""
+    from salcr.kernels import launch
+
+    monkeypatch.setattr(launch, "TABLE", dict(launch.TABLE))
+    return shutil.copy(tune.LAUNCH, tmp_path / "launch.py")
+
+
+def run(table, names=("products.half",), capability=90, expired=lambda: False, bench=Known):
+    asked = []
+    left = tune.tune(
+        names,
+        capability,
+        lambda _: contextlib.nullcontext(bench(asked)),
+        table,
+        table.parent / "tune.json",
+        STAMP,
+        expired,
+    )
+    return left, asked
+
+
+def read(source):
+    found = {}
+    exec(source.read_text(), found)
+    return found["TABLE"]
+
+
+def test_the_best_entry_is_found_checked_and_written(table, capsys):
+    before = read(table)
+    left, asked = run(table)
+    after = read(table)
+    assert left == [] and after["products.half"][90] == BEST
+    assert {name: row for name, row in after.items() if name != "products.half"} == {
+        name: row for name, row in before.items() if name != "products.half"
+    }
+    assert len(asked) == len({json.dumps(entry) for entry in asked}) < 80
+    times = json.loads((table.parent / "tune.json").read_text())["times"]["products.half"]
+    assert any(time == "AssertionError: wrong results" for time in times.values())
+    printed = capsys.readouterr().out
+    assert "2 GB predicted, 2 TB/s measured" in printed and "4e+03 GFLOP predicted" in printed
+
+
+def test_other_architectures_keep_what_they_have(table):
+    from salcr.kernels.launch import SHARED_BYTES, nearest
+
+    before = read(table)["products.half"]
+    run(table)
+    after = read(table)["products.half"]
+    for arch in (*SHARED_BYTES, 89, 121):
+        if arch != 90:
+            assert after[nearest(after, arch)] == before[nearest(before, arch)], arch
+
+
+def test_it_goes_on_where_time_ran_out(table):
+    calls = iter(range(1000))
+    left, first = run(table, names=("products.half", "products.ieee"), expired=lambda: next(calls) > 6)
+    assert left == ["products.half", "products.ieee"] and 0 < len(first) <= 6
+    assert read(table) == read(tune.LAUNCH)
+    left, second = run(table)
+    assert left == [] and not any(entry in first for entry in second)
+    assert read(table)["products.half"][90] == BEST
+
+
+def test_an_entry_has_to_be_faster_by_a_margin(table):
+    class Noise(Known):
+        def milliseconds(self, entry):
+            return 1.0 + 0.01 * (super().milliseconds(entry) - 1)
+
+    left, _ = run(table, bench=Noise)
+    assert left == [] and table.read_text() == tune.LAUNCH.read_text()
+
+
+def test_a_row_that_cannot_be_measured_is_left_as_it_is(table, capsys):
+    class Broken(Known):
+        def milliseconds(self, entry):
+            raise RuntimeError("no such kernel")
+
+    assert run(table, bench=Broken)[0] == [] and table.read_text() == tune.LAUNCH.read_text()
+    assert "products.half: left as it is, RuntimeError: no such kernel" in capsys.readouterr().out
+
+
+def test_the_table_in_the_source_is_what_would_be_written(table):
+    text = table.read_text()
+    tune.rewrite(table, read(table))
+    assert table.read_text() == text
+
+
+def test_every_row_has_a_case_of_the_registry_with_kernels():
+    from benchmarks.registry import CASES
+    from salcr.kernels.launch import TABLE
+
+    assert set(tune.JOBS) == set(TABLE)
+    variants = {case.name: case.variants for case in CASES}
+    assert all("triton" in variants[job.case] for job in tune.JOBS.values())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+def test_without_a_gpu_it_says_so(capsys):
+    assert tune.main(["--only", "knn"]) == 2
+    assert "needs an NVIDIA GPU" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        tune.main(["--only", "nothing"])
