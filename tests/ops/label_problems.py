@@ -64,7 +64,8 @@ def check_encodings(features, k1, k2):
     assert torch.equal(uses.long(), (dense > 0).sum(0))
     keys = (rows * len(uses) + uses[columns.long()]) * len(uses) + columns
     assert (keys.diff() > 0).all()
-    assert_within_budget(dense, torch.from_numpy(exact), torch.from_numpy(eager).float())
+    exact, eager = torch.from_numpy(exact), torch.from_numpy(eager).float()
+    assert_within_budget(dense, exact, eager, terms=sum(features.shape))
 
 
 def check_graph(features, k1, k2, max_distance):
@@ -72,7 +73,7 @@ def check_graph(features, k1, k2, max_distance):
     found = searched(features, k1)
     exact, eager = (exact_distances(*found[:2], k2, dtype) for dtype in (torch.float64, torch.float32))
     distances = _jaccard_triton.distances_of_neighbours(*found, k2)
-    assert_within_budget(distances.cpu(), exact, eager)
+    assert_within_budget(distances.cpu(), exact, eager, terms=sum(features.shape))
     assert torch.equal(distances, distances.T) and not distances.diagonal().any()
     near = distances <= torch.tensor(max_distance)
     for _ in range(2):

@@ -22,7 +22,7 @@ SHAPES = [  # lead, rows, columns, width: no multiples of a group, a segment or 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_contrasts(generator, monkeypatch, shape, scratch):
     monkeypatch.setattr(_memories_cpu, "SCRATCH", scratch)
-    check_contrasts("cpu", generator, *shape, torch.float32, draws=8)
+    check_contrasts("cpu", generator, *shape, torch.float32)
 
 
 @pytest.mark.parametrize("scratch", [300, _memories_cpu.SCRATCH])
@@ -30,7 +30,7 @@ def test_contrasts(generator, monkeypatch, shape, scratch):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_search(generator, monkeypatch, shape, k, scratch):
     monkeypatch.setattr(_memories_cpu, "SCRATCH", scratch)
-    check_search("cpu", generator, *shape, k, draws=4)
+    check_search("cpu", generator, *shape, k)
 
 
 @pytest.mark.parametrize("columns", [1, 15, 16, 17, 255, 256, 257, 512, 5000])

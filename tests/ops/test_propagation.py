@@ -134,7 +134,7 @@ def test_error_budget(generator, dtype, impl):
     exact = reference.propagate_features(visible.double(), infrared.double(), k=9)
     eager = [x.to(dtype) for x in reference.propagate_features(visible.float(), infrared.float(), k=9)]
     for arguments in zip(ops.propagate_features(visible, infrared, k=9, impl=impl), exact, eager, strict=True):
-        assert_within_budget(*arguments)
+        assert_within_budget(*arguments, terms=32 + 2 * 9)
 
 
 class LargestTensor(TorchDispatchMode):
@@ -235,7 +235,7 @@ def test_on_a_gpu(generator, dtype):
     for *results, pair in zip(got, exact, eager, ((visible, infrared), (infrared, visible)), strict=True):
         rows = clear_rows(*pair)
         assert rows.double().mean() > 0.9
-        assert_within_budget(*(x[rows] for x in results))
+        assert_within_budget(*(x[rows] for x in results), terms=256 + 2 * 30)
 
 
 @pytest.mark.parametrize("k", [1, 6, 100])
