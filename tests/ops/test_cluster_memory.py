@@ -160,7 +160,6 @@ def test_update_does_not_depend_on_threads(generator):
     for threads in (1, 2, 5):
         torch.set_num_threads(threads)
         found.append(ops.update_cluster_memory_(memory.clone(), features, targets, impl="cpu"))
-    torch.set_num_threads(1)
     assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
 
 

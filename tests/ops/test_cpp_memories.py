@@ -61,7 +61,6 @@ def test_threads_change_nothing(generator):
                 *evaluate(ops.cluster_contrast, features, memory, targets, impl="cpu"),
             ]
         )
-    torch.set_num_threads(1)
     for other in found[1:]:
         assert torch.equal(other[0], found[0][0])
         for x, y in zip(other[1:], found[0][1:], strict=True):  # PyTorch's products may differ in the last bit

@@ -131,6 +131,7 @@ def test_scale_of_the_features_does_not_matter(generator, impl):
     )
 
 
+@pytest.mark.serial
 def test_graph_of_2000_images_is_quick(generator, impl):
     """A guard against quadratic Python loops, with a wide margin."""
     features = clustered(generator, rows=2000, width=32, groups=150)

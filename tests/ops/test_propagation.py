@@ -191,13 +191,10 @@ def test_repeats_bit_for_bit_with_any_number_of_threads(generator):
     """Integers, so that the products do not depend on how many threads compute them."""
     sides = signs(generator, 500), signs(generator, 300)
     one = ops.propagate_features(*sides, k=7, impl="cpu")
-    try:
-        for threads in (1, 2):
-            torch.set_num_threads(threads)
-            for x, y in zip(ops.propagate_features(*sides, k=7, impl="cpu"), one, strict=True):
-                assert torch.equal(x, y)
-    finally:
-        torch.set_num_threads(1)
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        for x, y in zip(ops.propagate_features(*sides, k=7, impl="cpu"), one, strict=True):
+            assert torch.equal(x, y)
 
 
 @pytest.mark.parametrize("entries", [1, 700, 1 << 20])
