@@ -20,11 +20,9 @@ def test_encodings(generator, k1, k2):
 @pytest.mark.parametrize(("kind", "k1", "k2", "max_distance"), [("groups", 9, 6, 0.6), ("hubs", 6, 1, 0.9999999)])
 def test_graph_is_the_thresholded_distance(generator, monkeypatch, kind, k1, k2, max_distance):
     features = images(generator, kind, 18)
-    check_graph(features, k1, k2, max_distance)
-    found = searched(features, k1)
-    expected = graph_of_neighbours(*found, k2, max_distance)
+    graph = check_graph(features, k1, k2, max_distance)
     monkeypatch.setattr(jaccard, "ROOM", 0)  # pairs are counted first
-    assert torch.equal(graph_of_neighbours(*found, k2, max_distance).values(), expected.values())
+    assert torch.equal(graph_of_neighbours(*searched(features, k1), k2, max_distance).values(), graph.values())
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -69,7 +69,10 @@ def check_encodings(features, k1, k2):
 
 
 def check_graph(features, k1, k2, max_distance):
-    """The distances are within the budget of eager PyTorch, the graph is what is near of them, bit for bit, twice."""
+    """The distances are within the budget of eager PyTorch, the graph is what is near of them, bit for bit, twice.
+
+    Returns the graph.
+    """
     found = searched(features, k1)
     exact, eager = (exact_distances(*found[:2], k2, dtype) for dtype in (torch.float64, torch.float32))
     distances = _jaccard_triton.distances_of_neighbours(*found, k2)
@@ -82,6 +85,7 @@ def check_graph(features, k1, k2, max_distance):
         assert torch.equal(graph.crow_indices().diff(), near.sum(1))
         assert torch.equal(graph.col_indices(), near.nonzero()[:, 1])
         assert torch.equal(graph.values(), distances[near])
+    return graph
 
 
 def check_labels(features, k1, k2, eps=0.6, min_samples=4):
