@@ -14,7 +14,15 @@ import pytest
 import salcr
 
 ROOT = Path(__file__).resolve().parents[1]
-MORE = ["centroids", "cpp_memories", "dbscan", "jaccard", "knn"]  # families that share a file of bindings with others
+MORE = [
+    "centroids",
+    "cluster_memory",
+    "cpp_memories",
+    "dbscan",
+    "instance_memory",
+    "jaccard",
+    "knn",
+]  # share a file of bindings
 SLOW = "quick", "quadratic", "contract", "1500", "2048", "reference", "any_small_set"
 
 
