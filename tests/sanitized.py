@@ -14,7 +14,7 @@ import pytest
 import salcr
 
 ROOT = Path(__file__).resolve().parents[1]
-MORE = [
+MORE = ["centroids", "cluster_memory", "cpp_memories", "dbscan", "instance_memory", "jaccard", "knn"]  # share bindings
     "centroids",
     "cluster_memory",
     "cpp_memories",
