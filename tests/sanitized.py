@@ -14,15 +14,7 @@ import pytest
 import salcr
 
 ROOT = Path(__file__).resolve().parents[1]
-MORE = ["centroids", "cluster_memory", "cpp_memories", "dbscan", "instance_memory", "jaccard", "knn"]  # share bindings
-    "centroids",
-    "cluster_memory",
-    "cpp_memories",
-    "dbscan",
-    "instance_memory",
-    "jaccard",
-    "knn",
-]  # share a file of bindings
+MORE = "centroids", "cluster_memory", "cpp_memories", "dbscan", "instance_memory", "jaccard", "knn"  # share a file
 SLOW = "quick", "quadratic", "contract", "1500", "2048", "reference", "any_small_set"
 
 
