@@ -295,8 +295,10 @@ GPU_SHAPES = [((), 1, 9001, 2048), ((3,), 131, 4097, 384), ((2,), 65, 7, 100)]
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("k", [1, 30, 64])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("k", "dtype"),
+    [(1, torch.float32), (30, torch.float32), (64, torch.float32), (30, torch.bfloat16), (30, torch.float16)],
+)
 @pytest.mark.parametrize(("lead", "rows", "columns", "width"), GPU_SHAPES)
 def test_search_on_a_gpu(generator, lead, rows, columns, width, dtype, k):
     features = torch.randn(*lead, rows, width, generator=generator).to("cuda", dtype)

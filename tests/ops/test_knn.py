@@ -210,10 +210,17 @@ def assert_right_outside_the_tie_margin(got, queries, k, database, metric):
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("metric", ["cosine", "sqeuclidean"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(
-    ("rows", "size", "width", "k"),
-    [(9001, None, 2048, 30), (1000, 30_000, 384, 20), (131, 70, 100, 70), (300, None, 7, 2), (2000, 9000, 64, 1024)],
+    ("rows", "size", "width", "k", "dtype"),
+    [
+        (9001, None, 2048, 30, torch.float32),
+        (1000, 30_000, 384, 20, torch.float32),
+        (131, 70, 100, 70, torch.float32),
+        (300, None, 7, 2, torch.float32),
+        (2000, 9000, 64, 1024, torch.float32),
+        (1000, 30_000, 384, 20, torch.bfloat16),
+        (1000, 30_000, 384, 20, torch.float16),
+    ],
 )
 def test_neighbours(generator, rows, size, width, k, dtype, metric):
     queries = (torch.randn(rows, width, generator=generator) + 0.5).to("cuda", dtype)
