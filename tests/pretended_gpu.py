@@ -17,7 +17,7 @@ import salcr.ops._dispatch as _dispatch
 
 GPU = torch.device("cuda", 0)
 MIXING = {"copy_", "_to_copy", "index", "index_put", "index_put_", "_index_put_impl_"}  # take indices from the CPU
-UNFIT = {  # tests that need the kernels themselves, the device's memory or its clock
+UNFIT = {  # tests that need the kernels themselves, the device, its memory or its speed
     "test_a_cuda_graph_replays": "CUDA graph",
     "test_a_cuda_graph_replays_it_whole": "CUDA graph",
     "test_on_the_current_stream": "stream",
@@ -38,6 +38,8 @@ UNFIT = {  # tests that need the kernels themselves, the device's memory or its 
     "test_both_stages_on_a_gpu": "a device by its number",
     "test_a_gpu_tells_memory_ceilings_and_the_time_of_kernels_alone": "clock",
     "test_an_index_beyond_32_bits": "4.5 GB",
+    "test_ties_come_by_index_and_self_first_on_a_gpu": "14 s",
+    "test_triton_at_the_size_of_a_training_step": "9 s",
     "test_strides_beyond_31_bits": "8 GB",
     "test_no_wait_for_a_look": "kernel",
     "test_softmax_times_memory_in_chunks": "kernel",
