@@ -1,6 +1,7 @@
-# make install | test | lint | demo | sanitize | gpu-check        (PYTHON=python3.11 picks the interpreter of .venv)
+# make install | test | lint | demo | sanitize | gpu-check   (PYTHON=python3.11: the interpreter of .venv; JOBS=8: of test)
 PYTHON ?= python3
 SEED ?= 0
+JOBS ?= 2
 BIN := .venv/bin
 
 .PHONY: install test lint demo sanitize gpu-check clean
@@ -15,12 +16,14 @@ install: .venv/installed
 	touch $@
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m 'not serial' --numprocesses $(JOBS) --dist worksteal
+	$(BIN)/python -m pytest -m serial
 
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m benchmarks.report --check
+	$(BIN)/python -m pytest -q tests/committed_records.py
 
 # One thread, so that the figures of docs/demo.md repeat.
 demo: install

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-torch.set_num_threads(1)  # tests are small, and two threads that wait for each other on a busy machine take minutes
+# Tests are small, and threads that wait for each other on a busy machine take minutes.
+THREADS = int(os.environ.get("SALCR_TEST_THREADS", "1"))
+torch.set_num_threads(THREADS)
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic cuBLAS; read when CUDA starts
 
 
@@ -62,6 +64,13 @@ def poison_fresh_memory(monkeypatch):
     torch.use_deterministic_algorithms(True, warn_only=False)
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(autouse=True)
+def leave_threads_as_they_were():
+    """A test may set the number of threads."""
+    yield
+    torch.set_num_threads(THREADS)
 
 
 @pytest.fixture

@@ -1,9 +1,11 @@
 """``python -m tests.sanitized FOLDER``: the tests of the C++ backends, on the salcr._C of the installation in FOLDER.
 
 ``make sanitize`` installs one there that AddressSanitizer and UndefinedBehaviorSanitizer watch: the first error of
-either ends the process.
+either ends the process. ``csrc/bind_<family>.cpp`` stands for ``tests/ops/test_<family>.py``; a function of the
+extension that no test has called is an error too.
 """
 
+import functools
 import sys
 from pathlib import Path
 
@@ -11,32 +13,42 @@ import pytest
 
 import salcr
 
-FAMILIES = (
-    "assignment",
-    "centroids",
-    "cluster_memory",
-    "clustering",
-    "dbscan",
-    "jaccard",
-    "memories_cpu",
-    "neighbors",
-    "propagation",
-    "sinkhorn",
-)
+ROOT = Path(__file__).resolve().parents[1]
+MORE = "centroids", "cluster_memory", "cpp_memories", "dbscan", "instance_memory", "jaccard", "knn"  # share a file
+SLOW = "quick", "quadratic", "contract", "1500", "2048", "reference", "any_small_set"
 
 
-def main(folder: str) -> int:
+def main(folder: str) -> int | str:
     salcr.__path__.insert(0, f"{folder}/salcr")
     from salcr import _C
 
     salcr.__path__.pop(0)
     if Path(folder).resolve() not in Path(_C.__file__).resolve().parents:
         sys.exit(f"salcr._C came from {_C.__file__}")
-    slow = ("quick", "quadratic", "contract", "1500", "2048", "reference", "any_small_set")
-    chosen = " and ".join(f"not {name}" for name in slow)
-    files = [f"tests/ops/test_{family}.py" for family in FAMILIES]
-    files.append("tests/kernels/test_emulated_assignment.py")  # which builds with SALCR_SANITIZE itself
-    return pytest.main(["-q", "-p", "no:cacheprovider", "-k", chosen, *files])
+    uncalled = watch(_C)
+    families = {path.stem.removeprefix("bind_") for path in ROOT.glob("csrc/bind_*.cpp")}.union(MORE)
+    files = [path for family in sorted(families) if (path := ROOT / f"tests/ops/test_{family}.py").exists()]
+    files.append(ROOT / "tests/kernels/test_emulated_assignment.py")  # which builds with SALCR_SANITIZE itself
+    chosen = " and ".join(f"not {name}" for name in SLOW)
+    failed = pytest.main(["-q", "-p", "no:cacheprovider", "-k", chosen, *map(str, files)])
+    return failed or (f"no test here calls {', '.join(sorted(uncalled))} of salcr._C" if uncalled else 0)
+
+
+def watch(module) -> set[str]:
+    """The names of the module's functions, of which each leaves the set when it is first called."""
+    uncalled = {name for name, value in vars(module).items() if callable(value) and not name.startswith("_")}
+    for name in tuple(uncalled):
+        setattr(module, name, _recording(getattr(module, name), name, uncalled))
+    return uncalled
+
+
+def _recording(function, name, uncalled):
+    @functools.wraps(function)
+    def call(*arguments, **options):
+        uncalled.discard(name)
+        return function(*arguments, **options)
+
+    return call
 
 
 if __name__ == "__main__":

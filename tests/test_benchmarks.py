@@ -159,6 +159,7 @@ def test_what_ran_before_is_checked_and_not_run_again(tmp_path):
     assert found["other"]["runs"] == 3 and set(found["bad"]) == {"failure"}
 
 
+@pytest.mark.serial
 def test_a_long_run_leaves_its_time_and_outputs(tmp_path, monkeypatch):
     monkeypatch.setattr(worker, "LONG", 0.0)
     task = {"task": "peak", "case": "sound", "variant": "asleep", "quick": True, "keep": str(tmp_path / "kept")}
@@ -174,6 +175,7 @@ def test_floors_are_of_the_nearer_ceiling():
     assert floor_ms({}, ceilings) is None
 
 
+@pytest.mark.serial
 def test_a_run_writes_a_record_with_memory_and_reasons(fakes, tmp_path):
     out = tmp_path / "record.json"
     assert bench(out=out) == 1
@@ -203,6 +205,7 @@ def test_what_is_missing_or_out_of_memory_is_no_failure(fakes):
     assert bench(only="lacking") == 0
 
 
+@pytest.mark.serial
 def test_a_slowed_variant_is_caught(fakes, tmp_path, monkeypatch):
     then, now = tmp_path / "then.json", tmp_path / "now.json"
     assert bench(only="sound", out=then) == 0

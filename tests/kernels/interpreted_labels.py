@@ -29,12 +29,11 @@ def test_encodings(generator, k1, k2):
 @pytest.mark.parametrize(("kind", "k1", "k2", "max_distance"), [("groups", 9, 6, 0.6), ("hubs", 6, 1, 0.9999999)])
 def test_graph_is_the_thresholded_distance(generator, monkeypatch, kind, k1, k2, max_distance):
     features = images(generator, kind, 18)
-    check_graph(features, k1, k2, max_distance)
-    found = searched(features, k1)
-    options = sizes(found, k2) | dict(max_distance=float(np.float32(max_distance)))
-    expected = jaccard_graph(*found, **options)
+    graph = check_graph(features, k1, k2, max_distance)
     monkeypatch.setattr(jaccard, "ROOM", 0)  # pairs are counted first
-    assert torch.equal(jaccard_graph(*found, **options).values(), expected.values())
+    found = searched(features, k1)
+    again = jaccard_graph(*found, **sizes(found, k2), max_distance=float(np.float32(max_distance)))
+    assert torch.equal(again.values(), graph.values())
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -20,12 +20,12 @@ SHAPES = [  # lead, rows, columns, width: no multiples of a tile or of a chunk, 
 
 @pytest.mark.parametrize(("shape", "dtype"), SHAPES)
 def test_contrasts(generator, shape, dtype):
-    check_contrasts("triton", generator, *shape, dtype, draws=2 if shape[1] < 10 else 1)
+    check_contrasts("triton", generator, *shape, dtype)
 
 
 @pytest.mark.parametrize(("shape", "k"), [(((), 1, 1, 16), 30), (((2,), 5, 150, 33), 5), (((1,), 3, 65, 7), 64)])
 def test_search(generator, shape, k):
-    check_search("triton", generator, *shape, k, draws=1)
+    check_search("triton", generator, *shape, k)
 
 
 @pytest.mark.filterwarnings("ignore:(All-NaN slice|invalid value) encountered:RuntimeWarning")  # NumPy, of NaN rows
@@ -46,7 +46,7 @@ def test_update(generator, shape, momentum, dtype):
         reference.update_cluster_memory_(exact, features.double(), targets, momentum=momentum, order=order)
         reference.update_cluster_memory_(eager, features, targets, momentum=momentum, order=order)
         ops.update_cluster_memory_(got, features, targets, momentum=momentum, order=order, impl="triton")
-        assert_within_budget(got, exact, eager)
+        assert_within_budget(got, exact, eager, terms=width + rows)
     strided = memory.mT.contiguous().mT
     ops.update_cluster_memory_(strided, features, targets, momentum=momentum, order=order, impl="triton")
     assert torch.equal(strided, got)

@@ -5,17 +5,40 @@ from collections.abc import Callable, Sequence
 import torch
 
 
-def assert_within_budget(got: torch.Tensor, exact: torch.Tensor, eager: torch.Tensor) -> None:
-    """``got`` errs against float64 at most twice as much as eager PyTorch at the same precision, plus one epsilon.
+def assert_within_budget(
+    got: torch.Tensor,
+    exact: torch.Tensor,
+    eager: torch.Tensor,
+    *,
+    terms: int,
+    magnitude: float | torch.Tensor | None = None,
+) -> None:
+    """``got`` errs against float64 at most twice as much as eager PyTorch at the same precision, plus a floor.
 
-    The error is the largest absolute difference, over all elements; epsilon is that of ``got``'s dtype, scaled by the
-    largest magnitude of the result.
+    The error is the largest absolute difference over all elements. The floor is what any correct implementation may
+    round, however lucky eager's few numbers are: one rounding of the stored result, ε(dtype) · max|exact|, and those of
+    the sum behind it, √terms · ε(float32 at least) · magnitude. For a sum s of n terms t in any order and grouping is
+    computed as s + Σ_k δ_k s_k, where s_k are its n partial sums and |δ_k| ≤ ε/2 the rounding of each. No |s_k| is
+    above Σ|t|, and roundings are as good as independent and of either sign (Higham and Mary, 2019), so that their sum
+    grows as √n: √n · ε/2 · Σ|t| is a standard deviation's bound, and the floor twice that.
+
+    Args:
+        got: the result to judge, of any dtype.
+        exact: the same from the float64 reference.
+        eager: the same from the formula in PyTorch at the precision of ``got``.
+        terms: the numbers summed for one element, from the arguments on: a product of rows of width D followed by a sum
+            over N of them has D + N.
+        magnitude: the largest sum of magnitudes Σ|t|, as a bound or as numbers: 1 / temperature for a product of unit
+            rows divided by it. By default max|exact|: strict, as it is right only for terms of one sign.
     """
     assert got.shape == exact.shape and got.dtype == eager.dtype
     assert torch.isfinite(got).all()
     error, allowed = ((x.double() - exact).abs().max().item() for x in (got, eager))
-    epsilon = torch.finfo(got.dtype).eps * exact.abs().max().item()
-    assert error <= 2 * allowed + epsilon, f"error {error:.3g}, eager {allowed:.3g}, epsilon {epsilon:.3g}"
+    largest = exact.abs().max().item()
+    magnitude = largest if magnitude is None else float(torch.as_tensor(magnitude).abs().max())
+    summed = torch.finfo(torch.promote_types(got.dtype, torch.float32)).eps * terms**0.5 * magnitude
+    floor = torch.finfo(got.dtype).eps * largest + summed
+    assert error <= 2 * allowed + floor, f"error {error:.3g}, eager {allowed:.3g}, floor {floor:.3g}"
 
 
 def assert_operator_contract(operator: Callable, *examples: Sequence) -> None:

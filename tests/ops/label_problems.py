@@ -73,15 +73,19 @@ def check_encodings(features, k1, k2):
     assert torch.equal(uses.long(), (dense > 0).sum(0))
     keys = (rows * len(uses) + uses[columns.long()]) * len(uses) + columns
     assert (keys.diff() > 0).all()
-    assert_within_budget(dense, torch.from_numpy(exact), torch.from_numpy(eager).float())
+    exact, eager = torch.from_numpy(exact), torch.from_numpy(eager).float()
+    assert_within_budget(dense, exact, eager, terms=sum(features.shape))
 
 
 def check_graph(features, k1, k2, max_distance):
-    """The distances are within the budget of eager PyTorch, the graph is what is near of them, bit for bit, twice."""
+    """The distances are within the budget of eager PyTorch, the graph is what is near of them, bit for bit, twice.
+
+    Returns the graph.
+    """
     found = searched(features, k1)
     exact, eager = (exact_distances(found[0], found[2], k2, dtype) for dtype in (torch.float64, torch.float32))
     distances = _triton.jaccard_distance(*found, **sizes(found, k2))
-    assert_within_budget(distances.cpu(), exact, eager)
+    assert_within_budget(distances.cpu(), exact, eager, terms=sum(features.shape))
     assert torch.equal(distances, distances.T) and not distances.diagonal().any()
     near = distances <= torch.tensor(max_distance)
     for _ in range(2):
@@ -90,6 +94,7 @@ def check_graph(features, k1, k2, max_distance):
         assert torch.equal(graph.crow_indices().diff(), near.sum(1))
         assert torch.equal(graph.col_indices(), near.nonzero()[:, 1])
         assert torch.equal(graph.values(), distances[near])
+    return graph
 
 
 def check_labels(features, k1, k2, eps=0.6, min_samples=4):

@@ -1,5 +1,7 @@
 """Random memories and sets, and what DESIGN section 4 asks of any backend of the memory operators, as assertions."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -30,18 +32,12 @@ def random_sets(generator, lead, rows, columns, wide):
 def evaluate(function, features, *arguments, **options):
     leaf = features.clone().requires_grad_()
     result = function(leaf, *arguments, **options)
-    weights = torch.linspace(0.5, 1.5, result.numel(), dtype=result.dtype).view(result.shape)
+    weights = torch.linspace(0.5, 1.5, result.numel(), dtype=result.dtype, device=result.device).view(result.shape)
     return result.detach(), torch.autograd.grad(result, leaf, weights)[0]
 
 
 def check(impl, name, features, memory, *arguments, **options):
     """Value and gradient of ``ops.name`` within the budget of eager PyTorch; on a GPU also the same bits twice."""
-    for one in compare(impl, name, features, memory, *arguments, **options):
-        assert_within_budget(*one)
-
-
-def compare(impl, name, features, memory, *arguments, **options):
-    """(got, exact, eager) of the value, and of the gradient."""
     plain, fused = getattr(reference, name), getattr(ops, name)
     wide = {k: x.double() if isinstance(x, torch.Tensor) else x for k, x in options.items()}
     exact = evaluate(plain, features.double(), memory.double(), *arguments, **wide)
@@ -50,7 +46,27 @@ def compare(impl, name, features, memory, *arguments, **options):
     if features.is_cuda:
         again = evaluate(fused, features, memory, *arguments, impl=impl, **options)
         assert all(map(torch.equal, got, again))
-    return list(zip(got, exact, eager, strict=True))
+    summed = features.shape[:-1].numel() if options.get("reduction") == "sum" else 1
+    assert_contrast_within_budget(got, exact, eager, memory, options.get("temperature", 0.05), summed=summed)
+
+
+def largest_lse(columns, temperature=0.05):
+    """Bound of the logits, products of unit rows divided by the temperature, and of the LSE of a row of them."""
+    return 1 / temperature + math.log(columns)
+
+
+def assert_contrast_within_budget(got, exact, eager, memory, temperature=0.05, *, summed=1):
+    """Value and gradient: a difference of two LSEs or logits, ``summed`` of them; softmax weights times memory rows."""
+    lse = largest_lse(memory.shape[-2], temperature)
+    for x, y, z, magnitude in zip(got, exact, eager, (2 * lse * summed, lse * exact[1].abs().max()), strict=True):
+        assert_within_budget(x, y, z, terms=sum(memory.shape[-2:]) + summed, magnitude=magnitude)
+
+
+def assert_search_within_budget(got, exact, eager, memory, temperature=0.05):
+    """LSE and ``softmax @ memory``: the relative error of a softmax's weights is the absolute error of its logits."""
+    lse = largest_lse(memory.shape[-2], temperature)
+    for x, y, z, magnitude in zip(got, exact, eager, (lse, lse * exact[1].abs().max()), strict=True):
+        assert_within_budget(x, y, z, terms=sum(memory.shape[-2:]), magnitude=magnitude)
 
 
 def random_memory(generator, lead, rows, columns, width, dtype):
@@ -59,51 +75,33 @@ def random_memory(generator, lead, rows, columns, width, dtype):
     return features, unit(generator, *lead, columns, width).to(dtype)
 
 
-def check_contrasts(impl, generator, *shape_and_dtype, draws):
-    """Both contrasts, every reduction, targets and sets of each part and shared by all.
-
-    The errors of ``draws`` problems are taken together: those of one small loss are a matter of luck.
-    """
-    assert_together([compare_contrasts(impl, generator, *shape_and_dtype) for _ in range(draws)])
-
-
-def compare_contrasts(impl, generator, lead, rows, columns, width, dtype):
+def check_contrasts(impl, generator, lead, rows, columns, width, dtype):
+    """Both contrasts, every reduction, targets and sets of each part and shared by all."""
     features, memory = random_memory(generator, lead, rows, columns, width, dtype)
     targets = torch.randint(-1, columns, (*lead, rows), generator=generator)
-    found = []
     for reduction in ("mean", "sum", "none"):
         options = dict(reduction=reduction, temperature=0.1)
-        found += compare(impl, "cluster_contrast", features, memory, targets, **options)
-    found += compare(impl, "cluster_contrast", features, memory, targets[0] if lead else targets)
+        check(impl, "cluster_contrast", features, memory, targets, **options)
+    check(impl, "cluster_contrast", features, memory, targets[0] if lead else targets)
     if columns == 1:
-        return found  # a set of all rows is a difference of equal numbers: check_one_class_and_ignored_rows
+        return  # a set of all rows is a difference of equal numbers: check_one_class_and_ignored_rows
     _, lse, mean_row = ops.instance_search(features, memory, 5, impl=impl)
     for wide, known in ((1, {}), (12, {}), (12, dict(lse=lse)), (12, dict(lse=lse, mean_row=mean_row))):
         positives = random_sets(generator, lead, rows, columns, wide)
-        found += compare(impl, "set_contrast", features, memory, positives, **known)
-    positives = positives[0] if lead else positives
-    return found + compare(impl, "set_contrast", features, memory, positives, temperature=0.5)
+        check(impl, "set_contrast", features, memory, positives, **known)
+    check(impl, "set_contrast", features, memory, positives[0] if lead else positives, temperature=0.5)
 
 
-def check_search(impl, generator, lead, rows, columns, width, k, *, draws):
-    """Neighbours as in float64, numbers within the budget; ``draws`` as in :func:`check_contrasts`."""
-    found = []
-    for _ in range(draws):
-        features, memory = random_memory(generator, lead, rows, columns, width, torch.float32)
-        exact = reference.instance_search(features.double(), memory.double(), k)
-        eager = reference.instance_search(features, memory, k)
-        got = ops.instance_search(features, memory, k, impl=impl)
-        assert torch.equal(got[0], exact[0])
-        found.append(list(zip(got[1:], exact[1:], eager[1:], strict=True)))
-        alone = ops.instance_neighbors(features, memory, k, impl=impl)
-        assert torch.equal(alone[0], got[0]) and torch.equal(alone[1], got[1])
-    assert_together(found)
-
-
-def assert_together(problems):
-    """The errors of several problems, each a list of (got, exact, eager), taken together."""
-    for same in zip(*problems, strict=True):
-        assert_within_budget(*(torch.stack(x) for x in zip(*same, strict=True)))
+def check_search(impl, generator, lead, rows, columns, width, k):
+    """Neighbours as in float64, numbers within the budget."""
+    features, memory = random_memory(generator, lead, rows, columns, width, torch.float32)
+    exact = reference.instance_search(features.double(), memory.double(), k)
+    eager = reference.instance_search(features, memory, k)
+    got = ops.instance_search(features, memory, k, impl=impl)
+    assert torch.equal(got[0], exact[0])
+    assert_search_within_budget(got[1:], exact[1:], eager[1:], memory)
+    alone = ops.instance_neighbors(features, memory, k, impl=impl)
+    assert torch.equal(alone[0], got[0]) and torch.equal(alone[1], got[1])
 
 
 def check_ties(impl, generator):

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from salcr import ops, reference
 from salcr.ops._dispatch import missing
 from tests.ops.contract import assert_compiles, assert_operator_contract, assert_within_budget
-from tests.ops.memories import CPU_BACKENDS, check, random_sets, unit
+from tests.ops.memories import CPU_BACKENDS, check, largest_lse, random_sets, unit
 
 
 def problem(generator, banks=None, samples=23, classes=7, width=19, dtype=torch.float32):
@@ -59,10 +59,10 @@ def test_contrast_of_parts_is_the_mean_over_parts(generator):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_contrast_error_budget(generator, dtype):
     features, memory, targets = problem(generator, banks=2, samples=37, classes=50, width=64, dtype=dtype)
-    arguments = features.double(), memory.double(), targets
     eager = reference.cluster_contrast(features, memory, targets, reduction="none")
     got = ops.cluster_contrast(features, memory, targets, reduction="none")
-    assert_within_budget(got, reference.cluster_contrast(*arguments, reduction="none"), eager)
+    exact = reference.cluster_contrast(features.double(), memory.double(), targets, reduction="none")
+    assert_within_budget(got, exact, eager, terms=64 + 50, magnitude=2 * largest_lse(50))
 
 
 @pytest.mark.parametrize("case", ["all ignored", "one class", "one sample", "zero feature"])
@@ -136,7 +136,7 @@ def test_update_error_budget(generator, impl):
     reference.update_cluster_memory_(exact, features.double(), targets)
     reference.update_cluster_memory_(eager, features, targets)
     ops.update_cluster_memory_(got, features, targets, impl=impl)
-    assert_within_budget(got, exact, eager)
+    assert_within_budget(got, exact, eager, terms=129 + 200)
 
 
 @pytest.mark.parametrize("impl", CPU_BACKENDS)
@@ -160,7 +160,6 @@ def test_update_does_not_depend_on_threads(generator):
     for threads in (1, 2, 5):
         torch.set_num_threads(threads)
         found.append(ops.update_cluster_memory_(memory.clone(), features, targets, impl="cpp"))
-    torch.set_num_threads(1)
     assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
 
 

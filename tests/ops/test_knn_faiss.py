@@ -1,6 +1,7 @@
 """Approximate neighbours by faiss: what is returned holds, and most of it is what the exact search returns."""
 
 import sys
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -10,7 +11,10 @@ from salcr import ops
 from salcr.ops._dispatch import missing
 from tests.ops.test_knn import on_a_grid
 
+installed = pytest.mark.skipif(find_spec("faiss") is None, reason="faiss is not installed")
 
+
+@installed
 @pytest.mark.parametrize("metric", ["cosine", "sqeuclidean"])
 @pytest.mark.parametrize("own", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64])
@@ -32,6 +36,7 @@ def test_most_neighbours_are_found(metric, own, dtype):
     torch.testing.assert_close(got[0][rows], (exact[0][:, None, :] * ranks).sum(2)[rows], rtol=1e-5, atol=1e-5)
 
 
+@installed
 @pytest.mark.parametrize("metric", ["cosine", "sqeuclidean"])
 def test_where_cells_hold_too_few_rows_are_compared_with_all(generator, metric):
     x = on_a_grid(generator, 60, width=5)

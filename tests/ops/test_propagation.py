@@ -135,7 +135,7 @@ def test_error_budget(generator, dtype, impl):
     exact = reference.propagate_features(visible.double(), infrared.double(), k=9)
     eager = [x.to(dtype) for x in reference.propagate_features(visible.float(), infrared.float(), k=9)]
     for arguments in zip(ops.propagate_features(visible, infrared, k=9, impl=impl), exact, eager, strict=True):
-        assert_within_budget(*arguments)
+        assert_within_budget(*arguments, terms=32 + 2 * 9)
 
 
 class LargestTensor(TorchDispatchMode):
@@ -193,13 +193,10 @@ def test_repeats_bit_for_bit_with_any_number_of_threads(generator):
     """Integers, so that the products do not depend on how many threads compute them."""
     sides = signs(generator, 500), signs(generator, 300)
     one = ops.propagate_features(*sides, k=7, impl="cpp")
-    try:
-        for threads in (1, 2):
-            torch.set_num_threads(threads)
-            for x, y in zip(ops.propagate_features(*sides, k=7, impl="cpp"), one, strict=True):
-                assert torch.equal(x, y)
-    finally:
-        torch.set_num_threads(1)
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        for x, y in zip(ops.propagate_features(*sides, k=7, impl="cpp"), one, strict=True):
+            assert torch.equal(x, y)
 
 
 @pytest.mark.parametrize("entries", [1, 700, 1 << 20])
@@ -237,7 +234,7 @@ def test_on_a_gpu(generator, dtype):
     for *results, pair in zip(got, exact, eager, ((visible, infrared), (infrared, visible)), strict=True):
         rows = clear_rows(*pair)
         assert rows.double().mean() > 0.9
-        assert_within_budget(*(x[rows] for x in results))
+        assert_within_budget(*(x[rows] for x in results), terms=256 + 2 * 30)
 
 
 @pytest.mark.parametrize("k", [1, 6, 100])

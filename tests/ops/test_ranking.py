@@ -164,6 +164,7 @@ def test_read_only_arrays_are_taken():
     assert ops.evaluate_ranking(distances, [0, 1, 2], [0, 1, 2], protocol="regdb").mAP == pytest.approx(1 / 3)
 
 
+@pytest.mark.serial
 def test_the_size_of_regdb_is_quick(rng):
     """The aim is 60 ms on two cores; the bound leaves room for a busy machine, and a sort of every row takes longer."""
     distances = rng.random((2060, 2060), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""The demo's page says what its records say, and they say what the demo promises."""
+"""The demo's page says what its records say, and they say what the demo promises; run by ``make lint``."""
 
 import pytest
 

@@ -1,0 +1,149 @@
+"""A pytest plugin: the bodies of cuda-marked tests on tensors of the CPU that say they are on a GPU.
+
+As on a GPU, such a tensor meets no other that has axes, NumPy does not take it, and ``.cpu()`` brings it back. The
+operators compute on the CPU whatever ``impl`` says, so what is tested are the tests, and the operators' Python outside
+of their backends. Of each test the smallest case runs. See tests/test_pretended_gpu.py.
+"""
+
+import math
+import sys
+
+import pytest
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_iter, tree_map
+
+import salcr.ops._dispatch as _dispatch
+
+GPU = torch.device("cuda", 0)
+MIXING = {"copy_", "_to_copy", "index", "index_put", "index_put_", "_index_put_impl_"}  # take indices from the CPU
+UNFIT = {  # tests that need the kernels themselves, the device, its memory or its speed
+    "test_a_cuda_graph_replays": "CUDA graph",
+    "test_a_cuda_graph_replays_it_whole": "CUDA graph",
+    "test_on_the_current_stream": "stream",
+    "test_it_never_waits_for_the_device": "CUDA",
+    "test_it_compiles_whole": "compiles for the device",
+    "test_triton_contract_and_compile": "compiles for the device",
+    "test_few_rows_are_left_to_plain_products": "flags of CUDA",
+    "test_kernels_on_small_matrices": "sparse tensors, which a subclass cannot be",
+    "test_long_components_of_the_kernels": "sparse tensors",
+    "test_graph_of_the_kernels": "sparse tensors",
+    "test_labels_of_the_kernels": "kernels",
+    "test_kernels_that_count_first_or_have_little_scratch": "kernels",
+    "test_encodings": "kernels",
+    "test_any_width": "kernels",
+    "test_little_scratch": "kernels",
+    "test_infeasible": "the words of the solver",
+    "test_triton_takes_other_powers_and_large_maps_or_says_what_it_does_not_take": "the words of the kernels",
+    "test_both_stages_on_a_gpu": "a device by its number",
+    "test_a_gpu_tells_memory_ceilings_and_the_time_of_kernels_alone": "clock",
+    "test_an_index_beyond_32_bits": "4.5 GB",
+    "test_ties_come_by_index_and_self_first_on_a_gpu": "14 s",
+    "test_triton_at_the_size_of_a_training_step": "9 s",
+    "test_strides_beyond_31_bits": "8 GB",
+    "test_no_wait_for_a_look": "kernel",
+    "test_softmax_times_memory_in_chunks": "kernel",
+}
+
+
+class OnGpu(torch.Tensor):
+    """Holds a tensor of the CPU."""
+
+    @staticmethod
+    def __new__(cls, held):
+        like = dict(dtype=held.dtype, device="meta", requires_grad=held.requires_grad)
+        if held.layout == torch.strided:
+            like |= dict(strides=held.stride(), storage_offset=held.storage_offset())
+        self = torch.Tensor._make_wrapper_subclass(cls, held.shape, layout=held.layout, **like)
+        self.held = held.detach()
+        return self
+
+    device, is_cuda, is_cpu = GPU, True, False
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        name, kwargs = function.overloadpacket.__name__, dict(kwargs or {})
+        given = [x for x in tree_iter((args, kwargs)) if isinstance(x, torch.Tensor)]
+        if name not in MIXING and any(not isinstance(x, OnGpu) and x.dim() for x in given):
+            raise RuntimeError(f"{name}: expected all tensors to be on the same device, found cuda:0 and cpu")
+        to, names = kwargs.get("device"), [x.name for x in function._schema.arguments]
+        if function.namespace == "salcr":
+            args = ["auto" if n == "impl" else x for n, x in zip(names, args, strict=False)]
+        args, kwargs = tree_map(_held, (args, kwargs | ({} if to is None else dict(device="cpu"))))
+        result = function(*args, **kwargs)
+        if to is not None and torch.device(to).type == "cpu":
+            return result
+        known = {id(x.held): x for x in given if isinstance(x, OnGpu)}
+        return tree_map(lambda x: known[id(x)] if id(x) in known else _wrapped(x), result)
+
+    def __repr__(self):
+        return f"OnGpu({self.held})"
+
+
+class Pretending(TorchFunctionMode):
+    """``device="cuda"``, ``.to("cuda")`` and ``.cuda()`` give an OnGpu."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        if getattr(function, "__name__", "") == "cuda":
+            function, args = torch.Tensor.to, (args[0], GPU)
+        if function is torch.Tensor.to and any(isinstance(x, OnGpu) for x in args[1:]):
+            kwargs, args = kwargs | dict(device=GPU, dtype=args[1].dtype), args[:1]
+        if function is torch.Tensor.to and any(map(_is_gpu, args[1:])):
+            dtype = next((x for x in args[1:] if isinstance(x, torch.dtype)), kwargs.get("dtype"))
+            kwargs, args = kwargs | dict(device=GPU, dtype=dtype), args[:1]
+        if function in (torch.where, torch.Tensor.where):  # its numbers would become tensors of the wrapper's device
+            args = [torch.tensor(x) if isinstance(x, int | float) else x for x in args]
+        if not _is_gpu(kwargs.get("device")):
+            return function(*args, **kwargs)
+        return OnGpu(function(*map(_held, args), **kwargs | dict(device="cpu")))
+
+
+def _held(x):
+    if isinstance(x, torch.Tensor) and not isinstance(x, OnGpu) and x.is_meta and x.dim() == 0:
+        return torch.zeros((), dtype=x.dtype)  # of the gradient of torch.where
+    return x.held if isinstance(x, OnGpu) else x
+
+
+def _is_gpu(x):
+    return (isinstance(x, torch.device) and x.type == "cuda") or (isinstance(x, str) and x.startswith("cuda"))
+
+
+def _size(item):
+    """Of the numbers a case is made of."""
+    values = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    return math.prod(max(1, x) for x in tree_iter(tuple(values)) if isinstance(x, int) and not isinstance(x, bool))
+
+
+def _wrapped(x):
+    return OnGpu(x) if isinstance(x, torch.Tensor) else x
+
+
+def pick_on_the_cpu(operator, impl, tensor):
+    """In place of :func:`salcr.ops._dispatch.pick`."""
+    if not isinstance(tensor, OnGpu):
+        return pick(operator, impl, tensor)
+    function = pick(operator, "auto", tensor.held)
+    return lambda *args, **kwargs: tree_map(_wrapped, function(*tree_map(_held, args), **tree_map(_held, kwargs)))
+
+
+pick = _dispatch.pick
+for module in [module for name, module in sys.modules.items() if name.startswith("salcr.ops")]:
+    if getattr(module, "pick", None) is pick:
+        module.pick = pick_on_the_cpu
+torch.cuda.is_available = lambda: True
+
+
+def pytest_collection_modifyitems(config, items):
+    smallest = {}
+    for item in sorted(items, key=_size):
+        if item.get_closest_marker("cuda") and item.originalname not in UNFIT:
+            smallest.setdefault((item.path, item.originalname), item)
+    config.hook.pytest_deselected(items=[x for x in items if x not in smallest.values()])
+    items[:] = [x for x in items if x in smallest.values()]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    with Pretending():
+        return (yield)
