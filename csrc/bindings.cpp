@@ -6,24 +6,28 @@
 namespace salcr {
 
 void bind_assignment(py::module_& m);
-void bind_clustering(py::module_& m);
-void bind_memory_update(py::module_& m);
+void bind_centroids(py::module_& m);
+void bind_cluster_memory(py::module_& m);
+void bind_dbscan(py::module_& m);
+void bind_instance_memory(py::module_& m);
+void bind_jaccard(py::module_& m);
+void bind_knn(py::module_& m);
 void bind_pooling(py::module_& m);
 void bind_propagation(py::module_& m);
-void bind_set_contrast(py::module_& m);
 void bind_sinkhorn(py::module_& m);
-void bind_softmax_rows(py::module_& m);
 
 }  // namespace salcr
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "C++ backends of salcr.ops";
   salcr::bind_assignment(m);
-  salcr::bind_clustering(m);
-  salcr::bind_memory_update(m);
+  salcr::bind_centroids(m);
+  salcr::bind_cluster_memory(m);
+  salcr::bind_dbscan(m);
+  salcr::bind_instance_memory(m);
+  salcr::bind_jaccard(m);
+  salcr::bind_knn(m);
   salcr::bind_pooling(m);
   salcr::bind_propagation(m);
-  salcr::bind_set_contrast(m);
   salcr::bind_sinkhorn(m);
-  salcr::bind_softmax_rows(m);
 }

@@ -14,7 +14,7 @@ import pytest
 import salcr
 
 ROOT = Path(__file__).resolve().parents[1]
-MORE = "centroids", "cluster_memory", "cpp_memories", "dbscan", "instance_memory", "jaccard", "knn"  # share a file
+MORE = ("cpp_memories",)
 SLOW = "quick", "quadratic", "contract", "1500", "2048", "reference", "any_small_set"
 
 

@@ -1,6 +1,6 @@
-// Bindings of instance_memory_contrast.hpp; see bindings.cpp.
+// Instance memories in salcr._C: the search in products, and the contrast with sets of rows.
 
-#include "binding.hpp"
+#include "bind_softmax_rows.hpp"
 #include "instance_memory_contrast.hpp"
 
 namespace salcr {
@@ -22,6 +22,21 @@ SetContrast sizes(const Array<Real>& features, const Array<Real>& memory, const 
 
 template <typename Real>
 void bind(py::module_& m) {
+  m.def(
+      "search_rows",
+      [](Array<Real> products, Array<Real> scale, std::int64_t k, bool shares, Indices indices, Array<Real> lse,
+         int threads) {
+        const auto block = block_of(products, scale, threads);
+        require_rows(lse, block);
+        require(k >= 1 && indices.ndim() == 2 && indices.shape(0) == block.rows && indices.shape(1) == k,
+                "search_rows: wrong shape of indices");
+        auto* places = indices.mutable_data();
+        Real* sums = lse.mutable_data();
+        py::gil_scoped_release release;
+        search_rows(block, k, shares, places, sums);
+      },
+      py::arg("products").noconvert(), py::arg("scale").noconvert(), py::arg("k"), py::arg("shares"),
+      py::arg("indices").noconvert(), py::arg("lse").noconvert(), py::arg("threads"));
   m.def(
       "positives_lse",
       [](Array<Real> features, Array<Real> memory, Array<std::int64_t> positives, Array<Real> near, double temperature,
@@ -53,7 +68,7 @@ void bind(py::module_& m) {
 
 }  // namespace
 
-void bind_set_contrast(py::module_& m) {
+void bind_instance_memory(py::module_& m) {
   bind<float>(m);
   bind<double>(m);
 }

@@ -1,25 +1,10 @@
-// Bindings of softmax_rows.hpp; see bindings.cpp.
+// Cluster memories in salcr._C: the passes between the products of a contrast, and the update.
 
-#include "binding.hpp"
-#include "softmax_rows.hpp"
+#include "bind_softmax_rows.hpp"
+#include "cluster_memory_update.hpp"
 
 namespace salcr {
 namespace {
-
-using Indices = Array<std::int64_t>;
-
-template <typename Real>
-ProductRows<Real> block_of(Array<Real>& products, const Array<Real>& scale, int threads) {
-  require(products.ndim() == 2 && scale.ndim() == 1 && scale.shape(0) == products.shape(0) && products.shape(1) > 0 &&
-              threads >= 1,
-          "softmax_rows: shapes do not fit");
-  return {products.mutable_data(), scale.data(), products.shape(0), products.shape(1), threads};
-}
-
-template <typename T, typename Real>
-void require_rows(const Array<T>& values, const ProductRows<Real>& block) {
-  require(values.ndim() == 1 && values.shape(0) == block.rows, "softmax_rows: wrong number of rows");
-}
 
 template <typename Real>
 void require_targets(const Indices& targets, const ProductRows<Real>& block) {
@@ -30,21 +15,6 @@ void require_targets(const Indices& targets, const ProductRows<Real>& block) {
 
 template <typename Real>
 void bind(py::module_& m) {
-  m.def(
-      "search_rows",
-      [](Array<Real> products, Array<Real> scale, std::int64_t k, bool shares, Indices indices, Array<Real> lse,
-         int threads) {
-        const auto block = block_of(products, scale, threads);
-        require_rows(lse, block);
-        require(k >= 1 && indices.ndim() == 2 && indices.shape(0) == block.rows && indices.shape(1) == k,
-                "search_rows: wrong shape of indices");
-        auto* places = indices.mutable_data();
-        Real* sums = lse.mutable_data();
-        py::gil_scoped_release release;
-        search_rows(block, k, shares, places, sums);
-      },
-      py::arg("products").noconvert(), py::arg("scale").noconvert(), py::arg("k"), py::arg("shares"),
-      py::arg("indices").noconvert(), py::arg("lse").noconvert(), py::arg("threads"));
   m.def(
       "contrast_losses",
       [](Array<Real> products, Array<Real> scale, Indices targets, Array<Real> losses, Array<Real> lse, int threads) {
@@ -80,11 +50,33 @@ void bind(py::module_& m) {
         rows_through_normalisation(out, features.data(), features.shape(0), features.shape(1), threads);
       },
       py::arg("gradient").noconvert(), py::arg("features").noconvert(), py::arg("threads"));
+  m.def(
+      "update_cluster_memory",
+      [](Array<Real> memory, Array<Real> features, Array<std::int64_t> targets, Array<std::int64_t> order,
+         double momentum, int threads) {
+        require(memory.ndim() == 3 && features.ndim() == 3 && targets.ndim() == 2 && order.ndim() == 1,
+                "update_cluster_memory: wrong number of axes");
+        const auto banks = memory.shape(0), classes = memory.shape(1), width = memory.shape(2);
+        const auto samples = features.shape(1);
+        require(features.shape(0) == banks && features.shape(2) == width && targets.shape(0) == banks &&
+                    targets.shape(1) == samples && order.shape(0) == samples && threads >= 1,
+                "update_cluster_memory: shapes do not fit");
+        for (py::ssize_t i = 0; i < targets.size(); ++i)
+          require(targets.data()[i] < classes, "update_cluster_memory: target out of range");
+        for (py::ssize_t i = 0; i < samples; ++i)
+          require(order.data()[i] >= 0 && order.data()[i] < samples, "update_cluster_memory: order out of range");
+        Real* data = memory.mutable_data();
+        py::gil_scoped_release release;
+        update_cluster_memory(data, features.data(), targets.data(), order.data(), banks, classes, samples, width,
+                              momentum, threads);
+      },
+      py::arg("memory").noconvert(), py::arg("features").noconvert(), py::arg("targets").noconvert(),
+      py::arg("order").noconvert(), py::arg("momentum"), py::arg("threads"));
 }
 
 }  // namespace
 
-void bind_softmax_rows(py::module_& m) {
+void bind_cluster_memory(py::module_& m) {
   bind<float>(m);
   bind<double>(m);
 }
