@@ -16,7 +16,7 @@ def pedestrians(
 
     Args:
         spread: size of the noise. At 1.25 hundreds of identities make clusters and 5 to 10 % of 11,909 or 22,258 images
-            are noise of DBSCAN (SPEC 2, eps 0.6).
+            are noise of DBSCAN (eps 0.6).
         hubs: share of images that show little but what all have in common, and so are near to very many.
     """
     generator = torch.Generator().manual_seed(seed)

@@ -1,4 +1,4 @@
-"""What is measured: the cases of every file of ``benchmarks/cases``, at sizes from SPEC 5 and 6.
+"""What is measured: the cases of every file of ``benchmarks/cases``, at sizes of real runs.
 
 :class:`benchmarks.case.Case` says what a case is; a file holds the cases of a family in its tuple ``CASES``. What needs
 more than the operators do has a file of its own, which is left out where something it needs is not installed.

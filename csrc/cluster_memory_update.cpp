@@ -1,4 +1,4 @@
-// The momentum update of cluster memories, one sample after the other (SPEC 3).
+// The momentum update of cluster memories, one sample after the other (docs/method.md, "Memory update").
 //
 // Samples of different classes commute and samples of one class do not, so a class of a bank is the unit of parallel work:
 // its samples are visited in the given order while its row stays in cache. A sample costs two sweeps: its norm, and the blend

@@ -3,7 +3,7 @@
 
 namespace salcr {
 
-// Sequential momentum update of `banks` cluster memories (SPEC 3). Row-major arrays: memory [banks, classes, width],
+// Sequential momentum update of `banks` cluster memories. Row-major arrays: memory [banks, classes, width],
 // features [banks, samples, width], targets [banks, samples] (negative: skipped), order [samples].
 // The caller has checked that targets < classes and that order is a permutation.
 template <typename Real>

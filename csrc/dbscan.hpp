@@ -3,7 +3,7 @@
 
 namespace salcr {
 
-// DBSCAN labels [rows] on given distances, numbered as scikit-learn does (SPEC 2, step 7).
+// DBSCAN labels [rows] on given distances, numbered as scikit-learn does (docs/method.md, "DBSCAN").
 template <typename Real>
 void dbscan_dense(const Real* distances, std::int64_t rows, float eps, std::int64_t min_samples, std::int64_t* labels,
                   int threads);

@@ -1,4 +1,4 @@
-// The sparse half of the contrast with sets of memory rows: what concerns the positives (SPEC 4, GPCR).
+// The sparse half of the contrast with sets of memory rows: what concerns the positives (docs/method.md, "GPCR").
 //
 // A feature row meets only the few memory rows that its set names. Eager PyTorch gathers them into [rows, wide, width],
 // padding included; here each is read where it lies: once forward (its logit), twice backward (its logit, its pull; the

@@ -3,7 +3,7 @@
 
 namespace salcr {
 
-// Sizes of a contrast of feature rows with sets of memory rows (SPEC 4, GPCR). Row-major arrays: features and pull
+// Sizes of a contrast of feature rows with sets of memory rows (docs/method.md, "GPCR"). Row-major arrays: features and pull
 // [banks, rows, width], memory [banks, columns, width], positives [banks, rows, wide] (negative: padding, at the end),
 // and one number a row [banks, rows]. The caller has checked that positives < columns.
 struct SetContrast {

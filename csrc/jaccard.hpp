@@ -11,7 +11,7 @@ struct Graph {
   std::vector<float> distances;
 };
 
-// The Jaccard distances of encodings (SPEC 2, step 6) that are at most `max_distance`, below 1: columns ascending, the diagonal
+// The Jaccard distances of encodings that are at most `max_distance`, below 1: columns ascending, the diagonal
 // (0) included.
 template <typename Real>
 Graph jaccard_graph(SparseRows<Real> encodings, float max_distance, int threads);

@@ -13,7 +13,7 @@ struct Neighbours {
   std::int64_t rows, k, width;
 };
 
-// k-reciprocal encodings (SPEC 2, steps 2 to 5): rows that sum to 1, columns in no particular order.
+// k-reciprocal encodings (docs/method.md, "Encodings"): rows that sum to 1, columns in no particular order.
 // half: ranks that the sets use which may join a reciprocal set; k2: encodings are averaged over this many first ranks.
 template <typename Real>
 SparseRows<Real> encode(const Neighbours<Real>& near, std::int64_t half, std::int64_t k2, int threads);

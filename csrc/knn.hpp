@@ -4,7 +4,7 @@
 
 namespace salcr {
 
-// The k largest scores of every row of a matrix that is shown tile by tile, equal ones by index (SPEC 2, step 1).
+// The k largest scores of every row of a matrix that is shown tile by tile, equal ones by index (docs/method.md, "Ranks").
 //
 // A row has to see its columns in ascending order. Scores that are NaN count as the smallest of all.
 template <typename Real>

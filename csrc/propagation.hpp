@@ -5,7 +5,7 @@
 namespace salcr {
 
 // The rows of a neighbour graph whose matrix of inner products is shown tile by tile: of each row the positive entries not
-// below its k-th largest, so that all ties at that value are kept (SPEC 4, CMFP).
+// below its k-th largest, so that all ties at that value are kept (docs/method.md, "Feature propagation").
 template <typename Real>
 class GraphRows {
  public:

@@ -1,4 +1,4 @@
-// What the contrasts do with a block of products between two matrix products (SPEC 3 and 4).
+// What the contrasts do with a block of products between two matrix products (docs/method.md, "Cluster contrast").
 //
 // A row of logits is read from memory once, for its maximum; what follows meets it in cache: the exponentials less that
 // maximum, in place, their sum, and the division by it. The search finds the k + 1 largest by the maxima of groups of

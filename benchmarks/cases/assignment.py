@@ -1,4 +1,4 @@
-"""Assignment solvers (SPEC 4) beside SciPy, lapx and lapjv: random costs, and distances of clusters' centroids."""
+"""Assignment solvers beside SciPy, lapx and lapjv: random costs, and distances of clusters' centroids."""
 
 from collections.abc import Callable
 from functools import partial

@@ -1,4 +1,4 @@
-"""What brings the clusters of both modalities together (SPEC 4): propagation, assignment, transport."""
+"""What brings the clusters of both modalities together: propagation, assignment, transport."""
 
 from collections.abc import Sequence
 from functools import partial

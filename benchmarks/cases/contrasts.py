@@ -1,4 +1,4 @@
-"""The operators of a stage-two step's losses one by one, at SYSU-MM01's sizes with its visible images (SPEC 4, 6)."""
+"""The operators of a stage-two step's losses one by one, at SYSU-MM01's sizes with its visible images."""
 
 from collections.abc import Callable
 from functools import partial

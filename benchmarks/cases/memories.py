@@ -1,4 +1,4 @@
-"""Cluster memories and instance memories of a stage-two step (SPEC 4)."""
+"""Cluster memories and instance memories of a stage-two step."""
 
 from collections.abc import Callable
 from functools import partial

@@ -1,4 +1,4 @@
-"""The neighbour search of SPEC 2 and 4, in one modality and from one to the other."""
+"""The neighbour search of clustering and propagation, in one modality and from one to the other."""
 
 from collections.abc import Sequence
 

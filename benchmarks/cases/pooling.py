@@ -1,4 +1,4 @@
-"""Pooled and part features of the maps of a training step (SPEC 1)."""
+"""Pooled and part features of the maps of a training step."""
 
 from collections.abc import Callable
 from functools import partial

@@ -1,4 +1,4 @@
-"""Pseudo labels (SPEC 2): the Jaccard graph, everything after the kNN search, and the whole way from features."""
+"""Pseudo labels: the Jaccard graph, everything after the kNN search, and the whole way from features."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Ranking metrics of a distance matrix, by the protocols of SPEC 6."""
+"""Ranking metrics of a distance matrix, by the data sets' protocols."""
 
 import numpy as np
 import torch

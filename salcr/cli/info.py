@@ -19,10 +19,7 @@ PACKAGES = ("numpy", "scipy", "scikit-learn", "numba", "triton", "cupy-cuda13x",
 
 
 def report() -> str:
-    """Versions, devices, the extension, every operator's backends, and kernel files without a green hardware run.
-
-    Source: DESIGN sections 2 and 5.
-    """
+    """Versions, devices, the extension, every operator's backends, and kernel files without a green hardware run."""
     extension, kernels = missing("cpu"), missing_extension()
     sections = {
         f"salcr {salcr.__version__}": _versions(),

@@ -63,7 +63,7 @@ class Model(Section):
 
 
 class Clustering(Section):
-    """Pseudo labels of an epoch (SPEC 2)."""
+    """Pseudo labels of an epoch (docs/method.md, "Pseudo labels")."""
 
     k1: PositiveInt = 30
     k2: PositiveInt = 6
@@ -72,7 +72,7 @@ class Clustering(Section):
 
 
 class Schedule(Section):
-    """Epochs, batches and the optimiser (SPEC 5)."""
+    """Epochs, batches and the optimiser (docs/method.md, "Schedule")."""
 
     stage_one_epochs: NonNegativeInt = 40
     stage_two_epochs: NonNegativeInt = 40
@@ -97,7 +97,7 @@ class Augment(Section):
 
 
 class Memory(Section):
-    """Cluster and instance memories (SPEC 3)."""
+    """Cluster and instance memories (docs/method.md, "Stage one")."""
 
     momentum: float = Field(0.1, ge=0, le=1)
     temperature: PositiveFloat = 0.05

@@ -1,4 +1,4 @@
-"""Evaluation by the data sets' protocols, features extracted once, refinements beside the raw numbers (SPEC 6)."""
+"""Evaluation by the data sets' protocols, features extracted once, refinements beside the raw numbers."""
 
 import io
 from collections.abc import Sequence

@@ -30,7 +30,7 @@ def extract_features(
         batch: images a forward pass.
         device: where to compute.
         precision: ``"float32"`` or ``"bfloat16"`` (autocast); results are float32.
-        mirror: average the features of each image and its mirror image and normalise again (SPEC 6).
+        mirror: average the features of each image and its mirror image and normalise again.
 
     Returns:
         ``f [N, D]`` and ``joint [N, (P+1)·D]``, unit rows, float32.

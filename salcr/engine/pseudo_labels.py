@@ -1,4 +1,4 @@
-"""Pseudo labels of an epoch, one modality at a time (SPEC 2), and how they compare with hidden identities."""
+"""Pseudo labels of an epoch, one modality at a time, and how they compare with hidden identities."""
 
 import logging
 from typing import Any

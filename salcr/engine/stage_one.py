@@ -1,4 +1,4 @@
-"""Stage one: each modality alone against its own clusters (SPEC 3)."""
+"""Stage one: each modality alone against its own clusters (docs/method.md, "Stage one")."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -1,4 +1,4 @@
-"""Stage two: both modalities together, with DAGI, FGSAL and GPCR (SPEC 4)."""
+"""Stage two: both modalities together, with DAGI, FGSAL and GPCR (docs/method.md, "Stage two")."""
 
 import functools
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Training: stage one, stage two, and everything needed to stop anywhere and go on (SPEC 5)."""
+"""Training: stage one, stage two, and everything needed to stop anywhere and go on (docs/method.md, "Schedule")."""
 
 import logging
 import sys

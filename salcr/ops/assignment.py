@@ -1,4 +1,4 @@
-"""Minimum-cost assignment: association of clusters with clusters (SPEC 4).
+"""Minimum-cost assignment: association of clusters with clusters.
 
 Plain functions on the host side of an epoch, not registered with torch.library: no compiled graph contains them.
 """
@@ -50,7 +50,7 @@ def linear_assignment(
         TypeError, ValueError: a wrong shape or dtype; a cost that is NaN, or infinite with the sign that does not
             forbid; a problem without an assignment that avoids all forbidden pairs.
 
-    Source: SPEC 4; Crouse (2016) for the rectangular problem.
+    Source: docs/method.md, "Cluster assignment"; Crouse (2016) for the rectangular problem.
     """
     check_tensor("cost", cost, ndim=(2, 3))
     impl = check_impl(impl)
@@ -88,7 +88,7 @@ def bidirectional_assignment(cost: torch.Tensor, *, impl: str = "auto") -> tuple
         TypeError, ValueError: a wrong shape or dtype; a cost that is NaN or ``-inf``; a direction that cannot avoid
             all forbidden pairs.
 
-    Source: SPEC 4, the Hungarian-style bidirectional association.
+    Source: docs/method.md, "Cluster assignment".
     """
     check_tensor("cost", cost, ndim=2)
     impl = check_impl(impl)

@@ -1,4 +1,4 @@
-"""Centroids of clusters (SPEC 2, step 8)."""
+"""Centroids of clusters."""
 
 import torch
 
@@ -35,7 +35,7 @@ def cluster_centroids(
         TypeError, ValueError: a wrong shape, dtype or device, a label outside ``[-1, num_clusters)``, or a cluster
             without a member; the message names it.
 
-    Source: SPEC 2, step 8, and SPEC 4.
+    Source: docs/method.md, "Centroids" and "DAGI".
     """
     check_tensor("features", features, ndim=2)
     check_tensor("labels", labels, ndim=1, floating=False)

@@ -1,4 +1,4 @@
-"""Cluster memories: contrast with their rows, and their momentum update (SPEC 3 and 4)."""
+"""Cluster memories: contrast with their rows, and their momentum update."""
 
 from collections.abc import Sequence
 
@@ -51,7 +51,7 @@ def cluster_contrast(
         TypeError, ValueError: a wrong shape, dtype, device, reduction or temperature; on the CPU also a target
             outside ``[-1, K)`` (on a GPU such a row is not read; its loss is undefined).
 
-    Source: SPEC 3; Cluster Contrast (Dai et al., 2021).
+    Source: docs/method.md, "Cluster contrast"; Cluster Contrast (Dai et al., 2021).
     """
     impl = _check_contrast(features, memory, targets, temperature, impl)
     if reduction not in REDUCTIONS:
@@ -87,7 +87,7 @@ def cluster_contrast_sum(
         TypeError, ValueError: as :func:`cluster_contrast`; also no memory, or a number of targets other
             than that of memories.
 
-    Source: SPEC 4, the losses L_g and L_p.
+    Source: docs/method.md, "DAGI" and "FGSAL".
     """
     memories, targets = list(memories), list(targets)
     if not memories or len(memories) != len(targets):
@@ -127,7 +127,7 @@ def update_cluster_memory_(
         TypeError, ValueError: a wrong shape, dtype, device or momentum; on the CPU also a target outside ``[-1, K)``
             or an ``order`` that is not a permutation.
 
-    Source: SPEC 3.
+    Source: docs/method.md, "Memory update".
     """
     check_parts(features, memory)
     per_row("targets", targets, features, axes=0)

@@ -1,4 +1,4 @@
-"""From features to pseudo labels (SPEC 2, steps 1 to 7)."""
+"""From features to pseudo labels."""
 
 import torch
 
@@ -39,7 +39,7 @@ def cluster(
     Raises:
         TypeError, ValueError: a wrong shape, dtype or option; NaN or Inf in a row (the message names the first).
 
-    Source: SPEC 2.
+    Source: docs/method.md, "Pseudo labels".
     """
     check_positive("eps", eps)
     if min_samples < 1:

@@ -1,4 +1,4 @@
-"""DBSCAN on given distances (SPEC 2, step 7)."""
+"""DBSCAN on given distances."""
 
 import torch
 
@@ -35,7 +35,7 @@ def dbscan(distances: torch.Tensor, *, eps: float, min_samples: int = 4, impl: s
     Raises:
         TypeError, ValueError: a wrong shape, dtype, layout, ``eps`` or ``min_samples``; NaN among the distances.
 
-    Source: SPEC 2, step 7; A Density-Based Algorithm for Discovering Clusters (Ester et al., 1996).
+    Source: docs/method.md, "DBSCAN"; A Density-Based Algorithm for Discovering Clusters (Ester et al., 1996).
     """
     if not isinstance(distances, torch.Tensor):
         raise TypeError(f"distances must be a torch.Tensor, got {type(distances).__name__}")

@@ -1,4 +1,4 @@
-"""Index sets, one a row: the neighbours that several views agree on (SPEC 4, GPCR).
+"""Index sets, one a row: the neighbours that several views agree on.
 
 A set is a row ``[..., m]`` of int64 indices, ascending, each once, padded with -1 at the end. That is what
 :func:`salcr.ops.instance_neighbors` returns and :func:`salcr.ops.set_contrast` takes.
@@ -32,7 +32,7 @@ def intersect_sets(*sets: torch.Tensor, impl: str = "auto") -> torch.Tensor:
         TypeError, ValueError: no set, a wrong dtype or device, leading axes that do not broadcast; on the CPU also a
             row that is not ascending, unique and padded at the end (on a GPU its result is undefined).
 
-    Source: SPEC 4, GPCR.
+    Source: docs/method.md, "GPCR".
     """
     _check_sets(sets)
     return torch.ops.salcr.intersect_sets(sets, check_impl(impl))
@@ -57,7 +57,7 @@ def unite_sets(*sets: torch.Tensor, impl: str = "auto") -> torch.Tensor:
         TypeError, ValueError: no set, a wrong dtype or device, leading axes that do not broadcast; on the CPU also a
             row that is not ascending, unique and padded at the end (on a GPU its result is undefined).
 
-    Source: SPEC 4, GPCR.
+    Source: docs/method.md, "GPCR".
     """
     _check_sets(sets)
     return torch.ops.salcr.unite_sets(sets, check_impl(impl))

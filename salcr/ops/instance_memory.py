@@ -1,4 +1,4 @@
-"""Instance memories: nearest rows and contrast with sets of rows (SPEC 4, GPCR)."""
+"""Instance memories: nearest rows and contrast with sets of rows."""
 
 import torch
 
@@ -43,7 +43,7 @@ def instance_neighbors(
     Raises:
         TypeError, ValueError: a wrong shape, dtype, device, temperature or k.
 
-    Source: SPEC 4, GPCR.
+    Source: docs/method.md, "GPCR".
     """
     return tuple(_search(features, memory, k, temperature, False, impl))
 
@@ -74,7 +74,7 @@ def instance_search(
     Raises:
         TypeError, ValueError: a wrong shape, dtype, device, temperature or k.
 
-    Source: SPEC 4, GPCR.
+    Source: docs/method.md, "GPCR".
     """
     return tuple(_search(features, memory, k, temperature, True, impl))
 
@@ -118,7 +118,7 @@ def set_contrast(
         TypeError, ValueError: a wrong shape, dtype, device or temperature; on the CPU also a row of positives that is
             not in the format above, or an index ``>= N`` (on a GPU its loss is undefined).
 
-    Source: SPEC 4, GPCR.
+    Source: docs/method.md, "GPCR".
     """
     check_parts(features, memory)
     per_row("positives", positives, features, axes=1)

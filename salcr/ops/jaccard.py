@@ -1,4 +1,4 @@
-"""Jaccard distance of k-reciprocal encodings (SPEC 2, steps 1 to 6)."""
+"""Jaccard distance of k-reciprocal encodings."""
 
 from collections.abc import Callable
 
@@ -50,7 +50,8 @@ def jaccard_distance(
         TypeError, ValueError: a wrong shape or dtype, ``k1`` or ``k2`` below 1, NaN or Inf in a row, neighbours that
             do not fit the features.
 
-    Source: SPEC 2; Re-ranking Person Re-identification with k-reciprocal Encoding (Zhong et al., 2017).
+    Source: docs/method.md, "Jaccard distance"; Re-ranking Person Re-identification with k-reciprocal Encoding
+    (Zhong et al., 2017).
     """
     impl = check_encoding(features, k1, k2, neighbors, impl)
     return _on_neighbours("jaccard_distance", features.detach(), k1, k2, neighbors, impl)
@@ -85,7 +86,7 @@ def jaccard_graph(
     Raises:
         TypeError, ValueError: as :func:`jaccard_distance`; a negative or NaN ``max_distance``.
 
-    Source: SPEC 2, steps 1 to 7.
+    Source: docs/method.md, "Jaccard distance".
     """
     impl = check_encoding(features, k1, k2, neighbors, impl)
     if not max_distance >= 0:

@@ -1,4 +1,4 @@
-"""Nearest neighbours with a defined order of ties (SPEC 2, step 1)."""
+"""Nearest neighbours with a defined order of ties."""
 
 import torch
 
@@ -56,7 +56,7 @@ def knn(
         TypeError, ValueError: a wrong shape, dtype, device or metric, ``k`` out of range, NaN or Inf in a row.
         RuntimeError: the method needs faiss, which is not installed (``pip install 'salcr[faiss]'``).
 
-    Source: SPEC 2, step 1.
+    Source: docs/method.md, "Ranks".
     """
     check_tensor("queries", queries, ndim=2)
     if database is not None:

@@ -1,4 +1,4 @@
-"""Pooling of a feature map: power mean, part prototypes and attention over stripes (SPEC 1).
+"""Pooling of a feature map: power mean, part prototypes and attention over stripes.
 
 A map ``x`` ``[B, D, H, W]`` comes in either memory format. Its ``H*W`` cells in row-major order are cut into ``P``
 stripes of ``H*W // P`` cells; the cells that remain belong to no part.
@@ -38,7 +38,7 @@ def gem_pool(x: torch.Tensor, p: float = 3.0, eps: float = 1e-12, *, impl: str =
     Raises:
         TypeError, ValueError: a wrong shape or dtype, ``p`` or ``eps`` not positive.
 
-    Source: SPEC 1; GeM pooling (Radenović et al., 2018).
+    Source: docs/method.md, "Global feature"; GeM pooling (Radenović et al., 2018).
     """
     check_tensor("x", x, ndim=4)
     check_positive("p", p)
@@ -69,7 +69,7 @@ def part_prototypes(x: torch.Tensor, tokens: torch.Tensor, *, impl: str = "auto"
     Raises:
         TypeError, ValueError: a wrong shape, dtype or device, more parts than cells.
 
-    Source: SPEC 1, SAFL.
+    Source: docs/method.md, "Semantic-aligned parts".
     """
     _check_parts(x, "tokens", tokens, ndim=2)
     _, prototypes = _Pool.apply(x, tokens, None, 1, None, False, check_impl(impl))
@@ -96,7 +96,7 @@ def part_attention(queries: torch.Tensor, x: torch.Tensor, *, impl: str = "auto"
     Raises:
         TypeError, ValueError: a wrong shape, dtype or device, more parts than cells.
 
-    Source: SPEC 1, SAFL.
+    Source: docs/method.md, "Semantic-aligned parts".
     """
     _check_parts(x, "queries", queries, ndim=3)
     if len(queries) != len(x):
@@ -129,7 +129,7 @@ def semantic_parts(
     Raises:
         TypeError, ValueError: a wrong shape, dtype or device, more parts than cells, a batch of no three views.
 
-    Source: SPEC 1, SAFL.
+    Source: docs/method.md, "Semantic-aligned parts".
     """
     _check_parts(x, "tokens", tokens, ndim=2)
     _check_views(x)
@@ -163,7 +163,7 @@ def semantic_pool(
     Raises:
         TypeError, ValueError: as :func:`gem_pool` and :func:`semantic_parts`.
 
-    Source: SPEC 1.
+    Source: docs/method.md, "Global feature" and "Semantic-aligned parts".
     """
     _check_parts(x, "tokens", tokens, ndim=2)
     _check_views(x)

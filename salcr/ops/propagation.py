@@ -1,4 +1,4 @@
-"""Cross-modality feature propagation (SPEC 4, CMFP)."""
+"""Cross-modality feature propagation."""
 
 import torch
 
@@ -44,7 +44,7 @@ def propagate_features(
     Raises:
         TypeError, ValueError: a wrong shape, dtype, device or k; a feature with NaN or Inf (the message names the row).
 
-    Source: SPEC 4; SALCR (2025), cross-modality feature propagation.
+    Source: docs/method.md, "Feature propagation".
     """
     check_tensor("visible", visible, ndim=2)
     check_tensor("infrared", infrared, ndim=2)

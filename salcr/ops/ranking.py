@@ -1,4 +1,4 @@
-"""Retrieval metrics of the three protocols (SPEC 6)."""
+"""Retrieval metrics of the three protocols."""
 
 import numpy as np
 import torch
@@ -54,7 +54,7 @@ def evaluate_ranking(
         TypeError, ValueError: a wrong shape, dtype, protocol or ``max_rank``, missing cameras, NaN among the
             distances, or no query with a match.
 
-    Source: SPEC 6.
+    Source: docs/method.md, "Ranking metrics".
     """
     if isinstance(distances, np.ndarray):
         distances = torch.from_numpy(np.require(distances, requirements=["C", "W"]))  # torch warns of read-only arrays

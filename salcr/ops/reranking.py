@@ -1,4 +1,4 @@
-"""Test-time refinements of cross-modality distances (SPEC 6)."""
+"""Test-time refinements of cross-modality distances."""
 
 import torch
 
@@ -40,7 +40,8 @@ def rerank_k_reciprocal(
     Raises:
         TypeError, ValueError: a wrong shape, dtype, device or option, NaN or Inf in a row.
 
-    Source: SPEC 6; Re-ranking Person Re-identification with k-reciprocal Encoding (Zhong et al., 2017).
+    Source: docs/method.md, "k-reciprocal re-ranking"; Re-ranking Person Re-identification with k-reciprocal
+    Encoding (Zhong et al., 2017).
     """
     impl = _check(query, gallery, impl, dict(k1=k1, k2=k2))
     _check_share("lambda_value", lambda_value)
@@ -78,7 +79,7 @@ def rerank_cross_modality(
     Raises:
         TypeError, ValueError: a wrong shape, dtype, device or option, NaN or Inf in a row.
 
-    Source: SPEC 6, which names the steps; the sets of step 3 and ``k2`` are this project's choice.
+    Source: docs/method.md, "CMRR"; the sets of step 3 and ``k2`` are this project's choice.
     """
     impl = _check(query, gallery, impl, dict(k=k))
     _check_share("eta", eta)
@@ -111,8 +112,8 @@ def affinity_inference(
     Raises:
         TypeError, ValueError: a wrong shape, dtype, device or option, NaN or Inf in a row.
 
-    Source: SPEC 6; Visible-Infrared Person Re-Identification via Semantic Alignment and Affinity Inference (Fang et
-    al., 2023).
+    Source: docs/method.md, "AIM"; Visible-Infrared Person Re-Identification via Semantic Alignment and Affinity
+    Inference (Fang et al., 2023).
     """
     impl = _check(query, gallery, impl, dict(k1=k1, k2=k2))
     return pick("affinity_inference", impl, query)(query.detach(), gallery.detach(), k1=k1, k2=k2)

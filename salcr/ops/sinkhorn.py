@@ -1,4 +1,4 @@
-"""Entropic transport plan with uniform marginals: association of instances with clusters (SPEC 4)."""
+"""Entropic transport plan with uniform marginals: association of instances with clusters."""
 
 import torch
 
@@ -52,7 +52,7 @@ def sinkhorn(
         TypeError, ValueError: a wrong shape, dtype or option; a cost that is NaN or infinite (the message names the
             row, counted through the batch).
 
-    Source: SPEC 4; Sinkhorn Distances (Cuturi, 2013).
+    Source: docs/method.md, "Optimal transport"; Sinkhorn Distances (Cuturi, 2013).
     """
     check_tensor("cost", cost, ndim=(2, 3))
     check_positive("lam", lam)

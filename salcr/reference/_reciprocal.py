@@ -1,4 +1,4 @@
-"""k-reciprocal encodings as sparse rows: what the Jaccard distance and both re-rankings share (SPEC 2, steps 2 to 6).
+"""k-reciprocal encodings as sparse rows: what the Jaccard distance and both re-rankings share.
 
 A set for every image is a sparse 0/1 matrix with one row an image. SciPy is imported here, so import this module late.
 """

@@ -1,4 +1,4 @@
-"""Minimum-cost assignment of rows to columns, and of both sides to each other (SPEC 4), by SciPy."""
+"""Minimum-cost assignment of rows to columns, and of both sides to each other, by SciPy."""
 
 import numpy as np
 import torch

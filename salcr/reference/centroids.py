@@ -1,4 +1,4 @@
-"""Centroids of clusters (SPEC 2, step 8), in plain PyTorch."""
+"""Centroids of clusters (docs/method.md, "Centroids"), in plain PyTorch."""
 
 import torch
 

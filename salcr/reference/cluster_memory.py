@@ -1,4 +1,4 @@
-"""Cluster memories: contrast with class rows, and their momentum update (SPEC 3 and 4), in plain PyTorch."""
+"""Cluster memories: contrast with class rows, and their momentum update, in plain PyTorch."""
 
 from collections.abc import Sequence
 

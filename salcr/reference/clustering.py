@@ -1,4 +1,4 @@
-"""From features to pseudo labels (SPEC 2): the reference's graph and the reference's labels."""
+"""From features to pseudo labels: the reference's graph and the reference's labels."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""DBSCAN on given distances (SPEC 2, step 7), in NumPy and SciPy."""
+"""DBSCAN on given distances (docs/method.md, "DBSCAN"), in NumPy and SciPy."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""Instance memories: nearest rows and contrast with sets of rows (SPEC 4, GPCR), in plain PyTorch."""
+"""Instance memories: nearest rows and contrast with sets of rows (docs/method.md, "GPCR"), in plain PyTorch."""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""Jaccard distance of k-reciprocal encodings (SPEC 2, steps 1 to 6), sparse inside, in PyTorch and SciPy."""
+"""Jaccard distance of k-reciprocal encodings, sparse inside, in PyTorch and SciPy."""
 
 import warnings
 

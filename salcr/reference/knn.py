@@ -1,4 +1,4 @@
-"""Nearest neighbours with a defined order of ties (SPEC 2, step 1), in plain PyTorch."""
+"""Nearest neighbours with a defined order of ties (docs/method.md, "Ranks"), in plain PyTorch."""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""Pooling of a feature map: power mean, part prototypes and attention over stripes (SPEC 1), in plain PyTorch."""
+"""Pooling of a feature map: power mean, part prototypes and attention over stripes, in plain PyTorch."""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""Cross-modality feature propagation (SPEC 4, CMFP), in plain PyTorch."""
+"""Cross-modality feature propagation (docs/method.md, "Feature propagation"), in plain PyTorch."""
 
 import torch
 import torch.nn.functional as F

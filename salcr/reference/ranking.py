@@ -1,4 +1,4 @@
-"""Retrieval metrics of the three protocols (SPEC 6), query by query in NumPy."""
+"""Retrieval metrics of the three protocols (docs/method.md, "Ranking metrics"), query by query in NumPy."""
 
 from dataclasses import dataclass
 

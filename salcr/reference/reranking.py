@@ -1,4 +1,4 @@
-"""Test-time refinements of cross-modality distances (SPEC 6), in PyTorch and SciPy."""
+"""Test-time refinements of cross-modality distances (docs/method.md, "Test-time refinements"), in PyTorch and SciPy."""
 
 import numpy as np
 import torch

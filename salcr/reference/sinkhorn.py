@@ -1,4 +1,4 @@
-"""Entropic transport plan with uniform marginals (SPEC 4), in plain PyTorch."""
+"""Entropic transport plan with uniform marginals (docs/method.md, "Optimal transport"), in plain PyTorch."""
 
 import math
 

@@ -44,7 +44,7 @@ def on_a_circle(*degrees):
 
 
 def figures_by_hand(distances, query, gallery, ids, cams, rule):
-    """The protocol in plain loops, from SPEC 6; in per cent."""
+    """The protocol in plain loops, from docs/method.md, "Ranking metrics"; in per cent."""
     found = []
     for row, q in zip(distances.tolist(), query, strict=True):
         ranking = [g for _, _, g in sorted(zip(row, itertools.count(), gallery, strict=False))]

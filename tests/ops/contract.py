@@ -1,4 +1,4 @@
-"""What DESIGN asks of every operator, as assertions: the error budget and the torch.library contract."""
+"""What every operator has to satisfy, as assertions: the error budget and the torch.library contract."""
 
 from collections.abc import Callable, Sequence
 

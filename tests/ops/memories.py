@@ -1,4 +1,4 @@
-"""Random memories and sets, and what DESIGN section 4 asks of any backend of the memory operators, as assertions."""
+"""Random memories and sets, and what any backend of the memory operators has to satisfy, as assertions."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Every public operator on CUDA tensors against the reference on the CPU, by the rules of DESIGN section 4.
+"""Every public operator on CUDA tensors against the reference on the CPU, by the rules for every backend.
 
 One table of small inputs, free of ties, serves all of it; the same rows run on the CPU, so they are known to be valid.
 """

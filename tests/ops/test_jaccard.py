@@ -16,7 +16,7 @@ def impl(request):
 
 
 def jaccard_by_hand(features, k1, k2):
-    """SPEC 2, steps 1 to 6, image by image with Python sets."""
+    """docs/method.md, "Pseudo labels", up to the distances, image by image with Python sets."""
     x = features.double() / features.double().norm(dim=1, keepdim=True).clamp_min(1e-12)
     products, count = (x @ x.T).tolist(), len(x)
     ranks = [sorted(range(count), key=lambda j: (j != i, -products[i][j], j))[:k1] for i in range(count)]

@@ -14,7 +14,7 @@ PROTOCOLS = ["sysu", "regdb", "llcm"]
 
 
 def by_hand(distances, query_ids, gallery_ids, query_cams, gallery_cams, protocol, max_rank):
-    """SPEC 6 with lists, one query after the other."""
+    """docs/method.md, "Ranking metrics", with lists, one query after the other."""
     curves, precisions, penalties = [], [], []
     for q, row in enumerate(np.asarray(distances).tolist()):
         ranking = []

@@ -16,7 +16,7 @@ def impl(request):
 
 
 def plain(cost, lam, tol, max_iter, check_every=10):
-    """The iteration as it reads in SPEC, with the number of steps it took."""
+    """The iteration as docs/method.md, "Optimal transport", has it, with the number of steps it took."""
     kernel = torch.exp(-lam * cost)
     num_rows, num_cols = cost.shape
     beta = torch.full((num_cols,), 1 / num_cols, dtype=cost.dtype)

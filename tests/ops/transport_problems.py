@@ -1,4 +1,4 @@
-"""Transport problems, and the budget of DESIGN section 4 for a backend of sinkhorn."""
+"""Transport problems, and the error budget of a backend of sinkhorn."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Association as published implementations compute it: baselines of benchmarks, not for use. Written from SPEC 4."""
+"""Association as published implementations compute it: baselines of benchmarks, not for use. Written from the paper."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Pseudo labels as published implementations compute them: a baseline of benchmarks, not for use. Written from SPEC 2.
+"""Pseudo labels as published implementations compute them: a baseline of benchmarks, not for use. From the paper.
 
 Dense N×N distances (:mod:`.jaccard`), scikit-learn's DBSCAN of them, and a Python loop over clusters for the centroids.
 """

@@ -1,4 +1,4 @@
-"""GPCR as published implementations compute it: a baseline of benchmarks, not for use. Written from SPEC 4.
+"""GPCR as published implementations compute it: a baseline of benchmarks, not for use. Written from the paper.
 
 One call a view, part and form; of each the softmax over the whole memory, a full sort of its rows and a dense 0/1 mask
 are kept until the backward pass.

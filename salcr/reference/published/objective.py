@@ -1,4 +1,4 @@
-"""The stage-two objective as published implementations run it: a baseline of benchmarks, not for use. From SPEC 4.
+"""The stage-two objective as published implementations run it: a baseline of benchmarks, not for use. From the paper.
 
 A cross entropy a memory and part, both modalities' refinement (:mod:`.gpcr`), and after the backward pass every memory
 updated sample by sample (:mod:`.memory_update`).

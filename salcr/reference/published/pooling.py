@@ -1,4 +1,4 @@
-"""Part pooling as published implementations compute it: a baseline of benchmarks, not for use. Written from SPEC 1.
+"""Part pooling as published implementations compute it: a baseline of benchmarks, not for use. Written from the paper.
 
 View after view and stripe after stripe; every look-up permutes its stripe of the map and reads it again.
 """

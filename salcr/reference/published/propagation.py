@@ -1,6 +1,6 @@
 """Feature propagation as published implementations compute it: a baseline of benchmarks, not for use.
 
-Written from SPEC 4. It holds the four graphs as dense matrices and sorts every row in full.
+Written from the paper. It holds the four graphs as dense matrices and sorts every row in full.
 """
 
 import torch

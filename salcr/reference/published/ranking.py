@@ -1,4 +1,4 @@
-"""Evaluation as published implementations run it: a baseline of benchmarks, not for use. Written from SPEC 6.
+"""Evaluation as published implementations run it: a baseline of benchmarks, not for use. Written from the paper.
 
 Every trial is ranked query by query in NumPy; :func:`salcr.reference.evaluate_ranking` is that loop.
 """
