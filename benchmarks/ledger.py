@@ -2,8 +2,8 @@
 
 ``kernels/<family>.py`` and ``csrc/cuda/<family>.cu`` (or ``.cuh``) are verified by the cuda-marked tests of
 ``tests/ops/test_<family>.py``. A kernel file without such tests is never green. Files beside it that it includes or
-imports are part of it: its hash covers them, and they have no entry of their own unless they define kernels. This file
-needs nothing but the standard library, so that ``salcr info`` can read the ledger of any source checkout.
+imports are part of it: its hash covers them, and they have no entry of their own unless they define kernels. ``python
+-m benchmarks.ledger`` prints what is not verified.
 """
 
 import hashlib
@@ -99,3 +99,8 @@ def write(path: Path, content: Mapping) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    missing = unverified(Path(__file__).resolve().parents[1])
+    print("\n".join(f"{kernel}: {reason}" for kernel, reason in missing.items()) or "every kernel file is verified")

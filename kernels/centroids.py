@@ -1,4 +1,6 @@
-"""Means of clusters (docs/method.md, 2): a sort of the rows by label, then one program a cluster and strip of columns.
+"""Means of clusters: a sort of the rows by label, then one program a cluster and strip of columns.
+
+Source: docs/method.md, "Centroids".
 
 A program walks its cluster's rows in the order of their index, ``ROWS`` at a time, and adds them up in float64, so that
 equal inputs give equal bits. Every feature is read once, every centroid written once, which is the floor. A cluster of

@@ -1,4 +1,6 @@
-"""The momentum update of cluster memories, one after the other (docs/method.md, 3): ``m ← normalize(μm + (1−μ)x̂)``.
+"""The momentum update of cluster memories, one after the other: ``m ← normalize(μm + (1−μ)x̂)``.
+
+Source: docs/method.md, "Memory update".
 
 One launch a call: a program is a class of a part. Samples of other classes commute with its own, so it visits its own
 only, in the given order, with its row in registers: of the memory it reads and writes that one row, of the features

@@ -1,4 +1,6 @@
-"""DBSCAN on given distances, dense or sparse rows (docs/method.md, 2), without waiting for the device.
+"""DBSCAN on given distances, dense or sparse rows, without waiting for the device.
+
+Source: docs/method.md, "DBSCAN".
 
 Three passes over the stored pairs and one over the rows. ``cores_kernel`` counts each row's near points.
 ``unite_kernel`` joins core points by union-find without locks: of two different roots the larger is hooked below the

@@ -1,4 +1,6 @@
-"""Jaccard distances of k-reciprocal encodings (docs/method.md, 2): all of them, or a graph of the near pairs.
+"""Jaccard distances of k-reciprocal encodings: all of them, or a graph of the near pairs.
+
+Source: docs/method.md, "Jaccard distance".
 
 The graph is a similarity join. A near pair shares at least t = 2 (1 - d) / (2 - d), d the largest distance. Columns
 come rarest first in every row; a row's prefix ends where what is left weighs less than 0.7 t. ``pairs_kernel`` walks

@@ -1,4 +1,6 @@
-"""k-reciprocal encodings of images from their neighbours (docs/method.md, 2), as sparse rows.
+"""k-reciprocal encodings of images from their neighbours, as sparse rows.
+
+Source: docs/method.md, "Encodings".
 
 Four kernels, in the order of the call. ``reciprocal_kernel`` looks i up in the ranks of each image that it ranks: one
 comparison settles both its reciprocal set and its half set. ``expand_kernel`` tests every member's half set against the

@@ -1,4 +1,6 @@
-"""Power mean, part prototypes and attention over the stripes of a feature map ``[B, D, H, W]`` (docs/method.md, 1).
+"""Power mean, part prototypes and attention over the stripes of a feature map ``[B, D, H, W]``.
+
+Source: docs/method.md, "Model".
 
 A program is a stripe of an image. A stripe's softmax needs whole dot products of its cells, and its weighted sums need
 the softmax, so a program goes over its stripe twice, in chunks of D: the second time backwards, so that it starts with

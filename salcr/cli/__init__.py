@@ -160,14 +160,12 @@ def bench(
     out: Annotated[Optional[Path], typer.Option(help="JSON file for the record.")] = None,  # noqa: UP045
     compare: Annotated[Optional[Path], typer.Option(help="An earlier record; slower beyond noise: exit 1.")] = None,  # noqa: UP045
 ) -> None:
-    """Time operators and whole phases against the published forms and each other (needs a source checkout)."""
-    from salcr.cli.info import ROOT
-
-    if not (ROOT / "benchmarks" / "runner.py").is_file():
-        raise ValueError("bench needs a source checkout of salcr, installed with pip install -e . from there")
-    sys.path.insert(0, str(ROOT))
-    from benchmarks.runner import bench as run
-
+    """Time operators and whole phases against the published forms and each other (from a source checkout's root)."""
+    sys.path.insert(0, "")  # as python -m does: benchmarks is a folder of the checkout and not installed
+    try:
+        from benchmarks.runner import bench as run
+    except ModuleNotFoundError as error:
+        raise ValueError("bench needs a source checkout of salcr: call it in its root folder") from error
     raise typer.Exit(run(only=only, device=device, quick=quick, out=out, against=compare))
 
 

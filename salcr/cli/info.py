@@ -1,11 +1,8 @@
 """What ``salcr info`` prints."""
 
-import importlib.util
 import os
 import platform
 from importlib import metadata
-from pathlib import Path
-from types import ModuleType
 
 import torch
 
@@ -14,13 +11,12 @@ import salcr.ops  # fills the table of backends
 from salcr.ops._dispatch import missing, table
 from salcr.ops.backends.cuda.assignment import missing_extension
 
-ROOT = Path(salcr.__file__).resolve().parents[1]
 PACKAGES = ("numpy", "scipy", "scikit-learn", "numba", "triton", "cupy-cuda13x", "faiss-cpu", "pillow", "matplotlib")
 
 
 def report() -> str:
-    """Versions, devices, the extension, every operator's backends, and kernel files without a green hardware run."""
-    extension, kernels = missing("cpu"), missing_extension()
+    """Versions, devices, the extension, and every operator's backends."""
+    extension, kernels = missing("cpp"), missing_extension()
     sections = {
         f"salcr {salcr.__version__}": _versions(),
         "devices": _devices(),
@@ -30,8 +26,6 @@ def report() -> str:
         ],
         "backends of every operator, preferred first": _operators(),
     }
-    if (ROOT / "benchmarks" / "ledger.py").is_file():
-        sections["kernel files to verify on a GPU (make gpu-check)"] = _kernels(ROOT)
     return "\n\n".join("\n".join([title, *(f"  {line}" for line in lines)]) for title, lines in sections.items())
 
 
@@ -61,17 +55,3 @@ def _operators() -> list[str]:
         lines.append(f"{operator:{width}}{here}")
         lines += [f"{'':{width}}not {name}: {reason}" for name, reason in backends.items() if reason is not None]
     return lines
-
-
-def _kernels(root: Path) -> list[str]:
-    ledger = _load(root / "benchmarks" / "ledger.py")
-    found = [f"{kernel}: {reason}" for kernel, reason in ledger.unverified(root).items()]
-    return found or [f"none of {len(ledger.hashes(root))}"]
-
-
-def _load(path: Path) -> ModuleType:
-    """A file of the checkout as a module: benchmarks is not an installed package."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

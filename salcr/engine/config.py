@@ -23,6 +23,7 @@ from salcr.data.sysu import SYSU
 
 PRESETS = ("demo", *(spec.preset for spec in DATASETS.values() if spec.preset))
 Refinement = Literal["cmfp", "k_reciprocal", "cmrr", "aim"]
+Backend = Literal["auto", "reference", "eager", "cpp", "numba", "triton", "cuda", "faiss"]
 
 
 class Section(BaseModel):
@@ -145,6 +146,8 @@ class Config(Section):
     seed: NonNegativeInt = 0
     device: str = "auto"
     """``"auto"`` is the GPU if there is one, else the CPU."""
+    backend: Backend = "auto"
+    """What the operators run on, see :func:`salcr.use_backend`: ``reference`` or ``eager`` leave out every kernel."""
     data: Data = Data()
     model: Model = Model()
     clustering: Clustering = Clustering()

@@ -16,7 +16,7 @@ from salcr.engine.config import Config, Evaluation, load_config
 from salcr.engine.features import extract_features
 from salcr.engine.files import write_atomically
 from salcr.engine.images import open_dataset, open_images
-from salcr.engine.network import load_network, pick_device
+from salcr.engine.network import configured_backend, load_network, pick_device
 from salcr.models import SALCRNetwork
 
 RANKS = (1, 5, 10, 20)
@@ -46,7 +46,8 @@ def evaluate_checkpoint(path: Path, overrides: Sequence[str] = ()) -> dict[str, 
         OSError, ValueError: no such checkpoint, a wrong override, or a data set without a query and a gallery.
     """
     network, dataset, config, device = _open_checkpoint(path, overrides)
-    return evaluate(network, dataset, config, device)
+    with configured_backend(config):
+        return evaluate(network, dataset, config, device)
 
 
 def extract_checkpoint(path: Path, out: Path, overrides: Sequence[str] = ()) -> None:
@@ -54,7 +55,8 @@ def extract_checkpoint(path: Path, out: Path, overrides: Sequence[str] = ()) -> 
     network, dataset, config, device = _open_checkpoint(path, overrides)
     test = dataset.test
     columns = dict(ids=test.ids, cams=test.cams, infrared=test.infrared, paths=np.array(test.paths))
-    features = retrieval_features(network, dataset, config, device).cpu().numpy()
+    with configured_backend(config):
+        features = retrieval_features(network, dataset, config, device).cpu().numpy()
     content = io.BytesIO()
     np.savez(content, features=features, **columns)
     write_atomically(out, content.getbuffer())

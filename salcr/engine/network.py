@@ -1,11 +1,14 @@
 """The network of a run: built from its configuration, or read back from a checkpoint."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from salcr import ops
 from salcr.engine import checkpoint
 from salcr.engine.config import Config, Model, load_config
 from salcr.models import SALCRNetwork
@@ -72,3 +75,12 @@ def _load_state(network: SALCRNetwork, state: dict[str, Any], path: Path) -> Non
 
 def _weights_file(weights: Path | str) -> Path:
     return Path(str(resources.files("salcr.models").joinpath(BUNDLED))) if weights == "bundled" else Path(weights)
+
+
+@contextmanager
+def configured_backend(config: Config) -> Iterator[None]:
+    """Operators run on ``config.backend``; ``"auto"`` leaves an outer :func:`salcr.use_backend` as it is."""
+    with ExitStack() as stack:
+        if config.backend != "auto":
+            stack.enter_context(ops.use_backend(config.backend))
+        yield

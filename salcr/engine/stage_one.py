@@ -1,20 +1,18 @@
 """Stage one: each modality alone against its own clusters (docs/method.md, "Stage one")."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from salcr import ops
 from salcr.data.samplers import stage_one_batches
 from salcr.engine.pseudo_labels import label_metrics
+from salcr.engine.session import Session
 from salcr.engine.steps import optimise
 from salcr.nn import ClusterMemory
 
-if TYPE_CHECKING:
-    from salcr.engine.trainer import Trainer
 
-
-def stage_one_epoch(trainer: "Trainer", epoch: int) -> dict[str, Any]:
+def stage_one_epoch(trainer: Session, epoch: int) -> dict[str, Any]:
     """One epoch: features, pseudo labels, memories, steps. Returns the epoch's metrics."""
     with trainer.timed("features"):
         features = trainer.extract()
@@ -44,7 +42,7 @@ def stage_one_epoch(trainer: "Trainer", epoch: int) -> dict[str, Any]:
     }
 
 
-def _memory(trainer: "Trainer", features: torch.Tensor, labels: torch.Tensor) -> ClusterMemory:
+def _memory(trainer: Session, features: torch.Tensor, labels: torch.Tensor) -> ClusterMemory:
     settings = trainer.config.memory
     centroids = ops.cluster_centroids(features, labels)
     return ClusterMemory(centroids, momentum=settings.momentum, temperature=settings.temperature)

@@ -2,7 +2,7 @@
 
 import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,16 +11,14 @@ from salcr import ops
 from salcr.data.records import NO_IDENTITY
 from salcr.data.samplers import stage_two_batches
 from salcr.engine.pseudo_labels import label_metrics, majority_identities
+from salcr.engine.session import Session
 from salcr.engine.steps import optimise
 from salcr.models import Embedding, TrainingFeatures
 from salcr.nn import ClusterMemory
 from salcr.objectives import CrossLabels, GlobalObjective, PartObjective, PartQueries, RefinementObjective, associate
 
-if TYPE_CHECKING:
-    from salcr.engine.trainer import Trainer
 
-
-def stage_two_epoch(trainer: "Trainer", epoch: int) -> dict[str, Any]:
+def stage_two_epoch(trainer: Session, epoch: int) -> dict[str, Any]:
     """One epoch: features, pseudo labels, association, memories, steps. Returns the epoch's metrics."""
     settings = trainer.config.dagi
     with trainer.timed("features"):
@@ -67,7 +65,7 @@ class StageTwoObjective:
 
     @classmethod
     def build(
-        cls, trainer: "Trainer", features: tuple[Embedding, Embedding], clusters: tuple[torch.Tensor, torch.Tensor]
+        cls, trainer: Session, features: tuple[Embedding, Embedding], clusters: tuple[torch.Tensor, torch.Tensor]
     ) -> "StageTwoObjective":
         """Memories from the epoch's features ``[N, D]`` and clusters ``[N]`` of both modalities (noise −1)."""
         config = trainer.config

@@ -1,5 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -242,3 +243,11 @@ def test_one_stage_keeps_its_learning_rates():
     assert load_config(**yaml.safe_load(dump_config(two))) == two
     with pytest.raises(ValueError, match="one or two, got 'three'"):
         single_stage(whole, "three")
+
+
+def test_the_backend_is_one_that_use_backend_knows():
+    from salcr.ops._dispatch import BACKENDS
+
+    assert get_args(Config.model_fields["backend"].annotation) == ("auto", *BACKENDS)
+    with pytest.raises(ValueError, match="backend: "):
+        load_config(overrides=["backend=cpu"])

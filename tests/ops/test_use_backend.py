@@ -1,0 +1,104 @@
+"""One switch for everything inside; what each name means for an operator that lacks it."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import salcr
+from salcr import ops
+from salcr.ops import _dispatch
+from salcr.ops._dispatch import missing
+
+CPP = pytest.mark.skipif(bool(missing("cpp")), reason=str(missing("cpp")))
+
+
+@pytest.fixture
+def called(monkeypatch):
+    """The backends that ran, in order."""
+    names = []
+
+    def pick(operator, impl, tensor):
+        function = original(operator, impl, tensor)
+        backends = _dispatch._TABLE[operator]
+        names.append(next(b.name for b in backends.values() if b.function is function))
+        return function
+
+    original = _dispatch.pick
+    for module in [m for name, m in sys.modules.items() if name.startswith("salcr.ops.")]:
+        if getattr(module, "pick", None) is original:
+            monkeypatch.setattr(module, "pick", pick)
+    return names
+
+
+def contrast(**options):
+    x = torch.eye(3, requires_grad=True)
+    return x, ops.cluster_contrast(x, torch.eye(3), torch.arange(3), **options)
+
+
+@pytest.mark.parametrize("name", ["reference", "eager"])
+def test_it_holds_for_both_passes_and_ends_with_its_block(called, name):
+    with salcr.use_backend(name):
+        x, loss = contrast()
+    loss.backward()
+    assert called == [name, name] and x.grad is not None
+    contrast()
+    assert len(called) == 3 and (called[2] == "cpp" or missing("cpp"))
+
+
+def test_an_operator_without_an_eager_backend_takes_the_reference(called):
+    with salcr.use_backend("eager"):
+        ops.gem_pool(torch.rand(1, 2, 3, 3))
+    assert called == ["reference"]
+
+
+@CPP
+def test_an_operator_without_a_compiled_backend_runs_as_ever(called):
+    with salcr.use_backend("numba"):
+        contrast()
+    assert called == ["cpp"]
+
+
+def test_a_name_given_to_an_operator_counts_for_more(called):
+    with salcr.use_backend("reference"):
+        contrast(impl="eager")
+        with salcr.use_backend("auto"):
+            contrast(impl="reference")
+    assert called == ["eager", "reference"]
+
+
+def test_what_cannot_run_here_raises_and_says_why():
+    if torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1":
+        pytest.skip("Triton can run here")
+    with salcr.use_backend("triton"), pytest.raises(RuntimeError, match="of cluster_contrast cannot run: "):
+        contrast()
+
+
+def test_clustering_without_a_kernel(called, generator):
+    features = F.normalize(torch.randn(60, 8, generator=generator), dim=1)
+    expected = ops.cluster(features, eps=0.6)
+    called.clear()
+    with salcr.use_backend("reference"):
+        assert torch.equal(ops.cluster(features, eps=0.6), expected)
+    assert set(called) == {"reference"}
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match="name must be one of auto, reference, eager"), salcr.use_backend("gpu"):
+        pass
+
+
+def test_the_environment_sets_it_for_a_process():
+    code = "from salcr.ops import _dispatch; print(_dispatch.check_impl('auto'))"
+    for name, expected in (("eager", "eager?"), ("auto", "auto")):
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=os.environ | {"SALCR_BACKEND": name}, capture_output=True, text=True
+        )
+        assert done.stdout.strip() == expected, done.stderr
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"SALCR_BACKEND": "gpu"}, capture_output=True, text=True
+    )
+    assert "SALCR_BACKEND must be one of" in done.stderr
