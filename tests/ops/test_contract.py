@@ -38,10 +38,9 @@ def test_any_order_of_a_sum_passes(generator, width, of):
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("of", [1, 30])
 @pytest.mark.parametrize("error", ["bfloat16 inputs", "float16 inputs", "a term left out", "a bias", "one element"])
-def test_an_error_fails(generator, width, of, error):
-    x, exact = products(generator, width, of)
+def test_an_error_fails(generator, width, error):
+    x, exact = products(generator, width, of=30)  # in a single number the errors of rounded inputs may cancel
     got = x @ x.mT
     if error.endswith("inputs"):
         y = x.to(torch.bfloat16 if error.startswith("b") else torch.float16).float()
