@@ -22,6 +22,7 @@ test: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m mypy
 	$(BIN)/python -m benchmarks.report --check
 	$(BIN)/python -m pytest -q tests/committed_records.py
 

@@ -4,10 +4,12 @@
 ``salcr.cluster`` goes from features to pseudo labels; ``salcr.use_backend`` chooses what the operators run on.
 """
 
+from typing import Any
+
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     if name in ("cluster", "use_backend"):  # imported late: ``salcr --help`` need not wait for torch
         from salcr import ops
 

@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ def read_image(path: Path) -> "Image":
 
 def map_images(
     function: Callable[[Path], Any], root: Path, paths: Sequence[str], progress: Progress | None = None
-) -> Iterator[tuple[str, Any, Exception | None]]:
+) -> Generator[tuple[str, Any, Exception | None], None, None]:
     """``(path, function(root / path), None)`` of every path in order, or ``(path, None, error)`` where that raised."""
     from PIL import Image
 

@@ -43,7 +43,8 @@ def check_dataset(
     root = Path(root)
     if not root.is_dir():
         return [f"no data set folder {root}"]
-    problems, paths = [], set()
+    problems: list[str] = []
+    paths: set[str] = set()
     for trial in _splits(spec, root, published_counts):
         where = f"split {trial}: " if spec.splits > 1 else ""
         absent = [file for file in spec.split_files(trial) if not (root / file).is_file()]
@@ -78,7 +79,7 @@ def _splits(spec: DatasetSpec, root: Path, published: bool) -> list[int]:
 def _identity_problems(spec: DatasetSpec, dataset: Dataset) -> list[str]:
     if not spec.identities_are_paired:
         return []
-    listed = {"train": set(), "test": set()}
+    listed: dict[str, set[int]] = {"train": set(), "test": set()}
     for file, part in spec.identity_files.items():
         listed[part].update(read_ids(dataset.root / file))
     test = dataset.test

@@ -56,11 +56,11 @@ def load_folder(root: str | Path) -> Dataset:
     query, gallery = (_scan(root, part) for part in (QUERY, GALLERY))
     test, protocols = _read_split(root, query, gallery)
     train = _scan(root, "")
-    sides = [train.subset(train.infrared == (side == "infrared")) for side in MODALITIES]
+    visible, infrared = sides = [train.subset(train.infrared == (side == "infrared")) for side in MODALITIES]
     if len(train) or not protocols:
         for modality, side in zip(MODALITIES, sides, strict=True):
             check_filled(side, f"{modality} train", root / modality)
-    return Dataset(FOLDER.name, root, *sides, test, protocols)
+    return Dataset(FOLDER.name, root, visible, infrared, test, protocols)
 
 
 def _read_split(root: Path, query: Records, gallery: Records) -> tuple[Records, tuple[Protocol, ...]]:

@@ -84,7 +84,7 @@ class Session:
         from tqdm import tqdm
 
         watch, batches = LossWatch(epoch, self.paths), list(batches)
-        loaded = load_batches(batches, *self.images, self.device)
+        loaded = load_batches(batches, self.images[0], self.images[1], self.device)
         bar = tqdm(loaded, f"epoch {epoch}", len(batches), leave=False, disable=not sys.stderr.isatty())
         self.network.train()
         with self.timed("steps"):

@@ -46,7 +46,8 @@ def cluster(
         raise ValueError(f"min_samples must be at least 1, got {min_samples}")
     check_impl(impl)
     graph = jaccard_graph(features, k1=k1, k2=k2, max_distance=eps, neighbors=neighbors, impl=impl)
-    return dbscan(graph, eps=eps, min_samples=min_samples, impl=impl)
+    of_graph = "reference" if impl == "eager" else impl  # it has one form in plain Python
+    return dbscan(graph, eps=eps, min_samples=min_samples, impl=of_graph)
 
 
 share_backends("cluster", "jaccard_graph")

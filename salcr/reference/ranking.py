@@ -50,7 +50,8 @@ def evaluate_ranking(
         first = np.flatnonzero(listed == query_ids[q])[0] + 1
         precision = np.arange(1, len(ranks) + 1) / ranks
         figures.append((first, precision.mean(), len(ranks) / ranks[-1]))
-    return summarise(*np.array(figures).reshape(-1, 3).T, max_rank)
+    first, precisions, penalties = np.array(figures).reshape(-1, 3).T
+    return summarise(first, precisions, penalties, max_rank)
 
 
 def summarise(first: np.ndarray, precision: np.ndarray, penalty: np.ndarray, max_rank: int) -> RankingResult:

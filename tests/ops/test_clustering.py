@@ -165,3 +165,47 @@ def test_labels_of_the_kernels(generator, noise, dtype):
     for _ in range(2):
         got = ops.cluster(features.cuda(), eps=eps, impl="triton")
         assert torch.equal(got.cpu(), scikit_learn(distances, eps))
+
+
+@pytest.mark.parametrize("impl", ["reference", "eager", "cpp"])
+def test_neighbours_found_elsewhere_give_the_same_labels_and_graph(generator, impl):
+    group = torch.randn(1, 16, generator=generator) + 0.4 * torch.randn(9, 16, generator=generator)
+    features = torch.cat([group, torch.randn(60, 16, generator=generator)])
+    found = ops.knn(features, 12)
+    for k1 in (9, 12):
+        options = dict(k1=k1, k2=3, impl=impl)
+        expected = ops.jaccard_graph(features, max_distance=0.7, **options)
+        graph = ops.jaccard_graph(features, max_distance=0.7, neighbors=found, **options)
+        assert torch.equal(graph.col_indices(), expected.col_indices())
+        torch.testing.assert_close(graph.values(), expected.values())
+        distances = ops.jaccard_distance(features, neighbors=found, **options)
+        torch.testing.assert_close(distances, ops.jaccard_distance(features, **options))
+        labels = ops.cluster(features, eps=0.7, neighbors=found, **options)
+        assert torch.equal(labels, ops.cluster(features, eps=0.7, **options))
+
+
+def test_approximate_neighbours_are_clustered(generator):
+    pytest.importorskip("faiss")
+    centres = torch.randn(30, 32, generator=generator)
+    features = centres.repeat_interleave(10, 0) + 0.1 * torch.randn(300, 32, generator=generator)
+    found = ops.knn(features, 10, method="faiss-ivf")
+    labels = ops.cluster(features, eps=0.6, k1=10, k2=3, neighbors=found)
+    assert labels.max() == 29 and (labels.view(30, 10) == labels[::10, None]).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda v, i: (v[:, :4], i[:, :4]), ValueError, r"neighbors must be two of \[40, 5 or more\]"),
+        (lambda v, i: (v[:9], i[:9]), ValueError, "neighbors must be two of"),
+        (lambda v, i: (v, i.int()), TypeError, r"neighbors\[1\] must be int64"),
+        (lambda v, i: (v, i + 1), ValueError, "start with the image itself"),
+        (lambda v, i: (v, i.flip(1)), ValueError, "start with the image itself"),
+        (lambda v, i: (v, i.where(i == i[:, :1], -1)), ValueError, "must be rows below 40"),
+        (lambda v, i: (v * float("nan"), i), ValueError, r"neighbors\[0\] has NaN or Inf"),
+    ],
+)
+def test_neighbours_that_do_not_fit_are_named(generator, change, error, message):
+    features = torch.randn(40, 6, generator=generator)
+    with pytest.raises(error, match=message):
+        ops.cluster(features, eps=0.5, k1=5, neighbors=change(*ops.knn(features, 5)))

@@ -59,5 +59,5 @@ def _mean_loss(pairs: list[tuple[torch.Tensor, torch.Tensor]], features: torch.T
     for probabilities, mask in pairs:
         filled = mask.sum(dim=1) > 0
         losses.append(-torch.log((probabilities[filled] * mask[filled]).sum(dim=1)))
-    losses = torch.cat(losses)
-    return losses.mean() if len(losses) else features.sum() * 0
+    found = torch.cat(losses)
+    return found.mean() if len(found) else features.sum() * 0

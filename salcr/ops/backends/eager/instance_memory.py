@@ -26,9 +26,9 @@ def search(
         if mean:
             shares = logits.sub_(lse[-1].unsqueeze(-1)).exp_().to(memory.dtype)
             mean_rows.append((shares @ memory).to(lse[-1].dtype))
-    indices = torch.cat(indices, -2)
-    indices = F.pad(torch.where(indices == size, -1, indices), (0, k - indices.shape[-1]), value=-1)
-    return indices, torch.cat(lse, -1), torch.cat(mean_rows, -2) if mean else None
+    places = torch.cat(indices, -2)
+    places = F.pad(torch.where(places == size, -1, places), (0, k - places.shape[-1]), value=-1)
+    return places, torch.cat(lse, -1), torch.cat(mean_rows, -2) if mean else None
 
 
 def set_contrast(

@@ -44,10 +44,10 @@ def pool_backward(
     gradients = [g for g in (mean_gradient, prototype_gradient, *form_gradients) if g is not None]
 
     def results(*leaves: torch.Tensor) -> list[torch.Tensor]:
-        leaves = iter(leaves)
-        arguments = [None if n is None else next(leaves) for n in given]
+        remaining = iter(leaves)
+        map_, token, query = (None if n is None else next(remaining) for n in given)
         power_asked = power if mean_gradient is not None else None
-        means, prototypes, forms = _results(*arguments, views, power_asked, len(form_gradients) > 0)
+        means, prototypes, forms = _results(map_, token, query, views, power_asked, len(form_gradients) > 0)
         prototypes = prototypes if prototype_gradient is not None else None
         return [y for y in (means, prototypes, *forms) if y is not None]
 
