@@ -104,6 +104,14 @@ class Memory(Section):
     temperature: PositiveFloat = 0.05
 
 
+class Sinkhorn(Section):
+    """Options of :func:`salcr.ops.sinkhorn`, for the association ``ot``."""
+
+    lam: PositiveFloat = 5.0
+    tol: float = Field(0.1, ge=0)
+    max_iter: PositiveInt = 500
+
+
 class DAGI(Section):
     """Association and the global loss."""
 
@@ -112,6 +120,7 @@ class DAGI(Section):
     """``ot``, ``hungarian``, ``graph`` or a name given to :func:`salcr.objectives.register_association`, looked up as a
     run starts."""
     k: PositiveInt = 30
+    sinkhorn: Sinkhorn = Sinkhorn()
 
 
 class FGSAL(Section):

@@ -10,6 +10,7 @@ import torch
 from salcr import ops
 from salcr.data.records import NO_IDENTITY
 from salcr.data.samplers import stage_two_batches
+from salcr.engine.config import DAGI
 from salcr.engine.pseudo_labels import label_metrics, majority_identities
 from salcr.engine.session import Session
 from salcr.engine.steps import optimise
@@ -26,7 +27,7 @@ def stage_two_epoch(trainer: Session, epoch: int) -> dict[str, Any]:
     with trainer.timed("labels"):
         clusters = trainer.update_labels(*(side.f for side in features))
     with trainer.timed("association"):
-        labels = cross_labels(features, clusters, k=settings.k, association=settings.association)
+        labels = cross_labels(features, clusters, settings)
         objective = StageTwoObjective.build(trainer, features, clusters)
 
     def step(inputs: tuple[torch.Tensor, torch.Tensor], rows: tuple[torch.Tensor, torch.Tensor]) -> dict:
@@ -131,12 +132,13 @@ def total(losses: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 def cross_labels(
-    features: tuple[Embedding, Embedding], clusters: tuple[torch.Tensor, torch.Tensor], *, k: int, association: str
+    features: tuple[Embedding, Embedding], clusters: tuple[torch.Tensor, torch.Tensor], settings: DAGI
 ) -> CrossLabels:
     """Labels of every image of both modalities, -1 for noise; see :func:`salcr.objectives.associate`."""
     (f_v, f_r), (y_v, y_r) = (side.f for side in features), clusters
     kept_v, kept_r = (y_v >= 0).nonzero()[:, 0], (y_r >= 0).nonzero()[:, 0]
-    found = associate(f_v[kept_v], y_v[kept_v], f_r[kept_r], y_r[kept_r], k=k, association=association)
+    options = dict(k=settings.k, association=settings.association, sinkhorn=settings.sinkhorn.model_dump())
+    found = associate(f_v[kept_v], y_v[kept_v], f_r[kept_r], y_r[kept_r], **options)
     return CrossLabels(
         *(
             torch.full_like(y, -1).index_copy_(0, kept, labels)

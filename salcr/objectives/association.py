@@ -1,6 +1,7 @@
 """Strategies of association (docs/method.md, "Association"): which cluster of the other modality an image is in."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ class Association(NamedTuple):
     infrared_labels: torch.Tensor  # [N_r]
     visible_centroids: torch.Tensor  # [K_v, D]
     infrared_centroids: torch.Tensor  # [K_r, D]
+    sinkhorn: Mapping[str, float] = MappingProxyType({})  # options of salcr.ops.sinkhorn
 
 
 Strategy = Callable[[Association], tuple[torch.Tensor, torch.Tensor]]
@@ -88,8 +90,8 @@ def squared_distances(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 def _optimal_transport(state: Association) -> tuple[torch.Tensor, torch.Tensor]:
     """Instance to cluster: the heaviest column of each image's row of the entropic transport plan."""
-    plan_v = ops.sinkhorn(squared_distances(state.visible, state.infrared_centroids))
-    plan_r = ops.sinkhorn(squared_distances(state.infrared, state.visible_centroids))
+    plan_v = ops.sinkhorn(squared_distances(state.visible, state.infrared_centroids), **state.sinkhorn)
+    plan_r = ops.sinkhorn(squared_distances(state.infrared, state.visible_centroids), **state.sinkhorn)
     return plan_v.argmax(1), plan_r.argmax(1)
 
 

@@ -1,5 +1,6 @@
 """DAGI, dual association and global learning (docs/method.md, "DAGI"): labels across modalities, the global loss."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -44,6 +45,7 @@ def associate(
     *,
     k: int = 30,
     association: str = "ot",
+    sinkhorn: Mapping[str, float] | None = None,
 ) -> CrossLabels:
     """Refined own labels and cross labels of an epoch's images.
 
@@ -58,6 +60,7 @@ def associate(
         k: neighbours of the propagation graphs; 30 on SYSU-MM01, 8 on RegDB.
         association: name of a strategy: ``ot``, ``hungarian``, ``graph`` or one registered by
             :func:`salcr.objectives.register_association`.
+        sinkhorn: options of :func:`salcr.ops.sinkhorn` for the strategy ``ot``; by default its own.
 
     Raises:
         ValueError: an unknown strategy, or what the operators raise.
@@ -69,7 +72,7 @@ def associate(
     centroids_v = ops.cluster_centroids(visible, visible_labels)
     centroids_r = ops.cluster_centroids(infrared, infrared_labels)
     own_v, own_r = (visible @ centroids_v.mT).argmax(1), (infrared @ centroids_r.mT).argmax(1)
-    state = Association(visible, infrared, own_v, own_r, centroids_v, centroids_r)
+    state = Association(visible, infrared, own_v, own_r, centroids_v, centroids_r, sinkhorn or {})
     v_to_r, r_to_v = strategy(state)
     return CrossLabels(own_v, v_to_r, own_r, r_to_v)
 

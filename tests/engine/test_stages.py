@@ -8,7 +8,8 @@ from sklearn.cluster import DBSCAN
 
 from salcr import ops
 from salcr.engine import load_config, stage_one, stage_two
-from salcr.engine import trainer as trainer_module
+from salcr.engine import session as session_module
+from salcr.engine.config import DAGI
 from salcr.engine.run_folder import RunFolder
 from salcr.engine.stage_two import StageTwoObjective, cross_accuracy, cross_labels
 from salcr.engine.steps import LossWatch
@@ -30,7 +31,7 @@ def first_step(tree, tmp_path, monkeypatch):
         trainer = Trainer(load_config(overrides=tiny(tree, "schedule.iterations=1", *more)), RunFolder(tmp_path))
         module, epoch = EPOCHS[stage]
         seen = dict(trainer=trainer, sides=trainer.extract(), updates=[], order=[])
-        views, optimise, update = trainer_module.training_views, module.optimise, ClusterMemory.update_
+        views, optimise, update = session_module.training_views, module.optimise, ClusterMemory.update_
 
         def spy_views(*arguments, **options):
             seen.update(options)
@@ -46,7 +47,7 @@ def first_step(tree, tmp_path, monkeypatch):
             seen["order"].append("update")
             seen["updates"].append((before, features.detach(), targets, order, memory.rows))
 
-        monkeypatch.setattr(trainer_module, "training_views", spy_views)
+        monkeypatch.setattr(session_module, "training_views", spy_views)
         monkeypatch.setattr(module, "optimise", spy_optimise)
         monkeypatch.setattr(ClusterMemory, "update_", spy_update)
         monkeypatch.setattr(LossWatch, "add", lambda self, losses, rows: seen.update(losses=losses, rows=rows))
@@ -179,8 +180,8 @@ def random_sides(generator, counts=(40, 30), clusters=(4, 3)):
 
 @pytest.mark.parametrize("association", ["ot", "hungarian", "graph"])
 def test_noise_takes_no_part_in_association(generator, association):
-    sides, labels = random_sides(generator)
-    found = cross_labels(sides, labels, k=5, association=association)
+    (sides, labels), settings = random_sides(generator), DAGI(k=5, association=association)
+    found = cross_labels(sides, labels, settings)
     kept = [y >= 0 for y in labels]
     inputs = [x for side, y, k in zip(sides, labels, kept, strict=True) for x in (side.f[k], y[k])]
     expected = associate(*inputs, k=5, association=association)
@@ -190,8 +191,16 @@ def test_noise_takes_no_part_in_association(generator, association):
     moved = tuple(
         Embedding(torch.where(k[:, None], side.f, -side.f), side.joint) for side, k in zip(sides, kept, strict=True)
     )
-    for got, again in zip(found, cross_labels(moved, labels, k=5, association=association), strict=True):
+    for got, again in zip(found, cross_labels(moved, labels, settings), strict=True):
         assert torch.equal(got, again)
+
+
+def test_the_transports_options_reach_the_operator(generator, monkeypatch):
+    seen, original = [], ops.sinkhorn
+    monkeypatch.setattr(ops, "sinkhorn", lambda cost, **options: seen.append(options) or original(cost, **options))
+    chosen = dict(lam=2.0, tol=0.5, max_iter=7)
+    cross_labels(*random_sides(generator), DAGI(k=5, sinkhorn=chosen))
+    assert seen == [chosen, chosen]
 
 
 def test_cross_accuracy_by_hand():
