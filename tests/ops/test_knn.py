@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from salcr import ops, reference
-from salcr.ops.backends.cpp import knn as _cpp_knn
+from salcr.ops.backends.cpp import _tiles
 from salcr.ops.backends.eager import knn as _eager_knn
 from tests.ops.contract import assert_compiles, assert_operator_contract, assert_within_budget
 
@@ -49,8 +49,8 @@ def test_neighbours_are_those_of_a_sort(generator, metric, own, impl):
 @pytest.mark.parametrize("k", [1, 7, 40])
 def test_ties_come_by_index_and_self_first(generator, monkeypatch, metric, own, k, impl):
     monkeypatch.setattr(_eager_knn, "BLOCK_BYTES", 7 * 40 * 4)  # seven rows a block
-    monkeypatch.setattr(_cpp_knn, "TILE_ROWS", 7)
-    monkeypatch.setattr(_cpp_knn, "TILE_BYTES", 7 * 12 * 4)
+    monkeypatch.setattr(_tiles, "TILE_ROWS", 7)
+    monkeypatch.setattr(_tiles, "TILE_BYTES", 7 * 12 * 4)
     queries = on_a_grid(generator, 40, width=4)  # 16 different rows: every one has duplicates
     database = None if own else on_a_grid(generator, 40, width=4)
     values, indices = by_hand(queries, k, database, metric)
@@ -116,8 +116,8 @@ def test_neighbours_are_right_outside_the_tie_margin(generator, impl, k):
 
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 50), (16, 16), (17, 40), (1000, 1000)])
 def test_tiles_do_not_matter(generator, monkeypatch, rows, columns):
-    monkeypatch.setattr(_cpp_knn, "TILE_ROWS", rows)
-    monkeypatch.setattr(_cpp_knn, "TILE_BYTES", 4 * min(rows, 90) * columns)
+    monkeypatch.setattr(_tiles, "TILE_ROWS", rows)
+    monkeypatch.setattr(_tiles, "TILE_BYTES", 4 * min(rows, 90) * columns)
     x = on_a_grid(generator, 90, width=4)
     y = on_a_grid(generator, 70, width=4)
     for metric in ("cosine", "sqeuclidean"):

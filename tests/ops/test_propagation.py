@@ -163,8 +163,8 @@ def test_no_graph_is_held_as_a_whole(generator, monkeypatch, entries):
 
 
 def in_tiles(monkeypatch, rows, columns, size=8):
-    monkeypatch.setattr("salcr.ops.backends.cpp.propagation.TILE_ROWS", rows)
-    monkeypatch.setattr("salcr.ops.backends.cpp.propagation.TILE_BYTES", rows * columns * size)
+    monkeypatch.setattr("salcr.ops.backends.cpp._tiles.TILE_ROWS", rows)
+    monkeypatch.setattr("salcr.ops.backends.cpp._tiles.TILE_BYTES", rows * columns * size)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (7, 11), (16, 300), (64, 32)])

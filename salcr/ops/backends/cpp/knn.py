@@ -7,8 +7,7 @@ from its columns. One tile, and the k best of every row, are all that is in memo
 import torch
 import torch.nn.functional as F
 
-TILE_ROWS = 1024
-TILE_BYTES = 2**25
+from salcr.ops.backends.cpp._tiles import tiles
 
 
 def knn(
@@ -53,15 +52,7 @@ def search(
         return scores, indices
     best = (_C.TopKFloat64 if queries.dtype == torch.float64 else _C.TopKFloat32)(count, k - exclude_self)
     terms = [None if x is None else x.numpy() for x in squares]
-    height = min(TILE_ROWS, count)
-    width = min(max(1, TILE_BYTES // (height * queries.element_size())), size)
-    memory = queries.new_empty(height * width)
-    for top in range(0, count, height):
-        rows = queries[top : top + height]
-        for left in range(top if exclude_self else 0, size, width):
-            columns = database[left : left + width]
-            tile = memory[: len(rows) * len(columns)].view(len(rows), len(columns))
-            torch.mm(rows, columns.T, out=tile)
-            best.add(tile.numpy(), top, left, exclude_self, *terms, threads)
+    for tile, top, left in tiles(queries, database, symmetric=exclude_self):
+        best.add(tile.numpy(), top, left, exclude_self, *terms, threads)
     best.write(scores.numpy(), indices.numpy(), size, exclude_self, threads)
     return scores, indices
