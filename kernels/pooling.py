@@ -70,7 +70,7 @@ def token_weights(scores, inside):
 
 
 @triton.jit
-def answers(view, VIEW: tl.constexpr, VIEWS: tl.constexpr, AUTHORS_PG1: tl.constexpr):
+def answers(view, VIEW: tl.constexpr, VIEWS: tl.constexpr):
     """Whether the map of view ``view`` answers ``VIEW`` in own, pg1 and pg2 (views v, a, r: 0, 1, 2)."""
     if VIEWS == 1:
         return True, False, False
@@ -78,17 +78,13 @@ def answers(view, VIEW: tl.constexpr, VIEWS: tl.constexpr, AUTHORS_PG1: tl.const
         return view == 0, view == 2, view == 1
     elif VIEW == 2:
         return view == 2, view == 0, view == 1
-    elif AUTHORS_PG1:
-        return view == 1, view == 0, view == 0
     else:
         return view == 1, view == 2, view == 0
 
 
 @triton.jit
-def _store_forms(
-    own, pg1, pg2, at, value, inside, view, VIEW: tl.constexpr, VIEWS: tl.constexpr, AUTHORS_PG1: tl.constexpr
-):
-    to_own, to_pg1, to_pg2 = answers(view, VIEW, VIEWS, AUTHORS_PG1)
+def _store_forms(own, pg1, pg2, at, value, inside, view, VIEW: tl.constexpr, VIEWS: tl.constexpr):
+    to_own, to_pg1, to_pg2 = answers(view, VIEW, VIEWS)
     tl.store(own + at, value.to(own.dtype.element_ty), mask=inside & to_own)
     if VIEWS == 3:
         tl.store(pg1 + at, value.to(own.dtype.element_ty), mask=inside & to_pg1)
@@ -138,7 +134,7 @@ def gather_kernel(
 @triton.jit
 def attention_kernel(
     x, queries, weights, own, pg1, pg2, image_stride, cell_stride, width_stride, positions, width, stripe, parts, scale,
-    VIEWS: tl.constexpr, AUTHORS_PG1: tl.constexpr, T: tl.constexpr, D: tl.constexpr,
+    VIEWS: tl.constexpr, T: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
     """Attention of every view's query over a stripe of one map.
 
@@ -175,12 +171,12 @@ def attention_kernel(
         d = (chunks - 1 - n) * D + tl.arange(0, D)
         tile = load_tile(x, cell, inside, d, width, cell_stride, width_stride)
         m, to = d < width, row + d
-        _store_forms(own, pg1, pg2, to, tl.sum(tile * first_weight[:, None], 0), m, view, 0, VIEWS, AUTHORS_PG1)
+        _store_forms(own, pg1, pg2, to, tl.sum(tile * first_weight[:, None], 0), m, view, 0, VIEWS)
         if VIEWS == 3:
             found = tl.sum(tile * second_weight[:, None], 0)
-            _store_forms(own, pg1, pg2, to + step, found, m, view, 1, VIEWS, AUTHORS_PG1)
+            _store_forms(own, pg1, pg2, to + step, found, m, view, 1, VIEWS)
             found = tl.sum(tile * third_weight[:, None], 0)
-            _store_forms(own, pg1, pg2, to + 2 * step, found, m, view, 2, VIEWS, AUTHORS_PG1)
+            _store_forms(own, pg1, pg2, to + 2 * step, found, m, view, 2, VIEWS)
 
 
 def pool_forward(
@@ -192,7 +188,6 @@ def pool_forward(
     power: float | None = None,
     attend: bool = False,
     views: int = 1,
-    authors_pg1: bool = False,
 ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, list[torch.Tensor]]:
     """What is asked for of ``(means, scores, queries, weights, forms)``.
 
@@ -205,8 +200,7 @@ def pool_forward(
         power: asks for ``means [B, D]`` of ``x ** power``, float32.
         attend: asks for ``weights [B, views, P, T]``, float32, of each view's query over the map's cells, and for
             ``forms``, ``views`` of ``[B, P, D]`` of the dtype of ``x``: own, pg1, pg2.
-        views: 1, or 3: ``x`` is [v; a; r] and every map is view by the three queries of its position.
-        authors_pg1: the augmented view's pg1 is its pg2.
+        views: 1, or 3: ``x`` is [v; a; r] and every map is asked by the three queries of its position.
 
     Raises:
         ValueError: a stripe or an image is too large.
@@ -234,7 +228,7 @@ def pool_forward(
             forms = [x.new_empty(batch, parts, width) for _ in range(views)]
             attention_kernel[p.grid](
                 *(p.x, queries, weights, *three(forms), *p.strides, batch // views, width, stripe, parts),
-                *(width**-0.5, views, authors_pg1, p.T, p.D),
+                *(width**-0.5, views, p.T, p.D),
                 **p.launch,
             )
     return means, scores, queries, weights, forms

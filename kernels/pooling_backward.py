@@ -23,8 +23,8 @@ from .pooling import Plan, answers, given, load_row, load_tile, power_of, three,
 
 
 @triton.jit
-def load_forms(own, pg1, pg2, at, inside, view, VIEW: tl.constexpr, VIEWS: tl.constexpr, AUTHORS_PG1: tl.constexpr):
-    of_own, of_pg1, of_pg2 = answers(view, VIEW, VIEWS, AUTHORS_PG1)
+def load_forms(own, pg1, pg2, at, inside, view, VIEW: tl.constexpr, VIEWS: tl.constexpr):
+    of_own, of_pg1, of_pg2 = answers(view, VIEW, VIEWS)
     found = tl.load(own + at, mask=inside & of_own, other=0.0).to(tl.float32)
     if VIEWS == 3:
         found += tl.load(pg1 + at, mask=inside & of_pg1, other=0.0).to(tl.float32)
@@ -51,7 +51,7 @@ def token_backward(weights, gradient, scores):
 @triton.jit
 def attention_backward_kernel(
     x, weights, own, pg1, pg2, score_gradients, query_gradients, image_stride, cell_stride, width_stride, positions,
-    width, stripe, parts, scale, VIEWS: tl.constexpr, AUTHORS_PG1: tl.constexpr, T: tl.constexpr, D: tl.constexpr,
+    width, stripe, parts, scale, VIEWS: tl.constexpr, T: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
     """Gradients of the attention's scores and queries, of a stripe of one map.
 
@@ -73,10 +73,10 @@ def attention_backward_kernel(
         d = n * D + tl.arange(0, D)
         tile = load_tile(x, cell, inside, d, width, cell_stride, width_stride)
         m, at = d < width, row + d
-        first += tile * load_forms(own, pg1, pg2, at, m, view, 0, VIEWS, AUTHORS_PG1)[None, :]
+        first += tile * load_forms(own, pg1, pg2, at, m, view, 0, VIEWS)[None, :]
         if VIEWS == 3:
-            second += tile * load_forms(own, pg1, pg2, at + step, m, view, 1, VIEWS, AUTHORS_PG1)[None, :]
-            third += tile * load_forms(own, pg1, pg2, at + 2 * step, m, view, 2, VIEWS, AUTHORS_PG1)[None, :]
+            second += tile * load_forms(own, pg1, pg2, at + step, m, view, 1, VIEWS)[None, :]
+            third += tile * load_forms(own, pg1, pg2, at + 2 * step, m, view, 2, VIEWS)[None, :]
     at = (image * VIEWS * parts + part) * stripe + j
     next_view = parts * stripe
     first_weight = tl.load(weights + at, mask=inside, other=0.0)
@@ -114,9 +114,8 @@ def _query_gradient(query_gradients, d, position, view, positions, part, width, 
 @triton.jit
 def _attention_to_cells(
     own, pg1, pg2, queries, weight, score_gradients, row, d, width, view, VIEW: tl.constexpr, VIEWS: tl.constexpr,
-    AUTHORS_PG1: tl.constexpr,
 ):  # fmt: skip
-    value = load_forms(own, pg1, pg2, row + d, d < width, view, VIEW, VIEWS, AUTHORS_PG1)
+    value = load_forms(own, pg1, pg2, row + d, d < width, view, VIEW, VIEWS)
     return weight[:, None] * value[None, :] + score_gradients[:, None] * load_row(queries + row, d, width)[None, :]
 
 
@@ -124,7 +123,7 @@ def _attention_to_cells(
 def spread_kernel(
     x, tokens, scores, queries, weights, own, pg1, pg2, score_gradients, query_gradients, power_gradient, gradient,
     token_gradient, image_stride, cell_stride, width_stride, positions, cells, width, stripe, parts,
-    ATTEND: tl.constexpr, TOKENS: tl.constexpr, POWER: tl.constexpr, VIEWS: tl.constexpr, AUTHORS_PG1: tl.constexpr,
+    ATTEND: tl.constexpr, TOKENS: tl.constexpr, POWER: tl.constexpr, VIEWS: tl.constexpr,
     T: tl.constexpr, TAIL: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
     """The map's gradient, and a stripe's share of the tokens'.
@@ -180,7 +179,7 @@ def spread_kernel(
             total += score_gradient[:, None] * load_row(tokens + part * width, d, width)[None, :]
         if ATTEND:
             total += _attention_to_cells(
-                own, pg1, pg2, queries, first_weight, first_gradient, row, d, width, view, 0, VIEWS, AUTHORS_PG1
+                own, pg1, pg2, queries, first_weight, first_gradient, row, d, width, view, 0, VIEWS
             )
             if VIEWS == 3:
                 total += _attention_to_cells(
@@ -196,7 +195,6 @@ def spread_kernel(
                     view,
                     1,
                     VIEWS,
-                    AUTHORS_PG1,
                 )
                 total += _attention_to_cells(
                     own,
@@ -211,7 +209,6 @@ def spread_kernel(
                     view,
                     2,
                     VIEWS,
-                    AUTHORS_PG1,
                 )
         to = gradient + cell[:, None] * cell_stride + d[None, :] * width_stride
         tl.store(to, total.to(gradient.dtype.element_ty), mask=inside[:, None] & (d < width)[None, :])
@@ -239,7 +236,6 @@ def pool_backward(
     mean_gradient: torch.Tensor | None = None,
     power: float | None = None,
     views: int = 1,
-    authors_pg1: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
     """Gradients of ``(x, tokens, queries)``, where asked for, from what :func:`pool_forward` got and returned.
 
@@ -259,7 +255,7 @@ def pool_backward(
             query_gradients = x.new_empty(batch, views, parts, width, dtype=torch.float32)
             attention_backward_kernel[p.grid](
                 *(p.x, weights, *three(forms), score_gradients, query_gradients, *p.strides, *common),
-                *(width**-0.5, views, authors_pg1, p.T, p.D),
+                *(width**-0.5, views, p.T, p.D),
                 **p.launch,
             )
         factor = None if mean_gradient is None else mean_gradient * (power / p.cells)
@@ -281,7 +277,7 @@ def pool_backward(
         spread_kernel[p.grid](
             *(p.x, *given(p.x, *arrays), *p.strides, common[0], p.cells, *common[1:]),
             *(weights is not None, tokens is not None, float(power) if factor is not None else 0.0),
-            *(views, authors_pg1, p.T, p.tail, p.D),
+            *(views, p.T, p.tail, p.D),
             **p.launch,
         )
     token_gradient = None if tokens is None else token_parts.sum(0).to(tokens.dtype)

@@ -42,6 +42,7 @@ UNFIT = {  # tests that need the kernels themselves, the device, its memory or i
     "test_triton_at_the_size_of_a_training_step": "9 s",
     "test_strides_beyond_31_bits": "8 GB",
     "test_no_wait_for_a_look": "kernel",
+    "test_the_device_has_entries_and_memory": "the device",
     "test_softmax_times_memory_in_chunks": "kernel",
 }
 
@@ -92,6 +93,8 @@ class Pretending(TorchFunctionMode):
         if function is torch.Tensor.to and any(map(_is_gpu, args[1:])):
             dtype = next((x for x in args[1:] if isinstance(x, torch.dtype)), kwargs.get("dtype"))
             kwargs, args = kwargs | dict(device=GPU, dtype=dtype), args[:1]
+        if function is torch.Tensor.tolist:
+            return args[0].held.tolist()
         if function in (torch.where, torch.Tensor.where):  # its numbers would become tensors of the wrapper's device
             args = [torch.tensor(x) if isinstance(x, int | float) else x for x in args]
         if not _is_gpu(kwargs.get("device")):

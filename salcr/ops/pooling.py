@@ -247,10 +247,12 @@ def _pool_backward(
     impl,
 ):
     """Gradients of ``x``, ``tokens`` and ``queries``, given those of ``means``, ``prototypes`` and ``forms``."""
-    saved = (_unless_empty(y) for y in (scores, prototypes, weights))
+    saved = [_unless_empty(y) for y in (scores, prototypes, weights)]
     gradients = _unless_empty(mean_gradient), _unless_empty(prototype_gradient), form_gradients
-    backward = pick("pool_backward", impl, x)
-    found = backward(x, tokens, queries, *saved, *gradients, views, power)
+    given = [tokens, queries]
+    if gradients[1] is None and not form_gradients:  # of the means alone, which neither of them made
+        given, saved = [None, None], [None, None, None]
+    found = pick("pool_backward", impl, x)(x, *given, *saved, *gradients, views, power)
     return tuple(_like(y, g) for y, g in zip((x, tokens, queries), found, strict=True))
 
 
