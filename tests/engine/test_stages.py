@@ -108,14 +108,16 @@ def test_stage_one(first_step):
     )
     assert seen["local_scaling"] is True and seen["output"].parts is None
     assert seen["order"] == ["step", "update", "update"]
-    expected = (
-        (memories[0], torch.cat([v, a]), torch.cat([y_v, y_v])),
-        (memories[1], r, y_r),
-    )
+    both = torch.cat([y_v, y_v])
+    expected = (memories[0], torch.cat([a, v]), both), (memories[1], r, y_r)
     for (before, _, _, order, after), (memory, features, targets) in zip(seen["updates"], expected, strict=True):
         assert order is None
         torch.testing.assert_close(before, memory)
         torch.testing.assert_close(after, update_by_hand(memory, features, targets, range(len(targets))))
+    rows = seen["updates"][0][4]
+    assert not torch.allclose(rows, update_by_hand(memories[0], torch.cat([v, a]), both, range(len(both))), atol=1e-3)
+    for y in y_v.unique():  # 0.9 of the last plain sample and 0.1 of a unit row: the angle is at most asin(1/9)
+        assert torch.cosine_similarity(rows[y], v[y_v == y][-1], dim=0) > 0.99
 
 
 def test_stage_two(first_step):
