@@ -15,7 +15,8 @@ from salcr.engine.steps import LossWatch
 from salcr.engine.trainer import Trainer
 from salcr.models import Embedding
 from salcr.nn import ClusterMemory
-from salcr.objectives import CrossLabels, GlobalObjective, PartObjective, associate
+from salcr.objectives import CrossLabels, associate
+from salcr.reference.published.instance_memory import refinement_losses
 from tests.engine.tree import tiny
 
 SAMPLES = 16
@@ -159,18 +160,41 @@ def test_stage_two(first_step):
             assert torch.equal(features[p].sum(1).sort().values, rows.flatten(0, 1).sum(1).sort().values)
 
 
-def test_refinement_sees_every_image_and_noise_too(tree, tmp_path):
+def test_noise_is_in_no_memory_of_stage_two(tree, tmp_path, generator):
     trainer = Trainer(load_config(overrides=tiny(tree)), RunFolder(tmp_path))
     sides = trainer.extract()
     clusters = tuple(torch.arange(len(side.f)) % 3 - 1 for side in sides)
     objective = StageTwoObjective.build(trainer, sides, clusters)
-    for refinement, side in zip(objective.gpcr, sides, strict=True):
-        torch.testing.assert_close(refinement.whole.rows, side.f)
-        joint = side.joint.unflatten(1, (4, -1))
+    joints = [side.joint.unflatten(1, (4, -1)) for side in sides]
+    for refinement, side, joint, y in zip(objective.gpcr, sides, joints, clusters, strict=True):
+        torch.testing.assert_close(refinement.whole.rows, side.f[y >= 0])
         for p in range(3):
-            torch.testing.assert_close(refinement.parts.rows[p], F.normalize(joint[:, p]))
-    assert isinstance(objective.dagi, GlobalObjective) and isinstance(objective.fgsal, PartObjective)
-    assert len(objective.dagi.visible.rows) == 2 and objective.weight == 0.5 and objective.uses_parts
+            torch.testing.assert_close(refinement.parts.rows[p], F.normalize(joint[y >= 0, p]))
+    dagi, fgsal = objective.dagi, objective.fgsal
+    for memory, side, y in zip((dagi.visible, dagi.infrared), sides, clusters, strict=True):
+        torch.testing.assert_close(memory.rows, F.normalize(centroids_by_hand(side.f, y)))
+    for memory, joint, y in zip((fgsal.a, fgsal.b), joints, clusters, strict=True):
+        expected = torch.stack([F.normalize(centroids_by_hand(joint[:, p], y)) for p in range(3)])
+        torch.testing.assert_close(memory.rows, expected)
+    assert objective.weight == 0.5 and objective.uses_parts
+
+    # A batch of three positions; the views of a position are close to one image.
+    f = sides[0].f[[1, 2, 4]].repeat(3, 1) + 0.02 * torch.randn(9, sides[0].f.shape[1], generator=generator)
+    parts = joints[0][[1, 2, 4], :3].movedim(1, 0).repeat(1, 3, 1).unsqueeze(1).repeat(1, 3, 1, 1)
+
+    def losses(keep):
+        """By the published formulation, of the images for which ``keep`` is true."""
+        total = [0, 0]
+        for side, joint, y in zip(sides, joints, clusters, strict=True):
+            rows = side.f[keep(y)], F.normalize(joint[keep(y), :3].movedim(1, 0), dim=-1)
+            found = refinement_losses(f, parts, *rows, k=5, temperature=0.05)
+            total = [a + b for a, b in zip(total, found, strict=True)]
+        return total
+
+    found = [sum(losses) for losses in zip(*(side.loss(f, parts) for side in objective.gpcr), strict=True)]
+    torch.testing.assert_close(found, losses(lambda y: y >= 0), rtol=1e-4, atol=1e-4)
+    for ours, with_noise in zip(found, losses(lambda y: y >= -1), strict=True):
+        assert abs(ours - with_noise) > 0.1
 
 
 def random_sides(generator, counts=(40, 30), clusters=(4, 3)):
