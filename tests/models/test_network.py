@@ -30,7 +30,7 @@ def test_the_global_feature_is_the_norm_of_the_power_mean(generator):
     found = network(visible, infrared, with_parts=False)
     maps = network.backbone(visible, infrared)
     g = maps.pow(3).mean((2, 3)).add(1e-12).pow(1 / 3)
-    expected = (g - g.mean(0)) / (g.var(0, unbiased=False) + 1e-5).sqrt()
+    expected = (g - g.mean(0)) / (g.var(0, unbiased=False) + 1e-5).sqrt() * network.norm.weight
     torch.testing.assert_close(found.f, expected)
     assert found.parts is None and found.f.shape == (3 * S, network.width)
     assert (found.f.norm(dim=1) - 1).abs().min() > 1e-3  # raw, not normalised
@@ -144,3 +144,10 @@ def test_a_seed_makes_the_network(seed):
         torch.manual_seed(seed)
         states.append(SALCRNetwork("tiny").state_dict())
     assert all(torch.equal(x, states[1][name]) for name, x in states[0].items())
+
+
+def test_both_norms_start_near_one_and_not_at_one(generator):
+    for norm in (network_of(generator).norm, network_of(generator).parts.norm):
+        weights = norm.weight.detach()
+        assert abs(weights.mean() - 1) < 5 * 0.01 / len(weights) ** 0.5
+        assert abs(weights.var() / 0.01**2 - 1) < 5 * (2 / len(weights)) ** 0.5
