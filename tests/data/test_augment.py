@@ -481,11 +481,11 @@ def test_only_the_first_stage_scales_locally(generator):
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("view", VIEWS)
-def test_the_draws_are_the_same_on_a_gpu(generator, seed, view):
+@pytest.mark.parametrize(("view", "options"), [*((view, {}) for view in VIEWS), ("visible", {"local_scaling": True})])
+def test_the_draws_are_the_same_on_a_gpu(generator, seed, view, options):
     images = photos(generator, batch=16)
     near, far = (
-        getattr(Augmentation(), view)(images.to(device), torch.Generator().manual_seed(seed))
+        getattr(Augmentation(), view)(images.to(device), torch.Generator().manual_seed(seed), **options)
         for device in ("cpu", "cuda")
     )
     assert far.device.type == "cuda"

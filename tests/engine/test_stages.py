@@ -13,7 +13,7 @@ from salcr.engine.run_folder import RunFolder
 from salcr.engine.stage_two import StageTwoObjective, cross_accuracy, cross_labels
 from salcr.engine.steps import LossWatch
 from salcr.engine.trainer import Trainer
-from salcr.models import Embedding
+from salcr.models import Embedding, TrainingFeatures
 from salcr.nn import ClusterMemory
 from salcr.objectives import CrossLabels, associate
 from salcr.reference.published.instance_memory import refinement_losses
@@ -158,6 +158,25 @@ def test_stage_two(first_step):
         for p in range(3):  # every row of the views, once
             rows = parts[p, :, : 2 * SAMPLES] if times == 6 else parts[p, :, 2 * SAMPLES :]
             assert torch.equal(features[p].sum(1).sort().values, rows.flatten(0, 1).sum(1).sort().values)
+
+
+@pytest.mark.parametrize("authors_pg1", [False, True])
+def test_the_switch_of_the_published_code_reaches_losses_and_memories(first_step, authors_pg1):
+    seen = first_step(2, f"model.authors_pg1={authors_pg1}")
+    parts = seen["output"].parts.detach()  # what the losses of parts and instances are of
+    augmented = slice(SAMPLES, 2 * SAMPLES)
+    assert torch.equal(parts[:, 1, augmented], parts[:, 2, augmented]) == authors_pg1
+    for _, features, *_ in seen["updates"][2:4]:  # A and B: own, pg1 and pg2, each v and then a
+        (*_, pg1), (*_, pg2) = (features.unflatten(1, (3, 2, -1))[:, form].unbind(1) for form in (1, 2))
+        assert torch.equal(pg1, pg2) == authors_pg1
+    parted = {name: seen["losses"][name].item() for name in ("parts", "part_instance")}
+    f = seen["output"].f.detach()
+    hand = StageTwoObjective.build(seen["trainer"], seen["sides"], seen["trainer"].labels)
+    config = seen["trainer"].config
+    labels = cross_labels(seen["sides"], seen["trainer"].labels, k=config.dagi.k, association=config.dagi.association)
+    given = TrainingFeatures(f, parts)
+    again = hand.losses(given, hand.queries(given, labels.of_batch(*seen["rows"])))
+    assert parted == pytest.approx({name: again[name].item() for name in parted}, rel=1e-4)
 
 
 def test_noise_is_in_no_memory_of_stage_two(tree, tmp_path, generator):

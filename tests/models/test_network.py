@@ -121,14 +121,20 @@ def test_biases_stay_zero_under_adam_with_weight_decay_and_the_rest_learns(gener
             assert not torch.equal(x, before[name]), name
 
 
-def test_the_switch_of_the_published_code_reaches_the_parts(generator):
+def test_the_switch_of_the_published_code_replaces_rows_after_the_norm(generator):
+    """docs/method.md, "Differences from the published code": unit rows of a's pg2 for its pg1, and nothing else."""
     network = network_of(generator).train()
     twin = SALCRNetwork("tiny", authors_pg1=True).double()
     twin.load_state_dict(network.state_dict())
     visible, infrared = images(generator, 2 * S), images(generator)
-    plain, quirk = (n(visible, infrared, with_parts=True).parts for n in (network, twin))
-    torch.testing.assert_close(plain[:, [0, 2]], quirk[:, [0, 2]])
-    assert not torch.allclose(plain[:, 1], quirk[:, 1])
+    plain, quirk = (n(visible, infrared, with_parts=True) for n in (network, twin))
+    expected = F.normalize(plain.parts, dim=-1)
+    augmented = slice(S, 2 * S)
+    assert not torch.allclose(expected[:, 1, augmented], expected[:, 2, augmented])
+    expected[:, 1, augmented] = expected[:, 2, augmented]
+    torch.testing.assert_close(F.normalize(quirk.parts, dim=-1), expected)
+    torch.testing.assert_close(quirk.f, plain.f)
+    torch.testing.assert_close(twin.state_dict(), network.state_dict())  # running statistics of the true pg1
 
 
 @pytest.mark.parametrize("with_parts", [False, True])
