@@ -30,7 +30,7 @@ def stage_one_epoch(trainer: Session, epoch: int) -> dict[str, Any]:
             "infrared": memories[1].contrast(r, y_r),
         }
         optimise(trainer.optimiser, sum(losses.values()))
-        memories[0].update_(torch.cat([v, a]), torch.cat([y_v, y_v]))
+        memories[0].update_(torch.cat([a, v]), torch.cat([y_v, y_v]))  # rows end close to their last plain sample
         memories[1].update_(r, y_r)
         return losses
 

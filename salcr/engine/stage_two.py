@@ -68,13 +68,16 @@ class StageTwoObjective:
     def build(
         cls, trainer: Session, features: tuple[Embedding, Embedding], clusters: tuple[torch.Tensor, torch.Tensor]
     ) -> "StageTwoObjective":
-        """Memories from the epoch's features ``[N, D]`` and clusters ``[N]`` of both modalities (noise −1)."""
+        """Memories of clustered images, from the features ``[N, D]`` and clusters ``[N]`` (noise −1) of both sides."""
         config = trainer.config
+        kept = tuple((y >= 0).nonzero()[:, 0] for y in clusters)
+        clusters = tuple(y[rows] for y, rows in zip(clusters, kept, strict=True))
+        whole = [side.f[rows] for side, rows in zip(features, kept, strict=True)]
         memory = config.memory.model_dump()
-        parts = [_part_features(side, config.model.parts) for side in features]
+        parts = [_part_features(side, rows, config.model.parts) for side, rows in zip(features, kept, strict=True)]
         dagi = fgsal = gpcr = None
         if config.dagi.enabled:
-            centroids = (ops.cluster_centroids(side.f, y) for side, y in zip(features, clusters, strict=True))
+            centroids = (ops.cluster_centroids(f, y) for f, y in zip(whole, clusters, strict=True))
             dagi = GlobalObjective(*(ClusterMemory(rows, **memory) for rows in centroids))
         if config.fgsal.enabled:
             centroids = (
@@ -84,8 +87,8 @@ class StageTwoObjective:
             fgsal = PartObjective(*centroids, **memory)
         if config.gpcr.enabled:
             gpcr = tuple(
-                RefinementObjective(side.f, rows, k=config.gpcr.k, temperature=config.memory.temperature)
-                for side, rows in zip(features, parts, strict=True)
+                RefinementObjective(f, rows, k=config.gpcr.k, temperature=config.memory.temperature)
+                for f, rows in zip(whole, parts, strict=True)
             )
         return cls(dagi, fgsal, gpcr, config.gpcr.weight)
 
@@ -167,6 +170,6 @@ def cross_accuracy(labels: CrossLabels, visible_ids: np.ndarray, infrared_ids: n
     return found
 
 
-def _part_features(side: Embedding, parts: int) -> torch.Tensor:
-    """``[P, N, D]``: the parts' slices of the joint vectors ``[N, (P+1)·D]``."""
-    return side.joint.unflatten(1, (parts + 1, -1))[:, :parts].movedim(1, 0).contiguous()
+def _part_features(side: Embedding, rows: torch.Tensor, parts: int) -> torch.Tensor:
+    """``[P, len(rows), D]``: the parts' slices of those joint vectors ``[N, (P+1)·D]``."""
+    return side.joint.unflatten(1, (parts + 1, -1))[:, :parts].movedim(1, 0)[:, rows].contiguous()

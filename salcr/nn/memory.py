@@ -46,7 +46,7 @@ def contrast_sum(
 
 
 class InstanceMemory(nn.Module):
-    """Every image's unit feature, frozen within an epoch.
+    """Unit features of images, frozen within an epoch.
 
     Args:
         rows: ``[N, D]`` or ``[P, N, D]``, normalised here.

@@ -37,14 +37,12 @@ class SemanticParts(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Fresh tokens (zero mean, deviation 1/√D) and a fresh batch norm, as at the start of stage two.
+        """Fresh tokens (zero mean, deviation √(2/D)) and a fresh batch norm, as at the start of stage two.
 
-        The tokens are drawn on the CPU, from ``generator`` if it is given, wherever the module is.
+        All are drawn on the CPU, from ``generator`` if it is given, wherever the module is.
         """
-        drawn = torch.randn(self.tokens.shape, generator=generator, device="cpu")
-        with torch.no_grad():
-            self.tokens.copy_(drawn * self.tokens.shape[1] ** -0.5)
-        self.norm.reset_parameters()
+        _draw_(self.tokens, 0.0, (2 / self.tokens.shape[1]) ** 0.5, generator)
+        _reset_batch_norm(self.norm, generator)
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         """``maps [3S, D, H, W]`` = [visible; augmented; infrared] -> ``[P, 3, 3S, D]``: own, pg1, pg2 of every row."""
@@ -70,7 +68,22 @@ class SemanticParts(nn.Module):
 
 
 def frozen_bias_batch_norm(width: int) -> nn.BatchNorm1d:
-    """Batch norm whose bias stays 0: features stay centred for the cosine (docs/method.md, "Global feature")."""
+    """Batch norm whose bias stays 0, with weights from N(1, 0.01) (docs/method.md, "Global feature").
+
+    Without a bias features stay centred for the cosine.
+    """
     norm = nn.BatchNorm1d(width)
     norm.bias.requires_grad_(False)
+    _reset_batch_norm(norm)
     return norm
+
+
+def _reset_batch_norm(norm: nn.BatchNorm1d, generator: torch.Generator | None = None) -> None:
+    """Fresh statistics, bias 0, and weights of mean 1 and deviation 0.01, drawn on the CPU from ``generator``."""
+    norm.reset_parameters()
+    _draw_(norm.weight, 1.0, 0.01, generator)
+
+
+def _draw_(parameter: nn.Parameter, mean: float, deviation: float, generator: torch.Generator | None) -> None:
+    with torch.no_grad():
+        parameter.copy_(mean + deviation * torch.randn(parameter.shape, generator=generator, device="cpu"))

@@ -11,8 +11,8 @@ class RefinementObjective(nn.Module):
     """``L_gi + L_pi`` over one modality's instance memories; the total is the sum over both modalities.
 
     Args:
-        f: ``[N, D]``: features of every image of the modality.
-        parts: ``[P, N, D]``: its part features.
+        f: ``[N, D]``: features of the modality's images that are in a cluster.
+        parts: ``[P, N, D]``: their part features.
         k: neighbours a row; 30.
         temperature: divides the cosine.
     """

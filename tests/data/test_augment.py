@@ -391,6 +391,76 @@ def test_local_scaling_multiplies_the_channels_of_a_rectangle_by_beta_over_max(g
     assert abs(np.corrcoef(betas.T) - np.eye(3)).max() < 5 / batch**0.5  # channels are drawn apart
 
 
+def scaled_by_hand(image, draw):
+    """One rectangle after the other on ``[3, H, W]``; (how many, the scaled image)."""
+    image, product, count = image.astype(np.float64), np.ones(image.shape), 0
+    while product.min() > 1e-6 and count < 32:
+        tall, wide, top, left = published_rectangle(*image.shape[1:], draw)
+        for channel, factors in zip(image, product, strict=True):
+            inside = slice(top, top + tall), slice(left, left + wide)
+            if channel[inside].max() > 0:
+                factor = draw.betavariate(0.5, 0.5) / channel[inside].max()
+                channel[inside] *= factor
+                factors[inside] *= factor
+        count += 1
+    return count, image
+
+
+def test_local_scaling_goes_on_until_something_is_scaled_away(generator, seed, monkeypatch):
+    """As often and as far as docs/method.md, "Augmentation", says, and as images are scaled by hand."""
+    batch = 300
+    x = unit(generator, batch, 72, 36)
+    found = scale_locally(x, torch.Generator().manual_seed(seed), probability=1.0)
+    counts = np.full(batch, 32)
+    for bound in range(31, 0, -1):  # with fewer rectangles an image is the same if it had ended by then
+        monkeypatch.setattr(augment, "LOCAL_SCALINGS", bound)
+        shorter = scale_locally(x, torch.Generator().manual_seed(seed), probability=1.0)
+        counts[(shorter == found).flatten(1).all(1).numpy()] = bound
+    draw = random.Random(seed)
+    expected_counts, expected = zip(*(scaled_by_hand(image, draw) for image in x.numpy()), strict=True)
+
+    def summary(counts, scaled):
+        kept = [np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(x.numpy(), scaled, strict=True)]
+        changed = (np.stack(scaled) != x.numpy()).any(1).mean((1, 2))
+        return np.stack([counts, np.asarray(counts) <= 4, changed, kept, np.stack(scaled).mean((1, 2, 3))]).astype(
+            float
+        )
+
+    ours, theirs = summary(counts, found.double().numpy()), summary(expected_counts, expected)
+    error = ((ours.var(1) + theirs.var(1)) / batch) ** 0.5
+    assert (abs(ours.mean(1) - theirs.mean(1)) < 5 * error).all()
+    rectangles, few, changed, *_ = ours.mean(1)
+    assert abs(rectangles - 11.3) < 5 * (ours[0].var() / batch) ** 0.5
+    assert abs(few - 0.04) < 5 * standard_error(0.04, batch)
+    assert abs(changed - 0.72) < 5 * (ours[2].var() / batch) ** 0.5
+
+
+def test_local_scaling_is_bounded_where_nothing_is_scaled_away(generator, monkeypatch):
+    """A black image would go on for ever."""
+    rounds, inside = [], augment._inside
+    monkeypatch.setattr(augment, "_inside", lambda *arguments: rounds.append(1) or inside(*arguments))
+    black = torch.zeros(8, 3, 20, 10)
+    assert torch.equal(scale_locally(black, generator, probability=1.0), black)
+    assert len(rounds) == augment.LOCAL_SCALINGS == 32
+
+
+def test_a_black_channel_stays_and_the_others_are_scaled(generator):
+    x = 0.2 + 0.6 * unit(generator, 50, 20, 10)
+    x[:, 1] = 0
+    found = scale_locally(x, generator, probability=1.0)
+    assert not found[:, 1].any() and (found != x)[:, [0, 2]].flatten(2).any(2).all()
+
+
+def test_local_scaling_draws_as_much_whatever_the_images_hold(generator, seed):
+    """An image that ends early must not move the draws of what comes after, nor those of other images."""
+    x = unit(generator, 12, 20, 10)
+    other = x.clone()
+    other[0] = 0
+    after = [torch.Generator().manual_seed(seed) for _ in range(2)]
+    found, changed = (scale_locally(y, g, probability=1.0) for y, g in zip((x, other), after, strict=True))
+    assert torch.equal(after[0].get_state(), after[1].get_state()) and torch.equal(found[1:], changed[1:])
+
+
 def test_half_of_the_images_are_scaled_locally(generator):
     batch = 1000
     x = 0.2 + 0.6 * unit(generator, batch, 20, 10)
@@ -411,11 +481,11 @@ def test_only_the_first_stage_scales_locally(generator):
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("view", VIEWS)
-def test_the_draws_are_the_same_on_a_gpu(generator, seed, view):
+@pytest.mark.parametrize(("view", "options"), [*((view, {}) for view in VIEWS), ("visible", {"local_scaling": True})])
+def test_the_draws_are_the_same_on_a_gpu(generator, seed, view, options):
     images = photos(generator, batch=16)
     near, far = (
-        getattr(Augmentation(), view)(images.to(device), torch.Generator().manual_seed(seed))
+        getattr(Augmentation(), view)(images.to(device), torch.Generator().manual_seed(seed), **options)
         for device in ("cpu", "cuda")
     )
     assert far.device.type == "cuda"

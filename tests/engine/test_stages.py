@@ -14,9 +14,10 @@ from salcr.engine.run_folder import RunFolder
 from salcr.engine.stage_two import StageTwoObjective, cross_accuracy, cross_labels
 from salcr.engine.steps import LossWatch
 from salcr.engine.trainer import Trainer
-from salcr.models import Embedding
+from salcr.models import Embedding, TrainingFeatures
 from salcr.nn import ClusterMemory
-from salcr.objectives import CrossLabels, GlobalObjective, PartObjective, associate
+from salcr.objectives import CrossLabels, associate
+from salcr.reference.published.instance_memory import refinement_losses
 from tests.engine.tree import tiny
 
 SAMPLES = 16
@@ -109,14 +110,16 @@ def test_stage_one(first_step):
     )
     assert seen["local_scaling"] is True and seen["output"].parts is None
     assert seen["order"] == ["step", "update", "update"]
-    expected = (
-        (memories[0], torch.cat([v, a]), torch.cat([y_v, y_v])),
-        (memories[1], r, y_r),
-    )
+    both = torch.cat([y_v, y_v])
+    expected = (memories[0], torch.cat([a, v]), both), (memories[1], r, y_r)
     for (before, _, _, order, after), (memory, features, targets) in zip(seen["updates"], expected, strict=True):
         assert order is None
         torch.testing.assert_close(before, memory)
         torch.testing.assert_close(after, update_by_hand(memory, features, targets, range(len(targets))))
+    rows = seen["updates"][0][4]
+    assert not torch.allclose(rows, update_by_hand(memories[0], torch.cat([v, a]), both, range(len(both))), atol=1e-3)
+    for y in y_v.unique():  # 0.9 of the last plain sample and 0.1 of a unit row: the angle is at most asin(1/9)
+        assert torch.cosine_similarity(rows[y], v[y_v == y][-1], dim=0) > 0.99
 
 
 def test_stage_two(first_step):
@@ -158,18 +161,60 @@ def test_stage_two(first_step):
             assert torch.equal(features[p].sum(1).sort().values, rows.flatten(0, 1).sum(1).sort().values)
 
 
-def test_refinement_sees_every_image_and_noise_too(tree, tmp_path):
+@pytest.mark.parametrize("authors_pg1", [False, True])
+def test_the_switch_of_the_published_code_reaches_losses_and_memories(first_step, authors_pg1):
+    seen = first_step(2, f"model.authors_pg1={authors_pg1}")
+    parts = seen["output"].parts.detach()  # what the losses of parts and instances are of
+    augmented = slice(SAMPLES, 2 * SAMPLES)
+    assert torch.equal(parts[:, 1, augmented], parts[:, 2, augmented]) == authors_pg1
+    for _, features, *_ in seen["updates"][2:4]:  # A and B: own, pg1 and pg2, each v and then a
+        (*_, pg1), (*_, pg2) = (features.unflatten(1, (3, 2, -1))[:, form].unbind(1) for form in (1, 2))
+        assert torch.equal(pg1, pg2) == authors_pg1
+    parted = {name: seen["losses"][name].item() for name in ("parts", "part_instance")}
+    f = seen["output"].f.detach()
+    hand = StageTwoObjective.build(seen["trainer"], seen["sides"], seen["trainer"].labels)
+    config = seen["trainer"].config
+    labels = cross_labels(seen["sides"], seen["trainer"].labels, k=config.dagi.k, association=config.dagi.association)
+    given = TrainingFeatures(f, parts)
+    again = hand.losses(given, hand.queries(given, labels.of_batch(*seen["rows"])))
+    assert parted == pytest.approx({name: again[name].item() for name in parted}, rel=1e-4)
+
+
+def test_noise_is_in_no_memory_of_stage_two(tree, tmp_path, generator):
     trainer = Trainer(load_config(overrides=tiny(tree)), RunFolder(tmp_path))
     sides = trainer.extract()
     clusters = tuple(torch.arange(len(side.f)) % 3 - 1 for side in sides)
     objective = StageTwoObjective.build(trainer, sides, clusters)
-    for refinement, side in zip(objective.gpcr, sides, strict=True):
-        torch.testing.assert_close(refinement.whole.rows, side.f)
-        joint = side.joint.unflatten(1, (4, -1))
+    joints = [side.joint.unflatten(1, (4, -1)) for side in sides]
+    for refinement, side, joint, y in zip(objective.gpcr, sides, joints, clusters, strict=True):
+        torch.testing.assert_close(refinement.whole.rows, side.f[y >= 0])
         for p in range(3):
-            torch.testing.assert_close(refinement.parts.rows[p], F.normalize(joint[:, p]))
-    assert isinstance(objective.dagi, GlobalObjective) and isinstance(objective.fgsal, PartObjective)
-    assert len(objective.dagi.visible.rows) == 2 and objective.weight == 0.5 and objective.uses_parts
+            torch.testing.assert_close(refinement.parts.rows[p], F.normalize(joint[y >= 0, p]))
+    dagi, fgsal = objective.dagi, objective.fgsal
+    for memory, side, y in zip((dagi.visible, dagi.infrared), sides, clusters, strict=True):
+        torch.testing.assert_close(memory.rows, F.normalize(centroids_by_hand(side.f, y)))
+    for memory, joint, y in zip((fgsal.a, fgsal.b), joints, clusters, strict=True):
+        expected = torch.stack([F.normalize(centroids_by_hand(joint[:, p], y)) for p in range(3)])
+        torch.testing.assert_close(memory.rows, expected)
+    assert objective.weight == 0.5 and objective.uses_parts
+
+    # A batch of three positions; the views of a position are close to one image.
+    f = sides[0].f[[1, 2, 4]].repeat(3, 1) + 0.02 * torch.randn(9, sides[0].f.shape[1], generator=generator)
+    parts = joints[0][[1, 2, 4], :3].movedim(1, 0).repeat(1, 3, 1).unsqueeze(1).repeat(1, 3, 1, 1)
+
+    def losses(keep):
+        """By the published formulation, of the images for which ``keep`` is true."""
+        total = [0, 0]
+        for side, joint, y in zip(sides, joints, clusters, strict=True):
+            rows = side.f[keep(y)], F.normalize(joint[keep(y), :3].movedim(1, 0), dim=-1)
+            found = refinement_losses(f, parts, *rows, k=5, temperature=0.05)
+            total = [a + b for a, b in zip(total, found, strict=True)]
+        return total
+
+    found = [sum(losses) for losses in zip(*(side.loss(f, parts) for side in objective.gpcr), strict=True)]
+    torch.testing.assert_close(found, losses(lambda y: y >= 0), rtol=1e-4, atol=1e-4)
+    for ours, with_noise in zip(found, losses(lambda y: y >= -1), strict=True):
+        assert abs(ours - with_noise) > 0.1
 
 
 def random_sides(generator, counts=(40, 30), clusters=(4, 3)):

@@ -30,7 +30,7 @@ def test_the_global_feature_is_the_norm_of_the_power_mean(generator):
     found = network(visible, infrared, with_parts=False)
     maps = network.backbone(visible, infrared)
     g = maps.pow(3).mean((2, 3)).add(1e-12).pow(1 / 3)
-    expected = (g - g.mean(0)) / (g.var(0, unbiased=False) + 1e-5).sqrt()
+    expected = (g - g.mean(0)) / (g.var(0, unbiased=False) + 1e-5).sqrt() * network.norm.weight
     torch.testing.assert_close(found.f, expected)
     assert found.parts is None and found.f.shape == (3 * S, network.width)
     assert (found.f.norm(dim=1) - 1).abs().min() > 1e-3  # raw, not normalised
@@ -121,14 +121,20 @@ def test_biases_stay_zero_under_adam_with_weight_decay_and_the_rest_learns(gener
             assert not torch.equal(x, before[name]), name
 
 
-def test_the_switch_of_the_published_code_reaches_the_parts(generator):
+def test_the_switch_of_the_published_code_replaces_rows_after_the_norm(generator):
+    """docs/method.md, "Differences from the published code": unit rows of a's pg2 for its pg1, and nothing else."""
     network = network_of(generator).train()
     twin = SALCRNetwork("tiny", authors_pg1=True).double()
     twin.load_state_dict(network.state_dict())
     visible, infrared = images(generator, 2 * S), images(generator)
-    plain, quirk = (n(visible, infrared, with_parts=True).parts for n in (network, twin))
-    torch.testing.assert_close(plain[:, [0, 2]], quirk[:, [0, 2]])
-    assert not torch.allclose(plain[:, 1], quirk[:, 1])
+    plain, quirk = (n(visible, infrared, with_parts=True) for n in (network, twin))
+    expected = F.normalize(plain.parts, dim=-1)
+    augmented = slice(S, 2 * S)
+    assert not torch.allclose(expected[:, 1, augmented], expected[:, 2, augmented])
+    expected[:, 1, augmented] = expected[:, 2, augmented]
+    torch.testing.assert_close(F.normalize(quirk.parts, dim=-1), expected)
+    torch.testing.assert_close(quirk.f, plain.f)
+    torch.testing.assert_close(twin.state_dict(), network.state_dict())  # running statistics of the true pg1
 
 
 @pytest.mark.parametrize("with_parts", [False, True])
@@ -144,3 +150,10 @@ def test_a_seed_makes_the_network(seed):
         torch.manual_seed(seed)
         states.append(SALCRNetwork("tiny").state_dict())
     assert all(torch.equal(x, states[1][name]) for name, x in states[0].items())
+
+
+def test_both_norms_start_near_one_and_not_at_one(generator):
+    for norm in (network_of(generator).norm, network_of(generator).parts.norm):
+        weights = norm.weight.detach()
+        assert abs(weights.mean() - 1) < 5 * 0.01 / len(weights) ** 0.5
+        assert abs(weights.var() / 0.01**2 - 1) < 5 * (2 / len(weights)) ** 0.5

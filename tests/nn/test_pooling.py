@@ -166,12 +166,13 @@ def test_gradients_are_those_of_the_formula(generator):
 
 def test_a_frozen_bias_stays_zero_under_adam_with_weight_decay(generator):
     norm = frozen_bias_batch_norm(6)
+    before = norm.weight.detach().clone()
     optimiser = torch.optim.Adam(norm.parameters(), lr=0.1, weight_decay=0.5)
     for _ in range(3):
         norm(torch.randn(8, 6, generator=generator)).square().mul(torch.arange(6.0)).sum().backward()
         optimiser.step()
     assert norm.bias.grad is None and not norm.bias.any()
-    assert (norm.weight != 1).all()
+    assert (norm.weight != before).all()
 
 
 def test_reset_makes_tokens_and_norm_fresh(generator):
@@ -182,14 +183,32 @@ def test_reset_makes_tokens_and_norm_fresh(generator):
         semantic.norm.bias.fill_(3.0)
         semantic.tokens.fill_(3.0)
     semantic.reset_parameters(generator)
-    fresh = SemanticParts(400, 3).state_dict()
-    for name, x in semantic.state_dict().items():
-        assert x.shape == fresh[name].shape
-        if name != "tokens":
-            assert torch.equal(x, fresh[name])
-    scaled = semantic.tokens.detach() * 400**0.5  # 1,200 standard normal numbers
-    assert abs(scaled.mean()) < 5 / 1200**0.5 and abs(scaled.var() - 1) < 5 * (2 / 1200) ** 0.5
+    torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
+    for parts in (semantic, SemanticParts(400, 3)):
+        assert_starts_like_the_published_code(parts)
+
+
+def assert_starts_like_the_published_code(semantic):
+    assert_standard_normal(semantic.tokens / (2 / 400) ** 0.5)
+    assert_standard_normal((semantic.norm.weight - 1) / 0.01)
+    fresh = torch.nn.BatchNorm1d(1200).state_dict()
+    for name, x in semantic.norm.state_dict().items():
+        assert name == "weight" or torch.equal(x, fresh[name])
     assert not semantic.norm.bias.requires_grad and semantic.tokens.requires_grad
+
+
+def assert_standard_normal(numbers):
+    numbers, n = numbers.detach(), numbers.numel()
+    assert abs(numbers.mean()) < 5 / n**0.5 and abs(numbers.var() - 1) < 5 * (2 / n) ** 0.5
+
+
+def test_a_frozen_bias_batch_norm_starts_like_the_published_code(seed):
+    norms = []
+    for n in (seed, seed, seed + 1):
+        torch.manual_seed(n)
+        norms.append(frozen_bias_batch_norm(2048).weight)
+    assert_standard_normal((norms[0] - 1) / 0.01)
+    assert torch.equal(norms[0], norms[1]) and not torch.equal(norms[0], norms[2])
 
 
 def test_reset_draws_from_the_generator_alone(seed):
@@ -198,10 +217,10 @@ def test_reset_draws_from_the_generator_alone(seed):
     torch.set_rng_state(state)
     first.reset_parameters(torch.Generator().manual_seed(seed))
     assert torch.equal(torch.get_rng_state(), state)
-    second.reset_parameters(torch.Generator().manual_seed(seed))
-    assert torch.equal(first.tokens, second.tokens)
-    second.reset_parameters(torch.Generator().manual_seed(seed + 1))
-    assert not torch.equal(first.tokens, second.tokens)
+    for again, same in ((seed, True), (seed + 1, False)):
+        second.reset_parameters(torch.Generator().manual_seed(again))
+        assert torch.equal(first.tokens, second.tokens) == same
+        assert torch.equal(first.norm.weight, second.norm.weight) == same
 
 
 @pytest.mark.parametrize("name", ["meta", pytest.param("cuda", marks=pytest.mark.cuda)])
@@ -216,6 +235,7 @@ def test_reset_takes_a_cpu_generator_on_any_device(generator, name):
     assert semantic.tokens.device.type == name
     if name != "meta":
         assert torch.equal(semantic.tokens.cpu(), twin.tokens)
+        assert torch.equal(semantic.norm.weight.cpu(), twin.norm.weight)
 
 
 def test_maps_of_half_precision_are_pooled_in_their_precision(generator):
