@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-OURS = ("auto", "cpu", "triton", "cuda")
-BASELINES = ("published", "reference")
+OURS = ("auto", "cpp", "numba", "triton", "cuda")
+BASELINES = ("published", "reference", "eager")  # the first that has a time
 BOUNDS = ("bare_products",)  # no solutions: part of the work alone, for its time
 
 
 def summarise(case: dict) -> dict[str, tuple[str, dict] | None]:
-    """Of the variants that have a time: ``baseline`` (as published, else the reference), ``ours`` (the fastest backend)
+    """Of the variants that have a time: ``baseline`` (as published, else the reference, else eager), ``ours`` (the fastest backend)
     and ``other`` (the fastest of everything else)."""
     timed = {name: result for name, result in case["variants"].items() if "median_ms" in result}
 

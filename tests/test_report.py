@@ -26,7 +26,7 @@ def record(load=0.5):
                 "variants": {
                     "reference": times(40.0, peak_mb=2000.0),
                     "published": times(5000.0, peak_mb=6160.0),
-                    "cpu": times(0.25, peak_mb=0.2),
+                    "cpp": times(0.25, peak_mb=0.2),
                     "triton": {"failure": "wrong"},
                     "peer": times(1.234567),
                 },
@@ -60,15 +60,15 @@ def test_the_table_is_of_the_fastest_right_variants(checkout):
     rows = [line for line in text.splitlines() if "<sub>" in line]
     assert rows == [
         "| **whole**<br><sub>all</sub> | – | – | 100 ms (auto) | – | – |",
-        "| `operator`<br><sub>sizes</sub> | 5 s (published) | 1.23 ms (peer) | 250 µs (cpu) | 20,000× "
+        "| `operator`<br><sub>sizes</sub> | 5 s (published) | 1.23 ms (peer) | 250 µs (cpp) | 20,000× "
         "| 6.16 GB → < 1 MB |",
     ]
     changed = record(load=7)
-    changed["cases"]["operator"]["variants"]["cpu"]["median_ms"] = 0.5
+    changed["cases"]["operator"]["variants"]["cpp"]["median_ms"] = 0.5
     (checkout / "benchmarks/results/cpu.json").write_text(json.dumps(changed))
     assert report.main(["--check"], checkout) == 1
     report.main([], checkout)
-    assert "500 µs (cpu) | 10,000×" in (checkout / "README.md").read_text()
+    assert "500 µs (cpp) | 10,000×" in (checkout / "README.md").read_text()
     assert "on a busy machine (load 7)" in (checkout / "README.md").read_text()
 
 

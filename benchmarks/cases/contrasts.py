@@ -114,7 +114,12 @@ CASES = (
         "instance_search",
         "3 x 1,296 part rows against 22,258 images each, width 2048: 30 neighbours, log-sum-exp, mean row",
         _images,
-        _variants(_search, "instance_search"),
+        {
+            "eager": partial(_search, partial(ops.instance_search, impl="eager")),
+            "compiled": partial(_search, _compiled("instance_search")),
+            "cpp": partial(_search, partial(ops.instance_search, impl="cpp")),
+            "triton": partial(_search, partial(ops.instance_search, impl="triton")),
+        },
         _same_search,
     ),
     Case(
