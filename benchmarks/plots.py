@@ -1,48 +1,71 @@
 """Pictures of the records: how much faster, how near to the ceilings, how much memory, how it grows with N."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from benchmarks.summary import factor, speed_up, summarise
+from benchmarks.summary import HEADLINE, factor, milliseconds, place, speed_up, summarise
 
 BLUE, GREY, RED = "#1f6feb", "#9aa4af", "#d1495b"
+HEADLINE_PICTURE = "headline.svg"  # of the first record, for the README
 
 
-def write_plots(records: Sequence[dict], scaling: dict | None, folder: Path) -> list[str]:
-    """SVG files of every record in ``folder``, their names; the same records give the same bytes."""
+def picture_names(records: Sequence[dict], scaling: dict | None) -> list[str]:
+    """The pictures of docs/benchmarks.md."""
+    return [name for name in _pictures(records, scaling) if name != HEADLINE_PICTURE]
+
+
+def write_plots(records: Sequence[dict], scaling: dict | None, folder: Path) -> None:
+    """All pictures as SVG files in ``folder``; the same records give the same bytes."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
-
-    def save(figure, name: str) -> None:
-        figure.savefig(folder / name, metadata={"Date": None}, bbox_inches="tight")
-        pyplot.close(figure)
-        written.append(name)
-
     look = {"svg.hashsalt": "salcr", "svg.fonttype": "none", "font.size": 8, "axes.spines.top": False}
     with pyplot.rc_context({**look, "axes.spines.right": False}):
-        for record in records:
-            device = record["device"]
-            for kind, draw in (("speedup", _speed_ups), ("memory", _memory), ("roofline", _roofline)):
-                save(draw(pyplot, record), f"{kind}_{device}.svg")
-        if scaling is not None:
-            save(_scaling(pyplot, scaling), "scaling.svg")
-    return written
+        for name, (draw, record) in _pictures(records, scaling).items():
+            figure = draw(pyplot, record)
+            figure.savefig(folder / name, metadata={"Date": None}, bbox_inches="tight")
+            pyplot.close(figure)
+
+
+def _pictures(records: Sequence[dict], scaling: dict | None) -> dict[str, tuple[Callable, dict]]:
+    """Name of the file → what draws it, and the record it is drawn from."""
+    found: dict[str, tuple[Callable, dict]] = {}
+    if records:
+        found[HEADLINE_PICTURE] = _headline, records[0]
+    for record in records:
+        for kind, draw in (("speedup", _speed_ups), ("memory", _memory), ("roofline", _roofline)):
+            found[f"{kind}_{record['device']}.svg"] = draw, record
+    if scaling is not None:
+        found["scaling.svg"] = _scaling, scaling
+    return found
+
+
+def _headline(pyplot, record: dict):
+    def label(name: str, ratio: float) -> str:
+        found = summarise(record["cases"][name])
+        times = (milliseconds(found[kind][1]["median_ms"]) for kind in ("baseline", "ours"))
+        return f" {factor(ratio)}  ({' → '.join(times)})"
+
+    return _bars(pyplot, record, [name for name in HEADLINE if name in record["cases"]], label)
 
 
 def _speed_ups(pyplot, record: dict):
-    found = {name: speed_up(case) for name, case in record["cases"].items()}
+    return _bars(pyplot, record, record["cases"], lambda name, ratio: f" {factor(ratio)}")
+
+
+def _bars(pyplot, record: dict, names: Iterable[str], label: Callable[[str, float], str]):
+    found = {name: speed_up(record["cases"][name]) for name in names}
     found = {name: ratio for name, ratio in sorted(found.items(), key=lambda item: item[1] or 0) if ratio is not None}
     figure, axes = pyplot.subplots(figsize=(7, 1 + 0.22 * len(found)))
     bars = axes.barh(list(found), list(found.values()), color=BLUE)
-    axes.bar_label(bars, [f" {factor(ratio)}" for ratio in found.values()])
+    axes.bar_label(bars, [label(*item) for item in found.items()])
     axes.axvline(1, color=RED, linewidth=1)
     axes.set_xscale("log")
-    axes.set_xlabel("times faster than the baseline (as published, else the plain PyTorch reference)")
+    axes.set_xlim(left=min([1.0, *found.values()]))
+    axes.set_xlabel(f"times faster than the baseline (as published, else plain PyTorch or SciPy); {place(record)}")
     return figure
 
 

@@ -1,6 +1,6 @@
-"""``python -m benchmarks.report``: the README's table and the pictures of docs/benchmarks.md, from the records alone.
+"""``python -m benchmarks.report``: rows of the README, tables and pictures of docs/benchmarks.md, from records alone.
 
-``--check`` writes nothing and exits with 1 where the README does not say what the records say.
+``--check`` writes nothing, needs no matplotlib, and exits with 1 where a page does not say what the records say.
 """
 
 import argparse
@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.machine import ROOT
-from benchmarks.summary import factor, speed_up, summarise
+from benchmarks.plots import picture_names, write_plots
+from benchmarks.summary import HEADLINE, factor, milliseconds, place, speed_up, summarise
 
 BEGIN, END = "<!-- generated: python -m benchmarks.report -->", "<!-- end of what is generated -->"
 DEVICES = ("cuda", "cpu")
@@ -18,29 +19,30 @@ DEVICES = ("cuda", "cpu")
 
 def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="only say whether the README is up to date")
+    parser.add_argument("--check", action="store_true", help="only say whether the pages are up to date")
     check = parser.parse_args(arguments).check
-    records = read_records(root)
-    readme, page = root / "README.md", root / "docs" / "benchmarks.md"
-    text = readme.read_text()
-    expected = _filled(text, tables(records))
+    records, scaling = read_records(root), read_json(root, "scaling")
+    texts = {"README.md": tables(records, HEADLINE), "docs/benchmarks.md": results(records, scaling)}
+    stale = {name: text for name, text in texts.items() if (root / name).read_text() != _filled(root / name, text)}
     if check:
-        if text != expected:
-            print("README.md differs from benchmarks/results: run python -m benchmarks.report", file=sys.stderr)
-        return int(text != expected)
-    from benchmarks.plots import write_plots
-
-    readme.write_text(expected)
-    scaling = read_json(root, "scaling")
-    names = write_plots(records, scaling, page.with_suffix(""))
-    pictures = "\n".join(f"![{name}](benchmarks/{name})" for name in names)
-    page.write_text(_filled(page.read_text(), pictures + ("" if scaling is None else scaling_table(scaling))))
+        for name in stale:
+            print(f"{name} differs from benchmarks/results: run python -m benchmarks.report", file=sys.stderr)
+        return int(bool(stale))
+    for name, text in stale.items():
+        (root / name).write_text(_filled(root / name, text))
+    write_plots(records, scaling, root / "docs" / "benchmarks")
     return 0
 
 
-def _filled(text: str, content: str) -> str:
-    head, _, rest = text.partition(BEGIN)
-    return f"{head}{BEGIN}\n\n{content}\n{END}{rest.partition(END)[2]}"
+def results(records: Sequence[dict], scaling: dict | None) -> str:
+    """Pictures and tables of everything that is recorded."""
+    pictures = "\n".join(f"![{name}](benchmarks/{name})" for name in picture_names(records, scaling))
+    return "\n\n".join([pictures, tables(records), *([] if scaling is None else [scaling_table(scaling)])])
+
+
+def tables(records: Sequence[dict], names: Sequence[str] | None = None) -> str:
+    """A table for each record: the cases of these names, or whole phases and then operators."""
+    return "\n\n".join(_table(record, names) for record in records)
 
 
 def read_records(root: Path) -> list[dict]:
@@ -54,37 +56,37 @@ def read_json(root: Path, name: str) -> dict | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def tables(records: Sequence[dict]) -> str:
-    """A table for each record: whole phases, then operators."""
-    return "\n".join(line for record in records for line in _table(record))
-
-
 def scaling_table(scaling: dict) -> str:
     """Of benchmarks/scaling.py's record: seconds by the clock."""
     lines = [
-        "\n\nClustering, seconds (the bare product of all pairs computes both halves of it, the search one):\n",
+        "Clustering, seconds (the bare product of all pairs computes both halves of it, the search one):\n",
         "| images | width | bare product | neighbours | after them | `salcr.cluster` | memory beyond the features |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in scaling["rows"]:
         seconds = " | ".join(f"{row[f'{step}_s']:.3g}" for step in ("gemm", "knn", "after", "cluster"))
         lines.append(f"| {row['images']:,} | {row['width']} | {seconds} | {_megabytes(row['peak_mb'])} |")
-    return "\n".join([*lines, ""])
+    return "\n".join(lines)
 
 
-def _table(record: dict) -> list[str]:
+def _filled(page: Path, content: str) -> str:
+    head, _, rest = page.read_text().partition(BEGIN)
+    return f"{head}{BEGIN}\n\n{content}\n\n{END}{rest.partition(END)[2]}"
+
+
+def _table(record: dict, names: Sequence[str] | None) -> str:
     machine, versions = record["machine"], record["versions"]
-    place = machine["gpu"] if record["device"] == "cuda" else f"{machine['cpu']}, {machine['cores']} cores"
     busy = f", on a busy machine (load {machine['load']:g})" if machine["load"] > machine["cores"] else ""
     lines = [
-        f"**{place}**: torch {versions['torch']}, {record['date'][:10]}, commit {record['commit'][:8]}{busy}.",
+        f"**{place(record)}**: torch {versions['torch']}, {record['date'][:10]}, commit {record['commit'][:8]}{busy}.",
         "",
         "| | baseline | fastest other | salcr | faster | memory |",
         "|---|---|---|---|---|---|",
     ]
-    for phase in (True, False):
-        lines += [_row(n, case) for n, case in record["cases"].items() if case.get("phase", False) == phase]
-    return [*lines, ""]
+    cases = record["cases"]
+    if names is None:
+        names = sorted(cases, key=lambda name: not cases[name].get("phase", False))
+    return "\n".join(lines + [_row(name, cases[name]) for name in names if name in cases])
 
 
 def _row(name: str, case: dict) -> str:
@@ -103,13 +105,6 @@ def _row(name: str, case: dict) -> str:
 
 def _cell(pair: tuple[str, dict] | None) -> str:
     return "–" if pair is None else f"{milliseconds(pair[1]['median_ms'])} ({pair[0]})"
-
-
-def milliseconds(value: float) -> str:
-    """Three digits, in the unit that suits."""
-    if value >= 1000:
-        return f"{value / 1000:.3g} s"
-    return f"{value:.3g} ms" if value >= 1 else f"{1000 * value:.3g} µs"
 
 
 def _megabytes(value: float) -> str:

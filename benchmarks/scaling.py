@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import ledger
-from benchmarks.cases import pseudo_labels
+from benchmarks.cases import clustering
 from benchmarks.features import pedestrians
 from benchmarks.machine import commit, machine, versions
 from benchmarks.memory import peak, reset_peak
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--largest", type=int, default=200000, help="leave larger numbers of images out")
     parser.add_argument("--hubs", action="store_true", help="images of which more than half are noise")
     options = parser.parse_args(arguments)
-    made = pseudo_labels.HUBS if options.hubs else {}
+    made = clustering.HUBS if options.hubs else {}
     rows = []
     for count, width in SIZES:
         if count <= options.largest:
@@ -63,11 +63,11 @@ def measure(features: torch.Tensor) -> dict:
     """Seconds by the clock and of all CPUs, megabytes, clusters and share of noise."""
     device = features.device.type
     impl = BACKENDS[device]
-    search = partial(ops.knn, features, pseudo_labels.K1, impl=impl)
+    search = partial(ops.knn, features, clustering.K1, impl=impl)
     reset, high_water = MEMORY[device]
     reset()
     before = high_water()
-    labels = pseudo_labels.cluster(impl, features)
+    labels = clustering.cluster(impl, features)
     row = {
         "images": len(features),
         "width": features.shape[1],
@@ -78,8 +78,8 @@ def measure(features: torch.Tensor) -> dict:
     steps: dict[str, Callable] = {
         "gemm": partial(bare_product, features),
         "knn": search,
-        "after": partial(pseudo_labels.cluster, impl, features, *search()),
-        "cluster": partial(pseudo_labels.cluster, impl, features),
+        "after": partial(clustering.cluster, impl, features, *search()),
+        "cluster": partial(clustering.cluster, impl, features),
     }
     clock: dict[str, list[float]] = {name: [] for name in steps}
     used: dict[str, list[float]] = {name: [] for name in steps}

@@ -55,7 +55,7 @@ def bench(**options):
 
 def test_case_names_are_unique_and_every_case_has_something_to_match():
     assert len({case.name for case in CASES}) == len(CASES)
-    assert all(next(iter(case.variants)) in ("reference", "published") for case in CASES)
+    assert all(next(iter(case.variants)) in ("reference", "published", "eager") for case in CASES)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -84,12 +84,12 @@ def test_variants_that_work_in_place_do_not_disturb_each_other():
 
 
 def test_backends_of_other_devices_are_left_out():
-    found = measure(case(reference=double, triton=double, cuda=double, cpu=double), Cpu(), True)["variants"]
+    found = measure(case(reference=double, triton=double, cuda=double, cpp=double), Cpu(), True)["variants"]
     assert list(found) == ["reference", "cpp"]
 
 
 def test_a_case_that_has_no_rival_on_a_device_is_not_measured_there(monkeypatch):
-    both, gpu_only = case(reference=double, cpu=double, triton=double), case(reference=double, triton=double)
+    both, gpu_only = case(reference=double, cpp=double, triton=double), case(reference=double, triton=double)
     monkeypatch.setattr(runner, "CASES", (both, gpu_only))
     assert runner.cases_for("cpu") == [both] and runner.cases_for("cuda") == [both, gpu_only]
 
@@ -222,13 +222,13 @@ def test_a_slowed_variant_is_caught(fakes, tmp_path, monkeypatch):
 )
 def test_noise_is_no_regression(p20, p80, runs, slower):
     def record(**times):
-        cases = {"a case": {"variants": {"cpu": times}}}
+        cases = {"a case": {"variants": {"cpp": times}}}
         return {"machine": {"cpu": "one"}, "commit": "c", "date": "d", "cases": cases}
 
     then = record(median_ms=1.1, p20_ms=1.0, p80_ms=1.3, runs=9)
     now = record(median_ms=(p20 + p80) / 2, p20_ms=p20, p80_ms=p80, runs=runs)
-    assert compare.compare(now, then)[1] == (["a case/cpu"] if slower else [])
-    assert compare.compare(record(failure="wrong"), then)[1] == ["a case/cpu"]
+    assert compare.compare(now, then)[1] == (["a case/cpp"] if slower else [])
+    assert compare.compare(record(failure="wrong"), then)[1] == ["a case/cpp"]
     assert compare.compare(now, record(failure="wrong")) == (["compared with c of d: time now / then"], [])
 
 

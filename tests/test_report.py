@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from benchmarks import report
+from benchmarks import plots, report, summary
 
 
 def times(ms, **more):
@@ -26,7 +26,7 @@ def record(load=0.5):
                 "variants": {
                     "reference": times(40.0, peak_mb=2000.0),
                     "published": times(5000.0, peak_mb=6160.0),
-                    "cpu": times(0.25, peak_mb=0.2),
+                    "cpp": times(0.25, peak_mb=0.2),
                     "triton": {"failure": "wrong"},
                     "peer": times(1.234567),
                 },
@@ -41,7 +41,9 @@ def record(load=0.5):
 
 
 @pytest.fixture
-def checkout(tmp_path):
+def checkout(tmp_path, monkeypatch):
+    for module in (report, plots):
+        monkeypatch.setattr(module, "HEADLINE", ("operator", "not recorded"))
     (tmp_path / "docs").mkdir()
     (tmp_path / "benchmarks/results").mkdir(parents=True)
     for page in ("README.md", "docs/benchmarks.md"):
@@ -50,26 +52,45 @@ def checkout(tmp_path):
     return tmp_path
 
 
-def test_the_table_is_of_the_fastest_right_variants(checkout):
+def rows(page):
+    return [line for line in page.read_text().splitlines() if "<sub>" in line]
+
+
+def test_the_tables_are_of_the_fastest_right_variants(checkout):
     pytest.importorskip("matplotlib")
+    readme, page = checkout / "README.md", checkout / "docs/benchmarks.md"
     assert report.main(["--check"], checkout) == 1
     assert report.main([], checkout) == 0 and report.main(["--check"], checkout) == 0
-    text = (checkout / "README.md").read_text()
-    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
-    assert "**a CPU, 2 cores**: torch 2.13, 2026-11-21, commit 01234567." in text and "busy" not in text
-    rows = [line for line in text.splitlines() if "<sub>" in line]
-    assert rows == [
-        "| **whole**<br><sub>all</sub> | – | – | 100 ms (auto) | – | – |",
-        "| `operator`<br><sub>sizes</sub> | 5 s (published) | 1.23 ms (peer) | 250 µs (cpu) | 20,000× "
-        "| 6.16 GB → < 1 MB |",
-    ]
+    for text in (readme.read_text(), page.read_text()):
+        assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+        assert "**a CPU, 2 cores**: torch 2.13, 2026-11-21, commit 01234567." in text and "busy" not in text
+    whole = "| **whole**<br><sub>all</sub> | – | – | 100 ms (auto) | – | – |"
+    operator = (
+        "| `operator`<br><sub>sizes</sub> | 5 s (published) | 1.23 ms (peer) | 250 µs (cpp) | 20,000× "
+        "| 6.16 GB → < 1 MB |"
+    )
+    assert rows(readme) == [operator] and rows(page) == [whole, operator]
     changed = record(load=7)
-    changed["cases"]["operator"]["variants"]["cpu"]["median_ms"] = 0.5
+    changed["cases"]["operator"]["variants"]["cpp"]["median_ms"] = 0.5
     (checkout / "benchmarks/results/cpu.json").write_text(json.dumps(changed))
     assert report.main(["--check"], checkout) == 1
     report.main([], checkout)
-    assert "500 µs (cpu) | 10,000×" in (checkout / "README.md").read_text()
-    assert "on a busy machine (load 7)" in (checkout / "README.md").read_text()
+    for text in (readme.read_text(), page.read_text()):
+        assert "500 µs (cpp) | 10,000×" in text and "on a busy machine (load 7)" in text
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/benchmarks.md"])
+def test_either_page_alone_can_be_out_of_date(checkout, name, capsys):
+    pytest.importorskip("matplotlib")
+    report.main([], checkout)
+    (checkout / name).write_text((checkout / name).read_text().replace("250 µs", "25 µs"))
+    assert report.main(["--check"], checkout) == 1
+    assert capsys.readouterr().err == f"{name} differs from benchmarks/results: run python -m benchmarks.report\n"
+
+
+def test_the_headline_is_recorded():
+    cases = report.read_json(report.ROOT, "cpu")["cases"]
+    assert all(summary.speed_up(cases[name]) > 1 for name in summary.HEADLINE)
 
 
 def test_pictures_come_from_the_records_alone(checkout):
@@ -86,11 +107,13 @@ def test_pictures_come_from_the_records_alone(checkout):
         return {path.name: path.read_bytes() for path in pictures.iterdir()}
 
     first = drawn()
-    assert set(first) == {"speedup_cpu.svg", "memory_cpu.svg", "roofline_cpu.svg", "scaling.svg"}
+    of_the_page = {"speedup_cpu.svg", "memory_cpu.svg", "roofline_cpu.svg", "scaling.svg"}
+    assert set(first) == of_the_page | {"headline.svg"}
+    assert b"20,000" in first["headline.svg"] and b"whole" not in first["headline.svg"]
     assert drawn() == first
     assert all(len(content) < 100_000 for content in first.values())
     page = (checkout / "docs/benchmarks.md").read_text()
-    assert all(f"(benchmarks/{name})" in page for name in first)
+    assert all(f"(benchmarks/{name})" in page for name in of_the_page)
     assert "| 100 | 64 | 0.25 | 0.125 | 0.01 | 0.1 | 100 MB |" in page
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.case import Case, close
-from benchmarks.cases.pseudo_labels import EPS
+from benchmarks.cases.clustering import EPS
 from benchmarks.features import clustered, pedestrians
 from salcr import ops
 from salcr.objectives import CrossLabels, associate

@@ -50,11 +50,7 @@ def _faiss(queries, database=None):
     return torch.from_numpy(values), torch.from_numpy(indices)
 
 
-def _reference(queries, database=None):
-    return reference.knn(queries, K, database=database)
-
-
-VARIANTS = {"reference": _reference, "compiled": _compiled, "faiss": _faiss}
+VARIANTS = {"eager": _search("eager"), "compiled": _compiled, "faiss": _faiss}
 VARIANTS |= {impl: _search(impl) for impl in ("cpp", "triton")}
 CASES = (
     Case(

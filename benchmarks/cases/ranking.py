@@ -27,7 +27,7 @@ def _ranking_case(name: str, protocol: str, queries: int, gallery: int, identiti
         return lambda *inputs: ops.evaluate_ranking(*inputs, protocol=protocol, impl=impl)
 
     note = f"{queries} queries, {gallery} gallery images, {identities} identities, {protocol} protocol"
-    variants = {impl: variant(impl) for impl in ("reference", "cpp")}
+    variants = {impl: variant(impl) for impl in ("reference", "numba")}
     floor_bytes = lambda distances, *labels: distances.nbytes  # noqa: E731
     return Case(name, note, make_inputs, variants, same_ranking, floor_bytes=floor_bytes)
 

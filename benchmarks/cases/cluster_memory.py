@@ -1,0 +1,87 @@
+"""Cluster memories of a stage-two step at SYSU-MM01's sizes: their contrast and their update."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+
+from benchmarks.case import Case, close
+from salcr import ops, reference
+
+
+def with_gradient(function: Callable, features, *arguments, **known) -> tuple[torch.Tensor, torch.Tensor]:
+    """Loss, and its gradient for the features."""
+    leaf = features.detach().requires_grad_()
+    loss = function(leaf, *arguments, **known)
+    return loss.detach(), torch.autograd.grad(loss, leaf)[0]
+
+
+def compiled(name: str) -> Callable:
+    """``torch.compile`` of the reference."""
+    return lambda *arguments, **options: torch.compile(getattr(reference, name))(*arguments, **options)
+
+
+def _classes(device: str, quick: bool) -> tuple[torch.Tensor, ...]:
+    """Part features of visible queries, a part memory, targets."""
+    rows, columns, width = (48, 9, 64) if quick else (864, 600, 2048)
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(3, rows, width, generator=generator)
+    memory = F.normalize(torch.randn(3, columns, width, generator=generator), dim=-1)
+    targets = torch.randint(columns, (rows,), generator=generator)
+    return features.to(device), memory.to(device), targets.to(device)
+
+
+def _memory_step(device: str, quick: bool) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Memory, features and targets of the 14 memories of a stage-two step: four groups of parts, two global ones."""
+    ids, images, width, clusters = (3, 4, 32, (9, 7)) if quick else (12, 12, 2048, (600, 500))
+    generator = torch.Generator().manual_seed(0)
+
+    def bank(parts, num_clusters, views):
+        lead = () if parts is None else (parts,)
+        chosen = torch.randperm(num_clusters, generator=generator)[:ids].repeat_interleave(images)
+        memory = F.normalize(torch.randn(*lead, num_clusters, width, generator=generator), dim=-1)
+        features = torch.randn(*lead, views * ids * images, width, generator=generator)
+        return tuple(x.to(device) for x in (memory, features, chosen.repeat(views)))
+
+    sizes = [(None, clusters[0], 3), (None, clusters[1], 3)]
+    sizes += [(3, num_clusters, views) for views in (6, 3) for num_clusters in clusters]
+    return [bank(*size) for size in sizes]
+
+
+def _update_all(function: Callable) -> Callable:
+    return lambda *banks: [function(*bank) for bank in banks]
+
+
+def _update_bytes(*banks: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> int:
+    """Every feature read, every row that changes read and written."""
+    changed = (len(targets.unique()) * memory[..., 0, :].nbytes for memory, _, targets in banks)
+    return sum(features.nbytes for _, features, _ in banks) + 2 * sum(changed)
+
+
+CONTRASTS = {
+    "reference": reference.cluster_contrast,
+    "compiled": compiled("cluster_contrast"),
+    "cpp": partial(ops.cluster_contrast, impl="cpp"),
+    "triton": partial(ops.cluster_contrast, impl="triton"),
+}
+CASES = (
+    Case(
+        "cluster_contrast",
+        "3 x 864 part rows against 600 clusters each, width 2048, forward and backward",
+        _classes,
+        {name: partial(with_gradient, function) for name, function in CONTRASTS.items()},
+        close,
+    ),
+    Case(
+        "update_cluster_memory_-step",
+        "14 memories of 600 or 500 rows of 2048, 8,640 sequential updates, 12 identities x 12 images",
+        _memory_step,
+        {
+            impl: _update_all(partial(ops.update_cluster_memory_, impl=impl))
+            for impl in ("reference", "eager", "cpp", "triton")
+        },
+        close,
+        floor_bytes=_update_bytes,
+    ),
+)
