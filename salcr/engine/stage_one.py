@@ -12,37 +12,37 @@ from salcr.engine.steps import optimise
 from salcr.nn import ClusterMemory
 
 
-def stage_one_epoch(trainer: Session, epoch: int) -> dict[str, Any]:
+def stage_one_epoch(session: Session, epoch: int) -> dict[str, Any]:
     """One epoch: features, pseudo labels, memories, steps. Returns the epoch's metrics."""
-    with trainer.timed("features"):
-        features = trainer.extract()
-    with trainer.timed("labels"):
-        labels = trainer.update_labels(*(side.f for side in features))
-        memories = [_memory(trainer, side.f, y) for side, y in zip(features, labels, strict=True)]
+    with session.timed("features"):
+        features = session.extract()
+    with session.timed("labels"):
+        labels = session.update_labels(*(side.f for side in features))
+        memories = [_memory(session, side.f, y) for side, y in zip(features, labels, strict=True)]
 
     def step(inputs: tuple[torch.Tensor, torch.Tensor], rows: tuple[torch.Tensor, torch.Tensor]) -> dict:
-        with trainer.autocast():
-            v, a, r = trainer.network(*inputs, with_parts=False).f.float().chunk(3)
+        with session.autocast():
+            v, a, r = session.network(*inputs, with_parts=False).f.float().chunk(3)
         y_v, y_r = (y[index] for y, index in zip(labels, rows, strict=True))
         losses = {
             "visible": memories[0].contrast(v, y_v),
             "augmented": memories[0].contrast(a, y_v),
             "infrared": memories[1].contrast(r, y_r),
         }
-        optimise(trainer.optimiser, sum(losses.values()))
+        optimise(session.optimiser, sum(losses.values()))
         memories[0].update_(torch.cat([a, v]), torch.cat([y_v, y_v]))  # rows end close to their last plain sample
         memories[1].update_(r, y_r)
         return losses
 
-    batches = stage_one_batches(*(y.cpu() for y in labels), **trainer.batch_plan())
+    batches = stage_one_batches(*(y.cpu() for y in labels), **session.batch_plan())
     return {
-        "loss": trainer.run_steps(epoch, batches, step, local_scaling=True),
-        "visible": label_metrics(labels[0], trainer.dataset.train_visible.ids),
-        "infrared": label_metrics(labels[1], trainer.dataset.train_infrared.ids),
+        "loss": session.run_steps(epoch, batches, step, local_scaling=True),
+        "visible": label_metrics(labels[0], session.dataset.train_visible.ids),
+        "infrared": label_metrics(labels[1], session.dataset.train_infrared.ids),
     }
 
 
-def _memory(trainer: Session, features: torch.Tensor, labels: torch.Tensor) -> ClusterMemory:
-    settings = trainer.config.memory
+def _memory(session: Session, features: torch.Tensor, labels: torch.Tensor) -> ClusterMemory:
+    settings = session.config.memory
     centroids = ops.cluster_centroids(features, labels)
     return ClusterMemory(centroids, momentum=settings.momentum, temperature=settings.temperature)

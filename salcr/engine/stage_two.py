@@ -19,35 +19,35 @@ from salcr.nn import ClusterMemory
 from salcr.objectives import CrossLabels, GlobalObjective, PartObjective, PartQueries, RefinementObjective, associate
 
 
-def stage_two_epoch(trainer: Session, epoch: int) -> dict[str, Any]:
+def stage_two_epoch(session: Session, epoch: int) -> dict[str, Any]:
     """One epoch: features, pseudo labels, association, memories, steps. Returns the epoch's metrics."""
-    settings = trainer.config.dagi
-    with trainer.timed("features"):
-        features = trainer.extract()
-    with trainer.timed("labels"):
-        clusters = trainer.update_labels(*(side.f for side in features))
-    with trainer.timed("association"):
+    settings = session.config.dagi
+    with session.timed("features"):
+        features = session.extract()
+    with session.timed("labels"):
+        clusters = session.update_labels(*(side.f for side in features))
+    with session.timed("association"):
         labels = cross_labels(features, clusters, settings)
-        objective = StageTwoObjective.build(trainer, features, clusters)
+        objective = StageTwoObjective.build(session, features, clusters)
 
     def step(inputs: tuple[torch.Tensor, torch.Tensor], rows: tuple[torch.Tensor, torch.Tensor]) -> dict:
-        with trainer.autocast():
-            output = trainer.network(*inputs, with_parts=objective.uses_parts)
+        with session.autocast():
+            output = session.network(*inputs, with_parts=objective.uses_parts)
         output = TrainingFeatures(*(None if x is None else x.float() for x in output))
         queries = objective.queries(output, labels.of_batch(*rows))
         losses = objective.losses(output, queries)
-        optimise(trainer.optimiser, total(losses))
-        objective.update_(output, queries, trainer.generator)
+        optimise(session.optimiser, total(losses))
+        objective.update_(output, queries, session.generator)
         return losses
 
     batches = stage_two_batches(
         *(labels.visible.cpu(), labels.infrared_to_visible.cpu()),
         *(labels.visible_to_infrared.cpu(), labels.infrared.cpu()),
-        **trainer.batch_plan(),
+        **session.batch_plan(),
     )
-    train = trainer.dataset.train_visible, trainer.dataset.train_infrared
+    train = session.dataset.train_visible, session.dataset.train_infrared
     metrics = {
-        "loss": trainer.run_steps(epoch, batches, step, local_scaling=False),
+        "loss": session.run_steps(epoch, batches, step, local_scaling=False),
         "visible": label_metrics(clusters[0], train[0].ids),
         "infrared": label_metrics(clusters[1], train[1].ids),
     }
@@ -66,10 +66,10 @@ class StageTwoObjective:
 
     @classmethod
     def build(
-        cls, trainer: Session, features: tuple[Embedding, Embedding], clusters: tuple[torch.Tensor, torch.Tensor]
+        cls, session: Session, features: tuple[Embedding, Embedding], clusters: tuple[torch.Tensor, torch.Tensor]
     ) -> "StageTwoObjective":
         """Memories of clustered images, from the features ``[N, D]`` and clusters ``[N]`` (noise −1) of both sides."""
-        config = trainer.config
+        config = session.config
         kept = tuple((y >= 0).nonzero()[:, 0] for y in clusters)
         clusters = tuple(y[rows] for y, rows in zip(clusters, kept, strict=True))
         whole = [side.f[rows] for side, rows in zip(features, kept, strict=True)]

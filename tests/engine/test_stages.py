@@ -174,7 +174,7 @@ def test_the_switch_of_the_published_code_reaches_losses_and_memories(first_step
     f = seen["output"].f.detach()
     hand = StageTwoObjective.build(seen["trainer"], seen["sides"], seen["trainer"].labels)
     config = seen["trainer"].config
-    labels = cross_labels(seen["sides"], seen["trainer"].labels, k=config.dagi.k, association=config.dagi.association)
+    labels = cross_labels(seen["sides"], seen["trainer"].labels, config.dagi)
     given = TrainingFeatures(f, parts)
     again = hand.losses(given, hand.queries(given, labels.of_batch(*seen["rows"])))
     assert parted == pytest.approx({name: again[name].item() for name in parted}, rel=1e-4)
