@@ -9,8 +9,6 @@ from benchmarks.cases.phases import IMAGES
 from salcr.engine.stage_two import StageTwoObjective, total
 from salcr.engine.steps import optimise
 from salcr.models import SALCRNetwork
-from salcr.nn import ClusterMemory
-from salcr.objectives import CrossLabels, GlobalObjective, PartObjective, RefinementObjective
 from salcr.reference.published import objective, pooling
 
 SAMPLES_ON_CPU = 8
@@ -30,16 +28,9 @@ def _training_step(device: str, quick: bool) -> tuple:
     network = network.train().to(device, memory_format=torch.channels_last)
     optimiser = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=0.0, weight_decay=5e-4)
     sizes = IMAGES if device == "cuda" else tuple(count // 10 for count in IMAGES)
-    made = stage_two.step_inputs(device, quick, sizes, samples, network.width)
-    _, _, labels, memories, parts, images, orders = made
-    losses = StageTwoObjective(
-        GlobalObjective(*map(ClusterMemory, memories)),
-        PartObjective(*parts[:2]),
-        tuple(RefinementObjective(*rows) for rows in images),
-        weight=0.5,
-    )
-    own_v, to_r, own_r, to_v = labels
-    return network, optimiser, views, CrossLabels(own_v, to_r, own_r, to_v), losses, orders
+    _, labels, modules, orders = stage_two.step_inputs(device, quick, sizes, samples, network.width)
+    losses = StageTwoObjective(*modules, weight=stage_two.WEIGHT)
+    return network, optimiser, views, labels, losses, orders
 
 
 def _published_step(network, optimiser, views, labels, losses, orders) -> list[torch.Tensor]:
@@ -47,9 +38,8 @@ def _published_step(network, optimiser, views, labels, losses, orders) -> list[t
     pooled, *looked_up = pooling.semantic_pool(network.backbone(*views), tokens)
     f = network.norm(pooled)
     parts = torch.stack([norm(z.flatten(1)).unflatten(1, tokens.shape) for z in looked_up]).movedim(2, 0)
-    memories, part_memories = _memories(losses)
-    images = [(side.whole.rows, side.parts.rows) for side in losses.gpcr]
-    loss = objective.stage_two_loss(f, parts, labels, memories, part_memories, images)
+    memories, part_memories = stage_two.memories(losses)
+    loss = objective.stage_two_loss(f, parts, labels, memories, part_memories, stage_two.images_of(losses))
     optimise(optimiser, loss)
     with torch.no_grad():
         objective.stage_two_update_(f, parts, labels, memories, part_memories, orders)
@@ -62,9 +52,8 @@ def _engine_step(network, optimiser, views, labels, losses, orders) -> list[torc
     queries = losses.queries(output, labels)
     loss = total(losses.losses(output, queries))
     optimise(optimiser, loss)
-    losses.dagi.update_(output.f, labels, orders[0])
-    losses.fgsal.update_(queries.parts, orders[1:])
-    memories, part_memories = _memories(losses)
+    stage_two.update_(losses, output.f, labels, queries.parts, orders)
+    memories, part_memories = stage_two.memories(losses)
     return [loss.detach(), output.f.detach(), network.parts.tokens.grad, *memories, *part_memories]
 
 
@@ -80,11 +69,6 @@ def _same_step(outputs: list[torch.Tensor], expected: list[torch.Tensor]) -> Non
     for x, y in zip(outputs, expected, strict=True):
         unit = y.abs().max()
         torch.testing.assert_close(x / unit, y / unit, rtol=0, atol=1e-4)
-
-
-def _memories(losses: StageTwoObjective) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    banks, parts = losses.dagi, losses.fgsal
-    return [banks.visible.rows, banks.infrared.rows], [bank.rows for bank in (parts.a, parts.b, parts.c, parts.e)]
 
 
 CASES = (
