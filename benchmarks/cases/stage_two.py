@@ -2,23 +2,33 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
 from benchmarks.case import Case, close
 from salcr import ops
-from salcr.engine.stage_two import StageTwoObjective, StepQueries, total
-from salcr.models import TrainingFeatures
 from salcr.nn import ClusterMemory
-from salcr.objectives import CrossLabels, GlobalObjective, PartObjective, RefinementObjective
+from salcr.objectives import CrossLabels, GlobalObjective, PartObjective, PartQueries, RefinementObjective
 from salcr.reference.published import objective
 
-Inputs = tuple[TrainingFeatures, CrossLabels, StageTwoObjective, Sequence[torch.Tensor]]
+WEIGHT = 0.5  # λ₂
+
+
+class Modules(NamedTuple):
+    """Those of an epoch, which :class:`salcr.engine.stage_two.StageTwoObjective` holds in training."""
+
+    dagi: GlobalObjective
+    fgsal: PartObjective
+    gpcr: tuple[RefinementObjective, RefinementObjective]
+
+
+Inputs = tuple[tuple[torch.Tensor, torch.Tensor], CrossLabels, Modules, Sequence[torch.Tensor]]
 
 
 def step_inputs(device: str, quick: bool, images: tuple[int, int], samples: int, width: int) -> Inputs:
-    """A batch of ``samples`` positions, its labels, the modules of an epoch and the orders of their updates.
+    """Global and part features of ``samples`` positions, their labels, an epoch's modules, the orders of updates.
 
     ``images`` of either modality are in the instance memories; there are as many clusters as on SYSU-MM01.
     """
@@ -40,46 +50,49 @@ def step_inputs(device: str, quick: bool, images: tuple[int, int], samples: int,
     ]
     labels = CrossLabels(*(chosen[n][:samples].to(device) for n in (0, 1, 1, 0)))
     dagi = GlobalObjective(*(ClusterMemory(unit(k, width)) for k in clusters))
-    losses = StageTwoObjective(dagi, PartObjective(*(unit(3, k, width) for k in clusters)), gpcr, weight=0.5)
+    modules = Modules(dagi, PartObjective(*(unit(3, k, width) for k in clusters)), gpcr)
     orders = tuple(torch.randperm(n * samples, generator=generator).to(device) for n in (3, 6, 6, 3, 3))
-    return TrainingFeatures(base.repeat(3, 1) + noise[0, 0], base.repeat(3, 1) + noise[1:]), labels, losses, orders
+    return (base.repeat(3, 1) + noise[0, 0], base.repeat(3, 1) + noise[1:]), labels, modules, orders
 
 
-def memories(losses: StageTwoObjective) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+def memories(modules: Modules) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Rows of the cluster memories: of both modalities, and of the parts A, B, C and E."""
-    banks, parts = losses.dagi, losses.fgsal
+    banks, parts = modules.dagi, modules.fgsal
     return [banks.visible.rows, banks.infrared.rows], [bank.rows for bank in (parts.a, parts.b, parts.c, parts.e)]
 
 
-def images_of(losses: StageTwoObjective) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def images_of(modules: Modules) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Rows of either modality's instance memories."""
-    return [(side.whole.rows, side.parts.rows) for side in losses.gpcr]
+    return [(side.whole.rows, side.parts.rows) for side in modules.gpcr]
 
 
-def update_(losses: StageTwoObjective, f: torch.Tensor, queries: StepQueries, orders: Sequence[torch.Tensor]) -> None:
-    """As :meth:`StageTwoObjective.update_`, in orders that are given."""
-    losses.dagi.update_(f, queries.labels, orders[0])
-    losses.fgsal.update_(queries.parts, orders[1:])
+def update_(
+    modules: Modules, f: torch.Tensor, labels: CrossLabels, queries: PartQueries, orders: Sequence[torch.Tensor]
+) -> None:
+    """All cluster memories, in orders that are given."""
+    modules.dagi.update_(f, labels, orders[0])
+    modules.fgsal.update_(queries, orders[1:])
 
 
-def _published(features, labels, losses, orders) -> tuple[torch.Tensor, ...]:
+def _published(features, labels, modules, orders) -> tuple[torch.Tensor, ...]:
     f, parts = (x.requires_grad_() for x in features)
-    whole, of_parts = memories(losses)
-    loss = objective.stage_two_loss(f, parts, labels, whole, of_parts, images_of(losses))
+    whole, of_parts = memories(modules)
+    loss = objective.stage_two_loss(f, parts, labels, whole, of_parts, images_of(modules))
     gradients = torch.autograd.grad(loss, (f, parts))
     with torch.no_grad():
         objective.stage_two_update_(f, parts, labels, whole, of_parts, orders)
     return loss.detach(), *gradients, *whole, *of_parts
 
 
-def _trained(features, labels, losses, orders) -> tuple[torch.Tensor, ...]:
+def _trained(features, labels, modules, orders) -> tuple[torch.Tensor, ...]:
     """As training does it."""
-    features = TrainingFeatures(*(x.requires_grad_() for x in features))
-    queries = losses.queries(features, labels)
-    loss = total(losses.losses(features, queries))
-    gradients = torch.autograd.grad(loss, features)
-    update_(losses, features.f, queries, orders)
-    whole, of_parts = memories(losses)
+    f, parts = (x.requires_grad_() for x in features)
+    queries = modules.fgsal.queries(parts, labels)
+    refined = [term for side in modules.gpcr for term in side.loss(f, parts)]
+    loss = modules.dagi.loss(f, labels) + modules.fgsal.loss(queries) + WEIGHT * sum(refined)
+    gradients = torch.autograd.grad(loss, (f, parts))
+    update_(modules, f, labels, queries, orders)
+    whole, of_parts = memories(modules)
     return loss.detach(), *gradients, *whole, *of_parts
 
 
@@ -99,18 +112,18 @@ def _product_flops(*inputs) -> int:
     return sum(4 * x.numel() * memory.shape[-2] for x, memory in _product_pairs(*inputs))
 
 
-def _product_bytes(features, labels, losses, orders) -> int:
+def _product_bytes(features, labels, modules, orders) -> int:
     """Every memory read, every row read and its gradient written."""
-    banks = [rows for kind in (*memories(losses), *images_of(losses)) for rows in kind]
+    banks = [rows for kind in (*memories(modules), *images_of(modules)) for rows in kind]
     return 2 * sum(x.nbytes for x in features) + sum(bank.nbytes for bank in banks)
 
 
-def _product_pairs(features, labels, losses, orders) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    queries, (whole, of_parts) = losses.queries(features, labels), memories(losses)
-    pairs = [(features.f, rows) for rows in whole]
-    pairs += [(x, rows) for (x, _), rows in zip(queries.parts.by_kind(), of_parts, strict=True)]
-    rows = features.parts.flatten(1, 2)
-    return pairs + [pair for f, parts in images_of(losses) for pair in ((features.f, f), (rows, parts))]
+def _product_pairs(features, labels, modules, orders) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    (f, parts), (whole, of_parts) = features, memories(modules)
+    pairs = [(f, rows) for rows in whole]
+    pairs += [(x, rows) for (x, _), rows in zip(modules.fgsal.queries(parts, labels).by_kind(), of_parts, strict=True)]
+    parts = parts.flatten(1, 2)
+    return pairs + [pair for images in images_of(modules) for pair in zip((f, parts), images, strict=True)]
 
 
 def _close(outputs: Sequence[torch.Tensor] | None, expected: Sequence[torch.Tensor]) -> None:

@@ -6,7 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.case import Case
 from benchmarks.cases import stage_two
 from benchmarks.cases.phases import IMAGES
-from salcr.engine.stage_two import total
+from salcr.engine.stage_two import StageTwoObjective, total
 from salcr.engine.steps import optimise
 from salcr.models import SALCRNetwork
 from salcr.reference.published import objective, pooling
@@ -28,7 +28,8 @@ def _training_step(device: str, quick: bool) -> tuple:
     network = network.train().to(device, memory_format=torch.channels_last)
     optimiser = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=0.0, weight_decay=5e-4)
     sizes = IMAGES if device == "cuda" else tuple(count // 10 for count in IMAGES)
-    _, labels, losses, orders = stage_two.step_inputs(device, quick, sizes, samples, network.width)
+    _, labels, modules, orders = stage_two.step_inputs(device, quick, sizes, samples, network.width)
+    losses = StageTwoObjective(*modules, weight=stage_two.WEIGHT)
     return network, optimiser, views, labels, losses, orders
 
 
@@ -51,7 +52,7 @@ def _engine_step(network, optimiser, views, labels, losses, orders) -> list[torc
     queries = losses.queries(output, labels)
     loss = total(losses.losses(output, queries))
     optimise(optimiser, loss)
-    stage_two.update_(losses, output.f, queries, orders)
+    stage_two.update_(losses, output.f, labels, queries.parts, orders)
     memories, part_memories = stage_two.memories(losses)
     return [loss.detach(), output.f.detach(), network.parts.tokens.grad, *memories, *part_memories]
 
