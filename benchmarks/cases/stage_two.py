@@ -58,7 +58,7 @@ def step_inputs(device: str, quick: bool, images: tuple[int, int], samples: int,
 def memories(modules: Modules) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Rows of the cluster memories: of both modalities, and of the parts A, B, C and E."""
     banks, parts = modules.dagi, modules.fgsal
-    return [banks.visible.rows, banks.infrared.rows], [bank.rows for bank in (parts.a, parts.b, parts.c, parts.e)]
+    return [banks.visible.rows, banks.infrared.rows], [bank.rows for bank in parts.memories]
 
 
 def images_of(modules: Modules) -> list[tuple[torch.Tensor, torch.Tensor]]:

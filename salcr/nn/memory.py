@@ -40,8 +40,14 @@ class ClusterMemory(nn.Module):
 def contrast_sum(
     features: torch.Tensor, memories: Sequence[ClusterMemory], targets: Sequence[torch.Tensor]
 ) -> torch.Tensor:
-    """Sum of the losses of several memories of one temperature; see :func:`salcr.ops.cluster_contrast_sum`."""
+    """Sum of the losses of several memories of one temperature; see :func:`salcr.ops.cluster_contrast_sum`.
+
+    Raises:
+        ValueError: the memories differ in temperature.
+    """
     rows, temperature = [memory.rows for memory in memories], memories[0].temperature
+    if any(memory.temperature != temperature for memory in memories):
+        raise ValueError(f"memories differ in temperature: {', '.join(str(m.temperature) for m in memories)}")
     return ops.cluster_contrast_sum(features, rows, targets, temperature=temperature)
 
 

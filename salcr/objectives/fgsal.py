@@ -11,9 +11,10 @@ from salcr.objectives.dagi import CrossLabels
 
 
 class PartObjective(nn.Module):
-    """``L_p``: part features against the memories A, B (of visible queries) and C, E (of infrared queries).
+    """``L_p``: part features of either modality's queries against part memories of either modality's clusters.
 
-    A and C hold visible clusters, B and E infrared ones; each is one :class:`ClusterMemory` of P banks.
+    ``infrared_to_visible`` is what infrared queries ask of visible clusters, and so on. Each of the four is one
+    :class:`ClusterMemory` with a part axis.
 
     Args:
         visible: ``[P, K_v, D]``: part centroids of the visible clusters.
@@ -25,8 +26,17 @@ class PartObjective(nn.Module):
         self, visible: torch.Tensor, infrared: torch.Tensor, *, momentum: float = 0.1, temperature: float = 0.05
     ) -> None:
         super().__init__()
-        self.a, self.c = (ClusterMemory(visible, momentum=momentum, temperature=temperature) for _ in range(2))
-        self.b, self.e = (ClusterMemory(infrared, momentum=momentum, temperature=temperature) for _ in range(2))
+        options = dict(momentum=momentum, temperature=temperature)
+        self.visible_to_visible = ClusterMemory(visible, **options)
+        self.visible_to_infrared = ClusterMemory(infrared, **options)
+        self.infrared_to_visible = ClusterMemory(visible, **options)
+        self.infrared_to_infrared = ClusterMemory(infrared, **options)
+
+    @property
+    def memories(self) -> tuple[ClusterMemory, ClusterMemory, ClusterMemory, ClusterMemory]:
+        """In the order of :meth:`PartQueries.by_kind`."""
+        visible = self.visible_to_visible, self.visible_to_infrared
+        return *visible, self.infrared_to_visible, self.infrared_to_infrared
 
     def queries(self, parts: torch.Tensor, labels: CrossLabels) -> "PartQueries":
         """Rows and targets of the four kinds, from ``parts [P, 3, 3S, D]`` (own, pg1, pg2 of [v, a, r]) and labels."""
@@ -40,13 +50,12 @@ class PartObjective(nn.Module):
 
     def loss(self, queries: "PartQueries") -> torch.Tensor:
         """The sum of the four contrasts, each a mean over its rows and then over parts."""
-        visible = contrast_sum(queries.visible, (self.a, self.b), queries.visible_targets)
-        return visible + contrast_sum(queries.infrared, (self.c, self.e), queries.infrared_targets)
+        visible = contrast_sum(queries.visible, self.memories[:2], queries.visible_targets)
+        return visible + contrast_sum(queries.infrared, self.memories[2:], queries.infrared_targets)
 
     def update_(self, queries: "PartQueries", orders: Sequence[torch.Tensor]) -> None:
-        """Update A, B, C and E, each with its rows in the order given; see :meth:`PartQueries.random_orders`."""
-        kinds = zip((self.a, self.b, self.c, self.e), queries.by_kind(), orders, strict=True)
-        for memory, (rows, targets), order in kinds:
+        """Update the four memories, each with its rows in the order given; see :meth:`PartQueries.random_orders`."""
+        for memory, (rows, targets), order in zip(self.memories, queries.by_kind(), orders, strict=True):
             memory.update_(rows, targets, order)
 
 
@@ -55,15 +64,15 @@ class PartQueries(NamedTuple):
 
     visible: torch.Tensor  # [P, 6S, D]: own, pg1, pg2, each visible then augmented
     infrared: torch.Tensor  # [P, 3S, D]: own, pg1, pg2
-    visible_targets: tuple[torch.Tensor, torch.Tensor]  # of A and of B, [6S]
-    infrared_targets: tuple[torch.Tensor, torch.Tensor]  # of C and of E, [3S]
+    visible_targets: tuple[torch.Tensor, torch.Tensor]  # in visible and in infrared clusters, [6S]
+    infrared_targets: tuple[torch.Tensor, torch.Tensor]  # likewise, [3S]
 
     def by_kind(self) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
-        """(rows, targets) of A, B, C and E."""
-        (a, b), (c, e) = self.visible_targets, self.infrared_targets
-        return (self.visible, a), (self.visible, b), (self.infrared, c), (self.infrared, e)
+        """(rows, targets): visible to visible, visible to infrared, infrared to visible, infrared to infrared."""
+        visible = ((self.visible, targets) for targets in self.visible_targets)
+        return *visible, *((self.infrared, targets) for targets in self.infrared_targets)
 
     def random_orders(self, generator: torch.Generator) -> list[torch.Tensor]:
-        """A random order of the rows for each of A, B, C and E, drawn from ``generator`` (on the CPU)."""
+        """A random order of the rows for each of the four, drawn from ``generator`` (on the CPU)."""
         drawn = ((torch.randperm(len(y), generator=generator), y.device) for _, y in self.by_kind())
         return [order.to(device, non_blocking=True) for order, device in drawn]

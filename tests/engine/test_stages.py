@@ -193,7 +193,7 @@ def test_noise_is_in_no_memory_of_stage_two(tree, tmp_path, generator):
     dagi, fgsal = objective.dagi, objective.fgsal
     for memory, side, y in zip((dagi.visible, dagi.infrared), sides, clusters, strict=True):
         torch.testing.assert_close(memory.rows, F.normalize(centroids_by_hand(side.f, y)))
-    for memory, joint, y in zip((fgsal.a, fgsal.b), joints, clusters, strict=True):
+    for memory, joint, y in zip((fgsal.visible_to_visible, fgsal.visible_to_infrared), joints, clusters, strict=True):
         expected = torch.stack([F.normalize(centroids_by_hand(joint[:, p], y)) for p in range(3)])
         torch.testing.assert_close(memory.rows, expected)
     assert objective.weight == 0.5 and objective.uses_parts

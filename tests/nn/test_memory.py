@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from salcr.nn import ClusterMemory, InstanceMemory
+from salcr.nn import ClusterMemory, InstanceMemory, contrast_sum
 
 D = 7
 
@@ -168,3 +168,10 @@ def test_a_module_moves_and_saves_its_rows(generator):
     twin.load_state_dict(memory.state_dict())
     assert torch.equal(twin.rows, memory.rows)
     assert memory.float().rows.dtype == torch.float32
+
+
+def test_a_sum_of_contrasts_has_one_temperature(generator):
+    rows = torch.randn(3, 4, generator=generator)
+    memories = [ClusterMemory(rows, temperature=t) for t in (0.05, 0.1)]
+    with pytest.raises(ValueError, match=r"differ in temperature: 0\.05, 0\.1"):
+        contrast_sum(rows, memories, [torch.arange(3)] * 2)

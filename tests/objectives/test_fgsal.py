@@ -7,7 +7,12 @@ from salcr.nn import ClusterMemory
 from salcr.objectives import GlobalObjective, PartObjective
 from tests.objectives.batches import FORMS, centroids, own_and_cross, part_loss, random_batch, updated, view_rows
 
-KINDS = {"a": (("v", "a"), 0), "b": (("v", "a"), 1), "c": (("r",), 0), "e": (("r",), 1)}
+KINDS = {  # the views that ask, and which modality's clusters
+    "visible_to_visible": (("v", "a"), 0),
+    "visible_to_infrared": (("v", "a"), 1),
+    "infrared_to_visible": (("r",), 0),
+    "infrared_to_infrared": (("r",), 1),
+}
 """Of each kind of memories: whose queries reach it, and whether it holds visible (0) or infrared (1) clusters."""
 
 
@@ -77,7 +82,9 @@ def test_all_memories_are_updated_with_their_queries_in_a_random_order(generator
             expected = updated(rows[side][p], [queries[n] for n in order])
             torch.testing.assert_close(getattr(objective, kind).rows[p], expected)
     assert part_rows.grad is None
-    assert not torch.allclose(objective.a.rows, objective.c.rows)  # started alike, asked by different modalities
+    assert not torch.allclose(
+        objective.visible_to_visible.rows, objective.infrared_to_visible.rows
+    )  # started alike, asked by different modalities
 
 
 def test_the_order_is_a_permutation_whatever_the_generator(generator):

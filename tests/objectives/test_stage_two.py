@@ -42,7 +42,7 @@ class Step:
 
     def memories(self):
         dagi, fgsal = self.objective.dagi, self.objective.fgsal
-        return [memory.rows for memory in (dagi.visible, dagi.infrared, fgsal.a, fgsal.b, fgsal.c, fgsal.e)]
+        return [memory.rows for memory in (dagi.visible, dagi.infrared, *fgsal.memories)]
 
     def loss(self, features, labels):
         return total(self.objective.losses(features, self.objective.queries(features, labels)))

@@ -1,7 +1,7 @@
 """The stage-two objective as published implementations run it: a baseline of benchmarks, not for use. From the paper.
 
-A cross entropy a memory and part, both modalities' refinement (:mod:`.gpcr`), and after the backward pass every memory
-updated sample by sample (:mod:`.memory_update`).
+A cross entropy a memory and part, both modalities' refinement (:mod:`.instance_memory`), and after the backward pass
+every memory updated sample by sample.
 """
 
 from collections.abc import Sequence
