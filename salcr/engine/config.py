@@ -20,6 +20,7 @@ from pydantic import (
 
 from salcr.data import DATASETS
 from salcr.data.sysu import SYSU
+from salcr.defaults import MOMENTUM, NEIGHBORS, TEMPERATURE
 
 PRESETS = ("demo", *(spec.preset for spec in DATASETS.values() if spec.preset))
 Refinement = Literal["cmfp", "k_reciprocal", "cmrr", "aim"]
@@ -66,7 +67,7 @@ class Model(Section):
 class Clustering(Section):
     """Pseudo labels of an epoch (docs/method.md, "Pseudo labels")."""
 
-    k1: PositiveInt = 30
+    k1: PositiveInt = NEIGHBORS
     k2: PositiveInt = 6
     eps: PositiveFloat = 0.6
     min_samples: PositiveInt = 4
@@ -100,8 +101,8 @@ class Augment(Section):
 class Memory(Section):
     """Cluster and instance memories (docs/method.md, "Stage one")."""
 
-    momentum: float = Field(0.1, ge=0, le=1)
-    temperature: PositiveFloat = 0.05
+    momentum: float = Field(MOMENTUM, ge=0, le=1)
+    temperature: PositiveFloat = TEMPERATURE
 
 
 class Sinkhorn(Section):
@@ -119,7 +120,7 @@ class DAGI(Section):
     association: str = "ot"
     """``ot``, ``hungarian``, ``graph`` or a name given to :func:`salcr.objectives.register_association`, looked up as a
     run starts."""
-    k: PositiveInt = 30
+    k: PositiveInt = NEIGHBORS
     sinkhorn: Sinkhorn = Sinkhorn()
 
 
@@ -133,7 +134,7 @@ class GPCR(Section):
     """Collaborative refinement."""
 
     enabled: bool = True
-    k: PositiveInt = 30
+    k: PositiveInt = NEIGHBORS
     weight: float = Field(0.5, ge=0)
     """λ₂."""
 
@@ -143,7 +144,7 @@ class Evaluation(Section):
 
     batch: PositiveInt = 128
     refinements: tuple[Refinement, ...] = ("cmfp",)
-    cmfp_k: PositiveInt = 30
+    cmfp_k: PositiveInt = NEIGHBORS
     cmrr_k: PositiveInt = 15
     aim_k1: PositiveInt = 4
     aim_k2: PositiveInt = 1

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from salcr import ops
+from salcr.defaults import MOMENTUM, NEIGHBORS, TEMPERATURE
 
 
 class ClusterMemory(nn.Module):
@@ -18,7 +19,7 @@ class ClusterMemory(nn.Module):
         temperature: divides the cosine in :meth:`contrast`.
     """
 
-    def __init__(self, rows: torch.Tensor, *, momentum: float = 0.1, temperature: float = 0.05) -> None:
+    def __init__(self, rows: torch.Tensor, *, momentum: float = MOMENTUM, temperature: float = TEMPERATURE) -> None:
         super().__init__()
         self.register_buffer("rows", F.normalize(rows.detach(), dim=-1))
         self.momentum, self.temperature = momentum, temperature
@@ -60,7 +61,7 @@ class InstanceMemory(nn.Module):
         temperature: divides the cosine.
     """
 
-    def __init__(self, rows: torch.Tensor, *, k: int = 30, temperature: float = 0.05) -> None:
+    def __init__(self, rows: torch.Tensor, *, k: int = NEIGHBORS, temperature: float = TEMPERATURE) -> None:
         super().__init__()
         self.register_buffer("rows", F.normalize(rows.detach(), dim=-1))
         self.k, self.temperature = k, temperature

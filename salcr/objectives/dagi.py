@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from salcr import ops
+from salcr.defaults import NEIGHBORS
 from salcr.nn import ClusterMemory, contrast_sum
 from salcr.objectives.association import Association, association_named
 
@@ -43,7 +44,7 @@ def associate(
     infrared: torch.Tensor,
     infrared_labels: torch.Tensor,
     *,
-    k: int = 30,
+    k: int = NEIGHBORS,
     association: str = "ot",
     sinkhorn: Mapping[str, float] | None = None,
 ) -> CrossLabels:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from salcr.defaults import MOMENTUM, TEMPERATURE
 from salcr.nn import ClusterMemory, contrast_sum
 from salcr.objectives.dagi import CrossLabels
 
@@ -23,7 +24,12 @@ class PartObjective(nn.Module):
     """
 
     def __init__(
-        self, visible: torch.Tensor, infrared: torch.Tensor, *, momentum: float = 0.1, temperature: float = 0.05
+        self,
+        visible: torch.Tensor,
+        infrared: torch.Tensor,
+        *,
+        momentum: float = MOMENTUM,
+        temperature: float = TEMPERATURE,
     ) -> None:
         super().__init__()
         options = dict(momentum=momentum, temperature=temperature)

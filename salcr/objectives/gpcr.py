@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from salcr import ops
+from salcr.defaults import NEIGHBORS, TEMPERATURE
 from salcr.nn import InstanceMemory
 
 
@@ -17,7 +18,9 @@ class RefinementObjective(nn.Module):
         temperature: divides the cosine.
     """
 
-    def __init__(self, f: torch.Tensor, parts: torch.Tensor, *, k: int = 30, temperature: float = 0.05) -> None:
+    def __init__(
+        self, f: torch.Tensor, parts: torch.Tensor, *, k: int = NEIGHBORS, temperature: float = TEMPERATURE
+    ) -> None:
         super().__init__()
         self.whole = InstanceMemory(f, k=k, temperature=temperature)
         self.parts = InstanceMemory(parts, k=k, temperature=temperature)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from salcr import reference
+from salcr.defaults import MOMENTUM, TEMPERATURE
 from salcr.ops._checks import check_positive, check_same, check_tensor
 from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._parts import HALF_TO_SINGLE, SINGLE_AND_DOUBLE, check_parts, check_targets, lse_dtype, per_row
@@ -22,7 +23,7 @@ def cluster_contrast(
     memory: torch.Tensor,
     targets: torch.Tensor,
     *,
-    temperature: float = 0.05,
+    temperature: float = TEMPERATURE,
     reduction: str = "mean",
     impl: str = "auto",
 ) -> torch.Tensor:
@@ -64,7 +65,7 @@ def cluster_contrast_sum(
     memories: Sequence[torch.Tensor],
     targets: Sequence[torch.Tensor],
     *,
-    temperature: float = 0.05,
+    temperature: float = TEMPERATURE,
     impl: str = "auto",
 ) -> torch.Tensor:
     """Contrast of every feature with the rows of several cluster memories, as one operator.
@@ -101,7 +102,7 @@ def update_cluster_memory_(
     features: torch.Tensor,
     targets: torch.Tensor,
     *,
-    momentum: float = 0.1,
+    momentum: float = MOMENTUM,
     order: torch.Tensor | None = None,
     impl: str = "auto",
 ) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 import torch
 
+from salcr.defaults import NEIGHBORS
 from salcr.ops._checks import check_positive
 from salcr.ops._dispatch import check_impl, share_backends
 from salcr.ops.dbscan import dbscan
@@ -13,7 +14,7 @@ def cluster(
     *,
     eps: float,
     min_samples: int = 4,
-    k1: int = 30,
+    k1: int = NEIGHBORS,
     k2: int = 6,
     neighbors: Neighbors | None = None,
     impl: str = "auto",

@@ -2,6 +2,7 @@
 
 import torch
 
+from salcr.defaults import NEIGHBORS, TEMPERATURE
 from salcr.ops._checks import check_positive, check_same, check_tensor
 from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._parts import HALF_TO_SINGLE, SINGLE_AND_DOUBLE, check_parts, lse_dtype, per_row
@@ -14,7 +15,12 @@ from salcr.ops.index_sets import check_rows
 
 
 def instance_neighbors(
-    features: torch.Tensor, memory: torch.Tensor, k: int = 30, *, temperature: float = 0.05, impl: str = "auto"
+    features: torch.Tensor,
+    memory: torch.Tensor,
+    k: int = NEIGHBORS,
+    *,
+    temperature: float = TEMPERATURE,
+    impl: str = "auto",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The memory rows nearest to every feature, as a set, and the log-sum-exp of all its logits.
 
@@ -49,7 +55,12 @@ def instance_neighbors(
 
 
 def instance_search(
-    features: torch.Tensor, memory: torch.Tensor, k: int = 30, *, temperature: float = 0.05, impl: str = "auto"
+    features: torch.Tensor,
+    memory: torch.Tensor,
+    k: int = NEIGHBORS,
+    *,
+    temperature: float = TEMPERATURE,
+    impl: str = "auto",
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """:func:`instance_neighbors` and the mean row under the softmax, which :func:`set_contrast` needs for its gradient.
 
@@ -84,7 +95,7 @@ def set_contrast(
     memory: torch.Tensor,
     positives: torch.Tensor,
     *,
-    temperature: float = 0.05,
+    temperature: float = TEMPERATURE,
     lse: torch.Tensor | None = None,
     mean_row: torch.Tensor | None = None,
     impl: str = "auto",

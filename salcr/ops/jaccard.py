@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from salcr import reference
+from salcr.defaults import NEIGHBORS
 from salcr.ops._checks import check_finite, check_same, check_tensor
 from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._parts import HALF_TO_SINGLE
@@ -18,7 +19,7 @@ Neighbors = tuple[torch.Tensor, torch.Tensor]
 
 
 def jaccard_distance(
-    features: torch.Tensor, *, k1: int = 30, k2: int = 6, neighbors: Neighbors | None = None, impl: str = "auto"
+    features: torch.Tensor, *, k1: int = NEIGHBORS, k2: int = 6, neighbors: Neighbors | None = None, impl: str = "auto"
 ) -> torch.Tensor:
     """Jaccard distances of the k-reciprocal encodings of all pairs of rows. For comparison and small N.
 
@@ -60,7 +61,7 @@ def jaccard_distance(
 def jaccard_graph(
     features: torch.Tensor,
     *,
-    k1: int = 30,
+    k1: int = NEIGHBORS,
     k2: int = 6,
     max_distance: float,
     neighbors: Neighbors | None = None,

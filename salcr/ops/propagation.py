@@ -3,6 +3,7 @@
 import torch
 
 from salcr import reference
+from salcr.defaults import NEIGHBORS
 from salcr.ops._checks import check_finite, check_positive, check_same, check_tensor
 from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._register import register
@@ -11,7 +12,7 @@ from salcr.ops.backends.eager import propagation as _eager
 
 
 def propagate_features(
-    visible: torch.Tensor, infrared: torch.Tensor, *, k: int = 30, impl: str = "auto"
+    visible: torch.Tensor, infrared: torch.Tensor, *, k: int = NEIGHBORS, impl: str = "auto"
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Replace every feature by the mean of its neighbours in its own and in the other modality.
 

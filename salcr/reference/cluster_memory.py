@@ -5,13 +5,15 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
+from salcr.defaults import MOMENTUM, TEMPERATURE
+
 
 def cluster_contrast(
     features: torch.Tensor,
     memory: torch.Tensor,
     targets: torch.Tensor,
     *,
-    temperature: float = 0.05,
+    temperature: float = TEMPERATURE,
     reduction: str = "mean",
 ) -> torch.Tensor:
     """Cross entropy of ``normalize(features) @ memory.T / temperature``; see :func:`salcr.ops.cluster_contrast`."""
@@ -32,7 +34,7 @@ def cluster_contrast_sum(
     memories: Sequence[torch.Tensor],
     targets: Sequence[torch.Tensor],
     *,
-    temperature: float = 0.05,
+    temperature: float = TEMPERATURE,
 ) -> torch.Tensor:
     """Sum of the mean losses of several memories; see :func:`salcr.ops.cluster_contrast_sum`."""
     pairs = zip(memories, targets, strict=True)
@@ -44,7 +46,7 @@ def update_cluster_memory_(
     features: torch.Tensor,
     targets: torch.Tensor,
     *,
-    momentum: float = 0.1,
+    momentum: float = MOMENTUM,
     order: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Sample by sample ``m ← μm + (1−μ)x̂; m ← m/‖m‖`` in place; see :func:`salcr.ops.update_cluster_memory_`."""

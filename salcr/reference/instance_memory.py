@@ -3,16 +3,18 @@
 import torch
 import torch.nn.functional as F
 
+from salcr.defaults import NEIGHBORS, TEMPERATURE
+
 
 def instance_neighbors(
-    features: torch.Tensor, memory: torch.Tensor, k: int = 30, *, temperature: float = 0.05
+    features: torch.Tensor, memory: torch.Tensor, k: int = NEIGHBORS, *, temperature: float = TEMPERATURE
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The k largest logits of each row as a set, and the LSE of all; see :func:`salcr.ops.instance_neighbors`."""
     return instance_search(features, memory, k, temperature=temperature)[:2]
 
 
 def instance_search(
-    features: torch.Tensor, memory: torch.Tensor, k: int = 30, *, temperature: float = 0.05
+    features: torch.Tensor, memory: torch.Tensor, k: int = NEIGHBORS, *, temperature: float = TEMPERATURE
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The same and ``softmax(logits) @ memory``; see :func:`salcr.ops.instance_search`."""
     logits, size = _logits(features.detach(), memory.detach(), temperature), memory.shape[-2]
@@ -30,7 +32,7 @@ def set_contrast(
     memory: torch.Tensor,
     positives: torch.Tensor,
     *,
-    temperature: float = 0.05,
+    temperature: float = TEMPERATURE,
     lse: torch.Tensor | None = None,
     mean_row: torch.Tensor | None = None,
 ) -> torch.Tensor:

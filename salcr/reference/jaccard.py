@@ -6,6 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from salcr.defaults import NEIGHBORS
 from salcr.reference.knn import knn
 
 BLOCK_ROWS = 2048  # pairs of features that are gathered at a time
@@ -15,7 +16,7 @@ Neighbors = tuple[torch.Tensor, torch.Tensor]
 
 
 def jaccard_distance(
-    features: torch.Tensor, *, k1: int = 30, k2: int = 6, neighbors: Neighbors | None = None
+    features: torch.Tensor, *, k1: int = NEIGHBORS, k2: int = 6, neighbors: Neighbors | None = None
 ) -> torch.Tensor:
     """All distances, dense; see :func:`salcr.ops.jaccard_distance`."""
     distances = np.empty((len(features), len(features)), np.float32)
@@ -25,7 +26,7 @@ def jaccard_distance(
 
 
 def jaccard_graph(
-    features: torch.Tensor, *, k1: int = 30, k2: int = 6, max_distance: float, neighbors: Neighbors | None = None
+    features: torch.Tensor, *, k1: int = NEIGHBORS, k2: int = 6, max_distance: float, neighbors: Neighbors | None = None
 ) -> torch.Tensor:
     """The distances up to ``max_distance``, row by row; see :func:`salcr.ops.jaccard_graph`."""
     lengths, columns, values = [np.zeros(1, np.int64)], [], []

@@ -3,9 +3,11 @@
 import torch
 import torch.nn.functional as F
 
+from salcr.defaults import NEIGHBORS
+
 
 def propagate_features(
-    visible: torch.Tensor, infrared: torch.Tensor, *, k: int = 30
+    visible: torch.Tensor, infrared: torch.Tensor, *, k: int = NEIGHBORS
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean over the neighbours in both modalities, normalised; see :func:`salcr.ops.propagate_features`."""
     visible, infrared = F.normalize(visible, dim=-1), F.normalize(infrared, dim=-1)

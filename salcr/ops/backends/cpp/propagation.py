@@ -8,12 +8,13 @@ graphs, are all that is in memory beside the features.
 import torch
 import torch.nn.functional as F
 
+from salcr.defaults import NEIGHBORS
 from salcr.ops.backends.cpp._tiles import tiles
 from salcr.ops.backends.eager.propagation import propagate_rows
 
 
 def propagate_features(
-    visible: torch.Tensor, infrared: torch.Tensor, *, k: int = 30
+    visible: torch.Tensor, infrared: torch.Tensor, *, k: int = NEIGHBORS
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See :func:`salcr.ops.propagate_features`."""
     from salcr import _C

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from salcr.defaults import NEIGHBORS
 from salcr.reference.propagation import neighbour_weights
 
 BLOCK_ENTRIES = 1 << 26  # similarities held at a time
@@ -23,7 +24,7 @@ class Largest(NamedTuple):
 
 
 def propagate_features(
-    visible: torch.Tensor, infrared: torch.Tensor, *, k: int = 30
+    visible: torch.Tensor, infrared: torch.Tensor, *, k: int = NEIGHBORS
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See :func:`salcr.ops.propagate_features`."""
     visible, infrared = F.normalize(visible, dim=1), F.normalize(infrared, dim=1)

@@ -1,0 +1,10 @@
+"""Parameters of the paper that several rooms have as a default."""
+
+TEMPERATURE = 0.05
+"""Divides every cosine in a contrast."""
+
+MOMENTUM = 0.1
+"""Share of a memory row that an update keeps."""
+
+NEIGHBORS = 30
+"""Of k-reciprocal sets, of propagation graphs and of the refinement's sets."""
