@@ -8,10 +8,11 @@ imports are part of it: its hash covers them, and they have no entry of their ow
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+
+from salcr.files import write_atomically
 
 LEDGER = "benchmarks/results/verified.json"
 PATTERNS = ("kernels/*.py", "csrc/cuda/*.cu", "csrc/cuda/*.cuh")
@@ -92,13 +93,8 @@ def read(path: Path) -> dict[str, dict]:
 
 
 def write(path: Path, content: Mapping) -> None:
-    """Write ``content`` as JSON to a temporary name, then rename it: readers see the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write ``content`` as JSON; readers see the old file or the new one."""
+    write_atomically(path, json.dumps(content, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ import torch
 
 from benchmarks import ledger
 from benchmarks.machine import ROOT, machine, versions
+from salcr.files import write_atomically
 
 LAUNCH = ROOT / "kernels/launch.py"
 MARGIN = 0.03  # of the time, that a new entry has to save
@@ -201,9 +202,7 @@ def rewrite(source: Path, table: Mapping[str, Mapping[int, Entry]]) -> None:
     text, count = pattern.subn(lambda _: render(table), source.read_text())
     if count != 1:
         raise ValueError(f"{source} has {count} tables between markers, not one")
-    temporary = source.with_name(f".{source.name}.new")
-    temporary.write_text(text)
-    temporary.replace(source)
+    write_atomically(source, text)
 
 
 def render(table: Mapping[str, Mapping[int, Entry]]) -> str:

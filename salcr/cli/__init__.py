@@ -64,7 +64,7 @@ def evaluate(
     import json
 
     from salcr.engine.evaluation import evaluate_checkpoint
-    from salcr.engine.files import write_atomically
+    from salcr.files import write_atomically
 
     text = json.dumps(evaluate_checkpoint(checkpoint, overrides or []), indent=2)
     if out is None:

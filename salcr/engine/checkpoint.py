@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from salcr.engine.files import write_atomically
+from salcr.files import write_atomically
 
 KEPT = 2
 

@@ -14,9 +14,9 @@ from salcr.data import Dataset
 from salcr.data.records import Protocol, Trial
 from salcr.engine.config import Config, Evaluation, load_config
 from salcr.engine.features import extract_features
-from salcr.engine.files import write_atomically
 from salcr.engine.images import open_dataset, open_images
 from salcr.engine.network import configured_backend, load_network, pick_device
+from salcr.files import write_atomically
 from salcr.models import SALCRNetwork
 
 RANKS = (1, 5, 10, 20)

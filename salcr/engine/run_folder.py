@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from salcr.engine.files import write_atomically
+from salcr.files import write_atomically
 
 
 class RunFolder:

@@ -9,13 +9,13 @@ import torch
 from salcr.engine import checkpoint
 from salcr.engine.config import Config, dump_config, load_config
 from salcr.engine.evaluation import evaluate
-from salcr.engine.files import write_atomically
 from salcr.engine.network import configured_backend
 from salcr.engine.run_folder import RunFolder
 from salcr.engine.session import Session
 from salcr.engine.stage_one import stage_one_epoch
 from salcr.engine.stage_two import stage_two_epoch
 from salcr.engine.steps import NonFiniteLoss
+from salcr.files import write_atomically
 
 logger = logging.getLogger("salcr")
 

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from salcr.engine.files import write_atomically
 from salcr.engine.run_folder import RunFolder
+from salcr.files import write_atomically
 
 
 def lines(run):
