@@ -1,4 +1,4 @@
-# make install | test | lint | demo | sanitize | gpu-check   (PYTHON=python3.11: the interpreter of .venv; JOBS=8: of test)
+# make install | test | lint | demo | sanitize | gpu-check   (PYTHON=python3.11: the interpreter of .venv; JOBS=8: of builds and test)
 PYTHON ?= python3
 SEED ?= 0
 JOBS ?= 2
@@ -12,7 +12,7 @@ install: .venv/installed
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	SALCR_REQUIRE_CPP=1 $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	SALCR_REQUIRE_CPP=1 SALCR_BUILD_JOBS=$(JOBS) $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 	touch $@
 
 test: install
@@ -32,7 +32,7 @@ demo: install
 
 # The tests of the C++ backends, and of the CUDA solver on the host, under AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize: install
-	SALCR_SANITIZE=address,undefined SALCR_REQUIRE_CPP=1 $(BIN)/python -m pip install --quiet --no-deps --upgrade \
+	SALCR_SANITIZE=address,undefined SALCR_REQUIRE_CPP=1 SALCR_BUILD_JOBS=$(JOBS) $(BIN)/python -m pip install --quiet --no-deps --upgrade \
 		--target build/sanitized .
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 		ASAN_OPTIONS=detect_leaks=0 SALCR_SANITIZE=address,undefined $(BIN)/python -m tests.sanitized build/sanitized
