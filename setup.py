@@ -47,7 +47,7 @@ class OptionalBuild(build_ext):
             raise RuntimeError(f"nvcc failed: {done.stderr or done.stdout}")
 
 
-flags = ["-O3", "-fopenmp", "-Wall", "-Wextra"]
+flags = ["-O3", "-fno-trapping-math", "-fopenmp", "-Wall", "-Wextra"]
 if os.environ.get("SALCR_NATIVE", "1") == "1":  # 0: a binary that also runs on other machines
     flags.append("-march=native")
 sanitize = os.environ.get("SALCR_SANITIZE")  # for example "address,undefined"

@@ -61,6 +61,7 @@ JOBS = {
     "dbscan.pairs": Job("labels-visible"),
     "dbscan.roots": Job("labels-visible"),
     "centroids": Job("cluster-visible"),
+    "augmentation": Job("augment-stage-one"),
     "sinkhorn.rows": Job("sinkhorn"),
     "sinkhorn.columns": Job("sinkhorn"),
     "pooling.wide": Job("semantic_pool-bfloat16"),

@@ -115,6 +115,9 @@ TABLE = {
     "sinkhorn.columns": {
         80: dict(C=16, BLOCK=64, num_warps=4),
     },
+    "augmentation": {
+        80: dict(BLOCK=1024, num_warps=8, num_stages=1),
+    },
     "pooling.wide": {
         80: dict(ELEMENTS=4096, num_warps=8),
     },
@@ -127,6 +130,7 @@ TABLE = {
 INTERPRETED = {  # small, so that small tests have edges; what is not here is as on the smallest capability
     "products.half": dict(M=16, N=32, K=32, num_warps=4, num_stages=1),
     "products.ieee": dict(M=16, N=32, K=32, num_warps=4, num_stages=1),
+    "augmentation": dict(BLOCK=64, num_warps=4, num_stages=1),
     "knn.products": dict(M=16, N=32, K=16, num_warps=4, num_stages=1),
     "knn.narrow": dict(ELEMENTS=8192, num_warps=4),
 }

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from salcr.data.augment import normalize, to_unit
+from salcr import ops
 from salcr.models import Embedding, SALCRNetwork
 
 
@@ -39,8 +39,7 @@ def extract_features(
     network.eval()
     rows_f, rows_joint = [], []
     for start in range(0, len(images), batch):
-        x = normalize(to_unit(torch.from_numpy(np.array(images[start : start + batch])).to(device)))
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = ops.augment(torch.from_numpy(np.array(images[start : start + batch])).to(device))
         views = [x, x.flip(3)] if mirror else [x]
         with autocast(device, precision):
             f, joint = zip(*(network.embed(view, infrared=infrared) for view in views), strict=True)

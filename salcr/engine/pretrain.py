@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from salcr.data.augment import Augmentation
+from salcr.data.augment import Augmentation, make_views
 from salcr.data.synthetic import render_objects
 from salcr.engine import checkpoint
 from salcr.engine.network import pick_device
@@ -62,10 +62,8 @@ def pretrain(
         order = torch.randperm(len(images), generator=generator)
         for rows in order[: len(order) // batch * batch].view(-1, batch):
             x, y = images[rows].to(place), labels[rows].to(place)
-            views = torch.cat(
-                [augmentation.visible(x, generator, local_scaling=True), augmentation.channel_augmented(x, generator)]
-            )
-            logits = head(network(views.contiguous(memory_format=torch.channels_last), None))
+            plain = augmentation.visible(*x.shape[:3], generator, local_scaling=True)
+            logits = head(network(make_views(x, plain, augmentation.channel_augmented(*x.shape[:3], generator)), None))
             loss = F.cross_entropy(logits, y.repeat(2), label_smoothing=0.1)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
-from salcr.data.augment import Augmentation
+from salcr.data.augment import Augmentation, make_views
 
 CHECK_EVERY = 10
 
@@ -106,10 +106,10 @@ def training_views(
     local_scaling: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Network inputs ``[2S, 3, H, W]`` (visible, channel-augmented) and ``[S, 3, H, W]``, channels last."""
-    plain = augmentation.visible(visible, generator, local_scaling=local_scaling)
-    augmented = augmentation.channel_augmented(visible, generator)
-    both = torch.cat([plain, augmented]).contiguous(memory_format=torch.channels_last)
-    return both, augmentation.infrared(infrared, generator).contiguous(memory_format=torch.channels_last)
+    plain = augmentation.visible(*visible.shape[:3], generator, local_scaling=local_scaling)
+    augmented = augmentation.channel_augmented(*visible.shape[:3], generator)
+    other = augmentation.infrared(*infrared.shape[:3], generator)
+    return make_views(visible, plain, augmented), make_views(infrared, other)
 
 
 def optimise(optimiser: torch.optim.Optimizer, loss: torch.Tensor) -> None:

@@ -15,6 +15,7 @@ accepted until version 0.3.)
 
 from salcr.ops._dispatch import use_backend
 from salcr.ops.assignment import bidirectional_assignment, linear_assignment
+from salcr.ops.augmentation import augment
 from salcr.ops.centroids import cluster_centroids
 from salcr.ops.cluster_memory import cluster_contrast, cluster_contrast_sum, update_cluster_memory_
 from salcr.ops.clustering import cluster
@@ -32,6 +33,7 @@ from salcr.ops.sinkhorn import sinkhorn
 __all__ = [
     "RankingResult",
     "affinity_inference",
+    "augment",
     "bidirectional_assignment",
     "cluster",
     "cluster_centroids",

@@ -5,6 +5,7 @@ Same names, same arguments (without ``impl``), no argument checks, any device, f
 """
 
 from salcr.reference.assignment import bidirectional_assignment, linear_assignment
+from salcr.reference.augmentation import augment
 from salcr.reference.centroids import cluster_centroids
 from salcr.reference.cluster_memory import cluster_contrast, cluster_contrast_sum, update_cluster_memory_
 from salcr.reference.clustering import cluster
@@ -22,6 +23,7 @@ from salcr.reference.sinkhorn import sinkhorn
 __all__ = [
     "RankingResult",
     "affinity_inference",
+    "augment",
     "bidirectional_assignment",
     "cluster",
     "cluster_centroids",

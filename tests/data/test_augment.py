@@ -1,4 +1,3 @@
-import colorsys
 import dataclasses
 import math
 import random
@@ -7,19 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from salcr.data import augment
+from salcr import ops
 from salcr.data.augment import (
+    LOCAL_SCALINGS,
     Augmentation,
-    color_jitter,
-    copy_channel,
-    crop_and_flip,
-    normalize,
-    random_erase,
-    random_rectangles,
-    scale_locally,
-    to_unit,
-    turn_hue,
+    draw_crops,
+    draw_erased,
+    draw_jitter,
+    draw_rectangles,
+    draw_scalings,
+    make_views,
 )
+from salcr.ops.augmentation import Adjust, Draw
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 ERASED, GREY = np.array([0.4914, 0.4822, 0.4465]), np.array([0.2989, 0.5870, 0.1140])
@@ -31,8 +29,14 @@ def photos(generator, batch=6, height=24, width=12):
     return torch.randint(0, 256, (batch, height, width, 3), generator=generator, dtype=torch.uint8)
 
 
-def unit(generator, batch=6, height=24, width=12):
-    return torch.rand(batch, 3, height, width, generator=generator)
+def views(augmentation, name, images, generator, **options):
+    return make_views(images, getattr(augmentation, name)(*images.shape[:3], generator, **options))
+
+
+def in_bytes(found):
+    """Views as ``[B, 3, H, W]`` in units of a byte, which only cropping leaves whole."""
+    mean, deviation = (torch.from_numpy(x).view(3, 1, 1) for x in (MEAN, STD))
+    return 255 * (found.double() * deviation + mean)
 
 
 def normalized(pixels):
@@ -48,7 +52,7 @@ def standard_error(p, n):
 def test_a_view_has_the_networks_shape_and_range_and_leaves_the_images(generator, view):
     images = photos(generator)
     before, state = images.clone(), torch.get_rng_state()
-    found = getattr(Augmentation(), view)(images, generator)
+    found = views(Augmentation(), view, images, generator)
     assert found.shape == (6, 3, 24, 12) and found.dtype == torch.float32
     low, high = (0 - MEAN) / STD, (1 - MEAN) / STD
     assert found.min() >= low.min() - 1e-5 and found.max() <= high.max() + 1e-5
@@ -59,8 +63,7 @@ def test_a_view_has_the_networks_shape_and_range_and_leaves_the_images(generator
 def test_a_view_is_determined_by_the_generator(generator, seed, view, options):
     images = photos(generator)
     first, second, third = (
-        getattr(Augmentation(), view)(images, torch.Generator().manual_seed(s), **options)
-        for s in (seed, seed, seed + 1)
+        views(Augmentation(), view, images, torch.Generator().manual_seed(s), **options) for s in (seed, seed, seed + 1)
     )
     assert torch.equal(first, second) and not torch.equal(first, third)
 
@@ -71,7 +74,7 @@ def test_the_strengths_are_those_of_the_paper():
 
 def test_switched_off_only_the_mirror_is_left(generator):
     images = photos(generator, batch=8)
-    found = PLAIN.visible(images, generator).numpy()
+    found = views(PLAIN, "visible", images, generator).numpy()
     for image, view in zip(images.numpy(), found, strict=True):
         upright, mirrored = (normalized(x).transpose(2, 0, 1) for x in (image, image[:, ::-1]))
         assert np.allclose(view, upright, atol=1e-5) or np.allclose(view, mirrored, atol=1e-5)
@@ -79,7 +82,7 @@ def test_switched_off_only_the_mirror_is_left(generator):
 
 def test_features_for_clustering_see_the_plain_image(generator):
     images = photos(generator)
-    found = normalize(to_unit(images)).numpy()
+    found = ops.augment(images).numpy()
     np.testing.assert_allclose(found, normalized(images.numpy()).transpose(0, 3, 1, 2), atol=1e-6)
 
 
@@ -88,10 +91,10 @@ def test_crops_are_windows_of_the_padded_image_or_of_its_mirror(generator, pad):
     """Every image is found in its padded original; all places and both directions are drawn, evenly."""
     batch, height, width = 600, 7, 4
     images = photos(generator, batch, height, width)
-    found = crop_and_flip(images, pad, generator)
-    assert found.shape == (batch, 3, height, width) and found.dtype == torch.float32
+    found = in_bytes(views(Augmentation(pad=pad, erase=0.0), "visible", images, generator))
+    assert found.shape == (batch, 3, height, width)
     places = []
-    for image, crop in zip(images.numpy(), found.mul(255).round().byte().permute(0, 2, 3, 1).numpy(), strict=True):
+    for image, crop in zip(images.numpy(), found.round().byte().permute(0, 2, 3, 1).numpy(), strict=True):
         padded = np.zeros((height + 2 * pad, width + 2 * pad, 3), np.uint8)
         padded[pad : pad + height, pad : pad + width] = image
         matches = [
@@ -114,7 +117,7 @@ def test_crops_are_windows_of_the_padded_image_or_of_its_mirror(generator, pad):
 
 def test_padding_is_black_before_normalising(generator):
     images = torch.full((40, 6, 6, 3), 255, dtype=torch.uint8)
-    found = Augmentation(pad=6, erase=0.0).visible(images, generator)
+    found = views(Augmentation(pad=6, erase=0.0), "visible", images, generator)
     black, white = ((value - MEAN) / STD for value in (0, 1))
     for c in range(3):
         values = found[:, c].unique().tolist()
@@ -125,91 +128,39 @@ def test_padding_is_black_before_normalising(generator):
 def test_each_image_of_a_batch_has_its_own_draws(generator):
     images = photos(generator, batch=1).expand(30, -1, -1, -1)
     for view in VIEWS:
-        found = getattr(Augmentation(erase=0.0), view)(images, generator)
+        found = views(Augmentation(erase=0.0), view, images, generator)
         assert len({x.numpy().tobytes() for x in found}) > 25, view
 
 
-@pytest.mark.parametrize("turn", [-0.5, -0.21, 0.0, 1 / 6, 1 / 3, 0.5])
-def test_hue_turns_as_colorsys_turns_it(generator, turn):
-    x = torch.rand(2, 3, 5, 5, generator=generator)
-    named = [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (0, 1, 1), (1, 0, 1), (0, 0, 0), (1, 1, 1), (0.5, 0.5, 0.5)]
-    x[0, :, 0], x[1, :, 0, :4] = torch.tensor(named[:5]).T.float(), torch.tensor(named[5:]).T
-    found = turn_hue(x, torch.full((2, 1, 1), turn))
-    for b in range(2):
-        for row in range(5):
-            for column in range(5):
-                hue, saturation, value = colorsys.rgb_to_hsv(*x[b, :, row, column].tolist())
-                expected = colorsys.hsv_to_rgb((hue + turn) % 1, saturation, value)
-                np.testing.assert_allclose(found[b, :, row, column].numpy(), expected, atol=2e-6)
+def test_jitter_draws_factors_and_turns_for_each_image_and_an_order_for_the_batch(generator):
+    batch, strength, orders = 500, 0.4, []
+    for _ in range(60):
+        table = draw_crops(batch, 0, generator)
+        draw_jitter(table, strength, generator)
+        order = table[:, Draw.FIRST : Draw.FOURTH + 1]
+        assert (order == order[0]).all() and order[0].sort()[0].tolist() == [1, 2, 3, 4]
+        orders.append(tuple(order[0].tolist()))
+    assert all({order[place] for order in orders} == {1, 2, 3, 4} for place in range(4)) and len(set(orders)) > 15
+    drawn = table[:, Draw.BRIGHTNESS : Draw.TURN + 1] - torch.tensor([1.0, 1.0, 1.0, 0.0])
+    assert drawn.abs().max() <= strength and (drawn.abs().amax(0) > 0.97 * strength).all()
+    assert (drawn.mean(0).abs() < 5 * strength * (3 * batch) ** -0.5).all()
+    assert (drawn.T.corrcoef() - torch.eye(4)).abs().max() < 5 / batch**0.5
 
 
-def test_each_image_has_its_own_turn(generator):
-    x = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1).expand(3, -1, 2, 2)
-    found = turn_hue(x, torch.tensor([0.0, 1 / 3, 2 / 3]).view(3, 1, 1))
-    torch.testing.assert_close(found[:, :, 0, 0], torch.eye(3), atol=1e-6, rtol=0)
+def test_jitter_without_strength_changes_nothing(generator):
+    images = photos(generator, batch=50)
+    table = draw_crops(50, 0, generator)
+    draw_jitter(table, 0.0, generator)
+    assert (table[:, Draw.FIRST] != Adjust.NOTHING).all()
+    table[:, Draw.MIRRORED] = 0
+    torch.testing.assert_close(ops.augment(images, table), ops.augment(images), atol=1e-5, rtol=0)
 
 
-def jittered_by_hand(image, brightness, contrast, saturation, turn, steps):
-    """``[H, W, 3]`` float64, the four adjustments one after the other."""
-    for step in steps:
-        if step == 0:
-            image = image * brightness
-        elif step == 1:
-            image = contrast * image + (1 - contrast) * (image @ GREY).mean()
-        elif step == 2:
-            image = saturation * image + (1 - saturation) * (image @ GREY)[..., None]
-        else:
-            pixels = [colorsys.rgb_to_hsv(*pixel) for pixel in image.reshape(-1, 3)]
-            turned = [colorsys.hsv_to_rgb((h + turn) % 1, s, v) for h, s, v in pixels]
-            image = np.array(turned).reshape(image.shape)
-        image = image.clip(0, 1)
-    return image
-
-
-@pytest.mark.parametrize("trial", range(6))
-def test_jitter_is_the_four_adjustments_in_the_drawn_order(generator, trial):
-    x, strength = unit(generator, batch=3, height=4, width=3), 0.5
-    draws = torch.Generator()
-    draws.set_state(generator.get_state())
-    found = color_jitter(x, strength, generator)
-    factors = 1 + strength * (2 * torch.rand(3, 3, generator=draws).double().numpy() - 1)
-    turns = strength * (2 * torch.rand(3, generator=draws).double().numpy() - 1)
-    steps = torch.randperm(4, generator=draws).tolist()
-    for b in range(3):
-        image = x[b].permute(1, 2, 0).double().numpy()
-        expected = jittered_by_hand(image, *factors[:, b], turns[b], steps)
-        np.testing.assert_allclose(found[b].permute(1, 2, 0).numpy(), expected, atol=1e-5)
-
-
-def test_jitter_keeps_its_range_and_its_input(generator):
-    x = unit(generator, batch=50)
-    before = x.clone()
-    found = color_jitter(x, 0.5, generator)
-    assert found.min() >= 0 and found.max() <= 1 and not torch.allclose(found, x, atol=0.05)
-    assert torch.equal(x, before)
-    torch.testing.assert_close(color_jitter(x, 0.0, generator), x, atol=2e-6, rtol=0)
-
-
-def test_brightness_factors_fill_their_range(generator):
-    """On grey images contrast, saturation and hue do nothing: what is left is the brightness factor."""
-    x = torch.full((2000, 3, 1, 1), 0.5)
-    factors = color_jitter(x, 0.5, generator)[:, 0, 0, 0] / 0.5
-    assert 0.5 <= factors.min() < 0.51 and 1.49 < factors.max() <= 1.5
-    assert abs(factors.mean() - 1) < 5 * 12**-0.5 / 2000**0.5
-
-
-def rectangles(masks):
-    """(tall, wide, top, left) of each mask ``[B, 1, H, W]``, None where it is empty; each must be one rectangle."""
-    found = []
-    for mask in masks[:, 0].numpy():
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        if len(rows) == 0:
-            found.append(None)
-            continue
-        assert mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
-        assert mask.sum() == len(rows) * len(columns) == (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
-        found.append((len(rows), len(columns), int(rows[0]), int(columns[0])))
-    return found
+def as_rectangles(drawn):
+    """(tall, wide, top, left) of each row ``[B, 4]`` of top, bottom, left, right, None where it is empty."""
+    for top, bottom, left, right in drawn.tolist():
+        assert top <= bottom and left <= right
+        yield (bottom - top, right - left, top, left) if top < bottom and left < right else None
 
 
 def published_rectangle(height, width, draw):
@@ -224,9 +175,7 @@ def published_rectangle(height, width, draw):
 @pytest.mark.parametrize(("height", "width"), [(72, 36), (40, 40)])
 def test_rectangles_have_the_areas_and_aspects_of_random_erasing(generator, seed, height, width):
     batch = 3000
-    masks = random_rectangles(torch.empty(batch, 3, height, width), generator)
-    assert masks.shape == (batch, 1, height, width) and masks.dtype == torch.bool
-    found, draw = rectangles(masks), random.Random(seed)
+    found, draw = list(as_rectangles(draw_rectangles(batch, height, width, generator))), random.Random(seed)
     assert None not in found
     expected = np.array([published_rectangle(height, width, draw) for _ in range(batch)], float)
     found = np.array(found, float)
@@ -252,43 +201,38 @@ def test_rectangles_have_the_areas_and_aspects_of_random_erasing(generator, seed
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 1), (1, 40), (3, 3)])
 def test_an_image_too_small_for_a_rectangle_gets_none_or_a_smaller_one(generator, height, width):
-    for found in rectangles(random_rectangles(torch.empty(50, 3, height, width), generator)):
+    for found in as_rectangles(draw_rectangles(50, height, width, generator)):
         assert found is None or (found[0] < height and found[1] < width)
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.5, 1.0])
 def test_erasing_writes_the_constants_into_one_rectangle(generator, probability):
     batch = 800
-    x = torch.randn(batch, 3, 20, 10, generator=generator) + 5
-    before = x.clone()
-    found = random_erase(x, probability, generator)
-    assert torch.equal(x, before)
-    changed = (found != x).any(1, keepdim=True)
-    erased = [r is not None for r in rectangles(changed)]
-    constants = torch.tensor(ERASED, dtype=torch.float32).view(3, 1, 1).expand_as(x)
-    assert torch.equal(found, torch.where(changed, constants, x))
-    assert abs(np.mean(erased) - probability) <= 5 * standard_error(probability, batch)
+    images, table = photos(generator, batch, 20, 10), draw_crops(batch, 0, generator)
+    before = ops.augment(images, table)
+    draw_erased(table, probability, 20, 10, generator)
+    found = ops.augment(images, table)
+    changed = (found != before).any(1)
+    places = list(as_rectangles(table[:, Draw.ERASED_TOP : Draw.ERASED_RIGHT + 1]))
+    for mask, place in zip(changed, places, strict=True):
+        expected = torch.zeros(20, 10, dtype=torch.bool)
+        if place is not None:
+            tall, wide, top, left = map(int, place)
+            expected[top : top + tall, left : left + wide] = True
+        assert torch.equal(mask, expected)
+    constants = torch.tensor(ERASED, dtype=torch.float32).view(3, 1, 1).expand_as(found)
+    assert torch.equal(found, torch.where(changed.unsqueeze(1), constants, before))
+    share = np.mean([place is not None for place in places])
+    assert abs(share - probability) <= 5 * standard_error(probability, batch)
 
 
 def test_erasing_comes_after_normalising(generator):
     images = torch.full((20, 20, 10, 3), 255, dtype=torch.uint8)
-    found = Augmentation(pad=0, erase=1.0).visible(images, generator)
+    found = views(Augmentation(pad=0, erase=1.0), "visible", images, generator)
     white = (1 - MEAN) / STD
     for c in range(3):
         values = found[:, c].unique().tolist()
         np.testing.assert_allclose(values, sorted([ERASED[c], white[c]]), atol=1e-5)
-
-
-def test_a_copied_channel_is_one_of_the_images_own_drawn_evenly(generator):
-    batch = 3000
-    x = torch.randn(batch, 3, 2, 2, generator=generator)
-    found = copy_channel(x, generator)
-    assert found.shape == x.shape
-    assert torch.equal(found[:, 0], found[:, 1]) and torch.equal(found[:, 0], found[:, 2])
-    same = (found == x).flatten(2).all(2)
-    assert (same.sum(1) == 1).all()
-    shares = same.float().mean(0)
-    assert (abs(shares - 1 / 3) < 5 * standard_error(1 / 3, batch)).all()
 
 
 def kinds(found, colour):
@@ -313,7 +257,7 @@ def kinds(found, colour):
 def test_channels_are_mixed_as_often_as_the_spec_says(generator, view, shares):
     batch, colour = 40000, np.array([20, 120, 230])
     images = torch.tensor(colour, dtype=torch.uint8).expand(batch, 2, 2, 3)
-    counts = kinds(getattr(PLAIN, view)(images, generator), colour / 255)
+    counts = kinds(views(PLAIN, view, images, generator), colour / 255)
     for kind, count in counts.items():
         share = shares.get(kind, 0.0)
         assert abs(count / batch - share) <= 5 * standard_error(share, batch), kind
@@ -322,7 +266,7 @@ def test_channels_are_mixed_as_often_as_the_spec_says(generator, view, shares):
 def test_infrared_mixes_channels_after_erasing(generator):
     """The erased constants are mixed as the image is: the rectangle of a grey image has their weighted sum."""
     images = torch.tensor([20, 120, 230], dtype=torch.uint8).expand(300, 20, 10, 3)
-    found = Augmentation(pad=0, erase=1.0, jitter=0.0).infrared(images, generator).numpy()
+    found = views(Augmentation(pad=0, erase=1.0, jitter=0.0), "infrared", images, generator).numpy()
     seen = set()
     for image in found:
         inside = [np.unique(channel.round(4)) for channel in image]
@@ -345,50 +289,48 @@ def test_colour_is_jittered_in_two_views_and_not_in_the_visible_one(generator):
     images = torch.tensor([20, 120, 230], dtype=torch.uint8).expand(200, 2, 2, 3)
     strong = Augmentation(pad=0, erase=0.0)
     unchanged = torch.tensor((np.array([20, 120, 230]) / 255 - MEAN) / STD).float()
-    torch.testing.assert_close(strong.visible(images, generator), unchanged.view(3, 1, 1).expand(200, 3, 2, 2))
+    found = views(strong, "visible", images, generator)
+    torch.testing.assert_close(found, unchanged.view(3, 1, 1).expand(200, 3, 2, 2))
     for view in ("channel_augmented", "infrared"):
-        found = getattr(strong, view)(images, generator)
+        found = views(strong, view, images, generator)
         assert len(found[:, 0, 0, 0].unique()) > 150, view
 
 
-@pytest.mark.parametrize("value", [0.0, 1e-6, 1.0])
+def scaled(images, generator, probability=1.0, bound=LOCAL_SCALINGS):
+    """Images ``[B, H, W, 3]`` scaled locally by at most ``bound`` rectangles each, ``[B, 3, H, W]`` in [0, 1]."""
+    table = draw_crops(len(images), 0, torch.Generator())
+    table[:, Draw.MIRRORED] = 0
+    scalings = draw_scalings(table, *images.shape[1:3], generator, probability=probability)
+    found = ops.augment(images, table, scalings=None if scalings is None else scalings[:, :bound])
+    return (in_bytes(found) / 255).float()
+
+
+@pytest.mark.parametrize("value", [0, 1, 255])
 def test_local_scaling_is_finite_and_bounded_on_flat_images(generator, value):
-    x = torch.full((100, 3, 20, 10), value)
-    found = scale_locally(x, generator, probability=1.0)
-    assert torch.isfinite(found).all() and found.min() >= 0 and found.max() <= 1
+    found = scaled(torch.full((100, 20, 10, 3), value, dtype=torch.uint8), generator)
+    assert torch.isfinite(found).all() and found.min() >= -1e-6 and found.max() <= 1 + 1e-6
     if value == 0:
-        assert not found.any()
+        assert found.abs().max() < 1e-6
 
 
 def test_a_black_image_passes_through_the_visible_view(generator):
     images = torch.zeros(50, 20, 10, 3, dtype=torch.uint8)
-    found = Augmentation(pad=2, erase=0.0).visible(images, generator, local_scaling=True)
+    found = views(Augmentation(pad=2, erase=0.0), "visible", images, generator, local_scaling=True)
     black = torch.tensor(-MEAN / STD).float().view(3, 1, 1)
     torch.testing.assert_close(found, black.expand_as(found))
 
 
-def test_local_scaling_multiplies_the_channels_of_a_rectangle_by_beta_over_max(generator, monkeypatch):
-    monkeypatch.setattr(augment, "LOCAL_SCALINGS", 1)
-    batch = 2000
-    x = 0.2 + 0.6 * unit(generator, batch, 20, 10)
-    before = x.clone()
-    found = scale_locally(x, generator, probability=1.0)
-    assert torch.equal(x, before)
-    betas = []
-    for image, scaled in zip(x, found, strict=True):
-        inside = (image != scaled).any(0)
-        (rectangle,) = rectangles(inside[None, None])
-        assert rectangle is not None
-        for c in range(3):
-            beta = float(scaled[c][inside].max())
-            torch.testing.assert_close(scaled[c][inside], image[c][inside] * (beta / image[c][inside].max()))
-            betas.append(beta)
-    betas = np.array(betas).reshape(batch, 3)
-    # Beta(1/2, 1/2): the arcsine law, mean 1/2, variance 1/8, a third of its mass below 1/4.
+def test_the_factors_of_a_rectangle_follow_the_arcsine_law(generator):
+    batch = 300
+    table = draw_crops(batch, 0, generator)
+    scalings = draw_scalings(table, 20, 10, generator, probability=1.0)
+    assert scalings.shape == (batch, LOCAL_SCALINGS, 7) and table[:, Draw.SCALING].tolist() == list(range(batch))
+    betas = scalings[..., 4:].flatten(0, 1).double().numpy()
+    # Beta(1/2, 1/2): mean 1/2, variance 1/8, a third of its mass below 1/4.
     assert abs(betas.mean() - 0.5) < 5 * (0.125 / betas.size) ** 0.5
     assert abs(betas.var() - 0.125) < 0.01
     assert abs((betas < 0.25).mean() - 1 / 3) < 5 * standard_error(1 / 3, betas.size)
-    assert abs(np.corrcoef(betas.T) - np.eye(3)).max() < 5 / batch**0.5  # channels are drawn apart
+    assert abs(np.corrcoef(betas.T) - np.eye(3)).max() < 5 / len(betas) ** 0.5  # channels are drawn apart
 
 
 def scaled_by_hand(image, draw):
@@ -406,22 +348,22 @@ def scaled_by_hand(image, draw):
     return count, image
 
 
-def test_local_scaling_goes_on_until_something_is_scaled_away(generator, seed, monkeypatch):
+def test_local_scaling_goes_on_until_something_is_scaled_away(generator, seed):
     """As often and as far as docs/method.md, "Augmentation", says, and as images are scaled by hand."""
     batch = 300
-    x = unit(generator, batch, 72, 36)
-    found = scale_locally(x, torch.Generator().manual_seed(seed), probability=1.0)
-    counts = np.full(batch, 32)
-    for bound in range(31, 0, -1):  # with fewer rectangles an image is the same if it had ended by then
-        monkeypatch.setattr(augment, "LOCAL_SCALINGS", bound)
-        shorter = scale_locally(x, torch.Generator().manual_seed(seed), probability=1.0)
+    images = photos(generator, batch, 72, 36)
+    x = images.permute(0, 3, 1, 2) / 255
+    found = scaled(images, torch.Generator().manual_seed(seed))
+    counts = np.full(batch, LOCAL_SCALINGS)
+    for bound in range(LOCAL_SCALINGS - 1, 0, -1):  # with fewer rectangles an image is the same if it had ended by then
+        shorter = scaled(images, torch.Generator().manual_seed(seed), bound=bound)
         counts[(shorter == found).flatten(1).all(1).numpy()] = bound
     draw = random.Random(seed)
     expected_counts, expected = zip(*(scaled_by_hand(image, draw) for image in x.numpy()), strict=True)
 
     def summary(counts, scaled):
         kept = [np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(x.numpy(), scaled, strict=True)]
-        changed = (np.stack(scaled) != x.numpy()).any(1).mean((1, 2))
+        changed = (abs(np.stack(scaled) - x.numpy()) > 1e-6).any(1).mean((1, 2))
         return np.stack([counts, np.asarray(counts) <= 4, changed, kept, np.stack(scaled).mean((1, 2, 3))]).astype(
             float
         )
@@ -435,45 +377,30 @@ def test_local_scaling_goes_on_until_something_is_scaled_away(generator, seed, m
     assert abs(changed - 0.72) < 5 * (ours[2].var() / batch) ** 0.5
 
 
-def test_local_scaling_is_bounded_where_nothing_is_scaled_away(generator, monkeypatch):
-    """A black image would go on for ever."""
-    rounds, inside = [], augment._inside
-    monkeypatch.setattr(augment, "_inside", lambda *arguments: rounds.append(1) or inside(*arguments))
-    black = torch.zeros(8, 3, 20, 10)
-    assert torch.equal(scale_locally(black, generator, probability=1.0), black)
-    assert len(rounds) == augment.LOCAL_SCALINGS == 32
-
-
-def test_a_black_channel_stays_and_the_others_are_scaled(generator):
-    x = 0.2 + 0.6 * unit(generator, 50, 20, 10)
-    x[:, 1] = 0
-    found = scale_locally(x, generator, probability=1.0)
-    assert not found[:, 1].any() and (found != x)[:, [0, 2]].flatten(2).any(2).all()
-
-
 def test_local_scaling_draws_as_much_whatever_the_images_hold(generator, seed):
     """An image that ends early must not move the draws of what comes after, nor those of other images."""
-    x = unit(generator, 12, 20, 10)
-    other = x.clone()
+    images = photos(generator, 12, 20, 10)
+    other = images.clone()
     other[0] = 0
     after = [torch.Generator().manual_seed(seed) for _ in range(2)]
-    found, changed = (scale_locally(y, g, probability=1.0) for y, g in zip((x, other), after, strict=True))
+    found, changed = (scaled(y, g) for y, g in zip((images, other), after, strict=True))
     assert torch.equal(after[0].get_state(), after[1].get_state()) and torch.equal(found[1:], changed[1:])
 
 
 def test_half_of_the_images_are_scaled_locally(generator):
     batch = 1000
-    x = 0.2 + 0.6 * unit(generator, batch, 20, 10)
-    found = scale_locally(x, generator)
-    share = float((found != x).flatten(1).any(1).float().mean())
-    assert abs(share - 0.5) < 5 * standard_error(0.5, batch)
-    assert torch.equal(scale_locally(x, generator, probability=0.0), x)
+    table = draw_crops(batch, 0, generator)
+    scalings = draw_scalings(table, 20, 10, generator)
+    chosen = table[:, Draw.SCALING] >= 0
+    assert table[chosen, Draw.SCALING].tolist() == list(range(len(scalings)))
+    assert abs(float(chosen.float().mean()) - 0.5) < 5 * standard_error(0.5, batch)
+    assert draw_scalings(table, 20, 10, generator, probability=0.0) is None
 
 
 def test_only_the_first_stage_scales_locally(generator):
     images = photos(generator, batch=40)
     flat, scaled = (
-        Augmentation(pad=0, erase=0.0).visible(images, torch.Generator().manual_seed(3), local_scaling=on)
+        views(Augmentation(pad=0, erase=0.0), "visible", images, torch.Generator().manual_seed(3), local_scaling=on)
         for on in (False, True)
     )
     changed = (flat != scaled).flatten(1).any(1)
@@ -485,7 +412,7 @@ def test_only_the_first_stage_scales_locally(generator):
 def test_the_draws_are_the_same_on_a_gpu(generator, seed, view, options):
     images = photos(generator, batch=16)
     near, far = (
-        getattr(Augmentation(), view)(images.to(device), torch.Generator().manual_seed(seed), **options)
+        views(Augmentation(), view, images.to(device), torch.Generator().manual_seed(seed), **options)
         for device in ("cpu", "cuda")
     )
     assert far.device.type == "cuda"

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 
 from salcr import ops
 from salcr.data import Dataset, Protocol, Records, Trial
-from salcr.data.augment import normalize, to_unit
 from salcr.engine import checkpoint, load_config
 from salcr.engine.config import Evaluation
 from salcr.engine.evaluation import (
@@ -184,8 +183,10 @@ def test_features_are_the_networks_without_augmentation(network, rng, infrared):
     one_batch = extract_features(network, images, infrared=infrared, batch=7, device=CPU)
     assert network.training
     network.eval()
+    mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    by_hand = torch.from_numpy((images / 255 - mean) / deviation).float().permute(0, 3, 1, 2)
     with torch.no_grad():
-        expected = network.embed(normalize(to_unit(torch.from_numpy(images))), infrared=infrared)
+        expected = network.embed(by_hand, infrared=infrared)
     torch.testing.assert_close(tuple(one_batch), tuple(expected))
     assert one_batch.f.shape == (7, network.width) and one_batch.joint.shape == (7, 4 * network.width)
     assert not one_batch.f.requires_grad

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from salcr.data.augment import Augmentation
+from salcr.data.augment import Augmentation, make_views
 from salcr.engine.steps import CHECK_EVERY, LossWatch, NonFiniteLoss, load_batches, optimise, training_views
 
 PATHS = tuple(f"cam1/{i:04d}.jpg" for i in range(50)), tuple(f"cam3/{i:04d}.jpg" for i in range(50))
@@ -138,9 +138,10 @@ def test_views_are_those_of_the_augmentation(seed):
         assert both.shape == (10, 3, 16, 8) and infrared.shape == (5, 3, 16, 8)
         assert both.is_contiguous(memory_format=torch.channels_last)
         assert infrared.is_contiguous(memory_format=torch.channels_last)
-        assert torch.equal(both[:5], augmentation.visible(images[0], other, local_scaling=local_scaling))
-        assert torch.equal(both[5:], augmentation.channel_augmented(images[0], other))
-        assert torch.equal(infrared, augmentation.infrared(images[1], other))
+        plain = augmentation.visible(5, 16, 8, other, local_scaling=local_scaling)
+        assert torch.equal(both[:5], make_views(images[0], plain))
+        assert torch.equal(both[5:], make_views(images[0], augmentation.channel_augmented(5, 16, 8, other)))
+        assert torch.equal(infrared, make_views(images[1], augmentation.infrared(5, 16, 8, other)))
         assert (both[5:, :1] == both[5:]).all()  # one channel in all three places
 
 

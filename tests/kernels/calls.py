@@ -105,6 +105,13 @@ def sinkhorn(*shape):
     sinkhorn(torch.zeros(shape), lam=5.0, tol=0.1, max_iter=2, check_every=10)
 
 
+def augment(dtype, *, draws=True, chain=0):
+    from salcr.kernels.augmentation import augment
+
+    tables = (torch.zeros(12, 17), torch.zeros(12, dtype=torch.int64)) if draws else (None, None)
+    augment(torch.zeros(6, 288, 144, 3, dtype=torch.uint8), *tables, torch.zeros(3, chain, 7) if chain else None, dtype)
+
+
 def images(dtype, last, count=12, width=2048, size=(41, 4)):
     """Fifty-four cells a stripe of three, two cells left over."""
     layout = torch.channels_last if last else torch.contiguous_format
@@ -183,6 +190,9 @@ CALLS = {
     "centroids-double": Call(partial(centroids, DOUBLE), everywhere=False),
     "sinkhorn": Call(partial(sinkhorn, 1, 2000, 500)),
     "sinkhorn-batch": Call(partial(sinkhorn, 100_000, 1, 7), everywhere=False),
+    "augmentation-stage-one": Call(partial(augment, SINGLE, chain=32)),
+    "augmentation-stage-two": Call(partial(augment, HALF), everywhere=False),
+    "augmentation-features": Call(partial(augment, HALF, draws=False), everywhere=False),
     "pooling-half-last": Call(partial(pooling, HALF, True)),
     "pooling-single-last": Call(partial(pooling, SINGLE, True)),
     "pooling-half-first": Call(partial(pooling, torch.float16, False), everywhere=False),

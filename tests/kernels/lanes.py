@@ -113,7 +113,7 @@ def _type(value: Any) -> tuple[str, bool]:
     """Type of an argument, ``"constexpr"`` if a launch makes a constant of it, and whether 16 divides it."""
     if isinstance(value, torch.Tensor):
         names = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32", torch.float64: "fp64"}
-        names |= {torch.int8: "i8", torch.int32: "i32", torch.int64: "i64"}
+        names |= {torch.uint8: "u8", torch.int8: "i8", torch.int32: "i32", torch.int64: "i64"}
         return f"*{names[value.dtype]}", value.data_ptr() % 16 == 0
     if isinstance(value, int):
         return ("constexpr", False) if value == 1 else ("i32" if abs(value) < 2**31 else "i64", value % 16 == 0)

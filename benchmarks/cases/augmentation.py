@@ -1,0 +1,44 @@
+"""The views of a training step, from uint8 images and a table of draws to the network's inputs."""
+
+from functools import partial
+
+import torch
+
+from benchmarks.case import Case
+from salcr import ops
+from salcr.data.augment import Augmentation
+
+LIMIT = 1e-5
+
+
+def _batch(local_scaling: bool, device: str, quick: bool) -> tuple[torch.Tensor | None, ...]:
+    """Plain and channel-augmented views of a batch: images, draws, rows, and the chains of stage one's local scaling."""
+    batch, height, width = (4, 24, 12) if quick else (144, 288, 144)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (batch, height, width, 3), generator=generator, dtype=torch.uint8)
+    augmentation = Augmentation()
+    plain = augmentation.visible(batch, height, width, generator, local_scaling=local_scaling)
+    draws = torch.cat([plain.table, augmentation.channel_augmented(batch, height, width, generator).table])
+    given = images, draws, torch.arange(batch).repeat(2), plain.scalings
+    return tuple(None if x is None else x.to(device) for x in given)
+
+
+def _views(impl: str, images: torch.Tensor, draws: torch.Tensor, rows: torch.Tensor, scalings: torch.Tensor | None):
+    return ops.augment(images, draws, rows=rows, scalings=scalings, impl=impl)
+
+
+def _within_limit(views: torch.Tensor, expected: torch.Tensor) -> None:
+    torch.testing.assert_close(views, expected, atol=LIMIT, rtol=0)
+
+
+def _case(name: str, note: str, local_scaling: bool) -> Case:
+    variants = {impl: partial(_views, impl) for impl in ("reference", "cpp", "triton")}
+    floor = {"floor_bytes": lambda images, draws, rows, scalings: len(rows) * images[0].numel() * (1 + 4)}
+    note = f"plain and channel-augmented views of 144 images of 288×144 in float32, {note}"
+    return Case(name, note, partial(_batch, local_scaling), variants, _within_limit, **floor)
+
+
+CASES = (
+    _case("augment-stage-one", "half of the plain ones scaled locally", local_scaling=True),
+    _case("augment-stage-two", "as in stage two", local_scaling=False),
+)
