@@ -16,6 +16,7 @@ ROOMS = {  # each with the rooms it may import
     "data": {"ops"},
     "objectives": {"models", "nn", "ops"},
     "engine": {"data", "models", "nn", "objectives", "ops"},
+    "compat": {"ops"},
     "cli": {"data", "engine", "ops"},
 }
 

@@ -12,7 +12,7 @@ LIMIT = 1e-5
 
 
 def _batch(local_scaling: bool, device: str, quick: bool) -> tuple[torch.Tensor | None, ...]:
-    """Plain and channel-augmented views of a batch: images, draws, rows, and the chains of stage one's local scaling."""
+    """Of plain and channel-augmented views: images, draws, rows, and stage one's chains of local scalings."""
     batch, height, width = (4, 24, 12) if quick else (144, 288, 144)
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (batch, height, width, 3), generator=generator, dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""Retrieval metrics of the three protocols."""
+"""Retrieval metrics, by protocol."""
 
 import numpy as np
 import torch
@@ -8,7 +8,7 @@ from salcr.ops._checks import check_tensor
 from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.reference.ranking import RankingResult
 
-PROTOCOLS = ("sysu", "regdb", "llcm")
+PROTOCOLS = ("sysu", "regdb", "llcm", "market1501")
 
 
 def evaluate_ranking(
@@ -29,21 +29,21 @@ def evaluate_ranking(
         order = distances[q].argsort(stable=True)                   # equal distances by gallery index
         order = order[~ignored(q, order)]
         ranks = flatnonzero(gallery_ids[order] == query_ids[q]) + 1
-        listed = unique_in_order(gallery_ids[order])                # "regdb": gallery_ids[order]
+        listed = unique_in_order(gallery_ids[order])                # "regdb", "market1501": gallery_ids[order]
         cmc = arange(max_rank) >= flatnonzero(listed == query_ids[q])[0]
         ap = mean(arange(1, len(ranks) + 1) / ranks)
         inp = len(ranks) / ranks[-1]
 
-    Protocols: ``"sysu"`` ignores all camera-2 images for a camera-3 query; ``"llcm"`` ignores images of the query's
-    identity from the query's camera; ``"regdb"`` ignores none. The first two count identities in the CMC (the ranking
-    reduced to each identity's first image), ``"regdb"`` counts images. A query without a match left is in no mean. A
-    curve longer than its ranking repeats its last value.
+    Protocols: ``"sysu"`` ignores all camera-2 images for a camera-3 query; ``"llcm"`` and ``"market1501"`` ignore
+    images of the query's identity from the query's camera; ``"regdb"`` ignores none. ``"sysu"`` and ``"llcm"`` count
+    identities in the CMC (the ranking reduced to each identity's first image), the others count images. A query
+    without a match left is in no mean. A curve longer than its ranking repeats its last value.
 
     Args:
         distances: ``[Q, G]``, floating; tensors on any device are brought to the CPU.
         query_ids, gallery_ids: ``[Q]`` and ``[G]``, integers.
         query_cams, gallery_cams: ``[Q]`` and ``[G]``, integers; not used by ``"regdb"``, needed by the others.
-        protocol: ``"sysu"``, ``"regdb"`` or ``"llcm"``.
+        protocol: ``"sysu"``, ``"regdb"``, ``"llcm"`` or ``"market1501"``.
         max_rank: length of the CMC curve.
         impl: backend, see :mod:`salcr.ops`; ``"numba"`` is compiled at the first call and kept on disk.
 

@@ -3,7 +3,7 @@
 import torch
 
 from salcr import reference
-from salcr.ops._checks import check_finite, check_same, check_tensor
+from salcr.ops._checks import check_finite, check_positive, check_same, check_tensor
 from salcr.ops._dispatch import add_backend, check_impl, pick
 
 
@@ -47,6 +47,64 @@ def rerank_k_reciprocal(
     _check_share("lambda_value", lambda_value)
     function = pick("rerank_k_reciprocal", impl, query)
     return function(query.detach(), gallery.detach(), k1=k1, k2=k2, lambda_value=lambda_value)
+
+
+def rerank_distances(
+    query_gallery: torch.Tensor,
+    query_query: torch.Tensor,
+    gallery_gallery: torch.Tensor,
+    *,
+    k1: int = 20,
+    k2: int = 6,
+    lambda_value: float = 0.3,
+    power: float = 2.0,
+    impl: str = "auto",
+) -> torch.Tensor:
+    """k-reciprocal re-ranking of given distances: :func:`rerank_k_reciprocal` where there are no features.
+
+    Equivalent eager expression::
+
+        D = cat([cat([query_query, query_gallery], 1), cat([query_gallery.T, gallery_gallery], 1)]) ** power
+        D = (D / D.amax(0)).T
+        R(i, k), N(i, k), E(i), V, m as in rerank_k_reciprocal, an image being its own first neighbour
+        distances = ((1 - lambda_value) * (1 - m / (2 - m)) + lambda_value * D)[:Q, Q:]
+
+    With Euclidean distances of unit rows and the default ``power`` it is what that operator makes of the rows.
+
+    Args:
+        query_gallery: ``[Q, G]``, float, not negative.
+        query_query: ``[Q, Q]`` of the same dtype.
+        gallery_gallery: ``[G, G]`` of the same dtype.
+        k1, k2, lambda_value: as in :func:`rerank_k_reciprocal`.
+        power: to which the distances are raised first, positive; 2 as published, for Euclidean distances.
+        impl: backend, see :mod:`salcr.ops`.
+
+    Returns:
+        ``[Q, G]``, float32 (float64 for float64 input).
+
+    Raises:
+        TypeError, ValueError: a wrong shape, dtype, device or option; NaN, Inf or a negative distance.
+
+    Source: docs/method.md, "k-reciprocal re-ranking"; Re-ranking Person Re-identification with k-reciprocal
+    Encoding (Zhong et al., 2017).
+    """
+    given = dict(query_gallery=query_gallery, query_query=query_query, gallery_gallery=gallery_gallery)
+    for name, x in given.items():
+        check_tensor(name, x, ndim=2)
+        check_same(name, x, "query_gallery", query_gallery)
+        check_finite(name, x)
+        if x.min() < 0:
+            raise ValueError(f"{name} has a negative distance: {float(x.min())}")
+    queries, images = query_gallery.shape
+    for name, size in (("query_query", queries), ("gallery_gallery", images)):
+        if given[name].shape != (size, size):
+            raise ValueError(f"{name} must be {(size, size)} to fit query_gallery, got {tuple(given[name].shape)}")
+    _check_counts(dict(k1=k1, k2=k2))
+    _check_share("lambda_value", lambda_value)
+    check_positive("power", power)
+    function = pick("rerank_distances", check_impl(impl), query_gallery)
+    distances = (x.detach() for x in given.values())
+    return function(*distances, k1=k1, k2=k2, lambda_value=lambda_value, power=power)
 
 
 def rerank_cross_modality(
@@ -125,12 +183,16 @@ def _check(query: torch.Tensor, gallery: torch.Tensor, impl: str, counts: dict[s
     check_same("gallery", gallery, "query", query)
     if gallery.shape[1] != query.shape[1]:
         raise ValueError(f"gallery has rows of width {gallery.shape[1]}, query of width {query.shape[1]}")
-    for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+    _check_counts(counts)
     check_finite("query", query)
     check_finite("gallery", gallery)
     return check_impl(impl)
+
+
+def _check_counts(counts: dict[str, int]) -> None:
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
 
 
 def _check_share(name: str, value: float) -> None:
@@ -139,5 +201,6 @@ def _check_share(name: str, value: float) -> None:
 
 
 add_backend("rerank_k_reciprocal", "reference", reference.rerank_k_reciprocal)
+add_backend("rerank_distances", "reference", reference.rerank_distances)
 add_backend("rerank_cross_modality", "reference", reference.rerank_cross_modality)
 add_backend("affinity_inference", "reference", reference.affinity_inference)

@@ -17,7 +17,12 @@ from salcr.reference.knn import knn
 from salcr.reference.pooling import gem_pool, part_attention, part_prototypes, semantic_parts, semantic_pool
 from salcr.reference.propagation import propagate_features
 from salcr.reference.ranking import RankingResult, evaluate_ranking
-from salcr.reference.reranking import affinity_inference, rerank_cross_modality, rerank_k_reciprocal
+from salcr.reference.reranking import (
+    affinity_inference,
+    rerank_cross_modality,
+    rerank_distances,
+    rerank_k_reciprocal,
+)
 from salcr.reference.sinkhorn import sinkhorn
 
 __all__ = [
@@ -43,6 +48,7 @@ __all__ = [
     "part_prototypes",
     "propagate_features",
     "rerank_cross_modality",
+    "rerank_distances",
     "rerank_k_reciprocal",
     "semantic_parts",
     "semantic_pool",

@@ -1,4 +1,4 @@
-"""Retrieval metrics of the three protocols (docs/method.md, "Ranking metrics"), query by query in NumPy."""
+"""Retrieval metrics of the protocols (docs/method.md, "Ranking metrics"), query by query in NumPy."""
 
 from dataclasses import dataclass
 
@@ -39,14 +39,14 @@ def evaluate_ranking(
         order = np.argsort(row, kind="stable")
         if protocol == "sysu" and query_cams[q] == 3:
             order = order[np.asarray(gallery_cams)[order] != 2]
-        if protocol == "llcm":
+        if protocol in ("llcm", "market1501"):
             same_camera = np.asarray(gallery_cams)[order] == query_cams[q].item()
             order = order[~(same_camera & (gallery_ids[order] == query_ids[q]))]
         ids = gallery_ids[order]
         ranks = np.flatnonzero(ids == query_ids[q]) + 1
         if len(ranks) == 0:
             continue
-        listed = ids if protocol == "regdb" else ids[np.sort(np.unique(ids, return_index=True)[1])]
+        listed = ids if protocol in ("regdb", "market1501") else ids[np.sort(np.unique(ids, return_index=True)[1])]
         first = np.flatnonzero(listed == query_ids[q])[0] + 1
         precision = np.arange(1, len(ranks) + 1) / ranks
         figures.append((first, precision.mean(), len(ranks) / ranks[-1]))

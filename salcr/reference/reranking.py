@@ -28,6 +28,31 @@ def rerank_k_reciprocal(
     return (1 - lambda_value) * jaccard + lambda_value * distances
 
 
+def rerank_distances(
+    query_gallery: torch.Tensor,
+    query_query: torch.Tensor,
+    gallery_gallery: torch.Tensor,
+    *,
+    k1: int = 20,
+    k2: int = 6,
+    lambda_value: float = 0.3,
+    power: float = 2.0,
+) -> torch.Tensor:
+    """k-reciprocal re-ranking of given distances; see :func:`salcr.ops.rerank_distances`."""
+    from salcr.reference._reciprocal import encode, half, jaccard_distances
+
+    queries = len(query_gallery)
+    above, below = torch.cat([query_query, query_gallery], 1), torch.cat([query_gallery.T, gallery_gallery], 1)
+    distances = torch.cat([above, below]).to(torch.promote_types(query_gallery.dtype, torch.float32)) ** power
+    distances = (distances / distances.amax(0).clamp_min(torch.finfo(distances.dtype).tiny)).T.contiguous()
+    first = distances.clone().fill_diagonal_(-torch.inf)
+    ranks = first.sort(dim=1, stable=True).indices[:, : k1 + 1].cpu().numpy()
+    near = distances.cpu().numpy()
+    encodings = encode(ranks, k1 + 1, half(k1) + 1, lambda i, j: near[i, j], k2)
+    jaccard = _tensor(jaccard_distances(encodings[:queries], encodings[queries:]), distances)
+    return (1 - lambda_value) * jaccard + lambda_value * distances[:queries, queries:]
+
+
 def rerank_cross_modality(query: torch.Tensor, gallery: torch.Tensor, *, k: int = 15, eta: float = 0.1) -> torch.Tensor:
     """Jaccard distances over the neighbours in both modalities; see :func:`salcr.ops.rerank_cross_modality`."""
     from salcr.reference._reciprocal import jaccard_distances

@@ -10,7 +10,7 @@ from salcr import ops
 from salcr.ops.backends.numba.ranking import _measure
 
 BACKENDS = ["numba", "reference"]
-PROTOCOLS = ["sysu", "regdb", "llcm"]
+PROTOCOLS = ["sysu", "regdb", "llcm", "market1501"]
 
 
 def by_hand(distances, query_ids, gallery_ids, query_cams, gallery_cams, protocol, max_rank):
@@ -21,13 +21,17 @@ def by_hand(distances, query_ids, gallery_ids, query_cams, gallery_cams, protoco
         for g in sorted(range(len(row)), key=lambda g: (row[g], g)):
             if protocol == "sysu" and query_cams[q] == 3 and gallery_cams[g] == 2:
                 continue
-            if protocol == "llcm" and query_cams[q] == gallery_cams[g] and query_ids[q] == gallery_ids[g]:
+            if (
+                protocol in ("llcm", "market1501")
+                and query_cams[q] == gallery_cams[g]
+                and query_ids[q] == gallery_ids[g]
+            ):
                 continue
             ranking.append(int(gallery_ids[g]))
         wanted = int(query_ids[q])
         if wanted not in ranking:
             continue
-        reduced = ranking if protocol == "regdb" else list(dict.fromkeys(ranking))
+        reduced = ranking if protocol in ("regdb", "market1501") else list(dict.fromkeys(ranking))
         curve = [float(wanted in reduced[: r + 1]) for r in range(len(reduced))]
         curves.append((curve + [curve[-1]] * max_rank)[:max_rank])
         hits = [rank for rank, identity in enumerate(ranking, 1) if identity == wanted]
@@ -123,7 +127,7 @@ def _has_match(ranking, protocol):
     match = query_ids[:, None] == gallery_ids
     if protocol == "sysu":
         match &= ~((query_cams[:, None] == 3) & (gallery_cams == 2))
-    if protocol == "llcm":
+    if protocol in ("llcm", "market1501"):
         match &= query_cams[:, None] != gallery_cams
     return match.any()
 
@@ -191,7 +195,7 @@ def test_the_size_of_regdb_is_quick(rng):
         (dict(query_cams=None), ValueError, "query_cams is None, and this protocol needs cameras"),
         (dict(gallery_cams=[1]), ValueError, "gallery_cams must have shape"),
         (dict(query_ids=[7, 8]), ValueError, "no query has a match"),
-        (dict(protocol="market"), ValueError, "protocol must be one of sysu, regdb, llcm, got 'market'"),
+        (dict(protocol="market"), ValueError, "protocol must be one of sysu, regdb, llcm, market1501, got 'market'"),
         (dict(max_rank=0), ValueError, "max_rank must be at least 1"),
         (dict(impl="cuda"), ValueError, "has the backends numba, reference"),
     ],

@@ -66,6 +66,56 @@ def test_k_reciprocal_is_the_formula(generator, k1, k2, share):
     torch.testing.assert_close(got, torch.from_numpy(expected)[:22, 22:])
 
 
+def blocks(distances, queries):
+    """Between queries and gallery, among queries, among gallery images."""
+    return distances[:queries, queries:], distances[:queries, :queries], distances[queries:, queries:]
+
+
+@pytest.mark.parametrize(("k1", "k2", "share"), [(20, 6, 0.3), (5, 1, 1.0), (100, 6, 0.0)])
+def test_distances_of_unit_rows_are_re_ranked_as_the_rows_are(generator, k1, k2, share):
+    (query, gallery), _ = two_modalities(generator)
+    x = torch.nn.functional.normalize(torch.cat([query, gallery]), dim=1)
+    distances = (x[:, None] - x).norm(dim=2)
+    options = dict(k1=k1, k2=k2, lambda_value=share)
+    expected = ops.rerank_k_reciprocal(query, gallery, **options)
+    torch.testing.assert_close(ops.rerank_distances(*blocks(distances, len(query)), **options), expected)
+    squared = ops.rerank_distances(*blocks(distances**2, len(query)), **options, power=1)
+    torch.testing.assert_close(squared, expected)
+
+
+def test_distances_need_not_be_a_metrics(generator):
+    """Random ones, an image that is far from itself, one that is at 0 from all."""
+    distances = torch.rand(30, 30, generator=generator, dtype=torch.float64)
+    distances[:, 5], distances[3, 3] = 0, 2
+    parts = blocks(distances, 12)
+    whole = torch.cat([torch.cat([parts[1], parts[0]], 1), torch.cat([parts[0].T, parts[2]], 1)]).numpy() ** 3
+    scaled = (whole / np.maximum(whole.max(0), 1e-300)).T
+    ranks = [order(row, first=i) for i, row in enumerate(scaled)]
+    encodings = encodings_by_hand(scaled, ranks, 7, 4, 2)
+    expected = 0.8 * jaccard(encodings, encodings) + 0.2 * scaled
+    got = ops.rerank_distances(*parts, k1=6, k2=2, lambda_value=0.2, power=3)
+    torch.testing.assert_close(got, torch.from_numpy(expected)[:12, 12:])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (dict(query_query=torch.zeros(3, 3)), ValueError, r"query_query must be \(2, 2\) to fit query_gallery"),
+        (dict(gallery_gallery=torch.zeros(3, 4)), ValueError, r"gallery_gallery must be \(3, 3\) to fit"),
+        (dict(query_gallery=-torch.ones(2, 3)), ValueError, r"query_gallery has a negative distance: -1\.0"),
+        (dict(query_query=torch.full((2, 2), torch.inf)), ValueError, "query_query has NaN or Inf"),
+        (dict(gallery_gallery=torch.zeros(3, 3).double()), TypeError, r"gallery_gallery is torch\.float64"),
+        (dict(power=0.0), ValueError, "power must be positive"),
+        (dict(k1=0), ValueError, "k1 must be at least 1"),
+        (dict(lambda_value=2.0), ValueError, "lambda_value must be in"),
+    ],
+)
+def test_bad_distances_are_named(arguments, error, message):
+    given = dict(query_gallery=torch.ones(2, 3), query_query=torch.zeros(2, 2), gallery_gallery=torch.zeros(3, 3))
+    with pytest.raises(error, match=message):
+        ops.rerank_distances(**(given | arguments))
+
+
 def test_k_reciprocal_with_share_one_keeps_the_order(generator):
     (query, gallery), _ = two_modalities(generator)
     got = ops.rerank_k_reciprocal(query, gallery, lambda_value=1.0)

@@ -14,8 +14,8 @@ import torch
 
 from salcr.reference.ranking import RankingResult, summarise
 
-REGDB, SYSU, LLCM = 0, 1, 2
-PROTOCOLS = {"regdb": REGDB, "sysu": SYSU, "llcm": LLCM}
+REGDB, SYSU, LLCM, MARKET = 0, 1, 2, 3
+PROTOCOLS = {"regdb": REGDB, "sysu": SYSU, "llcm": LLCM, "market1501": MARKET}
 MIN_WORK = 200_000  # distances that make a thread worth starting
 
 
@@ -84,7 +84,7 @@ def _measure(
                     row[g] = np.nan  # is neither smaller nor equal: never counted
         positives = 0
         for g in members[bounds[query[q]] : bounds[query[q] + 1]]:
-            if protocol == LLCM and gallery_cams[g] == query_cams[q]:
+            if protocol in (LLCM, MARKET) and gallery_cams[g] == query_cams[q]:
                 row[g] = np.nan
             if not np.isnan(row[g]):
                 matches[positives] = g
@@ -93,7 +93,7 @@ def _measure(
             continue
         for p in range(positives):
             ranks[p] = 1 + _count_before(row, matches[p])
-        if protocol == REGDB:
+        if protocol in (REGDB, MARKET):
             first[q] = ranks[:positives].min()
         else:
             nearest = matches[ranks[:positives].argmin()]
