@@ -62,8 +62,9 @@ def pretrain(
         order = torch.randperm(len(images), generator=generator)
         for rows in order[: len(order) // batch * batch].view(-1, batch):
             x, y = images[rows].to(place), labels[rows].to(place)
-            plain = augmentation.visible(*x.shape[:3], generator, local_scaling=True)
-            logits = head(network(make_views(x, plain, augmentation.channel_augmented(*x.shape[:3], generator)), None))
+            plain = augmentation.visible(batch, height, width, generator, local_scaling=True)
+            augmented = augmentation.channel_augmented(batch, height, width, generator)
+            logits = head(network(make_views(x, plain, augmented), None))
             loss = F.cross_entropy(logits, y.repeat(2), label_smoothing=0.1)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()

@@ -106,9 +106,10 @@ def training_views(
     local_scaling: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Network inputs ``[2S, 3, H, W]`` (visible, channel-augmented) and ``[S, 3, H, W]``, channels last."""
-    plain = augmentation.visible(*visible.shape[:3], generator, local_scaling=local_scaling)
-    augmented = augmentation.channel_augmented(*visible.shape[:3], generator)
-    other = augmentation.infrared(*infrared.shape[:3], generator)
+    batch, height, width, _ = visible.shape
+    plain = augmentation.visible(batch, height, width, generator, local_scaling=local_scaling)
+    augmented = augmentation.channel_augmented(batch, height, width, generator)
+    other = augmentation.infrared(len(infrared), height, width, generator)
     return make_views(visible, plain, augmented), make_views(infrared, other)
 
 
