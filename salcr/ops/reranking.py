@@ -3,7 +3,7 @@
 import torch
 
 from salcr import reference
-from salcr.ops._checks import check_finite, check_same, check_tensor
+from salcr.ops._checks import check_integer, check_lengths, check_number, check_same, check_tensor, check_values
 from salcr.ops._dispatch import add_backend, check_impl, pick
 
 
@@ -38,7 +38,7 @@ def rerank_k_reciprocal(
         ``[Q, G]``, float32 (float64 for float64 input).
 
     Raises:
-        TypeError, ValueError: a wrong shape, dtype, device or option, NaN or Inf in a row.
+        TypeError, ValueError: a wrong shape, dtype, device or option, a row with NaN or Inf or too long to square.
 
     Source: docs/method.md, "k-reciprocal re-ranking"; Re-ranking Person Re-identification with k-reciprocal
     Encoding (Zhong et al., 2017).
@@ -77,7 +77,7 @@ def rerank_cross_modality(
         ``[Q, G]``, float32 (float64 for float64 input).
 
     Raises:
-        TypeError, ValueError: a wrong shape, dtype, device or option, NaN or Inf in a row.
+        TypeError, ValueError: a wrong shape, dtype, device or option, a row with NaN or Inf or too long to square.
 
     Source: docs/method.md, "CMRR"; the sets of step 3 and ``k2`` are this project's choice.
     """
@@ -110,7 +110,7 @@ def affinity_inference(
         ``[Q, G]``, float32 (float64 for float64 input), in [0, 4].
 
     Raises:
-        TypeError, ValueError: a wrong shape, dtype, device or option, NaN or Inf in a row.
+        TypeError, ValueError: a wrong shape, dtype, device or option, a row with NaN or Inf or too long to square.
 
     Source: docs/method.md, "AIM"; Visible-Infrared Person Re-Identification via Semantic Alignment and Affinity
     Inference (Fang et al., 2023).
@@ -126,14 +126,15 @@ def _check(query: torch.Tensor, gallery: torch.Tensor, impl: str, counts: dict[s
     if gallery.shape[1] != query.shape[1]:
         raise ValueError(f"gallery has rows of width {gallery.shape[1]}, query of width {query.shape[1]}")
     for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-    check_finite("query", query)
-    check_finite("gallery", gallery)
+        check_integer(name, value)
+    for name, rows in (("query", query), ("gallery", gallery)):
+        check_values(name, rows)
+        check_lengths(name, rows)
     return check_impl(impl)
 
 
 def _check_share(name: str, value: float) -> None:
+    check_number(name, value)
     if not 0 <= value <= 1:
         raise ValueError(f"{name} must be in [0, 1], got {value}")
 
