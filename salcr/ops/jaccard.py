@@ -147,7 +147,7 @@ def _on_neighbours(operator, features, k1, k2, neighbors, impl, **options):
     if neighbors is None:
         neighbors = pick("knn", impl, features)(features, k1, metric="cosine")
     features = F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=1).contiguous()
-    products, ranks = neighbors[0][:, :k1].to(features.dtype), neighbors[1][:, :k1]
+    products, ranks = (x[:, :k1].detach().resolve_neg() for x in neighbors)
     half = min(round(k1 / 2) + 1, k1)  # half to even; a reciprocal set of k uses k + 1 ranks, but no more than k1
     return function(features, products, ranks, half=half, k2=min(k2, k1), **options)
 

@@ -150,6 +150,14 @@ def test_given_neighbours_have_the_precision_of_a_search(values):
 
 
 @pytest.mark.parametrize("impl", ["reference", "cpp"])
+def test_given_neighbours_may_want_a_gradient_or_stand_behind_a_negative_bit(impl):
+    values, indices = ops.knn(ROWS, 3)
+    expected = ops.jaccard_distance(ROWS, k1=3, neighbors=(values, indices), impl=impl)
+    for pair in ((values.clone().requires_grad_(), indices), (torch._neg_view(-values), torch._neg_view(-indices))):
+        assert torch.equal(ops.jaccard_distance(ROWS, k1=3, neighbors=pair, impl=impl), expected)
+
+
+@pytest.mark.parametrize("impl", ["reference", "cpp"])
 def test_radii_beyond_float32(impl):
     distances = torch.tensor([[0.0, 1e300, torch.inf], [1e300, 0.0, torch.inf], [torch.inf, torch.inf, 0.0]]).double()
     for eps, labels in ((1e300, [-1, -1, -1]), (float("inf"), [0, 0, 0]), (1e-300, [-1, -1, -1])):
