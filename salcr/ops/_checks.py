@@ -44,8 +44,10 @@ def check_same(name: str, x: torch.Tensor, other_name: str, other: torch.Tensor,
 
 
 def check_positive(name: str, value: float) -> None:
-    if not value > 0:
-        raise ValueError(f"{name} must be positive, got {value}")
+    """``value`` is a number above 0 and below infinity."""
+    check_number(name, value)
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name} must be positive{' and finite' if value > 0 else ''}, got {value}")
 
 
 def check_range(name: str, value: int, low: int, high: int) -> None:

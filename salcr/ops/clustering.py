@@ -3,7 +3,7 @@
 import torch
 
 from salcr.defaults import NEIGHBORS
-from salcr.ops._checks import check_integer, check_number, check_positive
+from salcr.ops._checks import check_integer, check_positive
 from salcr.ops._dispatch import check_impl, share_backends
 from salcr.ops.dbscan import dbscan
 from salcr.ops.jaccard import Neighbors, jaccard_graph
@@ -42,7 +42,6 @@ def cluster(
 
     Source: docs/method.md, "Pseudo labels".
     """
-    check_number("eps", eps)
     check_positive("eps", eps)
     check_integer("min_samples", min_samples)
     check_impl(impl)

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from salcr import reference
-from salcr.ops._checks import check_integer, check_number, check_positive, check_values
+from salcr.ops._checks import check_integer, check_positive, check_values
 from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops.backends.cpp.dbscan import dbscan as _cpp_dbscan
 from salcr.ops.backends.triton.dbscan import dbscan as _triton_dbscan
@@ -26,7 +26,7 @@ def dbscan(distances: torch.Tensor, *, eps: float, min_samples: int = 4, impl: s
             :func:`jaccard_graph` gives it. Entries that a sparse matrix does not store are far, except those on the
             diagonal: as in scikit-learn, a point without a diagonal entry is its own neighbour, and one with an entry
             above ``eps`` is not. Sparse distances are never made dense.
-        eps: largest distance of neighbours, positive.
+        eps: largest distance of neighbours, positive and finite.
         min_samples: points within ``eps`` that make a core point, at least 1.
         impl: backend, see :mod:`salcr.ops`.
 
@@ -47,7 +47,6 @@ def dbscan(distances: torch.Tensor, *, eps: float, min_samples: int = 4, impl: s
         raise TypeError(f"distances must be floating point, got {distances.dtype}")
     if distances.ndim != 2 or distances.shape[0] != distances.shape[1] or distances.shape[0] == 0:
         raise ValueError(f"distances must be [N, N] with N > 0, got shape {tuple(distances.shape)}")
-    check_number("eps", eps)
     check_positive("eps", eps)
     check_integer("min_samples", min_samples)
     impl = check_impl(impl)
@@ -59,8 +58,7 @@ def dbscan(distances: torch.Tensor, *, eps: float, min_samples: int = 4, impl: s
         _check_places(distances)
     if (distances if distances.layout == torch.strided else distances.values()).isnan().any():
         raise ValueError("distances contains NaN")
-    if eps != torch.inf:
-        eps = float(np.float32(min(eps, float(np.finfo(np.float32).max))))
+    eps = float(np.float32(min(eps, float(np.finfo(np.float32).max))))
     return pick("dbscan", impl, distances)(distances, eps=eps, min_samples=min_samples)
 
 

@@ -56,11 +56,10 @@ def sinkhorn(
     Source: docs/method.md, "Optimal transport"; Sinkhorn Distances (Cuturi, 2013).
     """
     check_tensor("cost", cost, ndim=(2, 3))
-    for name, value in (("lam", lam), ("tol", tol)):
-        check_number(name, value)
     check_positive("lam", lam)
     check_integer("max_iter", max_iter)
     check_integer("check_every", check_every)
+    check_number("tol", tol)
     if not tol >= 0:
         raise ValueError(f"tol must not be negative, got {tol}")
     return torch.ops.salcr.sinkhorn(cost.detach(), lam, tol, max_iter, check_every, check_impl(impl))
