@@ -1,6 +1,6 @@
 """Every differentiable operator, and those that make what it takes, each on a tiny problem: what all of them owe."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import pytest
@@ -53,7 +53,7 @@ OTHERS = {
     "instance_search": lambda i, x, m: ops.instance_search(x, m, 2, temperature=0.5, impl=i),
     "instance_search of all": lambda i, x, m: ops.instance_search(x, m, 9, temperature=0.5, impl=i),
     "update_cluster_memory_": lambda i, x, m: ops.update_cluster_memory_(m.clone(), x, TARGETS, impl=i),
-    "cluster_centroids": lambda i, x: ops.cluster_centroids(x[0], TARGETS, impl=i),
+    "cluster_centroids": lambda i, x: ops.cluster_centroids(x, TARGETS, impl=i),
 }
 
 
@@ -70,7 +70,8 @@ def case(name: str, generator: torch.Generator, dtype: torch.dtype = torch.float
     tensors = random(2, 5, 3), F.normalize(random(2, 4, 3), dim=-1)
     if name in MEMORY_CALLS:
         return Case(operator, MEMORY_CALLS[name], tensors, 1)
-    return Case(operator, OTHERS[name], tensors[: 1 + (name != "cluster_centroids")], 0)
+    tensors = (tensors[0][0],) if name == "cluster_centroids" else tensors
+    return Case(operator, OTHERS[name], tensors, 0)
 
 
 def backends(names: list[str]) -> list:
@@ -100,19 +101,26 @@ def weighted(found) -> torch.Tensor:
     return sum(((x + x.square()) * w).sum() for x, w in zip(found, weights, strict=True))
 
 
-def check_nonfinite(name: str, impl: str, generator: torch.Generator, spots: int = 4) -> None:
+def spoilt(
+    tensors, generator: torch.Generator, spots: int, values=(torch.nan, torch.inf, -torch.inf)
+) -> Iterator[tuple[str, float, list[torch.Tensor]]]:
+    """The tensors with one of ``values`` at one of ``spots`` places of one of them, and a description of it."""
+    for n, x in enumerate(tensors):
+        for value in values:
+            for place in torch.randperm(x.numel(), generator=generator)[:spots].tolist():
+                changed = [y.clone() for y in tensors]
+                changed[n].view(-1)[place] = value
+                yield f"{value} at {place} of argument {n}", value, changed
+
+
+def check_nonfinite(name: str, impl: str, generator: torch.Generator, spots: int = 4, **values) -> None:
     """What is not finite with the reference is not finite with ``impl``, after NaN or Inf in any argument."""
     _, call, tensors, learnable = case(name, generator)
-    for n, x in enumerate(tensors):
-        for value in (torch.nan, torch.inf, -torch.inf):
-            for place in torch.randperm(x.numel(), generator=generator)[:spots].tolist():
-                spoilt = [y.clone() for y in tensors]
-                spoilt[n].view(-1)[place] = value
-                expected, got = (results(call, i, spoilt, learnable) for i in ("reference", impl))
-                for exact, found in zip(expected[0] + expected[1], got[0] + got[1], strict=True):
-                    lost = found.isfinite() & ~exact.isfinite()
-                    assert not lost.any(), f"{value} at {place} of argument {n} gives {found} instead of {exact}"
-                    assert found.is_floating_point() or torch.equal(found, exact), f"{value} at {place} of argument {n}"
+    for what, _, changed in spoilt(tensors, generator, spots, **values):
+        expected, got = (results(call, i, changed, learnable) for i in ("reference", impl))
+        for exact, found in zip(expected[0] + expected[1], got[0] + got[1], strict=True):
+            assert not (found.isfinite() & ~exact.isfinite()).any(), f"{what} gives {found} instead of {exact}"
+            assert found.is_floating_point() or torch.equal(found, exact), f"{what} gives {found} instead of {exact}"
 
 
 def check_second_derivative_is_an_error(name: str, impl: str, generator: torch.Generator, dtype: torch.dtype) -> None:
