@@ -6,7 +6,7 @@ import torch
 
 from salcr import reference
 from salcr.defaults import MOMENTUM, TEMPERATURE
-from salcr.ops._checks import check_positive, check_same, check_tensor
+from salcr.ops._checks import check_number, check_positive, check_same, check_tensor, check_written
 from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._parts import HALF_TO_SINGLE, SINGLE_AND_DOUBLE, check_parts, check_targets, lse_dtype, per_row
 from salcr.ops._register import apply, first_derivative, register
@@ -125,13 +125,15 @@ def update_cluster_memory_(
         ``memory``.
 
     Raises:
-        TypeError, ValueError: a wrong shape, dtype, device or momentum; on the CPU also a target outside ``[-1, K)``
-            or an ``order`` that is not a permutation.
+        TypeError, ValueError: a wrong shape, dtype, device or momentum; a memory that shares elements with
+            ``features`` or among its own rows; on the CPU also a target outside ``[-1, K)`` or an ``order`` that is not
+            a permutation.
 
     Source: docs/method.md, "Memory update".
     """
     check_parts(features, memory)
     per_row("targets", targets, features, axes=0)
+    check_number("momentum", momentum)
     if not 0 <= momentum <= 1:
         raise ValueError(f"momentum must be in [0, 1], got {momentum}")
     if order is not None:
@@ -222,6 +224,7 @@ def _contrast_sum_backward(gradient, features, memories, targets, lses, temperat
 
 
 def _update(memory, features, targets, momentum, order, impl):
+    check_written("memory", memory, "features", features)
     check_targets(targets, memory.shape[-2])
     if order is not None and order.device.type == "cpu" and not torch.equal(order.sort()[0], torch.arange(len(order))):
         raise ValueError("order is not a permutation of the samples")

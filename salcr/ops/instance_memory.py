@@ -3,7 +3,7 @@
 import torch
 
 from salcr.defaults import NEIGHBORS, TEMPERATURE
-from salcr.ops._checks import check_positive, check_same, check_tensor
+from salcr.ops._checks import check_integer, check_positive, check_same, check_tensor
 from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._parts import HALF_TO_SINGLE, SINGLE_AND_DOUBLE, check_parts, lse_dtype, per_row
 from salcr.ops._register import apply, first_derivative, register
@@ -165,7 +165,7 @@ class _SetContrast(torch.autograd.Function):
 
 def _search(features, memory, k, temperature, mean, impl):
     check_parts(features, memory)
-    check_positive("k", k)
+    check_integer("k", k)
     check_positive("temperature", temperature)
     impl = check_impl(impl)
     operator = torch.ops.salcr.instance_search if mean else torch.ops.salcr.instance_neighbors
