@@ -93,3 +93,36 @@ def check_lengths(name: str, x: torch.Tensor) -> None:
     check_finite(name, x)
     row = int((~short).nonzero()[0])
     raise ValueError(f"{name} has a norm above {longest:.3g}, whose square {dtype} cannot hold, first in row {row}")
+
+
+def check_written(name: str, x: torch.Tensor, other_name: str, other: torch.Tensor) -> None:
+    """``x``, which is changed in place, has no element twice and none that ``other`` has too."""
+    if not _strides_are_nested(x) and _places(x).unique().numel() < x.numel():
+        raise ValueError(f"{name} is changed in place and has elements that are one in memory: strides {x.stride()}")
+    if x.untyped_storage().data_ptr() != other.untyped_storage().data_ptr():
+        return
+    if max(_first(x), _first(other)) < min(_end(x), _end(other)) and torch.isin(_places(x), _places(other)).any():
+        raise ValueError(f"{other_name} shares elements with {name}, which is changed in place: pass a copy of it")
+
+
+def _strides_are_nested(x: torch.Tensor) -> bool:
+    """Each axis steps over all that shorter steps reach, so that no two elements are one in memory."""
+    reach = 1
+    for stride, size in sorted(zip(x.stride(), x.shape, strict=True)):
+        if size > 1 and stride < reach:
+            return False
+        reach += (size - 1) * stride
+    return True
+
+
+def _places(x: torch.Tensor) -> torch.Tensor:
+    """Where in its storage each element lies, found without a look at it."""
+    return torch.arange(_first(x), _end(x)).as_strided(x.shape, x.stride())
+
+
+def _first(x: torch.Tensor) -> int:
+    return int(x.storage_offset())
+
+
+def _end(x: torch.Tensor) -> int:
+    return _first(x) + 1 + sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
