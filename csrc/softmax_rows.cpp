@@ -80,17 +80,18 @@ Real row_max(const Real* row, std::int64_t columns) {
   return high;
 }
 
-// The entries of a row strictly above the (k+1)-th largest, ascending and -1 padded, from the maxima of its groups.
+// The entries of a row strictly above the (k+1)-th largest, ascending and -1 padded, from the maxima of its groups. NaN and
+// minus infinity are never among them.
 template <typename Real>
 class Selection {
  public:
   void write(const Real* row, std::int64_t columns, const std::vector<Real>& tops, std::int64_t k,
              std::int64_t* indices) {
-    Real bound = -std::numeric_limits<Real>::infinity();
+    Real bound = std::numeric_limits<Real>::lowest();
     if (k < static_cast<std::int64_t>(tops.size())) {
       ordered_ = tops;
       std::nth_element(ordered_.begin(), ordered_.begin() + k, ordered_.end(), std::greater<Real>());
-      bound = ordered_[k];
+      bound = std::max(bound, ordered_[k]);
     }
     found_.clear();
     for (std::size_t group = 0; group < tops.size(); ++group) {
@@ -142,7 +143,8 @@ void search_rows(const ProductRows<Real>& block, std::int64_t k, bool shares, st
     for (std::int64_t r = begin; r < end; ++r) {
       Real* row = block.products + r * block.columns;
       const Real high = group_tops(row, block.columns, tops), scale = block.scale[r];
-      selection.write(row, block.columns, tops, k, indices + r * k);
+      if (std::isnan(high * scale)) std::fill_n(indices + r * k, k, -1);  // an infinite feature: no logit is a number
+      else selection.write(row, block.columns, tops, k, indices + r * k);
       const double sum = shares ? into_exponentials(row, block.columns, high, scale)
                                 : exponential_sum(row, block.columns, high, scale);
       if (shares) multiply(row, block.columns, static_cast<Real>(1 / sum));

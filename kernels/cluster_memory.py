@@ -21,6 +21,8 @@ import triton.language as tl
 from .launch import configuration, on_device
 from .products import add_chunk, chunk_columns, chunk_values, inverse_norms, precision, tile_products, tiles
 
+MAX_TILES = 65_535  # programs of a launch along its second axis
+
 
 @triton.jit
 def lse_tiles_kernel(
@@ -190,6 +192,9 @@ def contrast_forward(
         temperature: divides the cosine.
         reduction: ``"mean"`` over rows with a positive and then over P, ``"sum"`` or ``"none"`` (``[P, B]``).
         lse: ``[P, B]`` float32 where it is known.
+
+    Raises:
+        ValueError: the memory has too many rows, and ``lse`` is not given.
     """
     (parts, rows, width), (_, columns, _), t = features.shape, memory.shape, tiles(features)
     set_width, pick = positives.shape[-1], positives.shape[-1] == 1 and lse is None
@@ -198,6 +203,9 @@ def contrast_forward(
         losses, total, partial, count = torch.empty_like(norms), lse, None, 0
         if lse is None:
             total, count = torch.empty_like(norms), triton.cdiv(columns, t["N"])
+            if count > MAX_TILES:
+                most = MAX_TILES * t["N"]
+                raise ValueError(f"memory has {columns} rows, Triton contrasts take at most {most} without lse")
             partial = features.new_empty(2, parts, count, rows, dtype=torch.float32)
             lse_tiles_kernel[(triton.cdiv(rows, t["M"]), count, parts)](
                 features, memory, norms, positives, partial[0], partial[1], losses, rows, columns, width,

@@ -21,6 +21,12 @@ from .launch import configuration, on_device
 
 
 @triton.jit
+def inverse_norm(x):
+    """Of NaN, NaN: a row of which one element is spoilt is spoilt whole."""
+    return tl.rsqrt(tl.maximum(tl.sum(x * x, 0), 1e-24, propagate_nan=tl.PropagateNan.ALL))
+
+
+@triton.jit
 def update_kernel(
     memory, features, targets, order, members, samples, classes, width, momentum, SCAN: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -57,8 +63,8 @@ def update_kernel(
         for n in tl.range(begin, begin + count, num_stages=3):
             sample = tl.minimum(tl.maximum(tl.load(members + n), 0), samples - 1).to(tl.int64)
             x = tl.load(features + (part * samples + sample) * width + d, mask=inside, other=0.0).to(tl.float32)
-            row = momentum * row + x * ((1 - momentum) * tl.rsqrt(tl.maximum(tl.sum(x * x, 0), 1e-24)))
-            row *= tl.rsqrt(tl.maximum(tl.sum(row * row, 0), 1e-24))
+            row = momentum * row + x * ((1 - momentum) * inverse_norm(x))
+            row *= inverse_norm(row)
         tl.store(at, row.to(memory.dtype.element_ty), mask=inside)
 
 

@@ -239,7 +239,7 @@ def pool_backward(
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
     """Gradients of ``(x, tokens, queries)``, where asked for, from what :func:`pool_forward` got and returned.
 
-    ``query_gradient`` is that of the prototypes where nothing attended; the gradient of ``queries`` is float32.
+    ``query_gradient [B, P, D]`` is that of the prototypes themselves; the gradient of ``queries`` is float32.
     """
     p = Plan(x, parts)
     batch, width, stripe = len(x), p.width, p.stripe
@@ -258,6 +258,9 @@ def pool_backward(
                 *(width**-0.5, views, p.T, p.D),
                 **p.launch,
             )
+            if query_gradient is not None:
+                by_view = query_gradient.view(views, -1, parts, width).transpose(0, 1)
+                query_gradients.view(views, -1, views, parts, width)[0].add_(by_view)
         factor = None if mean_gradient is None else mean_gradient * (power / p.cells)
         own, pg1, pg2 = three(forms) if forms else (None, None, None)
         arrays = (

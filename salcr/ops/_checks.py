@@ -1,17 +1,24 @@
 """Argument checks shared by the operators. Each raises an error that names the argument and what it got."""
 
+import numpy as np
 import torch
+
+INT64_MAX = 2**63 - 1
 
 
 def check_tensor(name: str, x: torch.Tensor, *, ndim: int | tuple[int, ...], floating: bool = True) -> None:
     """``x`` is a non-empty tensor of ``ndim`` axes (or one of several) and of floating (else int64) dtype."""
     if not isinstance(x, torch.Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
+    if x.layout != torch.strided:
+        raise TypeError(f"{name} must be dense, got {x.layout}")
     allowed = (ndim,) if isinstance(ndim, int) else ndim
     if x.ndim not in allowed:
         raise ValueError(f"{name} must have {' or '.join(map(str, allowed))} axes, got shape {tuple(x.shape)}")
     if floating and not x.is_floating_point():
         raise TypeError(f"{name} must be floating point, got {x.dtype}")
+    if floating and x.element_size() < 2:
+        raise TypeError(f"{name} must have 16 bits or more, got {x.dtype}")
     if not floating and x.dtype != torch.int64:
         raise TypeError(f"{name} must be int64, got {x.dtype}")
     if x.numel() == 0:
@@ -37,11 +44,85 @@ def check_same(name: str, x: torch.Tensor, other_name: str, other: torch.Tensor,
 
 
 def check_positive(name: str, value: float) -> None:
-    if not value > 0:
-        raise ValueError(f"{name} must be positive, got {value}")
+    """``value`` is a number above 0 and below infinity."""
+    check_number(name, value)
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name} must be positive{' and finite' if value > 0 else ''}, got {value}")
 
 
 def check_range(name: str, value: int, low: int, high: int) -> None:
     """``low <= value <= high``."""
     if not low <= value <= high:
         raise ValueError(f"{name} must be between {low} and {high}, got {value}")
+
+
+def check_integer(name: str, value: int, low: int = 1, high: int = INT64_MAX) -> None:
+    """``low <= value <= high``, and ``value`` is an integer: no float, however whole, and no bool."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer, torch.SymInt)):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__} {value!r}")
+    if value < low and high == INT64_MAX:
+        raise ValueError(f"{name} must be at least {low}, got {value}")
+    check_range(name, value, low, high)
+
+
+def check_number(name: str, value: float) -> None:
+    """``value`` is a number: no bool, no string, and no tensor, which could want a gradient."""
+    allowed = (int, float, np.integer, np.floating, torch.SymInt, torch.SymFloat)
+    if isinstance(value, bool) or not isinstance(value, allowed):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+
+
+def check_flag(name: str, value: bool) -> None:
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
+def check_values(name: str, x: torch.Tensor) -> None:
+    """``x`` has values to look at: for operators whose result's shape, or whose verdict, depends on them."""
+    if x.is_meta:
+        raise ValueError(f"{name} is a meta tensor, and this operator has to read its values")
+
+
+def check_lengths(name: str, x: torch.Tensor) -> None:
+    """No row of ``x`` holds NaN or Inf or is too long to square, in float32 or wider. Synchronises as check_finite."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    longest = torch.finfo(dtype).max ** 0.5 / 2  # the squared distance of two such rows is finite
+    short = torch.linalg.vector_norm(x, dim=1, dtype=dtype) <= longest
+    if short.all():
+        return
+    check_finite(name, x)
+    row = int((~short).nonzero()[0])
+    raise ValueError(f"{name} has a norm above {longest:.3g}, whose square {dtype} cannot hold, first in row {row}")
+
+
+def check_written(name: str, x: torch.Tensor, other_name: str, other: torch.Tensor) -> None:
+    """``x``, which is changed in place, has no element twice and none that ``other`` has too."""
+    if not _strides_are_nested(x) and _places(x).unique().numel() < x.numel():
+        raise ValueError(f"{name} is changed in place and has elements that are one in memory: strides {x.stride()}")
+    if x.untyped_storage().data_ptr() != other.untyped_storage().data_ptr():
+        return
+    if max(_first(x), _first(other)) < min(_end(x), _end(other)) and torch.isin(_places(x), _places(other)).any():
+        raise ValueError(f"{other_name} shares elements with {name}, which is changed in place: pass a copy of it")
+
+
+def _strides_are_nested(x: torch.Tensor) -> bool:
+    """Each axis steps over all that shorter steps reach, so that no two elements are one in memory."""
+    reach = 1
+    for stride, size in sorted(zip(x.stride(), x.shape, strict=True)):
+        if size > 1 and stride < reach:
+            return False
+        reach += (size - 1) * stride
+    return True
+
+
+def _places(x: torch.Tensor) -> torch.Tensor:
+    """Where in its storage each element lies, found without a look at it."""
+    return torch.arange(_first(x), _end(x)).as_strided(x.shape, x.stride())
+
+
+def _first(x: torch.Tensor) -> int:
+    return int(x.storage_offset())
+
+
+def _end(x: torch.Tensor) -> int:
+    return _first(x) + 1 + sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))

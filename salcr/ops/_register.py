@@ -1,10 +1,13 @@
-"""Registration of operators with torch.library, and the gradient that a reference implementation has for free."""
+"""Registration of operators with torch.library, and their derivatives: the first, and what becomes of a second."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import wraps
+from typing import Any
 
 import torch
+
+from salcr.ops._dispatch import pick
 
 
 def register(name: str, schema: str, implementation: Callable, fake: Callable) -> None:
@@ -19,18 +22,65 @@ def register(name: str, schema: str, implementation: Callable, fake: Callable) -
     torch.library.register_fake(qualified, fake)
 
 
+def apply(function: type[torch.autograd.Function], *arguments: Any) -> Any:
+    """``function.apply(*arguments)`` without the binding of defaults, which takes longer than a small operator."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return function.apply(*arguments)
+    return super(torch.autograd.Function, function).apply(*arguments)
+
+
+def first_derivative(operator: str, formula: Callable, arguments: Sequence) -> torch.Tensor | tuple[torch.Tensor, ...]:
+    """``salcr::<operator>_backward(*arguments)``, to be called in the backward pass of an ``autograd.Function``.
+
+    Where that pass is itself recorded (``create_graph=True``, :mod:`torch.func`), the reference runs as ``formula``,
+    which has derivatives of every order. Any other backend hands on its gradient, of which a derivative is an error.
+    """
+    backward = getattr(torch.ops.salcr, f"{operator}_backward")
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return backward(*arguments)
+    tensors = [x for given in arguments for x in (given if isinstance(given, (list, tuple)) else [given])]
+    tensors = [x for x in tensors if isinstance(x, torch.Tensor)]
+    if pick(f"{operator}_backward", arguments[-1], tensors[0]) is formula:
+        return formula(*arguments[:-1], create_graph=True)
+    with torch.no_grad():
+        found = backward(*arguments)
+    several = isinstance(found, (list, tuple))
+    results = apply(_NotAgain, operator, len(found) if several else 1, *(found if several else [found]), *tensors)
+    return results if several else results[0]
+
+
 def reference_gradient(
-    function: Callable[..., torch.Tensor | Sequence[torch.Tensor]],
+    function: Callable[..., tuple[torch.Tensor, ...]],
     inputs: Sequence[torch.Tensor],
-    gradients: Sequence[torch.Tensor],
+    gradients: tuple[torch.Tensor, ...],
+    *,
+    create_graph: bool = False,
 ) -> tuple[torch.Tensor, ...]:
     """Gradients of ``function(*inputs)`` with respect to ``inputs`` by running it again under autograd."""
+    if create_graph:
+        return torch.func.vjp(function, *inputs)[1](gradients)
     with _autograd_again(), torch.enable_grad():
         leaves = [x.detach().requires_grad_() for x in inputs]
-        outputs = function(*leaves)
-        outputs = (outputs,) if isinstance(outputs, torch.Tensor) else tuple(outputs)
-        found = torch.autograd.grad(outputs, leaves, gradients, allow_unused=True)
+        found = torch.autograd.grad(function(*leaves), leaves, gradients, allow_unused=True)
     return tuple(torch.zeros_like(x) if g is None else g for x, g in zip(leaves, found, strict=True))
+
+
+class _NotAgain(torch.autograd.Function):
+    """The first ``count`` of ``tensors``, as results of the others; a derivative of them is an error."""
+
+    @staticmethod
+    def forward(operator, count, *tensors):
+        return tuple(x.view_as(x) for x in tensors[:count])
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.operator = inputs[0]
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        raise NotImplementedError(
+            f'salcr::{ctx.operator} has no second derivative on this backend; impl="reference" has those of every order'
+        )
 
 
 def _without_autocast(implementation: Callable) -> Callable:

@@ -6,7 +6,7 @@ Plain functions on the host side of an epoch, not registered with torch.library:
 import torch
 
 from salcr import reference
-from salcr.ops._checks import check_tensor
+from salcr.ops._checks import check_flag, check_tensor, check_values
 from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops.backends.cpp import assignment as _cpp
 from salcr.ops.backends.cuda import assignment as _cuda
@@ -53,6 +53,8 @@ def linear_assignment(
     Source: docs/method.md, "Cluster assignment"; Crouse (2016) for the rectangular problem.
     """
     check_tensor("cost", cost, ndim=(2, 3))
+    check_flag("maximize", maximize)
+    check_flag("return_duals", return_duals)
     impl = check_impl(impl)
     cost = _check_cost(cost, maximize)
     return pick("linear_assignment", impl, cost)(cost, maximize=maximize, return_duals=return_duals)
@@ -98,12 +100,13 @@ def bidirectional_assignment(cost: torch.Tensor, *, impl: str = "auto") -> tuple
 
 def _check_cost(cost: torch.Tensor, maximize: bool) -> torch.Tensor:
     """``cost`` in float32 or float64, without NaN and without an infinity that is no prohibition."""
+    check_values("cost", cost)
     worst = torch.inf if maximize else -torch.inf
     extreme = float(cost.detach().amax() if maximize else cost.detach().amin())  # NaN if there is any
     if extreme == worst or extreme != extreme:
         at = (cost.isnan() | (cost == worst)).nonzero()[0].tolist()
         raise ValueError(f"cost has NaN or {worst} with maximize={maximize}, first {cost[tuple(at)].item()} at {at}")
-    return cost.detach().to(torch.promote_types(cost.dtype, torch.float32))
+    return cost.detach().resolve_neg().to(torch.promote_types(cost.dtype, torch.float32))
 
 
 for _operator in ("linear_assignment", "bidirectional_assignment"):

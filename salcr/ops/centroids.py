@@ -3,7 +3,7 @@
 import torch
 
 from salcr import reference
-from salcr.ops._checks import check_same, check_tensor
+from salcr.ops._checks import check_integer, check_same, check_tensor, check_values
 from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._register import register
 from salcr.ops.backends.cpp import centroids as _cpp
@@ -43,9 +43,9 @@ def cluster_centroids(
     if labels.shape[0] != features.shape[0]:
         raise ValueError(f"labels has {labels.shape[0]} entries, features {features.shape[0]} rows")
     if num_clusters is None:
-        num_clusters = int(labels.max()) + 1
-    if num_clusters < 0:
-        raise ValueError(f"num_clusters must not be negative, got {num_clusters}")
+        check_values("labels", labels)
+        num_clusters = max(0, int(labels.max()) + 1)
+    check_integer("num_clusters", num_clusters, 0)
     return torch.ops.salcr.cluster_centroids(features.detach(), labels, num_clusters, check_impl(impl))
 
 
@@ -53,11 +53,13 @@ def _centroids(features, labels, num_clusters, impl):
     low, high = int(labels.min()), int(labels.max())
     if low < -1 or high >= num_clusters:
         raise ValueError(f"labels must be in [-1, {num_clusters}), got {low} to {high}")
-    present = torch.zeros(num_clusters + 1, dtype=torch.bool, device=labels.device)
-    present[labels] = True  # label -1 marks the extra last place
-    empty = (~present[:num_clusters]).nonzero()
+    first = min(num_clusters, len(labels) + 1)  # with more clusters than labels one of these has no member
+    present = torch.zeros(first + 1, dtype=torch.bool, device=labels.device)
+    present[labels.clamp_max(first)] = True  # label -1 marks the extra last place
+    empty = (~present[:first]).nonzero()
     if len(empty):
-        raise ValueError(f"cluster {int(empty[0])} has no member ({len(empty)} of {num_clusters} clusters are empty)")
+        left = num_clusters - len(labels[labels >= 0].unique())
+        raise ValueError(f"cluster {int(empty[0])} has no member ({left} of {num_clusters} clusters are empty)")
     if num_clusters == 0:
         return features.new_empty(0, features.shape[1])
     return pick("cluster_centroids", impl, features)(features, labels, num_clusters)

@@ -6,10 +6,10 @@ import torch
 
 from salcr import reference
 from salcr.defaults import MOMENTUM, TEMPERATURE
-from salcr.ops._checks import check_positive, check_same, check_tensor
+from salcr.ops._checks import check_number, check_positive, check_same, check_tensor, check_written
 from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._parts import HALF_TO_SINGLE, SINGLE_AND_DOUBLE, check_parts, check_targets, lse_dtype, per_row
-from salcr.ops._register import register
+from salcr.ops._register import apply, first_derivative, register
 from salcr.ops.backends.cpp import cluster_memory as _cpp
 from salcr.ops.backends.eager import cluster_memory as _eager
 from salcr.ops.backends.reference import cluster_memory as _formula
@@ -57,7 +57,7 @@ def cluster_contrast(
     impl = _check_contrast(features, memory, targets, temperature, impl)
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
-    return _ClusterContrast.apply(features, memory, targets, temperature, reduction, impl)
+    return apply(_ClusterContrast, features, memory, targets, temperature, reduction, impl)[0]
 
 
 def cluster_contrast_sum(
@@ -94,7 +94,7 @@ def cluster_contrast_sum(
     if not memories or len(memories) != len(targets):
         raise ValueError(f"memories and targets must be as many, and some: got {len(memories)} and {len(targets)}")
     checked = [_check_contrast(features, *pair, temperature, impl) for pair in zip(memories, targets, strict=True)]
-    return _ClusterContrastSum.apply(features, temperature, checked[0], len(memories), *memories, *targets)
+    return apply(_ClusterContrastSum, features, temperature, checked[0], len(memories), *memories, *targets)[0]
 
 
 def update_cluster_memory_(
@@ -125,13 +125,15 @@ def update_cluster_memory_(
         ``memory``.
 
     Raises:
-        TypeError, ValueError: a wrong shape, dtype, device or momentum; on the CPU also a target outside ``[-1, K)``
-            or an ``order`` that is not a permutation.
+        TypeError, ValueError: a wrong shape, dtype, device or momentum; a memory that shares elements with
+            ``features`` or among its own rows; on the CPU also a target outside ``[-1, K)`` or an ``order`` that is not
+            a permutation.
 
     Source: docs/method.md, "Memory update".
     """
     check_parts(features, memory)
     per_row("targets", targets, features, axes=0)
+    check_number("momentum", momentum)
     if not 0 <= momentum <= 1:
         raise ValueError(f"momentum must be in [0, 1], got {momentum}")
     if order is not None:
@@ -146,35 +148,48 @@ def update_cluster_memory_(
 
 
 class _ClusterContrast(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, features, memory, targets, *options):
-        loss, lse = torch.ops.salcr.cluster_contrast(features, memory, targets, *options)
-        ctx.save_for_backward(features, memory, targets, lse)
-        ctx.options = options
-        return loss
+    """Loss and LSE."""
 
     @staticmethod
-    def backward(ctx, gradient):
-        gradient = torch.ops.salcr.cluster_contrast_backward(gradient, *ctx.saved_tensors, *ctx.options)
-        return gradient, None, None, None, None, None
+    def forward(features, memory, targets, temperature, reduction, impl):
+        return torch.ops.salcr.cluster_contrast(features, memory, targets, temperature, reduction, impl)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        features, memory, targets, *ctx.options = inputs
+        ctx.save_for_backward(features, memory, targets, output[1])
+        ctx.mark_non_differentiable(output[1])
+
+    @staticmethod
+    def backward(ctx, gradient, _):
+        arguments = gradient, *ctx.saved_tensors, *ctx.options
+        return first_derivative("cluster_contrast", _formula.contrast_backward, arguments), *[None] * 5
 
 
 class _ClusterContrastSum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, features, temperature, impl, count, *pairs):
-        memories, targets = list(pairs[:count]), list(pairs[count:])
-        loss, lses = torch.ops.salcr.cluster_contrast_sum(features, memories, targets, temperature, impl)
-        ctx.save_for_backward(features, *pairs, *lses)
-        ctx.options = temperature, impl
-        return loss
+    """Loss, and the LSE of each memory."""
 
     @staticmethod
-    def backward(ctx, gradient):
+    def forward(features, temperature, impl, count, *pairs):
+        memories, targets = list(pairs[:count]), list(pairs[count:])
+        loss, lses = torch.ops.salcr.cluster_contrast_sum(features, memories, targets, temperature, impl)
+        return loss, *lses
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        features, temperature, impl, _, *pairs = inputs
+        ctx.save_for_backward(features, *pairs, *output[1:])
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.options = temperature, impl
+
+    @staticmethod
+    def backward(ctx, gradient, *_):
         features, *rest = ctx.saved_tensors
         count = len(rest) // 3
         terms = rest[:count], rest[count : 2 * count], rest[2 * count :]
-        gradient = torch.ops.salcr.cluster_contrast_sum_backward(gradient, features, *terms, *ctx.options)
-        return gradient, *([None] * (3 + 2 * count))
+        arguments = gradient, features, *terms, *ctx.options
+        found = first_derivative("cluster_contrast_sum", _formula.contrast_sum_backward, arguments)
+        return found, *[None] * (3 + 2 * count)
 
 
 def _check_contrast(
@@ -209,6 +224,7 @@ def _contrast_sum_backward(gradient, features, memories, targets, lses, temperat
 
 
 def _update(memory, features, targets, momentum, order, impl):
+    check_written("memory", memory, "features", features)
     check_targets(targets, memory.shape[-2])
     if order is not None and order.device.type == "cpu" and not torch.equal(order.sort()[0], torch.arange(len(order))):
         raise ValueError("order is not a permutation of the samples")

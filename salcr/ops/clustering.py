@@ -3,7 +3,7 @@
 import torch
 
 from salcr.defaults import NEIGHBORS
-from salcr.ops._checks import check_positive
+from salcr.ops._checks import check_integer, check_positive
 from salcr.ops._dispatch import check_impl, share_backends
 from salcr.ops.dbscan import dbscan
 from salcr.ops.jaccard import Neighbors, jaccard_graph
@@ -43,8 +43,7 @@ def cluster(
     Source: docs/method.md, "Pseudo labels".
     """
     check_positive("eps", eps)
-    if min_samples < 1:
-        raise ValueError(f"min_samples must be at least 1, got {min_samples}")
+    check_integer("min_samples", min_samples)
     check_impl(impl)
     graph = jaccard_graph(features, k1=k1, k2=k2, max_distance=eps, neighbors=neighbors, impl=impl)
     of_graph = "reference" if impl == "eager" else impl  # it has one form in plain Python

@@ -1,9 +1,10 @@
 """DBSCAN on given distances."""
 
+import numpy as np
 import torch
 
 from salcr import reference
-from salcr.ops._checks import check_positive
+from salcr.ops._checks import check_integer, check_positive, check_values
 from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops.backends.cpp.dbscan import dbscan as _cpp_dbscan
 from salcr.ops.backends.triton.dbscan import dbscan as _triton_dbscan
@@ -25,7 +26,7 @@ def dbscan(distances: torch.Tensor, *, eps: float, min_samples: int = 4, impl: s
             :func:`jaccard_graph` gives it. Entries that a sparse matrix does not store are far, except those on the
             diagonal: as in scikit-learn, a point without a diagonal entry is its own neighbour, and one with an entry
             above ``eps`` is not. Sparse distances are never made dense.
-        eps: largest distance of neighbours, positive.
+        eps: largest distance of neighbours, positive and finite.
         min_samples: points within ``eps`` that make a core point, at least 1.
         impl: backend, see :mod:`salcr.ops`.
 
@@ -33,7 +34,8 @@ def dbscan(distances: torch.Tensor, *, eps: float, min_samples: int = 4, impl: s
         ``[N]``, int64, on the device of ``distances``.
 
     Raises:
-        TypeError, ValueError: a wrong shape, dtype, layout, ``eps`` or ``min_samples``; NaN among the distances.
+        TypeError, ValueError: a wrong shape, dtype, layout, ``eps`` or ``min_samples``; NaN among the distances; a
+            sparse matrix whose pointers or columns are out of range.
 
     Source: docs/method.md, "DBSCAN"; A Density-Based Algorithm for Discovering Clusters (Ester et al., 1996).
     """
@@ -46,12 +48,27 @@ def dbscan(distances: torch.Tensor, *, eps: float, min_samples: int = 4, impl: s
     if distances.ndim != 2 or distances.shape[0] != distances.shape[1] or distances.shape[0] == 0:
         raise ValueError(f"distances must be [N, N] with N > 0, got shape {tuple(distances.shape)}")
     check_positive("eps", eps)
-    if min_samples < 1:
-        raise ValueError(f"min_samples must be at least 1, got {min_samples}")
+    check_integer("min_samples", min_samples)
     impl = check_impl(impl)
+    check_values("distances", distances)
+    distances = distances.detach()
+    if distances.layout == torch.strided:
+        distances = distances.resolve_neg()
+    else:
+        _check_places(distances)
     if (distances if distances.layout == torch.strided else distances.values()).isnan().any():
         raise ValueError("distances contains NaN")
+    eps = float(np.float32(min(eps, float(np.finfo(np.float32).max))))
     return pick("dbscan", impl, distances)(distances, eps=eps, min_samples=min_samples)
+
+
+def _check_places(distances: torch.Tensor) -> None:
+    """The pointers and columns of a CSR matrix, which torch does not look at unless it is asked to."""
+    pointers, columns, count = distances.crow_indices(), distances.col_indices(), len(distances)
+    if pointers[0] != 0 or pointers[-1] != len(columns) or (pointers.diff() < 0).any():
+        raise ValueError("distances has row pointers that do not ascend from 0 to the number of its entries")
+    if len(columns) and (columns.min() < 0 or columns.max() >= count):
+        raise ValueError(f"distances has columns outside [0, {count}): {int(columns.min())} to {int(columns.max())}")
 
 
 add_backend("dbscan", "cpp", _cpp_dbscan)

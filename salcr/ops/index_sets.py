@@ -7,7 +7,7 @@ A set is a row ``[..., m]`` of int64 indices, ascending, each once, padded with 
 import torch
 
 from salcr import reference
-from salcr.ops._checks import check_same, check_tensor
+from salcr.ops._checks import INT64_MAX, check_same, check_tensor
 from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._register import register
 from salcr.ops.backends.triton import index_sets as _triton
@@ -29,8 +29,9 @@ def intersect_sets(*sets: torch.Tensor, impl: str = "auto") -> torch.Tensor:
         ``[..., m]`` in the same format, as wide as the narrowest set.
 
     Raises:
-        TypeError, ValueError: no set, a wrong dtype or device, leading axes that do not broadcast; on the CPU also a
-            row that is not ascending, unique and padded at the end (on a GPU its result is undefined).
+        TypeError, ValueError: no set, a wrong dtype or device, leading axes that do not broadcast; on the CPU also an
+            index below -1 or of 2**63 - 1, and a row that is not ascending, unique and padded at the end (on a GPU its
+            result is undefined).
 
     Source: docs/method.md, "GPCR".
     """
@@ -54,8 +55,9 @@ def unite_sets(*sets: torch.Tensor, impl: str = "auto") -> torch.Tensor:
         ``[..., m]`` in the same format, as wide as all the sets together.
 
     Raises:
-        TypeError, ValueError: no set, a wrong dtype or device, leading axes that do not broadcast; on the CPU also a
-            row that is not ascending, unique and padded at the end (on a GPU its result is undefined).
+        TypeError, ValueError: no set, a wrong dtype or device, leading axes that do not broadcast; on the CPU also an
+            index below -1 or of 2**63 - 1, and a row that is not ascending, unique and padded at the end (on a GPU its
+            result is undefined).
 
     Source: docs/method.md, "GPCR".
     """
@@ -67,6 +69,9 @@ def check_rows(name: str, rows: torch.Tensor) -> None:
     """On the CPU: the rows of ``rows`` are ascending, without duplicates, and padded with -1 at the end."""
     if rows.device.type != "cpu":
         return
+    smallest, largest = int(rows.min()), int(rows.max())
+    if smallest < -1 or largest == INT64_MAX:
+        raise ValueError(f"{name} must be -1 or from 0 to 2**63 - 2, got {smallest} to {largest}")
     left, right = rows[..., :-1], rows[..., 1:]
     wrong = (right >= 0) & ((left < 0) | (left >= right))
     if wrong.any():

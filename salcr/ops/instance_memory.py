@@ -3,10 +3,10 @@
 import torch
 
 from salcr.defaults import NEIGHBORS, TEMPERATURE
-from salcr.ops._checks import check_positive, check_same, check_tensor
+from salcr.ops._checks import check_integer, check_positive, check_same, check_tensor
 from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._parts import HALF_TO_SINGLE, SINGLE_AND_DOUBLE, check_parts, lse_dtype, per_row
-from salcr.ops._register import register
+from salcr.ops._register import apply, first_derivative, register
 from salcr.ops.backends.cpp import instance_memory as _cpp
 from salcr.ops.backends.eager import instance_memory as _eager
 from salcr.ops.backends.reference import instance_memory as _formula
@@ -141,26 +141,31 @@ def set_contrast(
         raise ValueError("mean_row is given without lse; instance_search returns both")
     lse = _known("lse", lse, features, features.shape[:-1])
     mean_row = _known("mean_row", mean_row, features, features.shape)
-    return _SetContrast.apply(features, memory, positives, lse, mean_row, temperature, impl)
+    return apply(_SetContrast, features, memory, positives, lse, mean_row, temperature, impl)[0]
 
 
 class _SetContrast(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, features, memory, positives, lse, mean_row, temperature, impl):
-        loss, lse = torch.ops.salcr.set_contrast(features, memory, positives, lse, temperature, impl)
-        ctx.save_for_backward(features, memory, positives, lse, mean_row)
-        ctx.options = temperature, impl
-        return loss
+    """Loss and LSE."""
 
     @staticmethod
-    def backward(ctx, gradient):
-        gradient = torch.ops.salcr.set_contrast_backward(gradient, *ctx.saved_tensors, *ctx.options)
-        return gradient, None, None, None, None, None, None
+    def forward(features, memory, positives, lse, mean_row, temperature, impl):
+        return torch.ops.salcr.set_contrast(features, memory, positives, lse, temperature, impl)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        features, memory, positives, _, mean_row, *ctx.options = inputs
+        ctx.save_for_backward(features, memory, positives, output[1], mean_row)
+        ctx.mark_non_differentiable(output[1])
+
+    @staticmethod
+    def backward(ctx, gradient, _):
+        arguments = gradient, *ctx.saved_tensors, *ctx.options
+        return first_derivative("set_contrast", _formula.set_contrast_backward, arguments), *[None] * 6
 
 
 def _search(features, memory, k, temperature, mean, impl):
     check_parts(features, memory)
-    check_positive("k", k)
+    check_integer("k", k)
     check_positive("temperature", temperature)
     impl = check_impl(impl)
     operator = torch.ops.salcr.instance_search if mean else torch.ops.salcr.instance_neighbors

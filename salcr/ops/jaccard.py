@@ -8,7 +8,15 @@ import torch.nn.functional as F
 
 from salcr import reference
 from salcr.defaults import NEIGHBORS
-from salcr.ops._checks import check_finite, check_same, check_tensor
+from salcr.ops._checks import (
+    check_finite,
+    check_integer,
+    check_lengths,
+    check_number,
+    check_same,
+    check_tensor,
+    check_values,
+)
 from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._parts import HALF_TO_SINGLE
 from salcr.ops._sparse import csr_of_all
@@ -41,15 +49,16 @@ def jaccard_distance(
         k2: neighbours over which encodings are averaged; 1 skips the averaging, more than ``k1`` counts as ``k1``.
         neighbors: ``(values, indices)`` as ``knn(features, k1)`` returns them, at least ``min(k1, N)`` a row, where the
             search has been made elsewhere (``method="faiss-ivf"``, or sharded): inner products of unit rows ``[N, K]``
-            and int64 ``[N, K]``, the image itself first. By default the search is made here, exactly.
+            (float32, or float64 for float64 features) and int64 ``[N, K]``, the image itself first. By default the
+            search is made here, exactly.
         impl: backend, see :mod:`salcr.ops`.
 
     Returns:
         ``[N, N]``, float32, in [0, 1], symmetric.
 
     Raises:
-        TypeError, ValueError: a wrong shape or dtype, ``k1`` or ``k2`` below 1, NaN or Inf in a row, neighbours that
-            do not fit the features.
+        TypeError, ValueError: a wrong shape or dtype, ``k1`` or ``k2`` below 1, a row with NaN or Inf or too long to
+            square, neighbours that do not fit the features.
 
     Source: docs/method.md, "Jaccard distance"; Re-ranking Person Re-identification with k-reciprocal Encoding
     (Zhong et al., 2017).
@@ -90,9 +99,10 @@ def jaccard_graph(
     Source: docs/method.md, "Jaccard distance".
     """
     impl = check_encoding(features, k1, k2, neighbors, impl)
+    check_number("max_distance", max_distance)
     if not max_distance >= 0:
         raise ValueError(f"max_distance must not be negative, got {max_distance}")
-    features, largest = features.detach(), float(np.float32(max_distance))
+    features, largest = features.detach(), float(np.float32(min(max_distance, 1)))
     if largest >= 1:
         return csr_of_all(_on_neighbours("jaccard_distance", features, k1, k2, neighbors, impl))
     return _on_neighbours("jaccard_graph", features, k1, k2, neighbors, impl, max_distance=largest)
@@ -101,11 +111,13 @@ def jaccard_graph(
 def check_encoding(features: torch.Tensor, k1: int, k2: int, neighbors: Neighbors | None, impl: str) -> str:
     """What everything that encodes features asks of its arguments; the backend's name to use."""
     check_tensor("features", features, ndim=2)
-    for name, value in (("k1", k1), ("k2", k2)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-    check_finite("features", features)
+    check_values("features", features)
+    check_integer("k1", k1)
+    check_integer("k2", k2)
+    check_lengths("features", features)
     if neighbors is not None:
+        if not isinstance(neighbors, (tuple, list)) or len(neighbors) != 2:
+            raise TypeError("neighbors must be a pair (values, indices)")
         _check_neighbors(*neighbors, features, min(k1, len(features)))
     return check_impl(impl)
 
@@ -114,6 +126,9 @@ def _check_neighbors(values: torch.Tensor, indices: torch.Tensor, features: torc
     check_tensor("neighbors[0]", values, ndim=2)
     check_tensor("neighbors[1]", indices, ndim=2, floating=False)
     check_same("neighbors[0]", values, "features", features, dtype=False)
+    wanted_dtype = torch.promote_types(features.dtype, torch.float32)
+    if values.dtype != wanted_dtype:
+        raise TypeError(f"neighbors[0] must be {wanted_dtype} for {features.dtype} features, got {values.dtype}")
     check_same("neighbors[1]", indices, "features", features, dtype=False)
     if values.shape != indices.shape or len(values) != len(features) or values.shape[1] < wanted:
         raise ValueError(
@@ -132,7 +147,7 @@ def _on_neighbours(operator, features, k1, k2, neighbors, impl, **options):
     if neighbors is None:
         neighbors = pick("knn", impl, features)(features, k1, metric="cosine")
     features = F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=1).contiguous()
-    products, ranks = neighbors[0][:, :k1].to(features.dtype), neighbors[1][:, :k1]
+    products, ranks = (x[:, :k1].detach().resolve_neg() for x in neighbors)
     half = min(round(k1 / 2) + 1, k1)  # half to even; a reciprocal set of k uses k + 1 ranks, but no more than k1
     return function(features, products, ranks, half=half, k2=min(k2, k1), **options)
 

@@ -3,7 +3,7 @@
 import torch
 
 from salcr import reference
-from salcr.ops._checks import check_finite, check_range, check_same, check_tensor
+from salcr.ops._checks import check_integer, check_lengths, check_same, check_tensor
 from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._parts import HALF_TO_SINGLE
 from salcr.ops._register import register
@@ -53,7 +53,8 @@ def knn(
         where the queries are float64. They carry no gradient.
 
     Raises:
-        TypeError, ValueError: a wrong shape, dtype, device or metric, ``k`` out of range, NaN or Inf in a row.
+        TypeError, ValueError: a wrong shape, dtype, device or metric, ``k`` out of range, a row with NaN or Inf or too
+            long to square (its norm above 9.2e18 in float32).
         RuntimeError: the method needs faiss, which is not installed (``pip install 'salcr[faiss]'``).
 
     Source: docs/method.md, "Ranks".
@@ -64,7 +65,7 @@ def knn(
         check_same("database", database, "queries", queries)
         if database.shape[1] != queries.shape[1]:
             raise ValueError(f"database has rows of width {database.shape[1]}, queries of width {queries.shape[1]}")
-    check_range("k", k, 1, len(queries if database is None else database))
+    check_integer("k", k, 1, len(queries if database is None else database))
     if metric not in METRICS:
         raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
     if method not in METHODS:
@@ -78,9 +79,9 @@ def knn(
 
 
 def _knn(queries, k, database, metric, method, impl):
-    check_finite("queries", queries)
+    check_lengths("queries", queries)
     if database is not None:
-        check_finite("database", database)
+        check_lengths("database", database)
     operator = "knn" if method == "exact" else f"knn[{method}]"
     return pick(operator, impl, queries)(queries, k, database=database, metric=metric)
 

@@ -11,7 +11,7 @@ import torch
 from salcr.ops._checks import check_positive, check_same, check_tensor
 from salcr.ops._dispatch import add_backend, check_impl, pick, share_backends
 from salcr.ops._parts import HALF_TO_SINGLE, SINGLE_AND_DOUBLE
-from salcr.ops._register import register
+from salcr.ops._register import apply, first_derivative, register
 from salcr.ops.backends.cpp import pooling as _cpp
 from salcr.ops.backends.reference import pooling as _formula
 from salcr.ops.backends.triton import pooling as _triton
@@ -43,7 +43,7 @@ def gem_pool(x: torch.Tensor, p: float = 3.0, eps: float = 1e-12, *, impl: str =
     check_tensor("x", x, ndim=4)
     check_positive("p", p)
     check_positive("eps", eps)
-    means, _ = _Pool.apply(x, None, None, 1, float(p), False, check_impl(impl))
+    means = apply(_Pool, x, None, None, 1, float(p), False, check_impl(impl))[2]
     return _root(means, p, eps, x.dtype)
 
 
@@ -72,8 +72,7 @@ def part_prototypes(x: torch.Tensor, tokens: torch.Tensor, *, impl: str = "auto"
     Source: docs/method.md, "Semantic-aligned parts".
     """
     _check_parts(x, "tokens", tokens, ndim=2)
-    _, prototypes = _Pool.apply(x, tokens, None, 1, None, False, check_impl(impl))
-    return prototypes.to(x.dtype)
+    return apply(_Pool, x, tokens, None, 1, None, False, check_impl(impl))[3].to(x.dtype)
 
 
 def part_attention(queries: torch.Tensor, x: torch.Tensor, *, impl: str = "auto") -> torch.Tensor:
@@ -101,7 +100,7 @@ def part_attention(queries: torch.Tensor, x: torch.Tensor, *, impl: str = "auto"
     _check_parts(x, "queries", queries, ndim=3)
     if len(queries) != len(x):
         raise ValueError(f"queries {tuple(queries.shape)} do not fit x {tuple(x.shape)}: the batches differ")
-    return _Pool.apply(x, None, queries, 1, None, True, check_impl(impl))[2]
+    return apply(_Pool, x, None, queries, 1, None, True, check_impl(impl))[4]
 
 
 def semantic_parts(
@@ -133,7 +132,7 @@ def semantic_parts(
     """
     _check_parts(x, "tokens", tokens, ndim=2)
     _check_views(x)
-    return _Pool.apply(x, tokens, None, VIEWS, None, True, check_impl(impl))[2:]
+    return apply(_Pool, x, tokens, None, VIEWS, None, True, check_impl(impl))[4:]
 
 
 def semantic_pool(
@@ -169,30 +168,38 @@ def semantic_pool(
     _check_views(x)
     check_positive("p", p)
     check_positive("eps", eps)
-    means, _, *forms = _Pool.apply(x, tokens, None, VIEWS, float(p), True, check_impl(impl))
+    _, _, means, _, *forms = apply(_Pool, x, tokens, None, VIEWS, float(p), True, check_impl(impl))
     return _root(means, p, eps, x.dtype), *forms
 
 
 class _Pool(torch.autograd.Function):
-    """``(means of x ** power, prototypes, *forms)`` of ``salcr::pool``, those not asked for empty; see there."""
+    """``(scores, weights, means of x ** power, prototypes, *forms)`` of ``salcr::pool``; see there.
+
+    What is not asked for is empty.
+    """
 
     @staticmethod
-    def forward(ctx, x, tokens, queries, views, power, attend, impl):
+    def forward(x, tokens, queries, views, power, attend, impl):
         found = torch.ops.salcr.pool(x, tokens, queries, views, power, attend, impl)
         means, scores, prototypes, weights, forms = found
-        ctx.save_for_backward(x, tokens, queries, scores, prototypes, weights)
-        ctx.options = views, power, impl
-        ctx.set_materialize_grads(False)
-        return means, prototypes, *forms
+        return scores, weights, means, prototypes, *forms
 
     @staticmethod
-    def backward(ctx, mean_gradient, prototype_gradient, *form_gradients):
+    def setup_context(ctx, inputs, output):
+        x, tokens, queries, views, power, _, impl = inputs
+        scores, weights, _, prototypes, *_ = output
+        ctx.save_for_backward(x, tokens, queries, scores, prototypes, weights)
+        ctx.mark_non_differentiable(scores, weights)
+        ctx.options = views, power, impl
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx, _, __, mean_gradient, prototype_gradient, *form_gradients):
         x, tokens, queries, *saved = ctx.saved_tensors
         known = next((g for g in form_gradients if g is not None), None)
         forms = [] if known is None else [torch.zeros_like(known) if g is None else g for g in form_gradients]
-        of_x, of_tokens, of_queries = torch.ops.salcr.pool_backward(
-            x, tokens, queries, *saved, mean_gradient, prototype_gradient, forms, *ctx.options
-        )
+        arguments = x, tokens, queries, *saved, mean_gradient, prototype_gradient, forms, *ctx.options
+        of_x, of_tokens, of_queries = first_derivative("pool", _formula.pool_backward, arguments)
         of_tokens, of_queries = None if tokens is None else of_tokens, None if queries is None else of_queries
         return of_x, of_tokens, of_queries, None, None, None, None
 

@@ -4,7 +4,7 @@ import torch
 
 from salcr import reference
 from salcr.defaults import NEIGHBORS
-from salcr.ops._checks import check_finite, check_positive, check_same, check_tensor
+from salcr.ops._checks import check_integer, check_lengths, check_same, check_tensor
 from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._register import register
 from salcr.ops.backends.cpp import propagation as _cpp
@@ -43,7 +43,8 @@ def propagate_features(
         come out shorter than 1, and zero stays zero.
 
     Raises:
-        TypeError, ValueError: a wrong shape, dtype, device or k; a feature with NaN or Inf (the message names the row).
+        TypeError, ValueError: a wrong shape, dtype, device or k; a feature with NaN or Inf, or too long to square (the
+            message names the row).
 
     Source: docs/method.md, "Feature propagation".
     """
@@ -52,13 +53,13 @@ def propagate_features(
     check_same("infrared", infrared, "visible", visible)
     if infrared.shape[1] != visible.shape[1]:
         raise ValueError(f"infrared {tuple(infrared.shape)} and visible {tuple(visible.shape)} differ in width")
-    check_positive("k", k)
+    check_integer("k", k)
     return torch.ops.salcr.propagate_features(visible.detach(), infrared.detach(), k, check_impl(impl))
 
 
 def _propagate(visible, infrared, k, impl):
-    check_finite("visible", visible)
-    check_finite("infrared", infrared)
+    check_lengths("visible", visible)
+    check_lengths("infrared", infrared)
     dtype = visible.dtype
     computed_in = torch.promote_types(dtype, torch.float32)
     visible, infrared = visible.to(computed_in), infrared.to(computed_in)

@@ -4,10 +4,11 @@ import numpy as np
 import torch
 
 from salcr import reference
-from salcr.ops._checks import check_tensor
+from salcr.ops._checks import INT64_MAX, check_integer, check_tensor, check_values
 from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.reference.ranking import RankingResult
 
+LONGEST_CURVE = 2**20
 PROTOCOLS = ("sysu", "regdb", "llcm", "market1501")
 
 
@@ -44,28 +45,31 @@ def evaluate_ranking(
         query_ids, gallery_ids: ``[Q]`` and ``[G]``, integers.
         query_cams, gallery_cams: ``[Q]`` and ``[G]``, integers; not used by ``"regdb"``, needed by the others.
         protocol: ``"sysu"``, ``"regdb"``, ``"llcm"`` or ``"market1501"``.
-        max_rank: length of the CMC curve.
+        max_rank: length of the CMC curve, up to 2**20.
         impl: backend, see :mod:`salcr.ops`; ``"numba"`` is compiled at the first call and kept on disk.
 
     Returns:
         A :class:`RankingResult`.
 
     Raises:
-        TypeError, ValueError: a wrong shape, dtype, protocol or ``max_rank``, missing cameras, NaN among the
-            distances, or no query with a match.
+        TypeError, ValueError: a wrong shape, dtype, protocol or ``max_rank``, identities or cameras beyond int64,
+            missing cameras, NaN among the distances, or no query with a match.
 
     Source: docs/method.md, "Ranking metrics".
     """
     if isinstance(distances, np.ndarray):
-        distances = torch.from_numpy(np.require(distances, requirements=["C", "W"]))  # torch warns of read-only arrays
+        if distances.dtype.kind != "f":
+            raise TypeError(f"distances must be floating point, got {distances.dtype}")
+        dtype = np.float32 if distances.itemsize < 8 else np.float64  # in this machine's order of bytes
+        distances = torch.from_numpy(np.require(distances, dtype, ["C", "W"]))  # torch warns of read-only arrays
     check_tensor("distances", distances, ndim=2)
-    distances = distances.detach().cpu()
+    check_values("distances", distances)
+    distances = distances.detach().cpu().resolve_neg()
     if distances.dtype not in (torch.float32, torch.float64):
         distances = distances.float()
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")
-    if max_rank < 1:
-        raise ValueError(f"max_rank must be at least 1, got {max_rank}")
+    check_integer("max_rank", max_rank, 1, LONGEST_CURVE)
     impl = check_impl(impl)
     queries, images = distances.shape
     ids = _integers("query_ids", query_ids, queries), _integers("gallery_ids", gallery_ids, images)
@@ -83,11 +87,21 @@ def evaluate_ranking(
 def _integers(name: str, x, length: int) -> np.ndarray:
     if x is None:
         raise ValueError(f"{name} is None, and this protocol needs cameras")
-    x = x.cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)
+    if isinstance(x, torch.Tensor):
+        check_values(name, x)
+        if x.layout != torch.strided or x.is_floating_point():
+            raise TypeError(f"{name} must be dense integers, got {x.dtype} in {x.layout}")
+        x = x.numpy(force=True)
+    try:
+        x = np.asarray(x)
+    except ValueError as error:
+        raise ValueError(f"{name} is no array: {error}") from None
     if x.dtype.kind not in "iu":
         raise TypeError(f"{name} must be integers, got {x.dtype}")
     if x.shape != (length,):
         raise ValueError(f"{name} must have shape ({length},) to fit distances, got {x.shape}")
+    if x.dtype == np.uint64 and len(x) and x.max() > INT64_MAX:
+        raise ValueError(f"{name} must be below 2**63, got {x.max()}")
     return x.astype(np.int64, copy=False)
 
 

@@ -3,7 +3,16 @@
 import torch
 
 from salcr import reference
-from salcr.ops._checks import check_finite, check_positive, check_same, check_tensor
+from salcr.ops._checks import (
+    check_finite,
+    check_integer,
+    check_lengths,
+    check_number,
+    check_positive,
+    check_same,
+    check_tensor,
+    check_values,
+)
 from salcr.ops._dispatch import add_backend, check_impl, pick
 
 
@@ -38,7 +47,7 @@ def rerank_k_reciprocal(
         ``[Q, G]``, float32 (float64 for float64 input).
 
     Raises:
-        TypeError, ValueError: a wrong shape, dtype, device or option, NaN or Inf in a row.
+        TypeError, ValueError: a wrong shape, dtype, device or option, a row with NaN or Inf or too long to square.
 
     Source: docs/method.md, "k-reciprocal re-ranking"; Re-ranking Person Re-identification with k-reciprocal
     Encoding (Zhong et al., 2017).
@@ -92,6 +101,7 @@ def rerank_distances(
     for name, x in given.items():
         check_tensor(name, x, ndim=2)
         check_same(name, x, "query_gallery", query_gallery)
+        check_values(name, x)
         check_finite(name, x)
         if x.min() < 0:
             raise ValueError(f"{name} has a negative distance: {float(x.min())}")
@@ -135,7 +145,7 @@ def rerank_cross_modality(
         ``[Q, G]``, float32 (float64 for float64 input).
 
     Raises:
-        TypeError, ValueError: a wrong shape, dtype, device or option, NaN or Inf in a row.
+        TypeError, ValueError: a wrong shape, dtype, device or option, a row with NaN or Inf or too long to square.
 
     Source: docs/method.md, "CMRR"; the sets of step 3 and ``k2`` are this project's choice.
     """
@@ -168,7 +178,7 @@ def affinity_inference(
         ``[Q, G]``, float32 (float64 for float64 input), in [0, 4].
 
     Raises:
-        TypeError, ValueError: a wrong shape, dtype, device or option, NaN or Inf in a row.
+        TypeError, ValueError: a wrong shape, dtype, device or option, a row with NaN or Inf or too long to square.
 
     Source: docs/method.md, "AIM"; Visible-Infrared Person Re-Identification via Semantic Alignment and Affinity
     Inference (Fang et al., 2023).
@@ -184,18 +194,19 @@ def _check(query: torch.Tensor, gallery: torch.Tensor, impl: str, counts: dict[s
     if gallery.shape[1] != query.shape[1]:
         raise ValueError(f"gallery has rows of width {gallery.shape[1]}, query of width {query.shape[1]}")
     _check_counts(counts)
-    check_finite("query", query)
-    check_finite("gallery", gallery)
+    for name, rows in (("query", query), ("gallery", gallery)):
+        check_values(name, rows)
+        check_lengths(name, rows)
     return check_impl(impl)
 
 
 def _check_counts(counts: dict[str, int]) -> None:
     for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+        check_integer(name, value)
 
 
 def _check_share(name: str, value: float) -> None:
+    check_number(name, value)
     if not 0 <= value <= 1:
         raise ValueError(f"{name} must be in [0, 1], got {value}")
 

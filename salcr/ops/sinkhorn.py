@@ -3,7 +3,7 @@
 import torch
 
 from salcr import reference
-from salcr.ops._checks import check_finite, check_positive, check_tensor
+from salcr.ops._checks import check_finite, check_integer, check_number, check_positive, check_tensor
 from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._register import register
 from salcr.ops.backends.cpp import sinkhorn as _cpp
@@ -32,9 +32,9 @@ def sinkhorn(
         plan = alpha[:, None] * K * beta
 
     It is computed in the log domain, or with factors that are absorbed into it before they leave the range, so
-    ``lam * cost`` in the hundreds and beyond neither underflows nor overflows. Each problem of a batch stops on its
-    own. The last half step is over columns: these sum to 1/N exactly, rows to 1/M as nearly as ``tol`` asks. No
-    gradient flows to ``cost``.
+    ``lam * cost`` in the hundreds and beyond neither underflows nor overflows, up to the bound given below. Each
+    problem of a batch stops on its own. The last half step is over columns: these sum to 1/N exactly, rows to 1/M as
+    nearly as ``tol`` asks. No gradient flows to ``cost``.
 
     Args:
         cost: ``[M, N]`` or a batch ``[B, M, N]``, float, finite; of any sign. float16 and bfloat16 are computed in
@@ -50,14 +50,16 @@ def sinkhorn(
 
     Raises:
         TypeError, ValueError: a wrong shape, dtype or option; a cost that is NaN or infinite (the message names the
-            row, counted through the batch).
+            row, counted through the batch); ``lam`` times the range of a row of costs above 1 / ε of the dtype
+            (8.4e6 in float32), where rounding alone changes the plan's entries by factors.
 
     Source: docs/method.md, "Optimal transport"; Sinkhorn Distances (Cuturi, 2013).
     """
     check_tensor("cost", cost, ndim=(2, 3))
     check_positive("lam", lam)
-    check_positive("max_iter", max_iter)
-    check_positive("check_every", check_every)
+    check_integer("max_iter", max_iter)
+    check_integer("check_every", check_every)
+    check_number("tol", tol)
     if not tol >= 0:
         raise ValueError(f"tol must not be negative, got {tol}")
     return torch.ops.salcr.sinkhorn(cost.detach(), lam, tol, max_iter, check_every, check_impl(impl))
@@ -66,8 +68,19 @@ def sinkhorn(
 def _sinkhorn(cost, lam, tol, max_iter, check_every, impl):
     check_finite("cost", cost.flatten(0, -2))
     cost = cost.to(_plan_dtype(cost))
+    _check_range(cost, lam)
     function = pick("sinkhorn", impl, cost)
     return function(cost, lam=lam, tol=tol, max_iter=max_iter, check_every=check_every)
+
+
+def _check_range(cost: torch.Tensor, lam: float) -> None:
+    """The exponents of every row, relative to its largest, are known to better than a whole number."""
+    limits, (smallest, largest) = torch.finfo(cost.dtype), (x.double() for x in torch.aminmax(cost, dim=-1))
+    row = float((largest - smallest).max())
+    if not (max(row, lam) <= limits.max and lam * row <= 1 / limits.eps):
+        raise ValueError(
+            f"lam={lam:.3g} times a row of cost that ranges over {row:.3g} leaves {cost.dtype} no digit of the plan"
+        )
 
 
 def _fake_sinkhorn(cost, lam, tol, max_iter, check_every, impl):

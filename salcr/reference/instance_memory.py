@@ -18,10 +18,9 @@ def instance_search(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The same and ``softmax(logits) @ memory``; see :func:`salcr.ops.instance_search`."""
     logits, size = _logits(features.detach(), memory.detach(), temperature), memory.shape[-2]
-    values, places = logits.sort(dim=-1, descending=True)
-    if k < size:
-        places = torch.where(values > values[..., k : k + 1], places, size)
-    found = places[..., :k].sort(-1).values
+    values, places = torch.where(logits.isnan(), float("-inf"), logits).sort(dim=-1, descending=True)
+    bound = values[..., k : k + 1] if k < size else float("-inf")  # NaN and -inf are nobody's neighbours
+    found = torch.where(values > bound, places, size)[..., :k].sort(-1).values
     indices = F.pad(torch.where(found == size, -1, found), (0, k - found.shape[-1]), value=-1)
     mean_row = logits.softmax(-1).to(memory.dtype) @ memory.detach()
     return indices, logits.logsumexp(-1), mean_row.to(logits.dtype)

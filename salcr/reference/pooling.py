@@ -1,5 +1,7 @@
 """Pooling of a feature map: power mean, part prototypes and attention over stripes, in plain PyTorch."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 
@@ -18,27 +20,22 @@ def part_prototypes(x: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
 
     ``s / s.sum()`` is written as ``softmax(log s)``: the same number, also where every sigmoid underflows.
     """
-    cells = _cells(x)
-    scores = tokens.expand(len(x), -1, -1) @ cells.mT
-    return _stripe_means(F.logsigmoid(scores), cells, len(tokens))
+    return _stripe_means(tokens.expand(len(x), 1, -1, -1), x, F.logsigmoid).squeeze(1)
 
 
 def part_attention(queries: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """Each query attends to the cells of its stripe; see :func:`salcr.ops.part_attention`."""
-    cells = _cells(x)
-    return _stripe_means(queries @ cells.mT / x.shape[1] ** 0.5, cells, queries.shape[1])
+    return _attention(queries.unsqueeze(1), x).squeeze(1)
 
 
 def semantic_parts(x: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Prototypes of the three views attend to their own and to each other's maps; see :func:`salcr.ops.semantic_parts`.
 
-    Every map is asked by the prototypes of all three views at once: one product of ``[3S, 3P, D]`` and the map.
+    Every map is asked by the prototypes of all three views at once.
     """
-    cells, parts = _cells(x), len(tokens)
     prototypes = part_prototypes(x, tokens).unflatten(0, (3, -1))
-    queries = prototypes.transpose(0, 1).flatten(1, 2).repeat(3, 1, 1)
-    found = _stripe_means(queries @ cells.mT / x.shape[1] ** 0.5, cells, parts)
-    found = found.unflatten(0, (3, -1)).unflatten(2, (3, parts))  # [map, S, view that asks, P, D]
+    found = _attention(prototypes.transpose(0, 1).repeat(3, 1, 1, 1), x)
+    found = found.unflatten(0, (3, -1))  # [map, S, view that asks, P, D]
 
     def on_maps(*maps: int) -> torch.Tensor:
         return torch.cat([found[asked][:, view] for view, asked in enumerate(maps)])
@@ -54,18 +51,16 @@ def semantic_pool(
     return gem_pool(x, p, eps), *semantic_parts(x, tokens)
 
 
-def _cells(x: torch.Tensor) -> torch.Tensor:
-    """``[B, H*W, D]`` in row-major order of the cells: a view in either memory format."""
-    return x.permute(0, 2, 3, 1).flatten(1, 2)
+def _attention(queries: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return _stripe_means(queries, x, lambda scores: scores / x.shape[1] ** 0.5)
 
 
-def _stripe_means(scores: torch.Tensor, cells: torch.Tensor, parts: int) -> torch.Tensor:
-    """Means of the cells under the softmax of ``scores`` ``[B, n*P, cells]`` over the stripe of each row's part.
+def _stripe_means(rows: torch.Tensor, x: torch.Tensor, logits: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """Means of each stripe's cells for ``rows [B, n, P, D]``, under the softmax of ``logits(row · cell)``.
 
-    Scores outside the stripe are masked rather than cut off, so that ``cells`` is multiplied where it lies.
+    Stripes are views of the map in either memory format; the cells left over belong to none.
     """
-    cell = torch.arange(cells.shape[1], device=cells.device)
-    part = torch.arange(parts, device=cells.device).unsqueeze(1)
-    outside = cell // (cells.shape[1] // parts) != part
-    scores = scores.unflatten(1, (-1, parts)).masked_fill(outside, float("-inf"))
-    return scores.softmax(-1).flatten(1, 2) @ cells
+    cells, means = x.permute(0, 2, 3, 1).flatten(1, 2), []
+    for part, stripe in zip(rows.unbind(2), cells.split(cells.shape[1] // rows.shape[2], 1), strict=False):
+        means.append(logits(part @ stripe.mT).softmax(-1) @ stripe)
+    return torch.stack(means, 2)

@@ -58,5 +58,5 @@ def summarise(first: np.ndarray, precision: np.ndarray, penalty: np.ndarray, max
     """Means over queries, from the rank of each query's identity, its average precision and inverse penalty."""
     if len(first) == 0:
         raise ValueError("no query has a match in the gallery")
-    cmc = (first[:, None] <= np.arange(1, max_rank + 1)).mean(0)
+    cmc = np.searchsorted(np.sort(first), np.arange(1, max_rank + 1), side="right") / len(first)
     return RankingResult(cmc, float(precision.mean()), float(penalty.mean()), len(first))

@@ -5,9 +5,10 @@ import torch
 import torch.nn.functional as F
 
 from salcr import ops, reference
-from salcr.kernels import products
+from salcr.kernels import launch, products
 from tests.ops import memories
 from tests.ops.contract import assert_within_budget
+from tests.ops.differentiable import check_nonfinite, check_second_derivative_is_an_error
 from tests.ops.memories import check_contrasts, check_search, random_memory, random_sets
 
 SHAPES = [  # lead, rows, columns, width: no multiples of a tile or of a chunk, one or several of each
@@ -50,6 +51,34 @@ def test_update(generator, shape, momentum, dtype):
     strided = memory.mT.contiguous().mT
     ops.update_cluster_memory_(strided, features, targets, momentum=momentum, order=order, impl="triton")
     assert torch.equal(strided, got)
+
+
+@pytest.mark.filterwarnings("ignore:(All-NaN slice|invalid value) encountered:RuntimeWarning")  # NumPy, of NaN rows
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cluster_contrast",
+        "set_contrast",
+        "set_contrast after a search",
+        "instance_search",
+        "update_cluster_memory_",
+        "cluster_centroids",
+    ],
+)
+def test_what_is_not_finite_is_shown(generator, name):
+    check_nonfinite(name, "triton", generator, spots=1, values=(torch.nan, torch.inf))
+
+
+@pytest.mark.parametrize("name", ["cluster_contrast", "cluster_contrast_sum", "set_contrast"])
+def test_a_second_derivative_is_an_error(generator, name):
+    check_second_derivative_is_an_error(name, "triton", generator, torch.float32)
+
+
+def test_a_memory_of_more_tiles_than_a_launch_has_programs_is_named():
+    columns = 65536 * launch.configuration("products.ieee", torch.device("cpu"))["N"]
+    memory, target = torch.ones(columns, 1), torch.zeros(1, dtype=torch.int64)
+    with pytest.raises(ValueError, match=f"memory has {columns} rows, Triton contrasts take at most {columns - 32}"):
+        ops.cluster_contrast(torch.ones(1, 1), memory, target, impl="triton")
 
 
 def test_sets(generator):

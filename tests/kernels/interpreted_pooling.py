@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from salcr import ops, reference
+from tests.ops.differentiable import check_nonfinite, check_second_derivative_is_an_error
 from tests.ops.pooling_problems import (
     EDGES,
     check_budget,
@@ -58,6 +59,31 @@ def test_dropped_cells_have_a_gradient_of_gem_only(generator, channels_last):
     assert not of_parts[:, :, 2, 2].any() and of_parts[:, :, 2, 1].any() and of_gem[:, :, 2, 2].all()
     assert of_gem.stride() == of_parts.stride() == x.stride()
     torch.testing.assert_close(of_gem, torch.autograd.grad(reference.gem_pool(x).sum(), x)[0])
+
+
+@pytest.mark.filterwarnings("ignore:(All-NaN slice|invalid value) encountered:RuntimeWarning")  # NumPy, of NaN rows
+@pytest.mark.parametrize("name", ["gem_pool", "part_prototypes", "part_attention", "semantic_pool"])
+def test_what_is_not_finite_is_shown(generator, name):
+    check_nonfinite(name, "triton", generator, spots=1, values=(torch.nan, torch.inf))
+
+
+@pytest.mark.parametrize("name", ["gem_pool", "semantic_pool"])
+def test_a_second_derivative_is_an_error(generator, name):
+    check_second_derivative_is_an_error(name, "triton", generator, torch.float32)
+
+
+def test_prototypes_that_also_attend_get_both_gradients(generator):
+    """No public function returns prototypes beside forms; the operator itself does."""
+    x, tokens, _ = small(generator, parts=2, batch=6)
+    found = {}
+    for impl in ("triton", "reference"):
+        _, scores, prototypes, weights, forms = torch.ops.salcr.pool(x, tokens, None, 3, None, True, impl)
+        gradients = torch.sin(torch.arange(prototypes.numel())).view_as(prototypes), [torch.cos(y) for y in forms]
+        found[impl] = torch.ops.salcr.pool_backward(
+            x, tokens, None, scores, prototypes, weights, None, *gradients, 3, None, impl
+        )
+    for got, expected in zip(found["triton"][:2], found["reference"][:2], strict=True):
+        torch.testing.assert_close(got, expected)
 
 
 def test_what_does_not_fit_is_named(generator):

@@ -153,6 +153,51 @@ def test_update_of_a_strided_memory_and_ignored_rows(generator, impl):
     assert torch.equal(memory, before)
 
 
+OVERLAPS = {
+    "its first rows": lambda memory, flat: (memory, memory[:3]),
+    "itself": lambda memory, flat: (memory, memory),
+    "every other column": lambda memory, flat: (flat.view(6, 8)[:, ::2], flat.view(6, 8)[:, 2:6]),
+    "the end of its last row": lambda memory, flat: (memory[:, :4], flat[23:43].view(5, 4)),
+    "a transposed view": lambda memory, flat: (flat[:36].view(6, 6), flat[:36].view(6, 6).mT),
+    "one of its parts": lambda memory, flat: (flat.view(2, 6, 4), flat.view(2, 6, 4)[:, :3]),
+}
+
+
+@pytest.mark.parametrize("impl", ["eager", *CPU_BACKENDS])
+@pytest.mark.parametrize("what", OVERLAPS)
+def test_an_update_with_elements_of_the_memory_is_refused(generator, what, impl):
+    flat = torch.randn(48, generator=generator)
+    before = flat.clone()
+    memory, features = OVERLAPS[what](flat[:24].view(6, 4), flat)
+    with pytest.raises(ValueError, match="features shares elements with memory, which is changed in place"):
+        ops.update_cluster_memory_(memory, features, torch.arange(features.shape[-2]) % 2, impl=impl)
+    assert torch.equal(flat, before)
+
+
+@pytest.mark.parametrize("impl", CPU_BACKENDS)
+@pytest.mark.parametrize("what", ["other rows", "other columns", "the columns between"])
+def test_an_update_with_neighbours_of_the_memory_is_none_with_itself(generator, what, impl):
+    buffer = torch.randn(8, 8, generator=generator)
+    memory, features = {
+        "other rows": (buffer[:5], buffer[5:]),
+        "other columns": (buffer[:, :4], buffer[:, 4:]),
+        "the columns between": (buffer[:, ::2], buffer[:, 1::2]),
+    }[what]
+    targets = torch.arange(len(features)) % 3
+    expected, untouched = update_by_hand(memory, features, targets, 0.1), features.clone()
+    ops.update_cluster_memory_(memory, features, targets, impl=impl)
+    torch.testing.assert_close(memory, expected)
+    assert torch.equal(features, untouched)
+
+
+@pytest.mark.parametrize("impl", ["eager", *CPU_BACKENDS])
+def test_a_memory_whose_rows_are_one_is_refused(generator, impl):
+    row, features, targets = torch.randn(9, generator=generator), torch.ones(2, 4), torch.tensor([0, 1])
+    for memory in (row[:4].expand(3, 4), row.unfold(0, 4, 1)):
+        with pytest.raises(ValueError, match="memory is changed in place and has elements that are one in memory"):
+            ops.update_cluster_memory_(memory, features, targets, impl=impl)
+
+
 @pytest.mark.skipif(bool(missing("cpp")), reason=str(missing("cpp")))
 def test_update_does_not_depend_on_threads(generator):
     features, memory, targets = problem(generator, banks=3, samples=300, classes=40)

@@ -148,9 +148,10 @@ def test_bad_arguments_are_named(arguments, error, message):
         salcr.cluster(**(dict(features=torch.ones(5, 3), eps=0.5) | arguments))
 
 
-def test_large_finite_features_are_no_error():
-    features = torch.full((6, 8), 3e38)
-    assert salcr.cluster(features, eps=0.5).shape == (6,)
+def test_large_finite_features_are_an_error_where_their_squares_are_not_finite():
+    assert salcr.cluster(torch.full((6, 8), 3e18), eps=0.5).shape == (6,)
+    with pytest.raises(ValueError, match="features has a norm above"):
+        salcr.cluster(torch.full((6, 8), 3e38), eps=0.5)
 
 
 @pytest.mark.cuda

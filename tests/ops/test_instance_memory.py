@@ -273,8 +273,10 @@ def test_bad_arguments_are_named(generator, change, error, message):
 
 def test_bad_options_are_named(generator):
     features, memory, positives = problem(generator)
-    with pytest.raises(ValueError, match="k must be positive"):
+    with pytest.raises(ValueError, match="k must be at least 1, got 0"):
         ops.instance_neighbors(features, memory, 0)
+    with pytest.raises(TypeError, match="k must be an int, got float"):
+        ops.instance_search(features, memory, 2.0)
     lse = torch.zeros(17)
     for error, message, change in (
         (TypeError, "positives must be int64", dict(positives=positives.float())),

@@ -128,18 +128,19 @@ def test_tiles_do_not_matter(generator, monkeypatch, rows, columns):
             torch.testing.assert_close(got[0], expected[0], rtol=0, atol=1e-6)
 
 
-def test_distances_that_overflow_come_last(generator):
-    """Squared distances beyond float32 are infinite or no number; every row still names k different rows."""
-    x = torch.randn(40, 6, generator=generator)
-    x[::3] *= 1e30
-    values, indices = ops.knn(x, 40, metric="sqeuclidean", impl="cpp")
-    assert torch.equal(indices.sort(1).values, torch.arange(40).expand(40, 40))
-    assert torch.equal(indices[:, 0], torch.arange(40))
-    near = torch.tensor([n for n in range(40) if n % 3])
-    few = ops.knn(x, 20, metric="sqeuclidean", impl="cpp")[1][near]
-    assert torch.equal(few, indices[near, :20])
-    assert torch.isin(few, near).all()
-    assert (values[near, 26:] == torch.inf).all() and values[near, :26].isfinite().all()
+@pytest.mark.parametrize("metric", ["cosine", "sqeuclidean"])
+def test_rows_too_long_to_square_are_refused(generator, metric, impl):
+    """Their distances are no numbers in float32, their norms infinite, so that a unit row would come out as zeros."""
+    x = torch.randn(9, 6, generator=generator)
+    near_the_bound = x / x.norm(dim=1).max() * 9.2e18
+    values, indices = ops.knn(near_the_bound, 9, metric=metric, impl=impl)
+    assert values.isfinite().all() and torch.equal(indices[:, 0], torch.arange(9))
+    for others in (None, torch.ones(3, 6)):
+        with pytest.raises(ValueError, match=r"queries has a norm above 9.22e.18, .* first in row 4"):
+            ops.knn(x.index_fill(0, torch.tensor([4]), 1e30), 2, database=others, metric=metric, impl=impl)
+    with pytest.raises(ValueError, match="database has a norm above"):
+        ops.knn(x, 2, database=1e30 * x, metric=metric, impl=impl)
+    assert ops.knn(1e30 * x.double(), 2, metric=metric, impl=impl)[0].isfinite().all()
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

@@ -35,8 +35,9 @@ def set_contrast(
     positives = positives.expand(*rows.shape[:-1], -1).contiguous()
     lse_positives = torch.empty_like(rows[..., 0])
     _C.positives_lse(*arrays(rows, memories, positives, lse_positives), temperature, torch.get_num_threads())
-    losses = torch.where(lse_positives > -torch.inf, lse.view(lse_positives.shape) - lse_positives, 0.0)
-    return (losses.sum(-1) / (positives[..., 0] >= 0).sum(-1).clamp_min(1)).mean(), lse
+    valid = positives[..., 0] >= 0
+    losses = torch.where(valid, lse.view(lse_positives.shape) - lse_positives, 0.0)
+    return (losses.sum(-1) / valid.sum(-1).clamp_min(1)).mean(), lse
 
 
 def set_contrast_backward(

@@ -18,11 +18,10 @@ def search(
     indices, lse, mean_rows = [], [], []
     for rows in _blocks(queries, memory[..., 0].numel()):
         logits = unit_products(queries[..., rows, :], memory, temperature)
-        values, found = logits.topk(min(k + 1, size), dim=-1)
-        if size > k:
-            found = torch.where(values > values[..., k:], found, size)[..., :k]
-        indices.append(found.sort(-1).values)
         lse.append(logits.logsumexp(-1))
+        values, found = logits.nan_to_num_(-torch.inf, torch.inf, -torch.inf).topk(min(k + 1, size), dim=-1)
+        found = torch.where(values > (values[..., k:] if k < size else -torch.inf), found, size)[..., :k]
+        indices.append(found.sort(-1).values)
         if mean:
             shares = logits.sub_(lse[-1].unsqueeze(-1)).exp_().to(memory.dtype)
             mean_rows.append((shares @ memory).to(lse[-1].dtype))

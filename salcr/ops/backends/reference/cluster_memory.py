@@ -25,13 +25,15 @@ def contrast_backward(
     lse: torch.Tensor,
     temperature: float,
     reduction: str,
+    *,
+    create_graph: bool = False,
 ) -> torch.Tensor:
     """Gradient of the loss for ``features``."""
 
-    def loss(x: torch.Tensor) -> torch.Tensor:
-        return reference.cluster_contrast(x, memory, targets, temperature=temperature, reduction=reduction)
+    def loss(x: torch.Tensor) -> tuple[torch.Tensor]:
+        return (reference.cluster_contrast(x, memory, targets, temperature=temperature, reduction=reduction),)
 
-    return reference_gradient(loss, [features], [gradient])[0]
+    return reference_gradient(loss, [features], (gradient,), create_graph=create_graph)[0]
 
 
 def contrast_sum_backward(
@@ -41,11 +43,13 @@ def contrast_sum_backward(
     targets: Sequence[torch.Tensor],
     lses: Sequence[torch.Tensor],
     temperature: float,
-    reduction: str,
+    reduction: str = "mean",
+    *,
+    create_graph: bool = False,
 ) -> torch.Tensor:
     """Gradient for ``features`` of the sum of the losses of ``memories``."""
 
-    def loss(x: torch.Tensor) -> torch.Tensor:
-        return reference.cluster_contrast_sum(x, memories, targets, temperature=temperature)
+    def loss(x: torch.Tensor) -> tuple[torch.Tensor]:
+        return (reference.cluster_contrast_sum(x, memories, targets, temperature=temperature),)
 
-    return reference_gradient(loss, [features], [gradient])[0]
+    return reference_gradient(loss, [features], (gradient,), create_graph=create_graph)[0]

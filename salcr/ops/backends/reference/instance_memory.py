@@ -30,10 +30,12 @@ def set_contrast_backward(
     lse: torch.Tensor,
     mean_row: torch.Tensor | None,
     temperature: float,
+    *,
+    create_graph: bool = False,
 ) -> torch.Tensor:
     """Gradient of the loss for ``features``."""
 
-    def loss(x: torch.Tensor) -> torch.Tensor:
-        return reference.set_contrast(x, memory, positives, temperature=temperature)
+    def loss(x: torch.Tensor) -> tuple[torch.Tensor]:
+        return (reference.set_contrast(x, memory, positives, temperature=temperature),)
 
-    return reference_gradient(loss, [features], [gradient])[0]
+    return reference_gradient(loss, [features], (gradient,), create_graph=create_graph)[0]

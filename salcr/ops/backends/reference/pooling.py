@@ -37,21 +37,23 @@ def pool_backward(
     form_gradients: list[torch.Tensor],
     views: int,
     power: float | None,
+    *,
+    create_graph: bool = False,
 ) -> tuple[torch.Tensor | None, ...]:
     """Gradients of ``x``, ``tokens`` and ``queries``, None where there is no such input."""
     given = [None if y is None else n for n, y in enumerate((x, tokens, queries))]
     inputs = [y for y in (x, tokens, queries) if y is not None]
-    gradients = [g for g in (mean_gradient, prototype_gradient, *form_gradients) if g is not None]
+    gradients = tuple(g for g in (mean_gradient, prototype_gradient, *form_gradients) if g is not None)
 
-    def results(*leaves: torch.Tensor) -> list[torch.Tensor]:
+    def results(*leaves: torch.Tensor) -> tuple[torch.Tensor, ...]:
         remaining = iter(leaves)
         map_, token, query = (None if n is None else next(remaining) for n in given)
         power_asked = power if mean_gradient is not None else None
         means, prototypes, forms = _results(map_, token, query, views, power_asked, len(form_gradients) > 0)
         prototypes = prototypes if prototype_gradient is not None else None
-        return [y for y in (means, prototypes, *forms) if y is not None]
+        return tuple(y for y in (means, prototypes, *forms) if y is not None)
 
-    found = iter(reference_gradient(results, inputs, gradients))
+    found = iter(reference_gradient(results, inputs, gradients, create_graph=create_graph))
     return tuple(None if n is None else next(found) for n in given)
 
 

@@ -1,0 +1,287 @@
+"""One entry a public operator: how its arguments are drawn, and who judges its results."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from tests.fuzz import judges
+from tests.fuzz.draw import Draw
+from tests.fuzz.judges import Arguments
+
+
+@dataclass(frozen=True)
+class Entry:
+    """How to fuzz an operator.
+
+    Attributes:
+        draw: arguments by name, mostly right ones; ``sets`` are given by position.
+        judge: what is wrong with a backend's results, see :mod:`tests.fuzz.judges`.
+        magnitude: the largest magnitude that is summed on the way to a result, where that is not a result's own.
+        changed: the argument that is changed in place, and is a result.
+        says: words other than arguments' names that tell which argument an error is about.
+        ragged: the shapes of results depend on values.
+    """
+
+    draw: Callable[[Draw], Arguments]
+    judge: Callable = judges.continuous
+    magnitude: Callable[[Arguments], float] = lambda arguments: 0.0
+    changed: str | None = None
+    says: tuple[str, ...] = ()
+    ragged: bool = False
+
+
+def knn(d: Draw) -> Arguments:
+    width = d.size()
+    queries, database = d.floats(d.size(), width), d.choice((None, d.floats(d.size(), width)))
+    k = d.size(1, len(queries if database is None else database))
+    return dict(queries=queries, k=k, database=database, metric=d.choice(("cosine", "sqeuclidean")))
+
+
+def encoded(d: Draw, **options) -> Arguments:
+    features, k1 = d.leaf(d.floats(d.size(2, 14), d.size(2, 6))), d.size(1, 9)
+    neighbors = None
+    if d.chance(0.6) and features.isfinite().all() and features.abs().max() < 1e15:
+        from salcr import reference
+
+        neighbors = reference.knn(features.detach().resolve_neg(), min(k1 + d.size(0, 2), len(features)))
+    return dict(features=features, k1=k1, k2=d.size(1, 4), neighbors=neighbors) | options
+
+
+def jaccard_graph(d: Draw) -> Arguments:
+    return encoded(d, max_distance=d.choice((0.0, 0.3, 0.6, 0.999, 1.0, 7.0)))
+
+
+def cluster(d: Draw) -> Arguments:
+    return encoded(d, eps=d.choice((0.3, 0.6, 0.9, 1.0)), min_samples=d.size(1, 4))
+
+
+def dbscan(d: Draw) -> Arguments:
+    count = d.size(1, 12)
+    distances = d.floats(count, count, positive=True)
+    if d.chance(0.7):
+        distances = d.laid(torch.minimum(distances, distances.mT))
+    if d.chance(0.4):
+        stored = torch.from_numpy(d.rng.random((count, count))) < 0.5
+        pointers = torch.cat([torch.zeros(1, dtype=torch.int64), stored.sum(1).cumsum(0)])
+        columns = stored.nonzero()[:, 1]
+        if d.chance(0.15) and len(columns):
+            broken = d.choice((pointers, columns))
+            broken[d.size(0, len(broken) - 1)] = d.choice((-1, 3, 99, 2**40))
+        index = d.choice((torch.int64, torch.int32))
+        distances = torch.sparse_csr_tensor(
+            pointers.to(index), columns.to(index), distances[stored], (count, count), check_invariants=False
+        )
+    return dict(distances=distances, eps=d.choice((0.2, 0.5, 1.0, 30.0)), min_samples=d.size(1, 5))
+
+
+def costs(d: Draw, *lead: int) -> torch.Tensor:
+    cost = d.floats(*lead, d.size(1, 7), d.size(1, 7))
+    return d.leaf(cost if d.content in ("nan", "inf") else cost * d.choice((1.0, 1.0, 100.0)))
+
+
+def linear_assignment(d: Draw) -> Arguments:
+    cost = costs(d, *d.choice(((), (1,), (3,))))
+    return dict(cost=cost, maximize=d.chance(0.3), return_duals=d.chance(0.5))
+
+
+def bidirectional_assignment(d: Draw) -> Arguments:
+    return dict(cost=costs(d))
+
+
+def sinkhorn(d: Draw) -> Arguments:
+    cost = costs(d, *d.choice(((), (1,), (3,))))
+    options = dict(lam=d.choice((5.0, 0.5, 50.0)), tol=d.choice((0.1, 1e-3)))
+    return dict(cost=cost, **options, max_iter=d.size(1, 40), check_every=d.choice((10, 1, 3)))
+
+
+def propagate_features(d: Draw) -> Arguments:
+    width = d.size()
+    return dict(visible=d.leaf(d.floats(d.size(), width)), infrared=d.floats(d.size(), width), k=d.size(1, 12))
+
+
+def evaluate_ranking(d: Draw) -> Arguments:
+    queries, images = d.size(1, 6), d.size(1, 12)
+    arguments = dict(
+        distances=d.floats(queries, images, positive=True),
+        query_ids=d.integers(queries, low=0, high=4),
+        gallery_ids=d.integers(images, low=0, high=4),
+        query_cams=d.integers(queries, low=1, high=5),
+        gallery_cams=d.integers(images, low=1, high=5),
+        protocol=d.choice(("sysu", "regdb", "llcm")),
+        max_rank=d.size(1, 20),
+    )
+    if d.chance(0.3):
+        kind = d.choice((lambda x: x.tolist(), lambda x: x.int().numpy(), lambda x: x.numpy().astype("u8")))
+        arguments |= {name: kind(x.resolve_neg()) for name, x in arguments.items() if name.endswith(("ids", "cams"))}
+        arguments["distances"] = arguments["distances"].resolve_neg().float().numpy()
+    return arguments
+
+
+def two_sides(d: Draw, **options) -> Arguments:
+    width = d.size(2, 6)
+    return dict(query=d.leaf(d.floats(d.size(), width)), gallery=d.floats(d.size(), width), **options)
+
+
+def rerank_k_reciprocal(d: Draw) -> Arguments:
+    return two_sides(d, k1=d.size(1, 12), k2=d.size(1, 6), lambda_value=d.choice((0.0, 0.3, 1.0)))
+
+
+def rerank_cross_modality(d: Draw) -> Arguments:
+    return two_sides(d, k=d.size(1, 15), eta=d.choice((0.0, 0.1, 1.0)))
+
+
+def affinity_inference(d: Draw) -> Arguments:
+    return two_sides(d, k1=d.size(1, 6), k2=d.size(1, 4))
+
+
+def index_sets(d: Draw) -> Arguments:
+    rows = d.size(1, 4)
+    leads = d.choice((((rows,),), ((2, rows), (rows,), (1, rows)), ((),)))
+    return dict(sets=[d.sets(*d.choice(leads), width=d.size(1, 6), below=12) for _ in range(d.size(1, 4))])
+
+
+def cluster_centroids(d: Draw) -> Arguments:
+    clusters = d.size(1, 4)
+    labels = torch.cat([torch.arange(clusters), torch.from_numpy(d.rng.integers(-1, clusters, d.size(1, 9)))])
+    labels = d.laid(labels[torch.from_numpy(d.rng.permutation(len(labels)))])
+    features = d.leaf(d.floats(len(labels), d.size()))
+    return dict(features=features, labels=labels, num_clusters=d.choice((None, clusters)))
+
+
+def parts_and_rows(d: Draw) -> tuple[tuple[int, ...], int, int]:
+    return d.choice(((), (), (3,))), d.size(), d.size()
+
+
+def rows_of(d: Draw, lead: tuple[int, ...], rows: int) -> tuple[int, ...]:
+    return d.choice(((rows,), (*lead, rows)))
+
+
+def temperature(d: Draw) -> float:
+    return d.choice((0.05, 0.05, 1.0))
+
+
+def cluster_contrast(d: Draw) -> Arguments:
+    (lead, rows, width), classes = parts_and_rows(d), d.size()
+    return dict(
+        features=d.leaf(d.floats(*lead, rows, width)),
+        memory=d.unit_rows(*lead, classes, width),
+        targets=d.integers(*rows_of(d, lead, rows), low=-1, high=classes),
+        temperature=temperature(d),
+        reduction=d.choice(("mean", "sum", "none")),
+    )
+
+
+def cluster_contrast_sum(d: Draw) -> Arguments:
+    lead, rows, width = parts_and_rows(d)
+    memories, targets = [], []
+    for _ in range(d.size(1, 3)):
+        classes = d.size()
+        memories.append(d.unit_rows(*lead, classes, width))
+        targets.append(d.integers(*rows_of(d, lead, rows), low=-1, high=classes))
+    features = d.leaf(d.floats(*lead, rows, width))
+    return dict(features=features, memories=memories, targets=targets, temperature=temperature(d))
+
+
+def update_cluster_memory_(d: Draw) -> Arguments:
+    (lead, rows, width), classes = parts_and_rows(d), d.size()
+    order = torch.from_numpy(d.rng.permutation(rows))
+    return dict(
+        memory=d.unit_rows(*lead, classes, width),
+        features=d.leaf(d.floats(*lead, rows, width)),
+        targets=d.integers(*rows_of(d, lead, rows), low=-1, high=classes),
+        momentum=d.choice((0.1, 0.0, 1.0, 0.9)),
+        order=d.choice((None, d.laid(order) if d.chance(0.8) else order[:1].expand(rows))),
+    )
+
+
+def instance_search(d: Draw) -> Arguments:
+    (lead, rows, width), images = parts_and_rows(d), d.size(1, 12)
+    features = d.leaf(d.floats(*lead, rows, width))
+    return dict(
+        features=features, memory=d.unit_rows(*lead, images, width), k=d.size(1, 14), temperature=temperature(d)
+    )
+
+
+def set_contrast(d: Draw) -> Arguments:
+    (lead, rows, width), images = parts_and_rows(d), d.size(1, 12)
+    features, memory = d.leaf(d.floats(*lead, rows, width)), d.unit_rows(*lead, images, width)
+    positives = d.sets(*rows_of(d, lead, rows), width=d.size(1, 5), below=images)
+    arguments = dict(features=features, memory=memory, positives=positives, temperature=temperature(d))
+    known = d.choice(("nothing", "lse", "both"))
+    if known != "nothing":
+        from salcr import reference
+
+        options = features.detach(), memory, 1
+        _, lse, mean_row = reference.instance_search(*options, temperature=arguments["temperature"])
+        arguments |= dict(lse=lse, mean_row=mean_row if known == "both" else None)
+    return arguments
+
+
+def feature_map(d: Draw, batch: int, width: int) -> torch.Tensor:
+    x = d.floats(batch, width, d.size(1, 5), d.size(1, 4))
+    return d.leaf(x.contiguous(memory_format=torch.channels_last) if d.chance(0.3) else x)
+
+
+def gem_pool(d: Draw) -> Arguments:
+    power, eps = d.choice((3.0, 1.0, 2.0, 2.5)), d.choice((1e-12, 1e-6))
+    return dict(x=feature_map(d, d.size(1, 4), d.size()), p=power, eps=eps)
+
+
+def part_prototypes(d: Draw, views: int = 1, **options: float) -> Arguments:
+    x = feature_map(d, views * d.size(1, 3), width := d.size())
+    parts = d.size(1, min(4, x[0, 0].numel()))
+    return dict(x=x, tokens=d.leaf(d.floats(parts, width))) | options
+
+
+def part_attention(d: Draw) -> Arguments:
+    x = feature_map(d, d.size(1, 4), width := d.size())
+    parts = d.size(1, min(4, x[0, 0].numel()))
+    return dict(queries=d.leaf(d.floats(len(x), parts, width)), x=x)
+
+
+def of_memories(arguments: Arguments) -> float:
+    """Logits are products of unit rows with memory rows, divided by the temperature; a gradient has their square."""
+    banks = [arguments["memory"]] if "memory" in arguments else arguments["memories"]
+    longest = max(float(x.detach().double().norm(dim=-1).nan_to_num(0, 0).max()) for x in banks)
+    logits = longest / float(arguments["temperature"])
+    shortest = float(arguments["features"].detach().double().norm(dim=-1).nan_to_num(1).clamp_min(1e-12).min())
+    return max(1.0, logits) * max(1.0, logits / min(1.0, shortest))
+
+
+def of_exponents(arguments: Arguments) -> float:
+    cost = arguments["cost"].detach().double()
+    return 1 + float(arguments["lam"]) * float(cost.max() - cost.min())
+
+
+contrast = partial(Entry, magnitude=of_memories)
+OPERATORS: dict[str, Entry] = {
+    "affinity_inference": Entry(affinity_inference, judges.close_to_exact),
+    "bidirectional_assignment": Entry(bidirectional_assignment, judges.both_assignments),
+    "cluster": Entry(cluster, judges.same_clusters),
+    "cluster_centroids": Entry(cluster_centroids, says=("cluster ",)),
+    "cluster_contrast": contrast(cluster_contrast),
+    "cluster_contrast_sum": contrast(cluster_contrast_sum, says=("memory",)),
+    "dbscan": Entry(dbscan, judges.identical),
+    "evaluate_ranking": Entry(evaluate_ranking, judges.figures, says=("gallery",)),
+    "gem_pool": Entry(gem_pool),
+    "instance_neighbors": contrast(instance_search, judges.neighbour_sets),
+    "instance_search": contrast(instance_search, judges.neighbour_sets),
+    "intersect_sets": Entry(index_sets, judges.python_sets(set.intersection)),
+    "jaccard_distance": Entry(encoded, judges.same_distances, magnitude=lambda _: 1.0),
+    "jaccard_graph": Entry(jaccard_graph, judges.same_graph, ragged=True),
+    "knn": Entry(knn, judges.nearest),
+    "linear_assignment": Entry(linear_assignment, judges.assignment),
+    "part_attention": Entry(part_attention),
+    "part_prototypes": Entry(part_prototypes),
+    "propagate_features": Entry(propagate_features, magnitude=lambda _: 1.0),
+    "rerank_cross_modality": Entry(rerank_cross_modality, judges.close_to_exact),
+    "rerank_k_reciprocal": Entry(rerank_k_reciprocal, judges.close_to_exact),
+    "semantic_parts": Entry(partial(part_prototypes, views=3)),
+    "semantic_pool": Entry(partial(part_prototypes, views=3, p=3.0, eps=1e-12)),
+    "set_contrast": contrast(set_contrast),
+    "sinkhorn": Entry(sinkhorn, judges.transport_plan, magnitude=of_exponents),
+    "unite_sets": Entry(index_sets, judges.python_sets(set.union)),
+    "update_cluster_memory_": Entry(update_cluster_memory_, changed="memory"),
+}
