@@ -60,16 +60,18 @@ def augment(
     Source: docs/method.md, "Augmentation"; Random Erasing Data Augmentation (Zhong et al., 2020).
     """
     check_images(images)
-    views = len(images) if rows is None else len(rows)
     if rows is not None:
         check_tensor("rows", rows, ndim=1, floating=False)
         check_same("rows", rows, "images", images, dtype=False)
+    views = len(images) if rows is None else len(rows)
     if draws is not None:
-        _check_table("draws", draws, images, (views, len(Draw)))
+        _check_table("draws", draws, images, ndim=2, columns=len(Draw))
+        if len(draws) != views:
+            raise ValueError(f"draws must have {views} rows, one a view, got {len(draws)}")
     if scalings is not None:
         if draws is None:
             raise ValueError("scalings are given without draws, whose last column says which view has which")
-        _check_table("scalings", scalings, images, (*scalings.shape[:2], SCALING_COLUMNS))
+        _check_table("scalings", scalings, images, ndim=3, columns=SCALING_COLUMNS)
     if dtype not in (*HALF_TO_SINGLE, torch.float64):
         raise TypeError(f"dtype must be a floating-point dtype of 16 to 64 bits, got {dtype}")
     return torch.ops.salcr.augment(images, draws, rows, scalings, dtype, check_impl(impl))
@@ -79,19 +81,21 @@ def check_images(images: torch.Tensor) -> None:
     """uint8 ``[N, H, W, 3]``."""
     if not isinstance(images, torch.Tensor):
         raise TypeError(f"images must be a torch.Tensor, got {type(images).__name__}")
+    if images.layout != torch.strided:
+        raise TypeError(f"images must be dense, got {images.layout}")
     if images.dtype != torch.uint8:
         raise TypeError(f"images must be uint8, got {images.dtype}")
     if images.ndim != 4 or images.shape[3] != 3 or images.numel() == 0:
         raise ValueError(f"images must be [N, H, W, 3] and not empty, got shape {tuple(images.shape)}")
 
 
-def _check_table(name: str, x: torch.Tensor, images: torch.Tensor, shape: tuple[int, ...]) -> None:
-    check_tensor(name, x, ndim=len(shape))
+def _check_table(name: str, x: torch.Tensor, images: torch.Tensor, ndim: int, columns: int) -> None:
+    check_tensor(name, x, ndim=ndim)
     check_same(name, x, "images", images, dtype=False)
     if x.dtype != torch.float32:
         raise TypeError(f"{name} must be float32, got {x.dtype}")
-    if tuple(x.shape) != shape:
-        raise ValueError(f"{name} must have shape {shape}, got {tuple(x.shape)}")
+    if x.shape[-1] != columns:
+        raise ValueError(f"{name} must have {columns} columns, got shape {tuple(x.shape)}")
 
 
 def _augment(images, draws, rows, scalings, dtype, impl):

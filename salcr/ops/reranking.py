@@ -73,8 +73,8 @@ def rerank_distances(
 
     Equivalent eager expression::
 
-        D = cat([cat([query_query, query_gallery], 1), cat([query_gallery.T, gallery_gallery], 1)]) ** power
-        D = (D / D.amax(0)).T
+        D = cat([cat([query_query, query_gallery], 1), cat([query_gallery.T, gallery_gallery], 1)])
+        D = (D / D.amax(0)).T ** power
         R(i, k), N(i, k), E(i), V, m as in rerank_k_reciprocal, an image being its own first neighbour
         distances = ((1 - lambda_value) * (1 - m / (2 - m)) + lambda_value * D)[:Q, Q:]
 

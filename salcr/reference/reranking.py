@@ -43,10 +43,12 @@ def rerank_distances(
 
     queries = len(query_gallery)
     above, below = torch.cat([query_query, query_gallery], 1), torch.cat([query_gallery.T, gallery_gallery], 1)
-    distances = torch.cat([above, below]).to(torch.promote_types(query_gallery.dtype, torch.float32)) ** power
-    distances = (distances / distances.amax(0).clamp_min(torch.finfo(distances.dtype).tiny)).T.contiguous()
-    first = distances.clone().fill_diagonal_(-torch.inf)
-    ranks = first.sort(dim=1, stable=True).indices[:, : k1 + 1].cpu().numpy()
+    distances = torch.cat([above, below]).to(torch.promote_types(query_gallery.dtype, torch.float32))
+    farthest = distances.amax(0)
+    distances = (distances / torch.where(farthest > 0, farthest, 1)).T.contiguous()
+    itself_first = distances.clone().fill_diagonal_(-torch.inf)
+    ranks = itself_first.sort(dim=1, stable=True).indices[:, : k1 + 1].cpu().numpy()
+    distances = distances**power  # now: small ones may become 0 and no longer tell who is nearer
     near = distances.cpu().numpy()
     encodings = encode(ranks, k1 + 1, half(k1) + 1, lambda i, j: near[i, j], k2)
     jaccard = _tensor(jaccard_distances(encodings[:queries], encodings[queries:]), distances)

@@ -129,7 +129,7 @@ class Draw:
         if x.layout != torch.strided:
             dense = torch.eye(len(x), dtype=x.dtype)  # torch itself may crash on columns that are out of range
             return self.choice((dense, dense.to_sparse_coo(), None))
-        if not x.is_floating_point() and self.chance(0.4):
+        if x.dtype == torch.int64 and self.chance(0.4):
             at = self.size(0, x.numel() - 1)
             return x.flatten().index_fill(0, torch.tensor([at]), self.choice(EXTREME_INDICES)).view(x.shape)
         others = [x, *(y for y in arguments.values() if isinstance(y, torch.Tensor))]

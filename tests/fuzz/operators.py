@@ -9,6 +9,7 @@ import torch
 from tests.fuzz import judges
 from tests.fuzz.draw import Draw
 from tests.fuzz.judges import Arguments
+from tests.ops.augmentation_problems import problem
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,25 @@ def two_sides(d: Draw, **options) -> Arguments:
 
 def rerank_k_reciprocal(d: Draw) -> Arguments:
     return two_sides(d, k1=d.size(1, 12), k2=d.size(1, 6), lambda_value=d.choice((0.0, 0.3, 1.0)))
+
+
+def rerank_distances(d: Draw) -> Arguments:
+    queries, images = d.size(1, 7), d.size(1, 9)
+    shapes = dict(query_gallery=(queries, images), query_query=(queries, queries), gallery_gallery=(images, images))
+    options = dict(
+        k1=d.size(1, 12), k2=d.size(1, 6), lambda_value=d.choice((0.0, 0.3, 1.0)), power=d.choice((2.0, 1.0))
+    )
+    return {name: d.floats(*shape, positive=True) for name, shape in shapes.items()} | options
+
+
+def augment(d: Draw) -> Arguments:
+    sizes = dict(height=d.size(1, 8), width=d.size(1, 8), chain=d.size(1, 3), shift=d.choice((0, 2, 20)))
+    generator = torch.Generator().manual_seed(d.size(0, 2**31))
+    images, draws, rows, scalings = problem(generator, d.size(1, 6), d.size(1, 4), **sizes)
+    dtype = d.choice((torch.float32, torch.bfloat16, torch.float16))
+    if d.chance(0.2):
+        return dict(images=d.laid(images), draws=None, dtype=dtype)
+    return dict(images=d.laid(images), draws=d.laid(draws), rows=rows, scalings=scalings, dtype=dtype)
 
 
 def rerank_cross_modality(d: Draw) -> Arguments:
@@ -258,6 +278,7 @@ def of_exponents(arguments: Arguments) -> float:
 contrast = partial(Entry, magnitude=of_memories)
 OPERATORS: dict[str, Entry] = {
     "affinity_inference": Entry(affinity_inference, judges.close_to_exact),
+    "augment": Entry(augment, judges.pixels, says=("scaling",)),
     "bidirectional_assignment": Entry(bidirectional_assignment, judges.both_assignments),
     "cluster": Entry(cluster, judges.same_clusters),
     "cluster_centroids": Entry(cluster_centroids, says=("cluster ",)),
@@ -277,6 +298,7 @@ OPERATORS: dict[str, Entry] = {
     "part_prototypes": Entry(part_prototypes),
     "propagate_features": Entry(propagate_features, magnitude=lambda _: 1.0),
     "rerank_cross_modality": Entry(rerank_cross_modality, judges.close_to_exact),
+    "rerank_distances": Entry(rerank_distances, judges.close_to_exact),
     "rerank_k_reciprocal": Entry(rerank_k_reciprocal, judges.close_to_exact),
     "semantic_parts": Entry(partial(part_prototypes, views=3)),
     "semantic_pool": Entry(partial(part_prototypes, views=3, p=3.0, eps=1e-12)),

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 
 from salcr import ops, reference
 from salcr.ops._dispatch import table
+from salcr.ops.augmentation import Adjust, Draw
+from tests.ops.augmentation_problems import problem
 from tests.ops.contract import assert_within_budget
 
 
@@ -53,6 +55,13 @@ def distances(generator):
     return torch.cdist(points, points)
 
 
+def blocks(generator):
+    """Of a distance matrix: 20 queries against 40 images, among either."""
+    generator.manual_seed(generator.initial_seed())  # the same matrix for all three
+    dense = distances(generator)
+    return dense[:20, 20:], dense[:20, :20], dense[20:, 20:]
+
+
 def near_distances(generator):
     dense = distances(generator)
     with warnings.catch_warnings():
@@ -72,14 +81,27 @@ def sets(*shape, width):
     return make
 
 
+def views(generator):
+    """As :func:`problem` has them, but without adjustments of colour: those have tests of their own."""
+    images, draws, *rest = problem(generator)
+    draws[:, Draw.FIRST : Draw.FOURTH + 1] = Adjust.NOTHING
+    return images, draws, *rest
+
+
 PARTS = (normal(6, 20, 7, 5), normal(3, 20))
 POSITIVE_PARTS = (lambda g: torch.rand(6, 20, 7, 5, generator=g), normal(3, 20))  # GeM takes no negative means
 GRAPH = (clustered(70, 6),)
 RETRIEVAL = (clustered(20, 5), clustered(40, 5))
 RANKING = (normal(25, 60), integers(0, 8, 25), integers(0, 8, 60), integers(1, 7, 25), integers(1, 7, 60))
 
+VIEWS = (lambda g: views(g)[0], lambda g: views(g)[1])
+
 TABLE: dict[str, list[Row]] = {
     "affinity_inference": [Row(RETRIEVAL), Row(RETRIEVAL, dict(k1=6, k2=2))],
+    "augment": [
+        Row(VIEWS, dict(rows=lambda g: views(g)[2], scalings=lambda g: views(g)[3])),
+        Row(VIEWS[:1], dict(dtype=torch.float16)),
+    ],
     "bidirectional_assignment": [Row((normal(7, 17),)), Row((normal(17, 7),)), Row((normal(9, 9),))],
     "cluster": [Row(GRAPH, dict(eps=0.5, k1=12, k2=4)), Row(GRAPH, dict(eps=0.4, k1=10, k2=1, min_samples=2))],
     "cluster_centroids": [Row((normal(40, 33), torch.arange(40) % 6 - 1)), Row((normal(5, 9), torch.arange(5), 5))],
@@ -124,6 +146,9 @@ TABLE: dict[str, list[Row]] = {
     "part_prototypes": [Row(PARTS, gradients=(0, 1))],
     "propagate_features": [Row((clustered(50, 5), clustered(40, 5)), dict(k=8)), Row(RETRIEVAL, dict(k=30))],
     "rerank_cross_modality": [Row(RETRIEVAL, dict(k=8)), Row(RETRIEVAL, dict(k=8, eta=0.3))],
+    "rerank_distances": [
+        Row(tuple(lambda g, n=n: blocks(g)[n] for n in range(3)), dict(k1=10, k2=3)),
+    ],
     "rerank_k_reciprocal": [Row(RETRIEVAL, dict(k1=10, k2=3)), Row(RETRIEVAL, dict(k1=8, k2=1, lambda_value=0.0))],
     "semantic_parts": [Row(PARTS, gradients=(0, 1))],
     "semantic_pool": [Row(POSITIVE_PARTS, gradients=(0, 1))],
