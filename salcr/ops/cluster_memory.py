@@ -90,6 +90,9 @@ def cluster_contrast_sum(
 
     Source: docs/method.md, "DAGI" and "FGSAL".
     """
+    for name, given in (("memories", memories), ("targets", targets)):
+        if isinstance(given, torch.Tensor) or not isinstance(given, Sequence):
+            raise TypeError(f"{name} must be a sequence of tensors, got {type(given).__name__}")
     memories, targets = list(memories), list(targets)
     if not memories or len(memories) != len(targets):
         raise ValueError(f"memories and targets must be as many, and some: got {len(memories)} and {len(targets)}")
@@ -143,7 +146,10 @@ def update_cluster_memory_(
             raise ValueError(f"order must name {features.shape[-2]} samples, got {len(order)}")
     impl = check_impl(impl)
     with torch.no_grad():
-        torch.ops.salcr.update_cluster_memory_(memory, features, targets, momentum, order, impl)
+        plain = memory.resolve_neg()  # the same tensor, but for a view behind a negative bit
+        torch.ops.salcr.update_cluster_memory_(plain, features, targets, momentum, order, impl)
+        if plain is not memory:
+            memory.copy_(plain)
     return memory
 
 

@@ -13,6 +13,8 @@ from salcr.ops.backends.reference import instance_memory as _formula
 from salcr.ops.backends.triton import instance_memory as _triton
 from salcr.ops.index_sets import check_rows
 
+MOST_NEIGHBORS = 2**20  # a row of the result has room for all that are asked for
+
 
 def instance_neighbors(
     features: torch.Tensor,
@@ -38,7 +40,7 @@ def instance_neighbors(
     Args:
         features: ``[B, D]`` or ``[P, B, D]``, float; need not be normalised. Read without a gradient.
         memory: ``[N, D]`` or ``[P, N, D]`` of the same dtype: unit rows, one an image.
-        k: the most neighbours a row can have; 30 in the paper. It may exceed ``N``.
+        k: the most neighbours a row can have; 30 in the paper. It may exceed ``N``, up to 2**20.
         temperature: divides the cosine; 0.05 in the paper.
         impl: backend, see :mod:`salcr.ops`.
 
@@ -74,7 +76,7 @@ def instance_search(
     Args:
         features: ``[B, D]`` or ``[P, B, D]``, float; need not be normalised. Read without a gradient.
         memory: ``[N, D]`` or ``[P, N, D]`` of the same dtype: unit rows, one an image.
-        k: the most neighbours a row can have; 30 in the paper. It may exceed ``N``.
+        k: the most neighbours a row can have; 30 in the paper. It may exceed ``N``, up to 2**20.
         temperature: divides the cosine; 0.05 in the paper.
         impl: backend, see :mod:`salcr.ops`.
 
@@ -165,7 +167,7 @@ class _SetContrast(torch.autograd.Function):
 
 def _search(features, memory, k, temperature, mean, impl):
     check_parts(features, memory)
-    check_integer("k", k)
+    check_integer("k", k, 1, MOST_NEIGHBORS)
     check_positive("temperature", temperature)
     impl = check_impl(impl)
     operator = torch.ops.salcr.instance_search if mean else torch.ops.salcr.instance_neighbors

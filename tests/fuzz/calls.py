@@ -24,6 +24,7 @@ class Outcome:
     kind: str
     values: Values
     message: str
+    gradients: int = 0  # the last so many of the values
 
 
 def prepare() -> None:
@@ -87,7 +88,8 @@ def _outcome(name: str, arguments: Arguments, impl: str) -> Outcome:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            return Outcome(WORKS, _results(name, dict(arguments), impl), "")
+            results, gradients = _results(name, dict(arguments), impl)
+            return Outcome(WORKS, [x.detach() for x in results + gradients], "", len(gradients))
     except (ValueError, TypeError) as error:
         return Outcome(REFUSES, [], f"{type(error).__name__}: {error}")
     except RuntimeError as error:
@@ -97,7 +99,7 @@ def _outcome(name: str, arguments: Arguments, impl: str) -> Outcome:
         return Outcome(BREAKS, [], f"{type(error).__name__}: {error}")
 
 
-def _results(name: str, arguments: Arguments, impl: str) -> Values:
+def _results(name: str, arguments: Arguments, impl: str) -> tuple[Values, Values]:
     wanted = [x for x in _tensors(arguments.values()) if x.requires_grad]
     sets = arguments.pop("sets", [])
     found = getattr(ops, name)(*(sets if isinstance(sets, list) else (sets,)), **arguments, impl=impl)
@@ -106,8 +108,8 @@ def _results(name: str, arguments: Arguments, impl: str) -> Values:
     if smooth and wanted:
         weights = [torch.linspace(0.5, 1.5, x.numel(), dtype=x.dtype, device=x.device).view(x.shape) for x in smooth]
         gradients = torch.autograd.grad(smooth, wanted, weights, allow_unused=True)
-        values = values + [x for x in gradients if x is not None]
-    return [x.detach() for x in values]
+        return values, [x for x in gradients if x is not None]
+    return values, []
 
 
 def _tensors(values: Any) -> Values:
@@ -158,7 +160,7 @@ def _different(name: str, arguments: Arguments, told: dict[str, Outcome], seed: 
         outcome = run(name, others, "reference")
         return outcome.values if outcome.kind == WORKS else None
 
-    case = Case(arguments, run_reference, seed, terms, entry.magnitude(arguments))
+    case = Case(arguments, run_reference, seed, terms, entry.magnitude(arguments), told["reference"].gradients)
     for impl, outcome in told.items():
         problem = entry.judge(case, outcome.values, expected)
         if problem:

@@ -302,7 +302,7 @@ OPERATORS: dict[str, Entry] = {
     "rerank_k_reciprocal": Entry(rerank_k_reciprocal, judges.close_to_exact),
     "semantic_parts": Entry(partial(part_prototypes, views=3)),
     "semantic_pool": Entry(partial(part_prototypes, views=3, p=3.0, eps=1e-12)),
-    "set_contrast": contrast(set_contrast),
+    "set_contrast": contrast(set_contrast, judges.contrast_with_sets),
     "sinkhorn": Entry(sinkhorn, judges.transport_plan, magnitude=of_exponents),
     "unite_sets": Entry(index_sets, judges.python_sets(set.union)),
     "update_cluster_memory_": Entry(update_cluster_memory_, changed="memory"),

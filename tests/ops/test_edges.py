@@ -12,6 +12,8 @@ SETS = torch.tensor([[0, 2, -1], [1, 3, 5]])
 
 INTEGERS = {
     "k of knn": lambda k: ops.knn(ROWS, k),
+    "k of instance_neighbors": lambda k: ops.instance_neighbors(ROWS, ROWS, k),
+    "k of instance_search": lambda k: ops.instance_search(ROWS, ROWS, k),
     "k of propagate_features": lambda k: ops.propagate_features(ROWS, ROWS, k=k),
     "k1 of jaccard_distance": lambda k: ops.jaccard_distance(ROWS, k1=k),
     "k2 of jaccard_graph": lambda k: ops.jaccard_graph(ROWS, k2=k, max_distance=0.5),
@@ -52,6 +54,21 @@ def test_integers_are_integers(argument):
         with pytest.raises(ValueError, match=f"^{name} must be .*, got {value}|^cluster 2 has no member"):
             call(value)
     call(np.int64(2))
+
+
+def test_more_neighbours_than_there_is_room_for_are_refused():
+    with pytest.raises(ValueError, match="k must be between 1 and 1048576, got 1099511627776"):
+        ops.instance_neighbors(ROWS, ROWS, 2**40)
+
+
+def test_weights_of_sets_have_the_precision_of_the_gradient():
+    """In float64 the eager backend divided by counts times a temperature that were one number in float32."""
+    x, sets = ROWS.double().requires_grad_(), torch.tensor([[0, 2], [1, -1], [3, -1]]).repeat(2, 1)
+    gradients = []
+    for impl in ("eager", "reference"):
+        loss = ops.set_contrast(x, torch.nn.functional.normalize(ROWS.double()), sets, temperature=0.3, impl=impl)
+        gradients.append(torch.autograd.grad(loss, x)[0])
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.parametrize("argument", NUMBERS)
@@ -181,3 +198,17 @@ def test_a_cell_that_is_no_number_stays_in_its_part(impl, parts):
             assert found.isnan().any((0, 2)).tolist() == [n == part for n in range(parts)]
         (gradient,) = torch.autograd.grad(sum(y.sum() for y in pooled), tokens)
         assert gradient.isnan().any(1).tolist() == [n == part for n in range(parts)]
+
+
+def test_strides_of_identities_compile_nothing_anew():
+    from salcr.ops.backends.numba.ranking import _measure
+
+    def rank(ids):
+        return ops.evaluate_ranking(SQUARE, ids, ids, ids, ids, protocol="sysu", impl="numba").mAP
+
+    ids = np.arange(12).repeat(2)[:12] // 4
+    expected, compiled = rank(ids[::2].copy()), len(_measure.signatures)
+    fixed = ids[::2].copy()
+    fixed.flags.writeable = False
+    assert rank(ids[::2]) == rank(fixed) == rank(torch.from_numpy(ids)[::2]) == expected
+    assert len(_measure.signatures) == compiled

@@ -273,7 +273,7 @@ def test_bad_arguments_are_named(generator, change, error, message):
 
 def test_bad_options_are_named(generator):
     features, memory, positives = problem(generator)
-    with pytest.raises(ValueError, match="k must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="k must be between 1 and 1048576, got 0"):
         ops.instance_neighbors(features, memory, 0)
     with pytest.raises(TypeError, match="k must be an int, got float"):
         ops.instance_search(features, memory, 2.0)
