@@ -19,7 +19,8 @@ MEMORY = 1 << 30
 ADVICE = re.compile(r"weights_only|add_safe_globals|trust the source", re.IGNORECASE)
 NO_MEMORY = re.compile(r"MemoryError|can't allocate|not enough memory|out of memory", re.IGNORECASE)
 WRITES = {"os.chmod", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.truncate"}
-FORBIDDEN = {"os.exec", "os.fork", "os.posix_spawn", "os.system", "pickle.find_class", "socket.connect", "subprocess.Popen"}  # fmt: skip
+PROGRAMS = {"os.exec", "os.fork", "os.posix_spawn", "os.system", "subprocess.Popen"}
+FORBIDDEN = {*PROGRAMS, "socket.connect", "pickle.find_class"}
 
 
 def serve(connection: Connection, seed: int, room: Path) -> None:
