@@ -2,8 +2,8 @@
 
 A kind of file is a :class:`Kind` in the ``KINDS`` of :mod:`tests.fuzz_files.input_files` (what is given to a run) or of
 :mod:`tests.fuzz_files.run_files` (what a run writes and reads again).
-``python -m tests.fuzz_files --files 10000`` makes each of them, changes its bytes at random, and has it read in a process
-of its own.
+``python -m tests.fuzz_files --files 10000`` makes each of them, changes its bytes at random, and has it read in a
+process of its own.
 """
 
 from collections.abc import Callable
