@@ -24,7 +24,7 @@ def _name(path: Path) -> None:
 
 
 def _fill(path: Path) -> None:
-    bytearray(b"x" * (600 << 20))
+    bytearray(b"x" * (300 << 20))
 
 
 def _advise(path: Path) -> None:

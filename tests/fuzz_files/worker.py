@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.fuzz_files import Kind
 from tests.fuzz_files.mutations import mutate
 
-TOUCHED = 1 << 29
+TOUCHED = 1 << 28
 """Bytes that reading one small file may fill."""
 ADDRESSED = 1 << 32
 """Bytes that it may ask for at once: what asks for more gets the error that it would get on a smaller machine."""
@@ -28,7 +28,8 @@ FORBIDDEN = {*PROGRAMS, "socket.connect", "pickle.find_class"}
 def serve(connection: Connection, table: str, seed: int, room: Path) -> None:
     """Answer ``(kind, number)`` with a finding or None, until the other side closes.
 
-    Every kind in the ``KINDS`` of the module ``table`` is made once, below ``room``; each mutation is read in a copy. One that is a finding stays there.
+    Every kind in the ``KINDS`` of the module ``table`` is made once, below ``room``; each mutation is read in a copy.
+    One that is a finding stays there.
     """
     sys.dont_write_bytecode = True
     kinds: dict[str, Kind] = importlib.import_module(table).KINDS
@@ -45,6 +46,7 @@ def serve(connection: Connection, table: str, seed: int, room: Path) -> None:
     os.chdir(elsewhere)
     _limit_memory()
     connection.send("ready")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libtiff talks there of every damage
     while True:
         try:
             name, number = connection.recv()
