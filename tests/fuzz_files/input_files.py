@@ -3,8 +3,10 @@
 from pathlib import Path
 
 from tests.fuzz_files import Kind
+from tests.fuzz_files.mutations import mutate, mutate_in_png, mutate_in_zip
 
 SIZE = (24, 48)
+PIXELS = 12 * 90_000_000  # Pillow's limit of pixels, deep ones and the RGB made of them
 
 
 def _image(name: str, mode: str = "RGB", **options) -> Kind:
@@ -17,7 +19,7 @@ def _image(name: str, mode: str = "RGB", **options) -> Kind:
         image.convert(mode).save(folder / name, **options)
         return folder / name
 
-    return Kind(make, _store)
+    return Kind(make, _store, memory=PIXELS, mutate=mutate_in_png if name.endswith(".png") else mutate)
 
 
 def _store(path: Path) -> None:
@@ -88,7 +90,7 @@ def _weights(written: str) -> Kind:
             torch.save(state, path, _use_new_zipfile_serialization=written == "zip")
         return path
 
-    return Kind(make, _read_weights)
+    return Kind(make, _read_weights, mutate=mutate_in_zip if written == "zip" else mutate)
 
 
 def _tensors():

@@ -13,12 +13,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from tests.fuzz_files import Kind
-from tests.fuzz_files.mutations import mutate
 
-TOUCHED = 1 << 28
-"""Bytes that reading one small file may fill."""
 ADDRESSED = 1 << 32
-"""Bytes that it may ask for at once: what asks for more gets the error that it would get on a smaller machine."""
+"""Bytes that can be had at once; what asks for more gets the error that it would get on a smaller machine."""
 ADVICE = re.compile(r"weights_only|add_safe_globals|trust the source", re.IGNORECASE)
 WRITES = {"os.chmod", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.truncate"}
 PROGRAMS = {"os.exec", "os.fork", "os.posix_spawn", "os.system", "subprocess.Popen"}
@@ -56,7 +53,7 @@ def serve(connection: Connection, table: str, seed: int, room: Path) -> None:
         shutil.copytree(room / "sound" / name, folder)
         path = folder / samples[name].relative_to(room / "sound" / name)
         others = [content for other, content in contents.items() if other != name]
-        path.write_bytes(mutate(contents[name], random.Random(f"{seed} {name} {number}"), others))
+        path.write_bytes(kinds[name].mutate(contents[name], random.Random(f"{seed} {name} {number}"), others))
         finding = judge(kinds[name], path, folder, watch)
         if finding is None:
             shutil.rmtree(folder)
@@ -65,7 +62,8 @@ def serve(connection: Connection, table: str, seed: int, room: Path) -> None:
 
 def judge(kind: Kind, path: Path, folder: Path, watch: "Watch") -> str | None:
     """What is wrong with how ``path`` was read, or None."""
-    before = _peak_memory()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+    before = _memory("VmHWM")
     try:
         with watch.over(folder), warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -82,8 +80,8 @@ def judge(kind: Kind, path: Path, folder: Path, watch: "Watch") -> str | None:
         return "".join(traceback.format_exc())
     if watch.breaches:
         return "; ".join(watch.breaches)
-    if _peak_memory() - before > TOUCHED:
-        return f"it filled {_peak_memory() - before:,} bytes"
+    if (filled := _memory("VmHWM") - before) > kind.memory:
+        return f"it filled {filled:,} bytes"
     return None
 
 
@@ -131,11 +129,13 @@ class Watch:
         raise RuntimeError(what)
 
 
-def _peak_memory() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+def _memory(what: str) -> int:
+    """A line of the kernel's account of this process, in bytes; ``VmHWM`` is the peak of what was filled."""
+    found = re.search(rf"{what}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(found[1]) << 10
 
 
 def _limit_memory() -> None:
     """Room for :data:`ADDRESSED` beyond what the process has now; only what can be written to counts."""
-    used = int(re.search(r"VmData:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) << 10
-    resource.setrlimit(resource.RLIMIT_DATA, (used + ADDRESSED, used + ADDRESSED))
+    limit = _memory("VmData") + ADDRESSED
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
