@@ -42,7 +42,7 @@ class Data(Section):
     height: PositiveInt = 288
     width: PositiveInt = 144
     cache: Path | None = None
-    """Folder of the decoded images; by default ``.salcr-cache`` below the data set's root."""
+    """Folder of the decoded images; by default ``.salcr-cache`` below the data set's root, or one of the user's."""
 
     @field_validator("name")
     @classmethod
@@ -58,7 +58,7 @@ class Model(Section):
     architecture: Literal["resnet50", "resnet18", "tiny"] = "resnet50"
     parts: PositiveInt = 3
     weights: Path | Literal["bundled"] | None = None
-    """A classifier's state dict (torchvision's or timm's names), or the small file that comes with the package."""
+    """A classifier's weights (see :func:`salcr.models.weights.read_weights`), or the small file of the package."""
     checkpoint: Path | None = None
     """A checkpoint of this project whose network to start from, for stage two alone."""
     authors_pg1: bool = False
