@@ -159,6 +159,7 @@ class _ClusterContrast(torch.autograd.Function):
         features, memory, targets, *ctx.options = inputs
         ctx.save_for_backward(features, memory, targets, output[1])
         ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx, gradient, _):
@@ -180,6 +181,7 @@ class _ClusterContrastSum(torch.autograd.Function):
         features, temperature, impl, _, *pairs = inputs
         ctx.save_for_backward(features, *pairs, *output[1:])
         ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)
         ctx.options = temperature, impl
 
     @staticmethod

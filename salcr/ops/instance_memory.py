@@ -156,6 +156,7 @@ class _SetContrast(torch.autograd.Function):
         features, memory, positives, _, mean_row, *ctx.options = inputs
         ctx.save_for_backward(features, memory, positives, output[1], mean_row)
         ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx, gradient, _):
