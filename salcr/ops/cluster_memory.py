@@ -163,6 +163,8 @@ class _ClusterContrast(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient, _):
+        if gradient is None:
+            return (None,) * 6
         arguments = gradient, *ctx.saved_tensors, *ctx.options
         return first_derivative("cluster_contrast", _formula.contrast_backward, arguments), *[None] * 5
 
@@ -188,6 +190,8 @@ class _ClusterContrastSum(torch.autograd.Function):
     def backward(ctx, gradient, *_):
         features, *rest = ctx.saved_tensors
         count = len(rest) // 3
+        if gradient is None:
+            return (None,) * (4 + 2 * count)
         terms = rest[:count], rest[count : 2 * count], rest[2 * count :]
         arguments = gradient, features, *terms, *ctx.options
         found = first_derivative("cluster_contrast_sum", _formula.contrast_sum_backward, arguments)

@@ -160,6 +160,8 @@ class _SetContrast(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient, _):
+        if gradient is None:
+            return (None,) * 7
         arguments = gradient, *ctx.saved_tensors, *ctx.options
         return first_derivative("set_contrast", _formula.set_contrast_backward, arguments), *[None] * 6
 
