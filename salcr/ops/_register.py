@@ -23,8 +23,18 @@ def register(name: str, schema: str, implementation: Callable, fake: Callable) -
 
 
 def apply(function: type[torch.autograd.Function], *arguments: Any) -> Any:
-    """``function.apply(*arguments)`` without the binding of defaults, which takes longer than a small operator."""
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    """``function.apply(*arguments)`` without the binding of defaults, which takes longer than a small operator.
+
+    Raises:
+        NotImplementedError: in a compiled ``torch.func.grad``, where PyTorch would leave ``backward`` out and give a
+            gradient of zero. Without ``fullgraph`` that call then runs uncompiled.
+    """
+    compiling, transformed = torch.compiler.is_compiling(), torch._C._are_functorch_transforms_active()
+    if compiling and transformed:
+        raise NotImplementedError(
+            "torch.compile leaves out an operator's backward pass under torch.func: compile less, or without fullgraph"
+        )
+    if compiling or transformed:
         return function.apply(*arguments)
     return super(torch.autograd.Function, function).apply(*arguments)
 
@@ -67,6 +77,8 @@ def reference_gradient(
 
 class _NotAgain(torch.autograd.Function):
     """The first ``count`` of ``tensors``, as results of the others; a derivative of them is an error."""
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(operator, count, *tensors):

@@ -165,9 +165,12 @@ class _ClusterContrast(torch.autograd.Function):
         features, memory, targets, *ctx.options = inputs
         ctx.save_for_backward(features, memory, targets, output[1])
         ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx, gradient, _):
+        if gradient is None:
+            return (None,) * 6
         arguments = gradient, *ctx.saved_tensors, *ctx.options
         return first_derivative("cluster_contrast", _formula.contrast_backward, arguments), *[None] * 5
 
@@ -186,12 +189,15 @@ class _ClusterContrastSum(torch.autograd.Function):
         features, temperature, impl, _, *pairs = inputs
         ctx.save_for_backward(features, *pairs, *output[1:])
         ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)
         ctx.options = temperature, impl
 
     @staticmethod
     def backward(ctx, gradient, *_):
         features, *rest = ctx.saved_tensors
         count = len(rest) // 3
+        if gradient is None:
+            return (None,) * (4 + 2 * count)
         terms = rest[:count], rest[count : 2 * count], rest[2 * count :]
         arguments = gradient, features, *terms, *ctx.options
         found = first_derivative("cluster_contrast_sum", _formula.contrast_sum_backward, arguments)

@@ -158,9 +158,12 @@ class _SetContrast(torch.autograd.Function):
         features, memory, positives, _, mean_row, *ctx.options = inputs
         ctx.save_for_backward(features, memory, positives, output[1], mean_row)
         ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx, gradient, _):
+        if gradient is None:
+            return (None,) * 7
         arguments = gradient, *ctx.saved_tensors, *ctx.options
         return first_derivative("set_contrast", _formula.set_contrast_backward, arguments), *[None] * 6
 

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from salcr import ops
 from tests.ops.differentiable import (
     DIFFERENTIABLE,
+    TARGETS,
     backends,
     case,
     check_second_derivative_is_an_error,
@@ -40,9 +42,10 @@ def test_torch_func(generator, name, impl):
         return torch.func.grad(number)(*leaves).square().sum()
 
     learned = tensors[:learnable]
-    found = torch.func.grad(number, argnums=tuple(range(learnable)))(*learned)
-    for got, expected in zip(found, results(call, impl, tensors, learnable)[1], strict=True):
-        torch.testing.assert_close(got, expected)
+    expected = tuple(results(call, impl, tensors, learnable)[1])
+    value, pull = torch.func.vjp(number, *learned)
+    for found in (torch.func.grad(number, argnums=tuple(range(learnable)))(*learned), pull(torch.ones_like(value))):
+        torch.testing.assert_close(found, expected)
     with pytest.raises(RuntimeError, match="does not have vmap support"):
         torch.func.vmap(number)(*(torch.stack([x, x]) for x in learned))
     if impl != "reference":
@@ -53,3 +56,16 @@ def test_torch_func(generator, name, impl):
     (first,) = torch.autograd.grad(number(leaf, *learned[1:]), leaf, create_graph=True)
     (expected,) = torch.autograd.grad(first.square().sum(), leaf)
     torch.testing.assert_close(torch.func.grad(penalty)(*learned), expected)
+
+
+def test_torch_func_is_not_compiled(generator):
+    """PyTorch 2.13 would compile a gradient of zero."""
+    _, _, (features, memory), _ = case("cluster_contrast", generator)
+
+    def gradient(x):
+        return torch.func.grad(lambda leaf: ops.cluster_contrast(leaf, memory, TARGETS))(x)
+
+    torch._dynamo.reset()
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="leaves out an operator's backward pass"):
+        torch.compile(gradient, backend="eager", fullgraph=True)(features)
+    torch.testing.assert_close(torch.compile(gradient, backend="eager")(features), gradient(features))
