@@ -61,10 +61,10 @@ def set_contrast_backward(
     if mean_row is None:
         mean_row = _mean_rows(queries, memory, lse, temperature)
     near = []
-    for rows, chosen in _chosen_rows(memory, positives):
-        logits = unit_products(queries[..., rows, None, :], chosen, temperature).squeeze(-2)
-        logits = logits.masked_fill(positives[..., rows, :] < 0, float("-inf"))
-        shares = torch.where(positives[..., rows, :] < 0, 0.0, logits.softmax(-1))
+    for block, chosen in _chosen_rows(memory, positives):
+        logits = unit_products(queries[..., block, None, :], chosen, temperature).squeeze(-2)
+        logits = logits.masked_fill(positives[..., block, :] < 0, float("-inf"))
+        shares = torch.where(positives[..., block, :] < 0, 0.0, logits.softmax(-1))
         near.append((shares.to(memory.dtype).unsqueeze(-2) @ chosen).squeeze(-2))
     valid = (positives >= 0).any(-1, keepdim=True)
     rows = valid.sum(-2, keepdim=True).clamp_min(1) * memory.shape[:-2].numel()
