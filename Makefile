@@ -17,7 +17,7 @@ install: .venv/installed
 
 test: install
 	$(BIN)/python -m pytest -m 'not serial' --numprocesses $(JOBS) --dist worksteal
-	$(BIN)/python -m pytest -m serial
+	$(BIN)/python -m pytest -m serial $$(grep -rl --include='test_*.py' mark.serial tests)
 
 lint: install
 	$(BIN)/ruff check .
