@@ -11,18 +11,29 @@ from tests.ops.contract import assert_within_budget
 from tests.ops.memories import largest_lse, unit
 
 
-@pytest.mark.parametrize("setting", ["tf32", "ieee"])
-def test_tf32_follows_the_flag_of_pytorch_old_or_new(setting):
+FLAGS = """
+import os, sys, torch
+from salcr.kernels.products import tf32_allowed
+for change in sys.argv[1:]:
+    if (child := os.fork()) == 0:
+        try:
+            exec(change)
+            print(tf32_allowed(), flush=True)
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+"""
+
+
+def test_tf32_follows_the_flag_of_pytorch_old_or_new():
     """In processes of their own: PyTorch raises where old and new flags are mixed."""
     pytest.importorskip("triton")
     flags = "torch.backends.cuda.matmul"
-    changes = [f"{flags}.allow_tf32 = {setting == 'tf32'}"]
+    changes = [f"{flags}.allow_tf32 = True", f"{flags}.allow_tf32 = False"]
     if hasattr(torch.backends.cuda.matmul, "fp32_precision"):
-        changes.append(f"{flags}.fp32_precision = {setting!r}")
-    for change in changes:
-        check = f"import torch; from salcr.kernels.products import tf32_allowed; {change}; print(tf32_allowed())"
-        done = subprocess.run([sys.executable, "-W", "error", "-c", check], capture_output=True, text=True)
-        assert done.stdout.strip() == str(setting == "tf32"), done.stderr
+        changes += [f"{flags}.fp32_precision = 'tf32'", f"{flags}.fp32_precision = 'ieee'"]
+    done = subprocess.run([sys.executable, "-W", "error", "-c", FLAGS, *changes], capture_output=True, text=True)
+    assert done.stdout.split() == ["True", "False"] * (len(changes) // 2), done.stderr
 
 
 @pytest.mark.cuda
