@@ -24,7 +24,7 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m mypy
 	$(BIN)/python -m benchmarks.report --check
-	$(BIN)/python -m pytest -q tests/committed_records.py
+	$(BIN)/python -m pytest -q tests/committed_records.py tests/kernel_variants.py
 
 # One thread, so that the figures of docs/demo.md repeat.
 demo: install
