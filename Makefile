@@ -17,14 +17,14 @@ install: .venv/installed
 
 test: install
 	$(BIN)/python -m pytest -m 'not serial' --numprocesses $(JOBS) --dist worksteal
-	$(BIN)/python -m pytest -m serial
+	$(BIN)/python -m pytest -m serial $$(grep -rl --include='test_*.py' mark.serial tests)
 
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m mypy
 	$(BIN)/python -m benchmarks.report --check
-	$(BIN)/python -m pytest -q tests/committed_records.py
+	$(BIN)/python -m pytest -q tests/committed_records.py tests/kernel_variants.py
 
 # One thread, so that the figures of docs/demo.md repeat.
 demo: install

@@ -5,10 +5,17 @@ import sys
 
 from benchmarks.machine import ROOT
 
-FOLDERS = "tests/ops", "tests/nn", "tests/data"
+FOLDERS = "ops", "nn", "data"
 
 
 def test_bodies_of_cuda_marked_tests_keep_to_one_device():
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.pretended_gpu", "-p", "no:cacheprovider", *FOLDERS]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = run("tests.pretended_gpu", *FOLDERS)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def run(plugin, *folders, options=()):
+    """pytest with a plugin, over the test files of ``folders`` that have a cuda-marked test."""
+    files = [path for folder in folders for path in (ROOT / "tests" / folder).glob("test_*.py")]
+    with_cuda = sorted(path for path in files if "mark.cuda" in path.read_text())
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", plugin, *options, *with_cuda]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

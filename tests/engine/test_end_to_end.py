@@ -53,19 +53,19 @@ def train(tree, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runs(train, tmp_path_factory):
-    """An uninterrupted run, and one killed three times, beside it at first; and what the former printed."""
+    """An uninterrupted run, and one killed in either stage, beside it at first; and what the former printed."""
     folder = tmp_path_factory.mktemp("runs")
     whole, killed = folder / "whole", folder / "killed"
     uninterrupted = start(*train, "--out", whole)
     kills = []
-    for n, epoch in enumerate((0, 1, 2)):  # in stage one, about its evaluation, in the middle of stage two
+    for n, epoch in enumerate((0, 2)):  # test_resume.py stops everywhere between, within one process
         process = start(*train, "--out", killed, *(["--resume"] if n else []))
         kills.append(kill_once_there(process, killed / f"checkpoints/epoch_{epoch:04d}.pt"))
         if n == 0:
             assert not (killed / "summary.json").exists()
     printed = finish(uninterrupted)
     _, err = finish(start(*train, "--out", killed, "--resume"))
-    assert kills[0] and kills[1]
+    assert kills[0]
     assert f"resuming {killed} at epoch" in err
     return whole, killed, printed
 

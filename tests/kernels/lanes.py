@@ -77,7 +77,7 @@ def recorded(arch: int, *, tf32: bool = False) -> Iterator[list[Launch]]:
     launches: list[Launch] = []
 
     def record(kernel, *args, grid, warmup, **kwargs):
-        launches.append(_specialised(kernel, args, kwargs, grid))
+        launches.append(specialised(kernel, args, kwargs, grid))
 
     with (
         mock.patch.object(JITFunction, "run", record),
@@ -95,7 +95,7 @@ class _Ones(TorchDispatchMode):
         return out.fill_(1) if "empty" in func._schema.name else out
 
 
-def _specialised(kernel: Any, args: tuple, kwargs: dict, grid: tuple[int, ...]) -> Launch:
+def specialised(kernel: Any, args: tuple, kwargs: dict, grid: tuple[int, ...]) -> Launch:
     named = dict(zip(kernel.arg_names, args, strict=False)) | kwargs
     signature, constants, aligned = {}, {}, []
     for place, parameter in enumerate(kernel.params):
@@ -132,17 +132,18 @@ def compiled(launch: Launch, arch: int) -> Resources:
         fn=launch.kernel, signature=dict(launch.signature), constexprs=dict(launch.constants), attrs=divisible
     )
     built = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=dict(launch.options))
-    usage = _cuobjdump(built.asm["cubin"], "--dump-resource-usage")
+    usage = cuobjdump(built.asm["cubin"], "--dump-resource-usage")
     registers, stack, local = (int(re.search(rf"{name}:(\d+)", usage)[1]) for name in ("REG", "STACK", "LOCAL"))
     return Resources(registers, stack, local, built.metadata.shared, built.asm["ptx"], built.asm["cubin"])
 
 
 def machine_code(used: Resources) -> str:
     """The instructions of a compiled kernel."""
-    return _cuobjdump(used.cubin, "--dump-sass")
+    return cuobjdump(used.cubin, "--dump-sass")
 
 
-def _cuobjdump(cubin: bytes, what: str) -> str:
+def cuobjdump(cubin: bytes, what: str) -> str:
+    """What Triton's copy of the program prints about a compiled kernel."""
     from triton.backends import nvidia
 
     with tempfile.TemporaryDirectory() as folder:

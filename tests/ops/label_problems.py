@@ -62,6 +62,10 @@ def check_encodings(features, k1, k2):
     found = searched(features, k1)
     got, again = (encode(found[0], found[2].int(), found[1], **sizes(found, k2)) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(got, again, strict=True))
+    assert_encodings(got, found, k2)
+
+
+def assert_encodings(got, found, k2):
     exact, eager = (
         exact_encodings(found[0], found[2], k2, dtype).toarray() for dtype in (torch.float64, torch.float32)
     )
@@ -74,7 +78,7 @@ def check_encodings(features, k1, k2):
     keys = (rows * len(uses) + uses[columns.long()]) * len(uses) + columns
     assert (keys.diff() > 0).all()
     exact, eager = torch.from_numpy(exact), torch.from_numpy(eager).float()
-    assert_within_budget(dense, exact, eager, terms=sum(features.shape))
+    assert_within_budget(dense, exact, eager, terms=sum(found[0].shape))
 
 
 def check_graph(features, k1, k2, max_distance):
@@ -83,9 +87,8 @@ def check_graph(features, k1, k2, max_distance):
     Returns the graph.
     """
     found = searched(features, k1)
-    exact, eager = (exact_distances(found[0], found[2], k2, dtype) for dtype in (torch.float64, torch.float32))
     distances = _triton.jaccard_distance(*found, **sizes(found, k2))
-    assert_within_budget(distances.cpu(), exact, eager, terms=sum(features.shape))
+    assert_distances(distances, found, k2)
     assert torch.equal(distances, distances.T) and not distances.diagonal().any()
     near = distances <= torch.tensor(max_distance)
     for _ in range(2):
@@ -95,6 +98,11 @@ def check_graph(features, k1, k2, max_distance):
         assert torch.equal(graph.col_indices(), near.nonzero()[:, 1])
         assert torch.equal(graph.values(), distances[near])
     return graph
+
+
+def assert_distances(got, found, k2):
+    exact, eager = (exact_distances(found[0], found[2], k2, dtype) for dtype in (torch.float64, torch.float32))
+    assert_within_budget(got.cpu(), exact, eager, terms=sum(found[0].shape))
 
 
 def check_labels(features, k1, k2, eps=0.6, min_samples=4):

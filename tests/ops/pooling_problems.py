@@ -90,8 +90,5 @@ def check_edge_case(impl, case, x, tokens):
         assert (pooled < 2e-4).all() and not gradients[1].any()
 
 
-GPU_TYPES = [torch.float32, torch.bfloat16, torch.float16]
-
-
 def on_gpu(generator, **options):
     return [x.cuda() for x in problem(generator, **options)]

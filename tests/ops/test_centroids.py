@@ -80,8 +80,15 @@ def test_bad_arguments_are_named(arguments, error, message):
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize(("rows", "clusters", "width"), [(22258, 400, 2048), (3000, 1, 1100), (500, 90, 1)])
+@pytest.mark.parametrize(
+    ("rows", "clusters", "width", "dtype"),
+    [
+        (22258, 400, 2048, torch.float32),
+        (22258, 400, 2048, torch.bfloat16),
+        (500, 90, 1, torch.float32),
+        *((3000, 1, 1100, dtype) for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16)),
+    ],
+)
 def test_kernel(generator, rows, clusters, width, dtype):
     features, labels = problem(generator, rows, clusters, width, dtype)
     got, again = (ops.cluster_centroids(features.cuda(), labels.cuda(), impl="triton").cpu() for _ in range(2))

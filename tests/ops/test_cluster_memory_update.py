@@ -10,12 +10,12 @@ from tests.ops.memories import unit
 pytestmark = pytest.mark.cuda
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("momentum", [0.0, 0.1, 0.9, 1.0])
-@pytest.mark.parametrize(
-    ("lead", "rows", "columns", "width"),
-    [((3,), 864, 600, 2048), ((), 70, 1, 100), ((2,), 513, 3, 33), ((), 1, 9, 8192)],
-)
+SHAPES = [((3,), 864, 600, 2048), ((), 70, 1, 100), ((2,), 513, 3, 33), ((), 1, 9, 8192)]
+CASES = [(*shape, 0.1, dtype) for shape in SHAPES for dtype in (torch.float32, torch.bfloat16, torch.float16)]
+CASES += [((2,), 513, 3, 33, momentum, torch.float32) for momentum in (0.0, 0.9, 1.0)]
+
+
+@pytest.mark.parametrize(("lead", "rows", "columns", "width", "momentum", "dtype"), CASES)
 def test_update(generator, lead, rows, columns, width, momentum, dtype):
     features = torch.randn(*lead, rows, width, generator=generator).to("cuda", dtype)
     memory = unit(generator, *lead, columns, width).to("cuda", dtype)

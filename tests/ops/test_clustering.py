@@ -42,7 +42,7 @@ def clear_of(distances, eps):
 
 @pytest.mark.parametrize("eps", [0.3, 0.6])
 @pytest.mark.parametrize("noise", [0.0, 0.1, 0.6])
-@pytest.mark.parametrize("rows", [1, 3, 31, 200, 1500])
+@pytest.mark.parametrize("rows", [1, 3, 31, 200, 600])
 @pytest.mark.parametrize("kind", ["plain", "duplicates", "quantised"])
 def test_labels_are_those_of_scikit_learn_on_dense_distances(generator, rows, noise, eps, kind):
     features = people(generator, rows, noise)
@@ -56,8 +56,8 @@ def test_labels_are_those_of_scikit_learn_on_dense_distances(generator, rows, no
     labels = ops.cluster(features, eps=eps)
     assert torch.equal(labels, scikit_learn(distances, eps))
     assert torch.equal(labels, ops.cluster(features, eps=eps, impl="reference"))
-    if (rows, noise, kind) == (1500, 0.1, "plain"):
-        assert labels.max() > 50 and (labels < 0).any()
+    if (rows, noise, kind) == (600, 0.1, "plain"):
+        assert labels.max() > 20 and (labels < 0).any()
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

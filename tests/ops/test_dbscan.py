@@ -192,7 +192,7 @@ def test_labels_of_the_kernels(generator, kind, eps):
 
 @pytest.mark.cuda
 def test_kernels_on_small_matrices(rng):
-    for _ in range(150):
+    for _ in range(60):
         count, eps, min_samples = int(rng.integers(1, 15)), float(rng.choice([0.2, 0.3, 0.5])), int(rng.integers(1, 6))
         distances = torch.from_numpy(rng.integers(0, 7, (count, count)) / 10).float()
         distances = torch.minimum(distances, distances.T)

@@ -293,15 +293,16 @@ def test_bad_options_are_named(generator):
             ops.set_contrast(**(dict(features=features, memory=memory, positives=positives) | change))
 
 
-GPU_SHAPES = [((), 1, 9001, 2048), ((3,), 131, 4097, 384), ((2,), 65, 7, 100)]
+GPU_CASES = [  # every precision in every shape, but for float16, which takes the tiles of bfloat16
+    *(((), 1, 9001, 2048, 30, dtype) for dtype in (torch.float32, torch.bfloat16)),
+    *(((2,), 65, 7, 100, 30, dtype) for dtype in (torch.float32, torch.bfloat16)),
+    *(((3,), 131, 4097, 384, 30, dtype) for dtype in (torch.float32, torch.bfloat16, torch.float16)),
+    *(((3,), 131, 4097, 384, k, torch.float32) for k in (1, 64)),
+]
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize(
-    ("k", "dtype"),
-    [(1, torch.float32), (30, torch.float32), (64, torch.float32), (30, torch.bfloat16), (30, torch.float16)],
-)
-@pytest.mark.parametrize(("lead", "rows", "columns", "width"), GPU_SHAPES)
+@pytest.mark.parametrize(("lead", "rows", "columns", "width", "k", "dtype"), GPU_CASES)
 def test_search_on_a_gpu(generator, lead, rows, columns, width, dtype, k):
     features = torch.randn(*lead, rows, width, generator=generator).to("cuda", dtype)
     memory = unit(generator, *lead, columns, width).to("cuda", dtype)
