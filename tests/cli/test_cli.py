@@ -11,6 +11,7 @@ from typer.main import get_command
 from salcr import cli
 from salcr.data import DATASETS
 from salcr.engine import checkpoint, load_config
+from salcr.engine.config import dump_config
 from salcr.models import SALCRNetwork
 from tests.engine.tree import tiny, write_tree
 
@@ -39,12 +40,14 @@ def salcr(monkeypatch, capsys):
 
 @pytest.fixture(scope="module")
 def saved(tree, tmp_path_factory):
-    """A checkpoint of an untrained network."""
+    """A run folder's checkpoint of an untrained network."""
     torch.manual_seed(1)
-    path = tmp_path_factory.mktemp("saved") / "epoch_0000.pt"
-    config = load_config(overrides=tiny(tree, *FAST)).model_dump(mode="json")
-    checkpoint.save_atomically({"epoch": 0, "config": config, "network": SALCRNetwork("tiny").state_dict()}, path)
-    return path
+    config, run = load_config(overrides=tiny(tree, *FAST)), tmp_path_factory.mktemp("saved")
+    (run / "config.yaml").write_text(dump_config(config))
+    state = {"epoch": 0, "config": config.model_dump(mode="json"), "network": SALCRNetwork("tiny").state_dict()}
+    (run / "checkpoints").mkdir()
+    checkpoint.save_atomically(state, run / "checkpoints/epoch_0000.pt")
+    return run / "checkpoints/epoch_0000.pt"
 
 
 def assert_one_line(result, *named):
