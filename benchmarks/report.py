@@ -4,13 +4,13 @@
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.machine import ROOT
 from benchmarks.plots import picture_names, write_plots
+from benchmarks.records import read_json, read_record
 from benchmarks.summary import HEADLINE, factor, milliseconds, place, speed_up, summarise
 
 BEGIN, END = "<!-- generated: python -m benchmarks.report -->", "<!-- end of what is generated -->"
@@ -21,7 +21,11 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="only say whether the pages are up to date")
     check = parser.parse_args(arguments).check
-    records, scaling = read_records(root), read_json(root, "scaling")
+    try:
+        records, scaling = read_records(root), read_scaling(root)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
     texts = {"README.md": tables(records, HEADLINE), "docs/benchmarks.md": results(records, scaling)}
     stale = {name: text for name, text in texts.items() if (root / name).read_text() != _filled(root / name, text)}
     if check:
@@ -47,13 +51,14 @@ def tables(records: Sequence[dict], names: Sequence[str] | None = None) -> str:
 
 def read_records(root: Path) -> list[dict]:
     """The records that there are, a GPU's first."""
-    found = (read_json(root, device) for device in DEVICES)
-    return [record for record in found if record is not None]
+    paths = (_path(root, device) for device in DEVICES)
+    return [read_record(path) for path in paths if path.exists()]
 
 
-def read_json(root: Path, name: str) -> dict | None:
-    path = root / "benchmarks" / "results" / f"{name}.json"
-    return json.loads(path.read_text()) if path.exists() else None
+def read_scaling(root: Path) -> dict | None:
+    """The record of ``python -m benchmarks.scaling``, if there is one."""
+    path = _path(root, "scaling")
+    return read_json(path) if path.exists() else None
 
 
 def scaling_table(scaling: dict) -> str:
@@ -67,6 +72,10 @@ def scaling_table(scaling: dict) -> str:
         seconds = " | ".join(f"{row[f'{step}_s']:.3g}" for step in ("gemm", "knn", "after", "cluster"))
         lines.append(f"| {row['images']:,} | {row['width']} | {seconds} | {_megabytes(row['peak_mb'])} |")
     return "\n".join(lines)
+
+
+def _path(root: Path, name: str) -> Path:
+    return root / "benchmarks" / "results" / f"{name}.json"
 
 
 def _filled(page: Path, content: str) -> str:
