@@ -8,6 +8,7 @@ import pytest
 import torch
 from typer.main import get_command
 
+from salcr import __version__ as version
 from salcr import cli
 from salcr.data import DATASETS
 from salcr.engine import checkpoint, load_config
@@ -246,6 +247,27 @@ def test_anything_else_is_a_traceback(monkeypatch):
 def test_info(salcr):
     code, out, _ = salcr("info")
     assert code == 0 and "evaluate_ranking" in out
+
+
+def test_version(salcr):
+    assert salcr("--version")[:2] == (0, f"salcr {version}\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("a.pt\x1b[2J: caf\xe9\udcff"), r"a.pt\x1b[2J: café\udcff"),
+        (MemoryError(), "MemoryError"),
+        (FileNotFoundError(2, "No such file or directory", "a\nb"), "[Errno 2] No such file or directory: 'a\\nb'"),
+    ],
+)
+def test_a_line_never_steers_the_terminal(salcr, monkeypatch, error, line):
+    def failing():
+        raise error
+
+    monkeypatch.setattr(cli, "app", failing)
+    code, _, said = salcr()
+    assert code == 1 and said == f"salcr: {line}\n"
 
 
 @pytest.mark.parametrize(
