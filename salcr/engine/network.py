@@ -1,5 +1,6 @@
 """The network of a run: built from its configuration, or read back from a checkpoint."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import resources
@@ -13,6 +14,7 @@ from salcr.engine import checkpoint
 from salcr.engine.config import Config, Model, config_of_checkpoint, load_config
 from salcr.models import SALCRNetwork
 
+logger = logging.getLogger("salcr")
 BUNDLED = "weights/tiny.pt"
 
 
@@ -30,6 +32,16 @@ def build_network(settings: Model, generator: torch.Generator) -> SALCRNetwork:
     if settings.checkpoint is not None:
         _load_state(network, checkpoint.load(settings.checkpoint), settings.checkpoint)
     return network
+
+
+def warn_of_random_weights(settings: Model) -> None:
+    """Say so where a training begins with nothing but random numbers: it is hardly ever meant."""
+    if settings.weights is None and settings.checkpoint is None:
+        logger.warning(
+            "model.weights is not set: %s starts from random weights, and clusters of its features mean little; "
+            "the paper starts from ImageNet's",
+            settings.architecture,
+        )
 
 
 def load_network(path: Path, device: torch.device) -> tuple[SALCRNetwork, Config]:
