@@ -1,7 +1,21 @@
 """Files that are written whole or not at all."""
 
+import errno
 import os
 from pathlib import Path
+
+
+def make_parent(path: Path) -> None:
+    """Make the folder of a file that some work will end with, so that a path that cannot be is an error before it.
+
+    Raises:
+        OSError: the folder cannot be made or written to, or ``path`` is a folder.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path.parent))
 
 
 def write_atomically(path: Path, content: str | bytes | memoryview) -> None:

@@ -50,7 +50,7 @@ def test_a_room_imports_only_rooms_below_it(room):
     for path in folder.rglob("*.py"):
         for name in imports(path):
             target = name.split(".")[1] if "." in name else "salcr"
-            if target in ("defaults", "files", "use_backend", "cluster", "_C", "_cuda", "salcr", "__version__"):
+            if target in ("defaults", "files", "jit", "use_backend", "cluster", "_C", "_cuda", "salcr", "__version__"):
                 continue
             assert target == room or target in ROOMS[room], f"{path.relative_to(ROOT)} imports {name}"
 

@@ -3,8 +3,12 @@
 Commands import what they need when they run, so ``salcr --help`` stays quick.
 """
 
+import io
 import logging
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -27,8 +31,11 @@ _DESCRIPTIONS = "; ".join(f"{name}: {spec.description}" for name, spec in DATASE
 def main() -> None:
     """Entry point: known failures end as one line on stderr and exit code 1, anything else as a traceback."""
     logging.basicConfig(format="%(message)s", level=logging.INFO)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names are bytes; stderr has it so by itself
     try:
-        app()
+        with _terminable():
+            app()
     except (ValueError, OSError, ArithmeticError, MemoryError) as error:
         typer.echo(f"salcr: {_one_line(error)}", err=True)
         sys.exit(1)
@@ -86,8 +93,10 @@ def evaluate(
     import json
 
     from salcr.engine.evaluation import evaluate_checkpoint
-    from salcr.files import write_atomically
+    from salcr.files import make_parent, write_atomically
 
+    if out is not None:
+        make_parent(out)
     text = json.dumps(evaluate_checkpoint(checkpoint, overrides or []), indent=2)
     if out is None:
         typer.echo(text)
@@ -119,9 +128,10 @@ def check_data(
     from salcr.engine.images import counting
 
     with counting("decoding images") as progress:
-        problems = check_dataset(dataset, root, published_counts=published_counts, progress=progress)
-    for problem in problems:
-        typer.echo(problem)
+        notes: list[str] = []
+        problems = check_dataset(dataset, root, published_counts=published_counts, progress=progress, note=notes.append)
+    for line in (*(f"note: {note}" for note in notes), *problems):
+        typer.echo(line)
     if problems:
         raise typer.Exit(1)
     typer.echo("no problems")
@@ -183,12 +193,26 @@ def bench(
     compare: Annotated[Optional[Path], typer.Option(help="An earlier record; slower beyond noise: exit 1.")] = None,  # noqa: UP045
 ) -> None:
     """Time operators and whole phases against the published forms and each other (from a source checkout's root)."""
+    from salcr.files import make_parent
+
+    if out is not None:
+        make_parent(out)
     sys.path.insert(0, "")  # as python -m does: benchmarks is a folder of the checkout and not installed
     try:
         from benchmarks.runner import bench as run
     except ModuleNotFoundError as error:
         raise ValueError("bench needs a source checkout of salcr: call it in its root folder") from error
     raise typer.Exit(run(only=only, device=device, quick=quick, out=out, against=compare))
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends the block like an exception, so that what is half written is removed."""
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _report(summary: dict[str, Any], folder: Path) -> None:

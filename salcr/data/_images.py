@@ -1,25 +1,68 @@
 """Decoding many image files on a few threads (Pillow lets go of the interpreter while it decodes and resizes)."""
 
 import os
+import re
+import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 Progress = Callable[[int, int], None]
 MAX_THREADS = 16
+NAMED_FILES = 10
+FORMATS = {  # Pillow's names; whatever else Pillow knows stays closed: some of it starts other programs
+    "JPEG": (".jpg", ".jpeg"),
+    "PNG": (".png",),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+}
+SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+"""Endings of image names, in lower case."""
 
 
 def read_image(path: Path) -> "Image":
-    """The image, decoded to its last pixel, as RGB."""
-    from PIL import Image
+    """The image as 8-bit RGB, decoded to its last pixel.
 
-    with Image.open(path) as image:
-        return image.convert("RGB")
+    It is turned as its EXIF orientation says. Grey pixels of more than 8 bits (16-bit PNG, 16-bit, 32-bit and
+    floating-point TIFF, as thermal cameras write them) are scaled so that the smallest of the file becomes 0 and the
+    largest 255. What is transparent lies on black. Of several pages or frames the first is read.
+
+    Raises:
+        ValueError: no format of :data:`FORMATS`, more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``, or pixels that are
+            not finite. A damaged file makes Pillow raise nearly anything.
+    """
+    return read_with_depth(path)[0]
+
+
+def read_with_depth(path: Path) -> tuple["Image", bool]:
+    """:func:`read_image`, and whether the file's pixels have more than 8 bits and were scaled."""
+    from PIL import Image, ImageOps
+
+    if not path.is_file():  # a pipe would be waited for
+        path.stat()
+        raise ValueError("is not a file")
+    try:
+        image = Image.open(path, formats=tuple(FORMATS))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        pixels = re.search(r"\d+", str(error))
+        raise ValueError(
+            f"has {int(pixels[0]):,} pixels, more than {Image.MAX_IMAGE_PIXELS:,} (PIL.Image.MAX_IMAGE_PIXELS)"
+        ) from error
+    with image:
+        image.load()
+        with suppress(Exception):  # an EXIF block that cannot be read turns nothing
+            ImageOps.exif_transpose(image, in_place=True)
+        wide = image.mode in ("I", "F") or image.mode.startswith("I;16")
+        return (_scale if wide else _to_rgb)(image), wide
 
 
 def map_images(
@@ -32,7 +75,9 @@ def map_images(
     threads = min(MAX_THREADS, os.cpu_count() or 1)
     pending: deque[tuple[str, Future]] = deque()
     done = 0
-    with ThreadPoolExecutor(threads) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # of metadata; they name no file
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
         rest = iter(paths)
         while True:
             while len(pending) < 4 * threads and (path := next(rest, None)) is not None:
@@ -47,12 +92,23 @@ def map_images(
             yield path, result, error
 
 
+def name_some(paths: Sequence[str]) -> str:
+    """The first ten, and how many more there are."""
+    more = f", and {len(paths) - NAMED_FILES} more" if len(paths) > NAMED_FILES else ""
+    return ", ".join(paths[:NAMED_FILES]) + more
+
+
+def say_left_out(root: Path, paths: Sequence[str]) -> str:
+    """One sentence about the files below ``root`` that are not read."""
+    return f"left out below {root}, where names do not end in {', '.join(SUFFIXES)}: {name_some(paths)}"
+
+
 def describe(error: Exception) -> str:
     """One line about what is wrong with an image."""
     from PIL import UnidentifiedImageError
 
     if isinstance(error, UnidentifiedImageError):
-        return "not an image"
+        return f"not an image in a format that is read ({', '.join(FORMATS)})"
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -61,3 +117,25 @@ def _attempt(function, path):
         return function(path), None
     except Exception as error:  # a damaged file makes Pillow's decoders raise nearly anything
         return None, error
+
+
+def _scale(image: "Image") -> "Image":
+    from PIL import Image
+
+    pixels = np.asarray(image, dtype=np.float64)
+    low, high = pixels.min(), pixels.max()
+    if not np.isfinite(high - low):
+        raise ValueError("has pixels that are not finite")
+    grey = np.rint((pixels - low) * (255 / (high - low))) if high > low else np.zeros_like(pixels)
+    return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+
+
+def _to_rgb(image: "Image") -> "Image":
+    from PIL import Image
+
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    black = Image.new("RGB", image.size)
+    black.paste(image, mask=image.getchannel("A"))
+    return black

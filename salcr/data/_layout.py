@@ -2,15 +2,17 @@
 
 import os
 import random
+import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 
+from salcr.data._images import SUFFIXES
 from salcr.data.records import Records, Trial
 
 TRIALS = 10
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
+_NUMBER = re.compile(r"[0-9]{1,18}")
 
 
 def open_root(root: str | Path) -> Path:
@@ -26,23 +28,26 @@ def read_ids(path: Path) -> list[int]:
     tokens = [token.strip() for token in _read_text(path).replace("\n", ",").split(",")]
     tokens = [token for token in tokens if token]
     for token in tokens:
-        if not token.isdecimal():
-            raise ValueError(f"{path} must hold identity numbers parted by commas, got {token!r}")
+        if not _NUMBER.fullmatch(token):
+            raise ValueError(f"{path} must hold identity numbers parted by commas, got {token[:80]!r}")
     if not tokens:
         raise ValueError(f"{path} names no identity")
     return sorted({int(token) for token in tokens})
 
 
 def read_list(path: Path) -> tuple[list[str], list[int]]:
-    """Paths and labels of a file whose lines read ``path label``, in its order."""
+    """Paths and labels of a file whose lines read ``path label``, in its order; no path leads out of the data set."""
     paths, labels = [], []
-    for number, line in enumerate(_read_text(path).splitlines(), 1):
+    for number, line in enumerate(_read_text(path).split("\n"), 1):
         if not line.strip():
             continue
         name, _, label = line.strip().rpartition(" ")
         name = name.strip().replace("\\", "/")
-        if not name or not label.isdecimal() or PurePosixPath(name).is_absolute():
-            raise ValueError(f"{path}, line {number}: must read 'path label' with a relative path, got {line!r}")
+        if not name or not _NUMBER.fullmatch(label) or not _is_inside(name):
+            raise ValueError(
+                f"{path}, line {number}: must read 'path label' with a path below the data set's folder, "
+                f"got {line[:200]!r}"
+            )
         paths.append(name.removeprefix("./"))
         labels.append(int(label))
     if not paths:
@@ -50,19 +55,28 @@ def read_list(path: Path) -> tuple[list[str], list[int]]:
     return paths, labels
 
 
-def scan_cameras(root: Path, folders: Sequence[tuple[str, int, bool]], ids: Iterable[int]) -> Records:
-    """The images under ``root/FOLDER/PPPP``, by identity, then folder, then file name. Absent folders are skipped.
+def scan_cameras(
+    root: Path, folders: Sequence[tuple[str, int, bool]], ids: Iterable[int]
+) -> tuple[Records, tuple[str, ...]]:
+    """The images under ``root/FOLDER/PPPP``, by identity, then folder, then file name, and what else lies there.
 
-    ``folders`` names each camera folder, its camera number, and whether it is infrared.
+    ``folders`` names each camera folder, its camera number, and whether it is infrared. Absent folders are skipped.
     """
-    present = [folder for folder in folders if (root / folder[0]).is_dir()]
-    rows = [
-        (f"{folder}/{identity:04d}/{name}", identity, cam, infrared)
-        for identity in ids
-        for folder, cam, infrared in present
-        for name in _image_names(root / folder / f"{identity:04d}")
-    ]
-    return records(root, *zip(*rows, strict=True)) if rows else records(root, (), (), (), ())
+    rows, left_out = [], []
+    for identity in ids:
+        for folder, cam, infrared in folders:
+            place = f"{folder}/{identity:04d}"
+            for name in _list_folder(root / place):
+                if is_image(name):
+                    rows.append((f"{place}/{name}", identity, cam, infrared))
+                else:
+                    left_out.append(f"{place}/{name}")
+    return records(root, *zip(*rows, strict=True)) if rows else records(root, (), (), (), ()), tuple(left_out)
+
+
+def is_image(name: str) -> bool:
+    """Whether a file's name ends like an image's."""
+    return name.lower().endswith(SUFFIXES)
 
 
 def records(root: Path, paths: Iterable[str], ids: Iterable, cams: Iterable, infrared: Iterable) -> Records:
@@ -109,17 +123,20 @@ def _draw(generator: random.Random, group: list[int], shots: int) -> list[int]:
     return generator.sample(group, shots) if len(group) >= shots else group
 
 
-def _image_names(folder: Path) -> list[str]:
-    if not folder.is_dir():
+def _list_folder(folder: Path) -> list[str]:
+    """Names in the folder, sorted; nothing hidden, nothing where there is none."""
+    try:
+        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    return sorted(
-        entry.name
-        for entry in os.scandir(folder)
-        if entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith(".")
-    )
+
+
+def _is_inside(name: str) -> bool:
+    inside = not PurePosixPath(name).is_absolute() and not PureWindowsPath(name).drive
+    return inside and ".." not in PurePosixPath(name).parts and "\0" not in name
 
 
 def _read_text(path: Path) -> str:
     if not path.is_file():
         raise FileNotFoundError(f"no split file {path}")
-    return path.read_text(encoding="utf-8-sig")
+    return path.read_text(encoding="utf-8-sig", errors="surrogateescape")  # file names are bytes

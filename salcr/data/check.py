@@ -1,10 +1,10 @@
 """Is a data set complete? Compares a folder with the published splits and counts, and decodes every image."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from salcr.data._images import Progress, describe, map_images, read_image
+from salcr.data._images import Progress, describe, map_images, name_some, read_with_depth, say_left_out
 from salcr.data._layout import read_ids
 from salcr.data.records import NO_IDENTITY, Dataset, Records
 from salcr.data.registry import dataset_named, load_dataset
@@ -18,6 +18,7 @@ def check_dataset(
     decode: bool = True,
     progress: Progress | None = None,
     published_counts: bool = True,
+    note: Callable[[str], object] | None = None,
 ) -> list[str]:
     """Everything that is wrong with the folder of a data set.
 
@@ -32,6 +33,8 @@ def check_dataset(
         progress: called with the number of images looked at and their total.
         published_counts: compare counts with the published data set. ``False`` for a synthetic tree, where also only
             those splits are checked that are there.
+        note: called with a sentence about each thing that is no problem and good to know: files among the images that
+            are left out, images of more than 8 bits that are scaled.
 
     Returns:
         One sentence a problem; empty if there is none.
@@ -45,6 +48,7 @@ def check_dataset(
         return [f"no data set folder {root}"]
     problems: list[str] = []
     paths: set[str] = set()
+    left_out: set[str] = set()
     for trial in _splits(spec, root, published_counts):
         where = f"split {trial}: " if spec.splits > 1 else ""
         absent = [file for file in spec.split_files(trial) if not (root / file).is_file()]
@@ -61,12 +65,22 @@ def check_dataset(
             found += _count_problems(spec, dataset)
         problems += [where + problem for problem in found]
         paths.update(dataset.train_visible.paths, dataset.train_infrared.paths, dataset.test.paths)
-    look = read_image if decode else _see_file
-    for path, _, error in map_images(look, root, sorted(paths), progress):
+        left_out.update(dataset.left_out)
+    scaled = []
+    for path, deep, error in map_images(_has_depth if decode else _see_file, root, sorted(paths), progress):
+        if deep:
+            scaled.append(path)
         if isinstance(error, FileNotFoundError):
             problems.append(f"{path} is missing")
         elif error:
             problems.append(f"{path} does not decode: {describe(error)}" if decode else f"{path}: {describe(error)}")
+    if note and left_out:
+        note(say_left_out(root, sorted(left_out)))
+    if note and scaled:
+        note(
+            f"{len(scaled)} of {len(paths)} images have more than 8 bits a pixel, and each is scaled from its own "
+            f"smallest and largest value: {name_some(scaled)}"
+        )
     return problems
 
 
@@ -137,6 +151,10 @@ def _known(table: Records) -> set[int]:
 def _name_all(one: str, many: str, ids: Iterable[int]) -> str:
     ids = sorted(ids)
     return f"{one if len(ids) == 1 else many} {', '.join(map(str, ids))}"
+
+
+def _has_depth(path: Path) -> bool:
+    return read_with_depth(path)[1]
 
 
 def _see_file(path: Path) -> None:

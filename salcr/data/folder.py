@@ -1,6 +1,6 @@
 """Your own images: a folder a modality, with identities and a query/gallery split where you have them.
 
-Training images, at any depth (``.jpg``, ``.jpeg``, ``.png``, ``.bmp``)::
+Training images, at any depth (endings: :data:`salcr.data._images.SUFFIXES`)::
 
     ROOT/visible/…
     ROOT/infrared/…
@@ -21,11 +21,12 @@ else 0. Evaluation does not need cameras: every gallery image counts.
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from salcr.data._layout import SUFFIXES, check_filled, open_root, records
+from salcr.data._layout import check_filled, is_image, open_root, records
 from salcr.data.plan import Layout, Plan, Shot, draw_identities, every_image
 from salcr.data.records import NO_IDENTITY, Dataset, Protocol, Records, Trial
 from salcr.data.regdb import REGDB
@@ -53,14 +54,13 @@ def load_folder(root: str | Path) -> Dataset:
             query has a gallery of the other modality or no identity is in both, or a query without an identity.
     """
     root = open_root(root)
-    query, gallery = (_scan(root, part) for part in (QUERY, GALLERY))
+    (train, query, gallery), left_out = zip(*(_scan(root, part) for part in ("", QUERY, GALLERY)), strict=True)
     test, protocols = _read_split(root, query, gallery)
-    train = _scan(root, "")
     visible, infrared = sides = [train.subset(train.infrared == (side == "infrared")) for side in MODALITIES]
     if len(train) or not protocols:
         for modality, side in zip(MODALITIES, sides, strict=True):
             check_filled(side, f"{modality} train", root / modality)
-    return Dataset(FOLDER.name, root, visible, infrared, test, protocols)
+    return Dataset(FOLDER.name, root, visible, infrared, test, protocols, left_out=sum(left_out, ()))
 
 
 def _read_split(root: Path, query: Records, gallery: Records) -> tuple[Records, tuple[Protocol, ...]]:
@@ -96,37 +96,39 @@ def _read_split(root: Path, query: Records, gallery: Records) -> tuple[Records, 
     return test, tuple(protocols)
 
 
-def _scan(root: Path, part: str) -> Records:
-    """All images of a part (``""`` for training), visible ones first, by path."""
-    rows = []
+def _scan(root: Path, part: str) -> tuple[Records, tuple[str, ...]]:
+    """All images of a part (``""`` for training), visible ones first, by path; and what else lies there."""
+    rows, left_out = [], []
     for modality in MODALITIES:
         below = root / part / modality
-        for path in sorted(_image_paths(below)):
+        for path in sorted(path.relative_to(below).as_posix() for path in _files(below)):
+            place = (Path(part) / modality / path).as_posix()
+            if not is_image(path):
+                left_out.append(place)
+                continue
             folder, _, rest = path.partition("/")
             known = rest and _IDENTITY.fullmatch(folder)
             camera = _CAMERA.search(path)
-            rows.append(
-                (
-                    (Path(part) / modality / path).as_posix(),
-                    int(folder) if known else NO_IDENTITY,
-                    int(camera[1]) if camera else 0,
-                    modality == "infrared",
-                )
-            )
-    return records(root, *zip(*rows, strict=True)) if rows else records(root, (), (), (), ())
+            identity = int(folder) if known else NO_IDENTITY
+            rows.append((place, identity, int(camera[1]) if camera else 0, modality == "infrared"))
+    return records(root, *zip(*rows, strict=True)) if rows else records(root, (), (), (), ()), tuple(left_out)
 
 
-def _image_paths(folder: Path) -> list[str]:
-    """Images at any depth below ``folder``, relative to it; nothing hidden."""
-    found = []
-    for place, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            (Path(place) / name).relative_to(folder).as_posix()
-            for name in files
-            if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-        ]
-    return found
+def _files(folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[Path]:
+    """Files at any depth below ``folder``, whose own folders are ``above``; nothing hidden, nothing if it is absent."""
+    if not above and not os.path.lexists(folder):
+        return
+    status = folder.stat()
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        raise ValueError(f"{folder} is a link to a folder that it lies in")
+    with os.scandir(folder) as listing:
+        entries = [entry for entry in listing if not entry.name.startswith(".")]
+    for entry in entries:
+        if entry.is_dir():
+            yield from _files(Path(entry.path), (*above, here))
+        else:
+            yield Path(entry.path)
 
 
 def _plan(ids: int, images: int, test_ids: int, rng: np.random.Generator) -> Plan:

@@ -42,7 +42,7 @@ def load_llcm(root: str | Path) -> Dataset:
     Source: docs/method.md, "LLCM"; Zhang and Wang, 2023.
     """
     root = open_root(root)
-    test = scan_cameras(root, _FOLDERS, read_ids(root / TEST_FILE))
+    test, left_out = scan_cameras(root, _FOLDERS, read_ids(root / TEST_FILE))
     check_filled(test.subset(~test.infrared), "visible test", root / "test_vis")
     check_filled(test.subset(test.infrared), "near-infrared test", root / "test_nir")
     return Dataset(
@@ -55,6 +55,7 @@ def load_llcm(root: str | Path) -> Dataset:
             Protocol("visible-to-infrared", LLCM.rule, draw_trials(test, INFRARED_CAMS, infrared=True)),
             Protocol("infrared-to-visible", LLCM.rule, draw_trials(test, VISIBLE_CAMS, infrared=False)),
         ),
+        left_out=left_out,
     )
 
 

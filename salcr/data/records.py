@@ -71,7 +71,10 @@ class Protocol:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set: the training images of each modality, the test images of both, and the protocols over them."""
+    """A data set: the training images of each modality, the test images of both, and the protocols over them.
+
+    ``left_out`` are paths below ``root`` that lie among the images and, by their names, are none.
+    """
 
     name: str
     root: Path
@@ -79,3 +82,4 @@ class Dataset:
     train_infrared: Records
     test: Records
     protocols: tuple[Protocol, ...]
+    left_out: tuple[str, ...] = ()

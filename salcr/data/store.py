@@ -3,19 +3,21 @@
 import hashlib
 import io
 import os
+import re
 import secrets
+import stat
 import time
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 
-from salcr.data._images import Progress, describe, map_images, read_image
+from salcr.data._images import Progress, describe, map_images, name_some, read_image
 from salcr.data.records import Records
 
-FORMAT = "1 RGB bilinear"
-NAMED_FILES = 10
+FORMAT = "2 RGB bilinear"  # what the pixels of a file depend on besides the source
 STALE_SECONDS = 3600
+_TEMPORARY = re.compile(r"[0-9a-f]{32}\.[0-9a-f]{16}\.tmp")
 
 
 def open_store(
@@ -23,12 +25,13 @@ def open_store(
 ) -> np.memmap:
     """The pixels of all images of ``records`` at one size, decoded on the first call and memory-mapped ever after.
 
-    An image is decoded by Pillow, converted to RGB and resized with Pillow's bilinear filter, which averages over all
-    source pixels when it shrinks. The file is ``cache/<fingerprint>.npy``, where the fingerprint covers the paths below
-    the root, sizes and modification times of the sources, in order, and the target size: a changed source gets a new
-    file. It is written under a temporary name and renamed when complete, so that several processes may build it at
-    once; one of a wrong length or header is built again. Files of older fingerprints stay until someone deletes them;
-    temporaries that nobody has written to for an hour are removed.
+    An image is decoded as :func:`salcr.data._images.read_image` says and resized with Pillow's bilinear filter, which
+    averages over all source pixels when it shrinks. The file is ``cache/<fingerprint>.npy``, where the fingerprint
+    covers the paths below the root, sizes and modification times of the sources, in order, and the target size: a
+    changed source gets a new file. It is written under a temporary name and renamed when complete, so that several
+    processes may build it at once; one of a wrong length or header is built again. Files of older fingerprints stay
+    until someone deletes them; the store's own temporaries that nobody has written to for an hour are removed, and
+    nothing else ever is.
 
     Args:
         records: the images, one row of the result each.
@@ -73,7 +76,7 @@ def _fingerprint(records: Records, height: int, width: int) -> str:
         if status is None:
             missing.append(path)
         else:
-            digest.update(f"{path}\0{status.st_size} {status.st_mtime_ns}\n".encode())
+            digest.update(os.fsencode(path) + f"\0{status.st_size} {status.st_mtime_ns}\n".encode())
     if missing:
         raise FileNotFoundError(_bad_files(missing, records, "are missing"))
     return digest.hexdigest()[:32]
@@ -81,9 +84,10 @@ def _fingerprint(records: Records, height: int, width: int) -> str:
 
 def _status(path: Path) -> os.stat_result | None:
     try:
-        return path.stat()
+        status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return None
+    return status if stat.S_ISREG(status.st_mode) else None
 
 
 def _is_complete(path: Path, header: bytes, size: int) -> bool:
@@ -100,11 +104,11 @@ def _build(path: Path, header: bytes, records: Records, height: int, width: int,
 
         return np.asarray(read_image(source).resize((width, height), Image.Resampling.BILINEAR))
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_stale(path.parent)
     temporary = path.with_name(f"{path.stem}.{secrets.token_hex(8)}.tmp")
     bad = []
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(path.parent)
         images = map_images(pixels, records.root, records.paths, progress)
         with closing(images), temporary.open("xb") as file:
             file.write(header)
@@ -126,16 +130,14 @@ def _build(path: Path, header: bytes, records: Records, height: int, width: int,
 
 def _remove_stale(cache: Path) -> None:
     """Remove what builds that were killed have left; a build that is alive writes all the time."""
-    for temporary in cache.glob("*.tmp"):
-        status = _status(temporary)
+    for temporary in cache.iterdir():
+        status = _status(temporary) if _TEMPORARY.fullmatch(temporary.name) else None
         if status and time.time() - status.st_mtime > STALE_SECONDS:
             temporary.unlink(missing_ok=True)
 
 
 def _bad_files(bad: list[str], records: Records, what: str) -> str:
-    more = f", and {len(bad) - NAMED_FILES} more" if len(bad) > NAMED_FILES else ""
-    named = ", ".join(bad[:NAMED_FILES])
     return (
-        f"{len(bad)} of {len(records)} images below {records.root} {what}: {named}{more}. "
+        f"{len(bad)} of {len(records)} images below {records.root} {what}: {name_some(bad)}. "
         "`salcr check-data` names them all."
     )

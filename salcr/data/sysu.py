@@ -42,8 +42,8 @@ def load_sysu(root: str | Path) -> Dataset:
     """
     root = open_root(root)
     train_ids = sorted({identity for file in TRAIN_FILES for identity in read_ids(root / file)})
-    train = scan_cameras(root, _FOLDERS, train_ids)
-    test = scan_cameras(root, _FOLDERS, read_ids(root / TEST_FILE))
+    train, other = scan_cameras(root, _FOLDERS, train_ids)
+    test, left_out = scan_cameras(root, _FOLDERS, read_ids(root / TEST_FILE))
     check_filled(test.subset(test.infrared), "infrared test", root)
     check_filled(test.subset(~test.infrared), "visible test", root)
     searches = {"all": VISIBLE_CAMS, "indoor": INDOOR_CAMS}
@@ -59,6 +59,7 @@ def load_sysu(root: str | Path) -> Dataset:
             for shot, shots in (("single", 1), ("multi", MULTI_SHOTS))
             if np.isin(test.cams, cams).any()
         ),
+        left_out=(*other, *left_out),
     )
 
 

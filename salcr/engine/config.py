@@ -47,7 +47,7 @@ class Data(Section):
     height: Side = 288
     width: Side = 144
     cache: Path | None = None
-    """Folder of the decoded images; by default ``.salcr-cache`` below the data set's root."""
+    """Folder of the decoded images; by default ``.salcr-cache`` below the data set's root, or one of the user's."""
 
     @field_validator("name")
     @classmethod

@@ -16,7 +16,7 @@ from salcr.engine.config import Config, Evaluation, differences, load_config
 from salcr.engine.features import extract_features
 from salcr.engine.images import open_dataset, open_images
 from salcr.engine.network import configured_backend, load_network, pick_device
-from salcr.files import write_atomically
+from salcr.files import make_parent, write_atomically
 from salcr.models import SALCRNetwork
 
 RANKS = (1, 5, 10, 20)
@@ -54,6 +54,7 @@ def evaluate_checkpoint(path: Path, overrides: Sequence[str] = ()) -> dict[str, 
 
 def extract_checkpoint(path: Path, out: Path, overrides: Sequence[str] = ()) -> None:
     """Write ``features [N, D]``, ``ids``, ``cams``, ``infrared`` and ``paths`` of the test images to ``out`` (.npz)."""
+    make_parent(out)
     network, dataset, config, device = _open_checkpoint(path, overrides)
     test = dataset.test
     columns = dict(ids=test.ids, cams=test.cams, infrared=test.infrared, paths=np.array(test.paths))

@@ -1,37 +1,77 @@
 """The data set of a run and its decoded images, where the configuration says they are."""
 
+import errno
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 
 from salcr.data import Dataset, Records, load_dataset, open_store
-from salcr.data._images import Progress
+from salcr.data._images import Progress, say_left_out
 from salcr.engine.config import Config
 
 logger = logging.getLogger("salcr")
 
 
 def open_dataset(config: Config) -> Dataset:
-    """The data set that ``config.data`` names.
+    """The data set that ``config.data`` names; files that lie among its images and are not read are named in the log.
 
     Raises:
         FileNotFoundError, ValueError: no root is set, or what :func:`salcr.data.load_dataset` raises.
     """
     if config.data.root is None:
         raise ValueError("data.root is not set: the folder that holds the data set")
-    return load_dataset(config.data.name, config.data.root, trial=config.data.trial)
+    dataset = load_dataset(config.data.name, config.data.root, trial=config.data.trial)
+    if dataset.left_out:
+        logger.warning(say_left_out(dataset.root, dataset.left_out))
+    return dataset
 
 
 def open_images(records: Records, config: Config) -> np.ndarray:
-    """The pixels of ``records`` at the training size; see :func:`salcr.data.open_store`."""
+    """The pixels of ``records`` at the training size; see :func:`salcr.data.open_store`.
+
+    The store lies in ``config.data.cache``, else in ``.salcr-cache`` below the data set's root, else, where nothing can
+    be written there, in ``salcr/images`` of the user's cache folder (``$XDG_CACHE_HOME`` or ``~/.cache``); the log says
+    so.
+    """
     if not len(records):
         raise ValueError(f"{records.root} has no images to train on")
+    size = dict(height=config.data.height, width=config.data.width)
     cache = config.data.cache or records.root / ".salcr-cache"
     with counting("decoding images") as progress:
-        return open_store(records, height=config.data.height, width=config.data.width, cache=cache, progress=progress)
+        try:
+            return open_store(records, **size, cache=cache, progress=progress)
+        except OSError as error:
+            if config.data.cache is not None or not _is_closed(cache, error):
+                raise
+        own = _user_cache()
+        logger.warning("%s cannot be written: decoded images are kept in %s (data.cache=DIR changes that)", cache, own)
+        try:
+            return open_store(records, **size, cache=own, progress=progress)
+        except OSError as error:
+            if not _is_closed(own, error):
+                raise
+            raise OSError(
+                error.errno, f"neither {cache} nor {own} can be written: set data.cache to a folder that can"
+            ) from error
+
+
+def _is_closed(folder: Path, error: OSError) -> bool:
+    """Whether ``error`` says that one may not write in ``folder``."""
+    named = error.filename is not None and Path(error.filename).is_relative_to(folder)
+    return named and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT)
+
+
+def _user_cache() -> Path:
+    """``salcr/images`` in the user's cache folder, by the XDG base directory specification."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    if not home.is_absolute():
+        raise ValueError("the user has no folder for caches: set data.cache to a folder that can be written")
+    return home / "salcr/images"
 
 
 @contextmanager

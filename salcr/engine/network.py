@@ -13,6 +13,7 @@ from salcr import ops
 from salcr.engine import checkpoint
 from salcr.engine.config import Config, Model, config_of_checkpoint, load_config
 from salcr.models import SALCRNetwork
+from salcr.models.weights import read_weights
 
 logger = logging.getLogger("salcr")
 BUNDLED = "weights/tiny.pt"
@@ -28,7 +29,12 @@ def build_network(settings: Model, generator: torch.Generator) -> SALCRNetwork:
         torch.manual_seed(generator.initial_seed())
         network = SALCRNetwork(settings.architecture, settings.parts, authors_pg1=settings.authors_pg1)
     if settings.weights is not None:
-        network.backbone.load_imagenet(checkpoint.load(_weights_file(settings.weights)))
+        file = _weights_file(settings.weights)
+        weights = read_weights(file)
+        try:
+            network.backbone.load_imagenet(weights)
+        except ValueError as error:
+            raise ValueError(f"{file}, for a {settings.architecture}: {error}") from error
     if settings.checkpoint is not None:
         _load_state(network, checkpoint.load(settings.checkpoint), settings.checkpoint)
     return network

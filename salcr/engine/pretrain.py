@@ -15,6 +15,7 @@ from salcr.data.augment import Augmentation
 from salcr.data.synthetic import render_objects
 from salcr.engine import checkpoint
 from salcr.engine.network import pick_device
+from salcr.files import make_parent
 from salcr.models import TwoStreamResNet
 from salcr.models.resnet import imagenet_state
 from salcr.nn import GeM
@@ -42,6 +43,7 @@ def pretrain(
     Returns:
         Top-1 accuracy on the last epoch's training batches.
     """
+    make_parent(out)
     place = pick_device(device)
     images, labels = render_objects(classes, images_per_class, height=height, width=width, seed=seed)
     images, labels = torch.from_numpy(images), torch.from_numpy(labels)
@@ -74,6 +76,5 @@ def pretrain(
             right += int((logits.argmax(1) == y.repeat(2)).sum())
         accuracy = right / (2 * (len(images) // batch) * batch)
         logger.info("pretraining epoch %d: accuracy %.3f", epoch, accuracy)
-    out.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.save_atomically({name: x.half() for name, x in imagenet_state(network).items()}, out)
     return accuracy

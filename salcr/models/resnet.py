@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from salcr.models.weights import misfits, tensors_by_name
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -70,20 +72,13 @@ class TwoStreamResNet(nn.Module):
                 possibly below ``state_dict`` or ``model`` and with a ``module.`` prefix.
 
         Raises:
-            ValueError: a weight is missing or has another shape; all of them are named.
+            ValueError: a weight is missing, has another shape or is not finite; the first five are named.
         """
-        for wrapper in ("state_dict", "model"):
-            state = state.get(wrapper, state)
-        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-        wrong = [
-            f"{name} {tuple(own.shape)} {f'got {tuple(state[name].shape)}' if name in state else 'is missing'}"
-            for name, own in imagenet_state(self).items()
-            if name not in state or state[name].shape != own.shape
-        ]
-        if wrong:
-            raise ValueError(f"the weights do not fit this network: {'; '.join(wrong)}")
+        tensors = tensors_by_name(state)
+        if wrong := misfits(imagenet_state(self), tensors):
+            raise ValueError(f"the weights do not fit this network: {wrong}")
         names = [ours for ours in self.state_dict() if not ours.endswith("num_batches_tracked")]
-        self.load_state_dict({ours: state[_imagenet_name(ours)] for ours in names}, strict=False)
+        self.load_state_dict({ours: tensors[_imagenet_name(ours)] for ours in names}, strict=False)
 
 
 def imagenet_state(network: TwoStreamResNet) -> dict[str, torch.Tensor]:

@@ -1,6 +1,9 @@
 import json
 import logging
+import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -11,9 +14,12 @@ from typer.main import get_command
 from salcr import __version__ as version
 from salcr import cli
 from salcr.data import DATASETS
+from salcr.data.synthetic import write
 from salcr.engine import checkpoint, load_config
+from salcr.engine import pretrain as pretraining
 from salcr.engine.config import dump_config
 from salcr.models import SALCRNetwork
+from tests.data.trees import make_folder
 from tests.engine.tree import tiny, write_tree
 
 COMMANDS = {"train", "evaluate", "extract", "check-data", "synth", "pretrain", "demo", "info"}
@@ -117,7 +123,8 @@ def test_a_training_that_cannot_begin(salcr, tmp_path, arguments, named):
 
 def test_weights_that_do_not_fit(salcr, tree, saved, tmp_path):
     assert_one_line(
-        salcr("train", "--out", tmp_path / "a", *tiny(tree, f"model.weights={saved}")), "do not fit this network"
+        salcr("train", "--out", tmp_path / "a", *tiny(tree, f"model.weights={saved}")),
+        f"{saved} holds no tensors by name, but 'epoch', 'config', 'network'",
     )
     other = f"model.checkpoint={saved}", "model.parts=2"
     assert_one_line(
@@ -159,8 +166,8 @@ def test_checkpoints_that_are_none(salcr, tmp_path, saved, command):
 def test_figures_on_the_screen_and_in_a_file(salcr, saved, tmp_path):
     code, out, _ = salcr("evaluate", "--checkpoint", saved)
     assert code == 0
-    assert salcr("evaluate", "--checkpoint", saved, "--out", tmp_path / "figures.json")[:2] == (0, "")
-    assert json.loads((tmp_path / "figures.json").read_text()) == json.loads(out)
+    assert salcr("evaluate", "--checkpoint", saved, "--out", tmp_path / "new/figures.json")[:2] == (0, "")
+    assert json.loads((tmp_path / "new/figures.json").read_text()) == json.loads(out)
     assert set(json.loads(out)["all-single"]) == {"rank-1", "rank-5", "rank-10", "rank-20", "mAP", "mINP"}
 
 
@@ -287,3 +294,32 @@ def test_logging_goes_to_stderr_without_decoration(monkeypatch):
     monkeypatch.setattr(cli, "app", lambda: None)
     cli.main()
     assert settings == {"format": "%(message)s", "level": logging.INFO}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("evaluate", "--checkpoint", "absent"), ("extract", "--checkpoint", "absent"), ("pretrain",), ("bench",)],
+    ids=lambda command: command[0],
+)
+def test_a_path_that_cannot_be_written_ends_a_command_before_its_work(salcr, tmp_path, monkeypatch, command):
+    """Else the checkpoint, which does not exist, would be named; and pretraining takes minutes."""
+    monkeypatch.setattr(pretraining, "render_objects", lambda *_, **__: pytest.fail("the work has begun"))
+    (tmp_path / "file").write_text("")
+    assert_one_line(salcr(*command, "--out", tmp_path / "file/out"), tmp_path / "file")
+    assert_one_line(salcr(*command, "--out", tmp_path), tmp_path)
+
+
+def test_a_terminated_synth_leaves_nothing(salcr, tmp_path, monkeypatch):
+    monkeypatch.setattr(write, "_shoot", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    assert salcr("synth", "--out", tmp_path / "out", "--ids", 3)[0] == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_check_data_prints_names_that_are_not_utf_8_and_what_is_good_to_know(salcr, tmp_path):
+    root = make_folder(tmp_path, test=(), images=1)
+    (root / "visible/notes.txt").write_text("")
+    code, out, _ = salcr("check-data", "--dataset", "folder", "--root", root)
+    assert code == 0 and re.fullmatch(r"note: left out .*: visible/notes\.txt\nno problems\n", out)
+    (root / "visible" / os.fsdecode(b"caf\xe9.png")).write_bytes(b"not a picture")
+    code, out, _ = salcr("check-data", "--dataset", "folder", "--root", root)
+    assert code == 1 and "visible/caf\\udce9.png does not decode" in out

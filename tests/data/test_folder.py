@@ -1,10 +1,12 @@
+import errno
+import os
 import re
 import shutil
 
 import numpy as np
 import pytest
 
-from salcr.data import check_dataset, load_dataset
+from salcr.data import check_dataset, load_dataset, open_store
 from salcr.data.folder import load_folder
 from tests.data.trees import make_folder, write_image, write_text
 
@@ -171,3 +173,45 @@ def test_check_data_names_who_is_in_training_and_test(tmp_path):
     both, broken = check_dataset("folder", root)
     assert both == "both train and test have identity 20"
     assert broken.startswith("visible/0003/0001.jpg does not decode")
+
+
+def test_a_link_to_a_folder_around_it_is_named(tmp_path):
+    root = make_folder(tmp_path, test=())
+    (root / "visible/0003/again").symlink_to(root / "visible")
+    with pytest.raises(ValueError, match="visible/0003/again is a link to a folder that it lies in"):
+        load_folder(root)
+
+
+@pytest.mark.parametrize("place", ["visible", "visible/again", "visible/0003/again.jpg"])
+def test_a_link_that_leads_to_itself_is_named(tmp_path, place):
+    root = make_folder(tmp_path, train=(3,) if place != "visible" else (), test=())
+    (root / place).symlink_to(root / place)
+    with pytest.raises(OSError, match="Too many levels of symbolic links") as caught:
+        load_folder(root)
+    assert str(root / place) in str(caught.value)
+
+
+def test_a_folder_that_may_not_be_read_is_an_error(tmp_path, monkeypatch):
+    root, real = make_folder(tmp_path, test=()), os.scandir
+
+    def scandir(place):
+        if str(place).endswith("0003"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
+        return real(place)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(PermissionError, match="visible/0003"):
+        load_folder(root)
+
+
+def test_names_that_are_not_utf_8(tmp_path):
+    root = make_folder(tmp_path, test=())
+    name = os.fsdecode(b"caf\xe9.png")
+    write_image(root / "visible/0003" / name)
+    table = load_folder(root).train_visible
+    assert f"visible/0003/{name}" in table.paths
+    assert open_store(table, height=6, width=4, cache=tmp_path / "cache").shape == (5, 6, 4, 3)
+    assert check_dataset("folder", root) == []
+    (root / "visible/0003" / name).write_bytes(b"")
+    (problem,) = check_dataset("folder", root)
+    assert name in problem

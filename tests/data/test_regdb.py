@@ -1,7 +1,9 @@
+import os
+
 import numpy as np
 import pytest
 
-from salcr.data import load_dataset, load_regdb
+from salcr.data import check_dataset, load_dataset, load_regdb
 from tests.data.trees import make_regdb, write_text
 
 
@@ -64,3 +66,39 @@ def test_a_bad_line_is_named(tmp_path, line):
 def test_no_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         load_regdb(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../secret.bmp",
+        "Visible/../../secret.bmp",
+        "..\\secret.bmp",
+        "/etc/secret.bmp",
+        "C:\\secret.bmp",
+        "Visible/\0.bmp",
+    ],
+)
+def test_a_list_cannot_lead_out_of_the_data_set(tmp_path, path):
+    root = make_regdb(tmp_path / "data")
+    write_text(root / "idx/train_visible_1.txt", f"Visible/100/train_v_0.bmp 0\n{path} 1\n")
+    with pytest.raises(ValueError, match=r"train_visible_1\.txt, line 2: .* below the data set's folder") as caught:
+        load_regdb(root)
+    assert repr(path)[1:-1] in str(caught.value)
+
+
+@pytest.mark.parametrize("label", ["9" * 19, "9" * 5000, "١"])
+def test_a_label_that_is_no_sensible_number_is_named(tmp_path, label):
+    root = make_regdb(tmp_path)
+    write_text(root / "idx/test_thermal_1.txt", f"Thermal/1/a.bmp {label}\n")
+    with pytest.raises(ValueError, match=r"test_thermal_1\.txt, line 1") as caught:
+        load_regdb(root)
+    assert len(str(caught.value)) < 500
+
+
+def test_a_list_names_files_by_their_bytes(tmp_path):
+    root = make_regdb(tmp_path)
+    os.rename(root / "Visible/100/train_v_0.bmp", root / "Visible/100" / os.fsdecode(b"caf\xe9\x85.bmp"))
+    text = (root / "idx/train_visible_1.txt").read_bytes().replace(b"train_v_0.bmp 0", b"caf\xe9\x85.bmp 0", 1)
+    (root / "idx/train_visible_1.txt").write_bytes(text)
+    assert check_dataset("regdb", root, published_counts=False) == []

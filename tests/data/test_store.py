@@ -220,13 +220,16 @@ def test_an_interrupted_build_leaves_nothing(tmp_path, table):
     assert files(tmp_path / "cache") == []
 
 
-def test_only_old_temporaries_are_removed(tmp_path, table):
+def test_only_old_temporaries_of_the_store_itself_are_removed(tmp_path, table):
     cache = tmp_path / "cache"
-    write_text(cache / "old.tmp", "")
-    write_text(cache / "fresh.tmp", "")
-    os.utime(cache / "old.tmp", (time.time() - 7200,) * 2)
+    old, fresh = (f"{letter * 32}.{letter * 16}.tmp" for letter in "ab")
+    strangers = ["thesis.tmp", f"{'a' * 32}.tmp", f"{'A' * 32}.{'a' * 16}.tmp"]
+    for name in (old, fresh, *strangers):
+        write_text(cache / name, "")
+        if name != fresh:
+            os.utime(cache / name, (time.time() - 7200,) * 2)
     open_store(table, height=6, width=4, cache=cache)
-    assert [name for name in files(cache) if name.endswith(".tmp")] == ["fresh.tmp"]
+    assert {name for name in files(cache) if name.endswith(".tmp")} == {fresh, *strangers}
 
 
 def test_bad_arguments_are_named(tmp_path, table):

@@ -4,7 +4,7 @@ import random
 import numpy as np
 import pytest
 
-from salcr.data import Records, load_dataset, load_sysu
+from salcr.data import Records, load_dataset, load_sysu, open_store
 from tests.data.trees import make_sysu, write_image, write_text
 
 
@@ -168,3 +168,29 @@ def test_subset_and_the_checks_of_a_table(tmp_path):
         Records(tmp_path, ("a",), np.zeros(1, np.int32), np.zeros(1, np.int64), np.zeros(1, bool))
     with pytest.raises(ValueError, match="cams must have 1 entries"):
         Records(tmp_path, ("a",), np.zeros(1, np.int64), np.zeros(2, np.int64), np.zeros(1, bool))
+
+
+@pytest.mark.parametrize("number", ["9" * 19, "9" * 5000])
+def test_an_identity_that_is_no_sensible_number_is_named(tmp_path, number):
+    root = make_sysu(tmp_path)
+    write_text(root / "exp/test_id.txt", f"4,{number}")
+    with pytest.raises(ValueError, match=r"test_id\.txt") as caught:
+        load_sysu(root)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("place", ["cam1", "cam1/0004", "cam1/0004/0001.jpg"])
+def test_a_link_that_leads_to_itself_is_named(tmp_path, place):
+    root = make_sysu(tmp_path / "data", images=1)
+    os.rename(root / place, tmp_path / "away")
+    (root / place).symlink_to(root / place)
+    with pytest.raises(OSError, match="Too many levels of symbolic links") as caught:
+        open_store(load_sysu(root).test, height=6, width=4, cache=tmp_path / "cache")
+    assert str(root / place) in str(caught.value)
+
+
+def test_what_is_no_image_by_its_name_is_left_out_and_listed(tmp_path):
+    root = make_sysu(tmp_path, images=1)
+    for path in ("cam1/0004/a.gif", "cam2/0003/Thumbs.db", "cam3/0099/a.gif", "cam1/0004/.hidden"):
+        write_text(root / path, "")
+    assert load_sysu(root).left_out == ("cam2/0003/Thumbs.db", "cam1/0004/a.gif")

@@ -7,8 +7,9 @@ outline. All kernels release the GIL.
 
 import math
 
-import numba
 import numpy as np
+
+from salcr.jit import njit
 
 TUBE, SLAB, ELLIPSE = 0, 1, 2
 TEXTURES = (
@@ -106,7 +107,7 @@ def render(
     return image
 
 
-_kernel = numba.njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
+_kernel = njit(nogil=True, fastmath=True, error_model="numpy")
 
 
 @_kernel

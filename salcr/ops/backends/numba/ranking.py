@@ -8,10 +8,10 @@ threading layer, so nothing that could get in the way of torch's OpenMP. Each qu
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
-import numba
 import numpy as np
 import torch
 
+from salcr.jit import njit
 from salcr.reference.ranking import RankingResult, summarise
 
 REGDB, SYSU, LLCM = 0, 1, 2
@@ -53,7 +53,7 @@ def evaluate_ranking(
     return summarise(first[valid], precision[valid], penalty[valid], max_rank)
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _measure(
     distances,
     query,
@@ -111,7 +111,7 @@ def _measure(
         penalty[q] = positives / ranks[positives - 1]
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _count_before(row, place):
     """How many entries a stable sort puts before ``row[place]``: two loops without a branch, which vectorise."""
     value, count = row[place], 0

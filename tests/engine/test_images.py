@@ -1,0 +1,88 @@
+"""Where the decoded images of a run are kept, and what the log says of its data set."""
+
+import errno
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from salcr.engine import load_config
+from salcr.engine.images import open_dataset, open_images
+from tests.data.trees import make_sysu
+
+
+@pytest.fixture
+def root(tmp_path):
+    return make_sysu(tmp_path / "data", images=1)
+
+
+@pytest.fixture
+def close_folder(monkeypatch):
+    """A function that makes a folder read-only, also for root."""
+    closed, real = [], Path.mkdir
+
+    def mkdir(self, *arguments, **options):
+        if any(self.is_relative_to(folder) for folder in closed):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self))
+        real(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    return closed.append
+
+
+def images(root, *overrides):
+    config = load_config(overrides=[f"data.root={root}", "data.height=6", "data.width=4", *overrides])
+    return open_images(open_dataset(config).test, config)
+
+
+def stores(folder):
+    return [path.relative_to(folder).parent.as_posix() for path in folder.rglob("*.npy")]
+
+
+@pytest.mark.parametrize("variable", ["XDG_CACHE_HOME", "HOME"])
+def test_a_read_only_data_set_is_decoded_into_the_users_cache(
+    root, tmp_path, monkeypatch, caplog, close_folder, variable
+):
+    expected = np.array(images(root, f"data.cache={tmp_path / 'elsewhere'}"))
+    close_folder(root)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv(variable, str(tmp_path / "mine"))
+    with caplog.at_level(logging.INFO, "salcr"):
+        found = images(root)
+    np.testing.assert_array_equal(found, expected)
+    place = "salcr/images" if variable == "XDG_CACHE_HOME" else ".cache/salcr/images"
+    assert stores(tmp_path / "mine") == [place] and stores(root) == []
+    (line,) = [r.getMessage() for r in caplog.records if "cannot be written" in r.getMessage()]
+    assert str(root / ".salcr-cache") in line and str(tmp_path / "mine" / place) in line and "data.cache=" in line
+
+
+def test_without_a_folder_to_write_in_the_error_names_the_setting(root, tmp_path, monkeypatch, close_folder):
+    close_folder(root)
+    close_folder(tmp_path / "mine")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "mine"))
+    with pytest.raises(
+        OSError, match=r"neither .*\.salcr-cache nor .*mine/salcr/images can be written: set data\.cache"
+    ):
+        images(root)
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # what it does where nobody is at home
+    with pytest.raises(ValueError, match=r"set data\.cache"):
+        images(root)
+    assert not Path("~").exists()
+
+
+def test_a_cache_that_was_asked_for_is_not_replaced(root, tmp_path, monkeypatch, close_folder):
+    close_folder(tmp_path / "asked")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "mine"))
+    with pytest.raises(OSError, match="Read-only") as caught:
+        images(root, f"data.cache={tmp_path / 'asked'}")
+    assert str(tmp_path / "asked") in str(caught.value) and not (tmp_path / "mine").exists()
+
+
+def test_the_log_names_what_is_left_out(root, caplog):
+    (root / "cam1/0004/a.gif").write_text("")
+    with caplog.at_level(logging.INFO, "salcr"):
+        images(root)
+    assert any("left out" in r.getMessage() and "cam1/0004/a.gif" in r.getMessage() for r in caplog.records)

@@ -1,0 +1,84 @@
+"""``python -m tests.fuzz_files --files 10000 [--seed S] [--only KIND] [--first N]``: mutated files, read one by one.
+
+The mutations of a kind are numbered; a number, a kind and a seed always give the same file. Exit code 1 if there is a
+finding: a traceback, a process that died or does not answer, a message that does not name the file or advises to read
+it unsafely, more memory than such a file can need, anything written outside of the file's folder.
+"""
+
+import argparse
+import multiprocessing
+import sys
+import tempfile
+from collections import Counter, deque
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from tests.fuzz_files.kinds import KINDS
+from tests.fuzz_files.worker import serve
+
+SECONDS = 60
+"""What reading one file of a few kilobytes may take, on a machine with other work to do."""
+START_SECONDS = 300
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz_files", description=__doc__.partition(":")[2])
+    parser.add_argument("--files", type=int, default=10_000, help="mutated files, over all kinds")
+    parser.add_argument("--first", type=int, default=0, help="number of each kind's first mutation")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=KINDS, help="one kind alone")
+    parser.add_argument("--keep", type=Path, help="folder for the files that are findings")
+    options = parser.parse_args(arguments)
+    kinds = {options.only: KINDS[options.only]} if options.only else KINDS
+    names = list(kinds)
+    cases = [(names[i % len(names)], options.first + i // len(names)) for i in range(options.files)]
+    with tempfile.TemporaryDirectory(prefix="salcr-fuzz-") as room:
+        folder = options.keep or Path(room)
+        findings = run(cases, options.seed, folder)
+    for (name, number), finding in findings.items():
+        print(f"--- {name} {number} (--only {name} --first {number} --files 1 --seed {options.seed})\n{finding}\n")
+    counts = Counter(name for name, _ in cases)
+    print(f"{len(cases)} files ({', '.join(f'{name} {n}' for name, n in counts.items())}): {len(findings)} findings")
+    return 1 if findings else 0
+
+
+def run(cases: list[tuple[str, int]], seed: int, folder: Path) -> dict[tuple[str, int], str]:
+    """The findings among ``cases``, each ``(kind, number)``; a process that dies is one, and is replaced."""
+    findings: dict[tuple[str, int], str] = {}
+    waiting = deque(cases)
+    starts = 0
+    while waiting:
+        connection, process = _start(seed, folder / f"process-{starts}")
+        starts += 1
+        while waiting and process.is_alive():
+            case = waiting.popleft()
+            try:
+                connection.send(case)
+                finding = connection.recv() if connection.poll(SECONDS) else f"no answer within {SECONDS} seconds"
+            except (EOFError, BrokenPipeError):
+                process.join()
+                finding = f"the process died with exit code {process.exitcode}"
+            if finding is not None:
+                findings[case] = finding
+                if finding.startswith("no answer"):
+                    process.kill()
+                    process.join()
+        connection.close()
+        process.join()
+    return findings
+
+
+def _start(seed: int, room: Path) -> tuple[Connection, BaseProcess]:
+    room.mkdir(parents=True)
+    here, there = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=serve, args=(there, seed, room))
+    process.start()
+    there.close()
+    if not here.poll(START_SECONDS) or here.recv() != "ready":
+        raise RuntimeError("the process that reads does not start")
+    return here, process
+
+
+if __name__ == "__main__":
+    sys.exit(main())
