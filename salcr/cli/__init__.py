@@ -89,7 +89,7 @@ def evaluate(
     overrides: Overrides = None,
     out: Annotated[Optional[Path], typer.Option(help="JSON file for the figures; else they are printed.")] = None,  # noqa: UP045
 ) -> None:
-    """Evaluate a checkpoint by all protocols of its data set (data.root=DIR for another place or data set)."""
+    """Evaluate a checkpoint by all protocols of its data set (outside of its run folder give data.root=DIR)."""
     import json
 
     from salcr.engine.evaluation import evaluate_checkpoint

@@ -171,6 +171,12 @@ def test_figures_on_the_screen_and_in_a_file(salcr, saved, tmp_path):
     assert set(json.loads(out)["all-single"]) == {"rank-1", "rank-5", "rank-10", "rank-20", "mAP", "mINP"}
 
 
+def test_a_backend_that_cannot_run_is_one_line(salcr, saved, monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    arguments = ["--checkpoint", saved, "device=cpu", "backend=triton", "evaluation.refinements=[cmrr]"]
+    assert_one_line(salcr("evaluate", *arguments), "impl='triton'", "cannot run: it takes tensors on")
+
+
 def test_one_stage_after_the_other(salcr, tree, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     rates = "schedule.milestones=[1]"
