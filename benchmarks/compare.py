@@ -10,7 +10,7 @@ MARGIN, MARGIN_OF_ONE = 1.05, 1.3
 
 def compare(now: dict, then: dict) -> tuple[list[str], list[str]]:
     """Lines of ratios for the variants that both records have, and ``case/variant`` of those that became slower."""
-    lines, slower = [f"compared with {then.get('commit')} of {then['date']}: time now / then"], []
+    lines, slower = [f"compared with {then['commit']} of {then['date']}: time now / then"], []
     if {**now["machine"], "load": None} != {**then["machine"], "load": None}:
         lines.append("  the machines differ: ratios say nothing about the code")
     for name, case in now["cases"].items():

@@ -84,10 +84,10 @@ def _filled(page: Path, content: str) -> str:
 
 
 def _table(record: dict, names: Sequence[str] | None) -> str:
-    machine, versions = record["machine"], record["versions"]
+    machine, versions, commit = record["machine"], record["versions"], record["commit"] or "unknown"
     busy = f", on a busy machine (load {machine['load']:g})" if machine["load"] > machine["cores"] else ""
     lines = [
-        f"**{place(record)}**: torch {versions['torch']}, {record['date'][:10]}, commit {record['commit'][:8]}{busy}.",
+        f"**{place(record)}**: torch {versions['torch']}, {record['date'][:10]}, commit {commit[:8]}{busy}.",
         "",
         "| | baseline | fastest other | salcr | faster | memory |",
         "|---|---|---|---|---|---|",

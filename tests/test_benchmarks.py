@@ -243,8 +243,8 @@ def test_the_registry_leaves_the_gpu_to_the_children():
 
 def a_record(**times):
     cases = {"a case": {"note": "sizes", "variants": {"cpp": times, "slow": {"failure": "wrong"}}}}
-    machine = {"cpu": "one", "cores": 2, "load": 0.5}
-    top = {"date": "d", "commit": None, "machine": machine, "versions": {}, "device": "cpu", "quick": True}
+    machine = {"cpu": "one", "cores": 2, "load": 0.5, "gpu": None}
+    top = {"date": "d", "commit": None, "machine": machine, "versions": {"torch": "t"}, "device": "cpu", "quick": True}
     return top | {"cases": cases}
 
 
@@ -261,6 +261,9 @@ def case_of(**changed):
         ("{", "is no JSON"),
         ("[" * 100_000, "is no JSON"),
         (a_record() | {"machine": {"cpu": "one"}}, "cores of machine must be there and a int"),
+        (a_record() | {"versions": {}}, "torch of versions must be there and a str"),
+        (a_record() | {"commit": 3}, r"commit of it must be there and a str \| None"),
+        (a_record(median_ms=1, p20_ms=1, p80_ms=1, runs=3, peak_mb="x"), "peak_mb of a case/cpp must be there"),
         (a_record() | {"cases": []}, "cases of it must be there and a dict"),
         (a_record() | {"cases": {"a case": 1}}, "case 'a case' must be fields by name, got a int"),
         (a_record() | {"cases": case_of(variants=[1])}, "variants of case 'a case' must be there and a dict"),
