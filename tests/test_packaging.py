@@ -1,12 +1,14 @@
 """What is distributed: the sources are the repository, a wheel of them has all that the package reads."""
 
 import os
+import runpy
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
 
 import pytest
+import setuptools
 
 ROOT = Path(__file__).resolve().parents[1]
 LINKS = {"salcr/kernels": "kernels", "salcr/cuda_sources": "csrc/cuda"}  # folders of the checkout that also stand there
@@ -61,3 +63,24 @@ def test_a_wheel_of_the_sources_has_what_the_package_reads(tracked, sources, tmp
     cuda = {name for name in tracked if name.startswith("csrc/cuda/") and not name.endswith(".cpp")}
     expected |= {name.replace("csrc/cuda/", "salcr/cuda_sources/", 1) for name in cuda}
     assert sorted(expected ^ files(tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "given"),
+    [
+        ({}, {"-DSALCR_PORTABLE"}),
+        ({"SALCR_NATIVE": "1"}, {"-march=native"}),
+        ({"SALCR_SANITIZE": "address"}, {"-fsanitize=address"}),  # loaded too early for a choice of code
+    ],
+)
+def test_builds_are_for_any_machine_unless_asked(monkeypatch, settings, given):
+    for name in ("SALCR_NATIVE", "SALCR_SANITIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    built = {}
+    monkeypatch.setattr(setuptools, "setup", lambda **options: built.update(options))
+    monkeypatch.chdir(ROOT)
+    runpy.run_path("setup.py")
+    flags = {"-DSALCR_PORTABLE", "-march=native", "-fsanitize=address"}
+    assert flags.intersection(built["ext_modules"][0].extra_compile_args) == given
