@@ -122,12 +122,15 @@ def _attempt(function, path):
 def _scale(image: "Image") -> "Image":
     from PIL import Image
 
-    pixels = np.asarray(image, dtype=np.float64)
-    low, high = pixels.min(), pixels.max()
+    pixels = np.asarray(image)
+    low, high = float(pixels.min()), float(pixels.max())
     if not np.isfinite(high - low):
         raise ValueError("has pixels that are not finite")
-    grey = np.rint((pixels - low) * (255 / (high - low))) if high > low else np.zeros_like(pixels)
-    return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    scale = 255 / (high - low) if high > low else 0.0
+    grey = np.empty(pixels.shape, np.uint8)
+    for source, target in zip(pixels, grey, strict=True):  # a row at a time: the whole image in float64 can be large
+        target[:] = np.rint((source.astype(np.float64) - low) * scale)
+    return Image.fromarray(grey).convert("RGB")
 
 
 def _to_rgb(image: "Image") -> "Image":

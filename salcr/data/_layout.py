@@ -12,6 +12,7 @@ from salcr.data._images import SUFFIXES
 from salcr.data.records import Records, Trial
 
 TRIALS = 10
+PATH_MAX, NAME_MAX = 4096, 255
 _NUMBER = re.compile(r"[0-9]{1,18}")
 
 
@@ -132,8 +133,10 @@ def _list_folder(folder: Path) -> list[str]:
 
 
 def _is_inside(name: str) -> bool:
-    inside = not PurePosixPath(name).is_absolute() and not PureWindowsPath(name).drive
-    return inside and ".." not in PurePosixPath(name).parts and "\0" not in name
+    """Whether a name could be a file's below the data set's folder."""
+    parts = PurePosixPath(name).parts
+    inside = not PurePosixPath(name).is_absolute() and not PureWindowsPath(name).drive and ".." not in parts
+    return inside and "\0" not in name and len(name) < PATH_MAX and all(len(part) <= NAME_MAX for part in parts)
 
 
 def _read_text(path: Path) -> str:

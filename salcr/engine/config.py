@@ -63,7 +63,7 @@ class Model(Section):
     architecture: Literal["resnet50", "resnet18", "tiny"] = "resnet50"
     parts: int = Field(3, ge=1, le=256)
     weights: Path | Literal["bundled"] | None = None
-    """A classifier's state dict (torchvision's or timm's names), or the small file that comes with the package."""
+    """A classifier's weights (see :func:`salcr.models.weights.read_weights`), or the small file of the package."""
     checkpoint: Path | None = None
     """A checkpoint of this project whose network to start from, for stage two alone."""
     authors_pg1: bool = False

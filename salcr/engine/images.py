@@ -1,6 +1,7 @@
 """The data set of a run and its decoded images, where the configuration says they are."""
 
 import errno
+import functools
 import logging
 import os
 import sys
@@ -49,7 +50,7 @@ def open_images(records: Records, config: Config) -> np.ndarray:
             if config.data.cache is not None or not _is_closed(cache, error):
                 raise
         own = _user_cache()
-        logger.warning("%s cannot be written: decoded images are kept in %s (data.cache=DIR changes that)", cache, own)
+        _say_where(cache, own)
         try:
             return open_store(records, **size, cache=own, progress=progress)
         except OSError as error:
@@ -58,6 +59,11 @@ def open_images(records: Records, config: Config) -> np.ndarray:
             raise OSError(
                 error.errno, f"neither {cache} nor {own} can be written: set data.cache to a folder that can"
             ) from error
+
+
+@functools.cache  # a run opens several stores
+def _say_where(cache: Path, own: Path) -> None:
+    logger.warning("%s cannot be written: decoded images are kept in %s (data.cache=DIR changes that)", cache, own)
 
 
 def _is_closed(folder: Path, error: OSError) -> bool:

@@ -77,14 +77,16 @@ def test_no_folder(tmp_path):
         "/etc/secret.bmp",
         "C:\\secret.bmp",
         "Visible/\0.bmp",
+        f"Visible/{'a' * 300}.bmp",
+        f"{'Visible/' * 600}.bmp",
     ],
 )
-def test_a_list_cannot_lead_out_of_the_data_set(tmp_path, path):
+def test_a_list_names_files_in_the_data_set_alone(tmp_path, path):
     root = make_regdb(tmp_path / "data")
     write_text(root / "idx/train_visible_1.txt", f"Visible/100/train_v_0.bmp 0\n{path} 1\n")
     with pytest.raises(ValueError, match=r"train_visible_1\.txt, line 2: .* below the data set's folder") as caught:
         load_regdb(root)
-    assert repr(path)[1:-1] in str(caught.value)
+    assert repr(path)[1:100].rstrip("'") in str(caught.value) and len(str(caught.value)) < 600
 
 
 @pytest.mark.parametrize("label", ["9" * 19, "9" * 5000, "١"])

@@ -283,18 +283,19 @@ def test_overrides_of_a_checkpoint(saved, monkeypatch, tmp_path):
 
 def test_extracted_features_are_written_with_their_columns(saved, tmp_path):
     path, config, built = saved
-    extract_checkpoint(path, tmp_path / "features.npz")
+    folder = tmp_path / "new/folder"
+    extract_checkpoint(path, folder / "features.npz")
     dataset = open_dataset(config)
-    with np.load(tmp_path / "features.npz", allow_pickle=False) as written:
+    with np.load(folder / "features.npz", allow_pickle=False) as written:
         assert set(written.files) == {"features", "ids", "cams", "infrared", "paths"}
         expected = retrieval_features(built, dataset, config, CPU).numpy()
         np.testing.assert_allclose(written["features"], expected, rtol=0, atol=1e-6)
         for name in ("ids", "cams", "infrared"):
             np.testing.assert_array_equal(written[name], getattr(dataset.test, name))
         assert tuple(written["paths"].tolist()) == dataset.test.paths
-    assert [file.name for file in tmp_path.iterdir()] == ["features.npz"]
-    with pytest.raises(FileNotFoundError, match=r"absent/features\.npz"):
-        extract_checkpoint(path, tmp_path / "absent/features.npz")
+    assert [file.name for file in folder.iterdir()] == ["features.npz"]
+    with pytest.raises(OSError, match=r"features\.npz"):
+        extract_checkpoint(path, folder / "features.npz/more.npz")
 
 
 def test_what_is_no_training_checkpoint_is_named(saved, tmp_path):

@@ -51,6 +51,7 @@ def test_a_read_only_data_set_is_decoded_into_the_users_cache(
     monkeypatch.setenv(variable, str(tmp_path / "mine"))
     with caplog.at_level(logging.INFO, "salcr"):
         found = images(root)
+        images(root)
     np.testing.assert_array_equal(found, expected)
     place = "salcr/images" if variable == "XDG_CACHE_HOME" else ".cache/salcr/images"
     assert stores(tmp_path / "mine") == [place] and stores(root) == []

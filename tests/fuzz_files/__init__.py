@@ -6,9 +6,12 @@ A kind of file is a :class:`Kind` in the ``KINDS`` of :mod:`tests.fuzz_files.inp
 process of its own.
 """
 
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.fuzz_files.mutations import mutate
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,11 @@ class Kind:
         read: what a user's command does with such a file. It may return, or raise what the command line prints as one
             line (``ValueError``, ``OSError``) with a message that holds the file's name; anything else is a finding,
             and so is writing outside of the folder.
+        memory: bytes that reading a damaged file may fill.
+        mutate: the file's bytes, a generator and the bytes of the other kinds' files to damaged bytes.
     """
 
     make: Callable[[Path], Path]
     read: Callable[[Path], object]
+    memory: int = 1 << 28
+    mutate: Callable[[bytes, random.Random, Sequence[bytes]], bytes] = mutate

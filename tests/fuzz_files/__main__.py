@@ -17,8 +17,8 @@ from pathlib import Path
 from tests.fuzz_files.kinds import KINDS
 from tests.fuzz_files.worker import serve
 
-SECONDS = 60
-"""What reading one file of a few kilobytes may take, on a machine with other work to do."""
+TABLE = "tests.fuzz_files.kinds"
+SECONDS = 60  # on a machine with other work to do
 START_SECONDS = 300
 
 
@@ -43,19 +43,24 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if findings else 0
 
 
-def run(cases: list[tuple[str, int]], seed: int, folder: Path) -> dict[tuple[str, int], str]:
-    """The findings among ``cases``, each ``(kind, number)``; a process that dies is one, and is replaced."""
+def run(
+    cases: list[tuple[str, int]], seed: int, folder: Path, *, table: str = TABLE, seconds: float = SECONDS
+) -> dict[tuple[str, int], str]:
+    """The findings among ``cases``, each ``(kind, number)``; a process that dies is one, and is replaced.
+
+    ``table`` is the module of the kinds, ``seconds`` what reading one file of a few kilobytes may take.
+    """
     findings: dict[tuple[str, int], str] = {}
     waiting = deque(cases)
     starts = 0
     while waiting:
-        connection, process = _start(seed, folder / f"process-{starts}")
+        connection, process = _start(table, seed, folder / f"process-{starts}")
         starts += 1
         while waiting and process.is_alive():
             case = waiting.popleft()
             try:
                 connection.send(case)
-                finding = connection.recv() if connection.poll(SECONDS) else f"no answer within {SECONDS} seconds"
+                finding = connection.recv() if connection.poll(seconds) else f"no answer within {seconds} seconds"
             except (EOFError, BrokenPipeError):
                 process.join()
                 finding = f"the process died with exit code {process.exitcode}"
@@ -69,10 +74,10 @@ def run(cases: list[tuple[str, int]], seed: int, folder: Path) -> dict[tuple[str
     return findings
 
 
-def _start(seed: int, room: Path) -> tuple[Connection, BaseProcess]:
+def _start(table: str, seed: int, room: Path) -> tuple[Connection, BaseProcess]:
     room.mkdir(parents=True)
     here, there = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=serve, args=(there, seed, room))
+    process = multiprocessing.get_context("spawn").Process(target=serve, args=(there, table, seed, room))
     process.start()
     there.close()
     if not here.poll(START_SECONDS) or here.recv() != "ready":

@@ -1,6 +1,9 @@
 """Random damage to the bytes of a file."""
 
+import io
 import random
+import zipfile
+import zlib
 from collections.abc import Sequence
 
 HEAD = 64
@@ -13,6 +16,42 @@ def mutate(content: bytes, draw: random.Random, others: Sequence[bytes]) -> byte
     for _ in range(draw.choice((1, 1, 1, 2, 4))):
         content = draw.choice(_DAMAGES)(content, draw, others)
     return content
+
+
+def mutate_in_zip(content: bytes, draw: random.Random, others: Sequence[bytes]) -> bytes:
+    """:func:`mutate` of one file in the archive, mostly of a pickle; the archive's checksums fit again."""
+    if draw.random() < 0.3:
+        return mutate(content, draw, others)
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    pickles = [name for name in entries if name.endswith(".pkl")]
+    chosen = draw.choice(pickles if pickles and draw.random() < 0.7 else list(entries))
+    entries[chosen] = mutate(entries[chosen], draw, others)
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
+        for name, entry in entries.items():
+            archive.writestr(name, entry)
+    return packed.getvalue()
+
+
+def mutate_in_png(content: bytes, draw: random.Random, others: Sequence[bytes]) -> bytes:
+    """:func:`mutate` of what one chunk holds, compressed where it was; lengths and checksums fit again."""
+    if draw.random() < 0.3:
+        return mutate(content, draw, others)
+    chunks, place = [], 8
+    while place < len(content):
+        size = int.from_bytes(content[place : place + 4], "big")
+        chunks.append((content[place + 4 : place + 8], content[place + 8 : place + 8 + size]))
+        place += 12 + size
+    chosen = draw.randrange(len(chunks))
+    kind, payload = chunks[chosen]
+    packed = kind == b"IDAT" and draw.random() < 0.7
+    payload = mutate(zlib.decompress(payload) if packed else payload, draw, others)
+    chunks[chosen] = kind, zlib.compress(payload) if packed else payload
+    return content[:8] + b"".join(
+        len(payload).to_bytes(4, "big") + kind + payload + zlib.crc32(kind + payload).to_bytes(4, "big")
+        for kind, payload in chunks
+    )
 
 
 def _flip(content, draw, others):
