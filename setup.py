@@ -1,7 +1,8 @@
 """Builds the extensions salcr._C (C++) and, where nvcc is found, salcr._cuda; the rest stands in pyproject.toml.
 
 A missing compiler must not keep anyone from the PyTorch path: a failed build is a warning, and `salcr info` says what
-is missing. SALCR_REQUIRE_CPP=1 and SALCR_REQUIRE_CUDA=1 turn it into an error (CI sets both).
+is missing. SALCR_REQUIRE_CPP=1 and SALCR_REQUIRE_CUDA=1 turn it into an error (CI sets both). What is built runs on any
+machine of the architecture and picks AVX-512 or AVX2 as it is loaded; SALCR_NATIVE=1 builds for this machine alone.
 """
 
 import os
@@ -47,9 +48,8 @@ class OptionalBuild(build_ext):
             raise RuntimeError(f"nvcc failed: {done.stderr or done.stdout}")
 
 
-flags = ["-O3", "-fno-trapping-math", "-fopenmp", "-Wall", "-Wextra"]
-if os.environ.get("SALCR_NATIVE", "1") == "1":  # 0: a binary that also runs on other machines
-    flags.append("-march=native")
+flags = ["-O3", "-fno-trapping-math", "-fopenmp", "-Wall", "-Wextra"]  # nobody reads floating-point exceptions
+flags.append("-march=native" if os.environ.get("SALCR_NATIVE") == "1" else "-DSALCR_PORTABLE")
 sanitize = os.environ.get("SALCR_SANITIZE")  # for example "address,undefined"
 if sanitize:
     flags = ["-O1", "-g", "-fno-omit-frame-pointer", f"-fsanitize={sanitize}", "-fno-sanitize-recover=all", "-fopenmp"]
@@ -69,7 +69,8 @@ extensions = [
 require_cuda = os.environ.get("SALCR_REQUIRE_CUDA") == "1"
 if (NVCC or require_cuda) and not sanitize:
     sources = sorted(str(path) for suffix in ("cu", "cpp") for path in CUDA.glob(f"*.{suffix}"))
-    extensions.append(Extension("salcr._cuda", sources, optional=not require_cuda))
+    headers = sorted(str(path) for suffix in ("cuh", "hpp") for path in CUDA.glob(f"*.{suffix}"))
+    extensions.append(Extension("salcr._cuda", sources, depends=headers, optional=not require_cuda))
 
 ParallelCompile("SALCR_BUILD_JOBS", default=1).install()  # files at a time
 setup(ext_modules=extensions, cmdclass={"build_ext": OptionalBuild})

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from benchmarks.records import read_json
 from salcr.files import write_atomically
 
 LEDGER = "benchmarks/results/verified.json"
@@ -89,7 +90,7 @@ def unverified(root: Path) -> dict[str, str]:
 
 def read(path: Path) -> dict[str, dict]:
     """The ledger at ``path``, empty where there is none."""
-    return json.loads(path.read_text()) if path.exists() else {}
+    return read_json(path) if path.exists() else {}
 
 
 def write(path: Path, content: Mapping) -> None:

@@ -4,13 +4,13 @@
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.machine import ROOT
 from benchmarks.plots import picture_names, write_plots
+from benchmarks.records import read_json, read_record
 from benchmarks.summary import HEADLINE, factor, milliseconds, place, speed_up, summarise
 
 BEGIN, END = "<!-- generated: python -m benchmarks.report -->", "<!-- end of what is generated -->"
@@ -21,7 +21,11 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="only say whether the pages are up to date")
     check = parser.parse_args(arguments).check
-    records, scaling = read_records(root), read_json(root, "scaling")
+    try:
+        records, scaling = read_records(root), read_scaling(root)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
     texts = {"README.md": tables(records, HEADLINE), "docs/benchmarks.md": results(records, scaling)}
     stale = {name: text for name, text in texts.items() if (root / name).read_text() != _filled(root / name, text)}
     if check:
@@ -47,13 +51,14 @@ def tables(records: Sequence[dict], names: Sequence[str] | None = None) -> str:
 
 def read_records(root: Path) -> list[dict]:
     """The records that there are, a GPU's first."""
-    found = (read_json(root, device) for device in DEVICES)
-    return [record for record in found if record is not None]
+    paths = (_path(root, device) for device in DEVICES)
+    return [read_record(path) for path in paths if path.exists()]
 
 
-def read_json(root: Path, name: str) -> dict | None:
-    path = root / "benchmarks" / "results" / f"{name}.json"
-    return json.loads(path.read_text()) if path.exists() else None
+def read_scaling(root: Path) -> dict | None:
+    """The record of ``python -m benchmarks.scaling``, if there is one."""
+    path = _path(root, "scaling")
+    return read_json(path) if path.exists() else None
 
 
 def scaling_table(scaling: dict) -> str:
@@ -69,16 +74,20 @@ def scaling_table(scaling: dict) -> str:
     return "\n".join(lines)
 
 
+def _path(root: Path, name: str) -> Path:
+    return root / "benchmarks" / "results" / f"{name}.json"
+
+
 def _filled(page: Path, content: str) -> str:
     head, _, rest = page.read_text().partition(BEGIN)
     return f"{head}{BEGIN}\n\n{content}\n\n{END}{rest.partition(END)[2]}"
 
 
 def _table(record: dict, names: Sequence[str] | None) -> str:
-    machine, versions = record["machine"], record["versions"]
+    machine, versions, commit = record["machine"], record["versions"], record["commit"] or "unknown"
     busy = f", on a busy machine (load {machine['load']:g})" if machine["load"] > machine["cores"] else ""
     lines = [
-        f"**{place(record)}**: torch {versions['torch']}, {record['date'][:10]}, commit {record['commit'][:8]}{busy}.",
+        f"**{place(record)}**: torch {versions['torch']}, {record['date'][:10]}, commit {commit[:8]}{busy}.",
         "",
         "| | baseline | fastest other | salcr | faster | memory |",
         "|---|---|---|---|---|---|",

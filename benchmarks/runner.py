@@ -2,7 +2,6 @@
 
 import datetime
 import fnmatch
-import json
 import tempfile
 import time
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from benchmarks.compare import compare
 from benchmarks.devices import floor_ms
 from benchmarks.machine import commit, machine, versions
 from benchmarks.measure import PLAIN, REASONS, variants_on
+from benchmarks.records import read_record
 from benchmarks.registry import CASES, LEFT_OUT
 from benchmarks.worker import TOO_LONG, Worker
 
@@ -34,14 +34,14 @@ def bench(
         ran out of memory are recorded and are no failure.
 
     Raises:
-        ValueError: no such case or device, or the earlier record is of another device or of other sizes.
+        OSError, ValueError: no such case or device, or the earlier record is none, of another device or of other sizes.
     """
     check_device(device)
     cases = cases_for(device, only)
     if not cases:
         names = ", ".join(case.name for case in cases_for(device))
         raise ValueError(f"no case matches {only!r} on {device}; there are {names}")
-    earlier = None if against is None else json.loads(against.read_text())
+    earlier = None if against is None else read_record(against)
     if earlier is not None and (earlier["device"], earlier["quick"]) != (device, quick):
         raise ValueError(f"{against} is a record of another device or of other sizes")
     for name, why in LEFT_OUT.items():

@@ -16,8 +16,9 @@
 #include <algorithm>
 #include <vector>
 
-#include "candidates.hpp"
 #include "assignment_matching.hpp"
+#include "candidates.hpp"
+#include "each_isa.hpp"
 
 namespace salcr {
 namespace {
@@ -286,7 +287,7 @@ class Solver {
 }  // namespace
 
 template <typename Real>
-bool solve_assignment(const Costs<Real>& costs, std::int64_t capacity, std::int64_t* partner, double* u, double* v) {
+SALCR_FOR_EACH_ISA bool solve_assignment(const Costs<Real>& costs, std::int64_t capacity, std::int64_t* partner, double* u, double* v) {
   Solver<Real> solver(costs, capacity, v);
   if (!solver.solve(capacity == 1)) return false;
   solver.read(partner, u);

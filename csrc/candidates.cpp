@@ -6,6 +6,8 @@
 
 #include <algorithm>
 
+#include "each_isa.hpp"
+
 namespace salcr {
 
 template <typename Real>
@@ -41,7 +43,7 @@ double Candidates<Real>::sweep(const Real* row) {
 }
 
 template <typename Real>
-const double* Candidates<Real>::refill(std::int64_t i) {
+SALCR_FOR_EACH_ISA const double* Candidates<Real>::refill(std::int64_t i) {
   const Real* const row = costs_.data + i * costs_.stride;
   double limit = sweep(row);
   Entry* const kept = entries_.data() + i * kKept;

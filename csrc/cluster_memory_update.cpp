@@ -10,6 +10,7 @@
 
 #include <vector>
 
+#include "parallel.hpp"
 #include "rows.hpp"
 
 namespace salcr {
@@ -50,21 +51,22 @@ void update_cluster_memory(Real* memory, const Real* features, const std::int64_
       if (targets[i] >= 0) member[cursor[bank * classes + targets[i]]++] = i;
     }
 
-#pragma omp parallel for schedule(dynamic, 4) num_threads(threads)
-  for (std::int64_t s = 0; s < slots; ++s) {
-    if (begin[s] == begin[s + 1]) continue;
-    Real* row = memory + s * width;
-    double scale = 1;
-    for (std::int64_t m = begin[s]; m < begin[s + 1]; ++m) {
-      const Real* x = features + member[m] * width;
-      if (m + 1 < begin[s + 1]) prefetch(features + member[m + 1] * width, width);
-      const Real keep = static_cast<Real>(momentum * scale);
-      const Real take = static_cast<Real>((1 - momentum) * inverse_norm(dot(x, x, width)));
-      scale = inverse_norm(blend(row, x, keep, take, width));
-    }
+  parallel_chunks(slots, 4, threads, [&](std::int64_t first, std::int64_t last, int) {
+    for (std::int64_t s = first; s < last; ++s) {
+      if (begin[s] == begin[s + 1]) continue;
+      Real* row = memory + s * width;
+      double scale = 1;
+      for (std::int64_t m = begin[s]; m < begin[s + 1]; ++m) {
+        const Real* x = features + member[m] * width;
+        if (m + 1 < begin[s + 1]) prefetch(features + member[m + 1] * width, width);
+        const Real keep = static_cast<Real>(momentum * scale);
+        const Real take = static_cast<Real>((1 - momentum) * inverse_norm(dot(x, x, width)));
+        scale = inverse_norm(blend(row, x, keep, take, width));
+      }
 #pragma omp simd
-    for (std::int64_t d = 0; d < width; ++d) row[d] = static_cast<Real>(row[d] * scale);
-  }
+      for (std::int64_t d = 0; d < width; ++d) row[d] = static_cast<Real>(row[d] * scale);
+    }
+  });
 }
 
 template void update_cluster_memory<float>(float*, const float*, const std::int64_t*, const std::int64_t*, std::int64_t,

@@ -11,10 +11,13 @@
 #include <limits>
 #include <vector>
 
+#include "parallel.hpp"
 #include "rows.hpp"
 
 namespace salcr {
 namespace {
+
+constexpr std::int64_t kRows = 16;  // rows that a thread takes at a time
 
 // Logits of the positives of a row into `logits`; returns their log-sum-exp.
 template <typename Real>
@@ -36,27 +39,23 @@ double row_lse(const SetContrast& size, const Real* x, const Real* memory, const
 template <typename Real>
 void positives_lse(const SetContrast& size, const Real* features, const Real* memory, const std::int64_t* positives,
                    Real* near) {
-#pragma omp parallel num_threads(size.threads)
-  {
+  parallel_chunks(size.banks * size.rows, kRows, size.threads, [&](std::int64_t begin, std::int64_t end, int) {
     std::vector<double> logits;
-#pragma omp for schedule(dynamic, 16)
-    for (std::int64_t b = 0; b < size.banks * size.rows; ++b) {
+    for (std::int64_t b = begin; b < end; ++b) {
       const Real* x = features + b * size.width;
       const Real* bank = memory + b / size.rows * size.columns * size.width;
       const double scale = inverse_norm(dot(x, x, size.width));
       near[b] = static_cast<Real>(row_lse(size, x, bank, positives + b * size.wide, scale, logits));
     }
-  }
+  });
 }
 
 template <typename Real>
 void set_contrast_backward(const SetContrast& size, const Real* features, const Real* memory,
                            const std::int64_t* positives, const Real* pull, const Real* weight, Real* gradient) {
-#pragma omp parallel num_threads(size.threads)
-  {
+  parallel_chunks(size.banks * size.rows, kRows, size.threads, [&](std::int64_t begin, std::int64_t end, int) {
     std::vector<double> logits;
-#pragma omp for schedule(dynamic, 16)
-    for (std::int64_t b = 0; b < size.banks * size.rows; ++b) {
+    for (std::int64_t b = begin; b < end; ++b) {
       const Real* x = features + b * size.width;
       const Real* bank = memory + b / size.rows * size.columns * size.width;
       const std::int64_t* set = positives + b * size.wide;
@@ -76,7 +75,7 @@ void set_contrast_backward(const SetContrast& size, const Real* features, const 
       }
       through_normalisation(out, x, scale, weight[b] / size.temperature, size.width);
     }
-  }
+  });
 }
 
 template void positives_lse<float>(const SetContrast&, const float*, const float*, const std::int64_t*, float*);

@@ -5,7 +5,17 @@
 #include <cstdint>
 #include <exception>
 
+#include "each_isa.hpp"
+
 namespace salcr {
+namespace {
+
+template <typename Body>
+SALCR_FOR_EACH_ISA void run_chunk(Body& body, std::int64_t begin, std::int64_t end, int thread) {
+  body(begin, end, thread);
+}
+
+}  // namespace
 
 // Calls body(begin, end, thread) for all chunks of [0, count). What a body throws reaches the caller: an exception that left
 // an OpenMP region would end the process.
@@ -17,7 +27,7 @@ void parallel_chunks(std::int64_t count, std::int64_t chunk, int threads, Body&&
 #pragma omp parallel for schedule(dynamic) num_threads(team)
   for (std::int64_t c = 0; c < chunks; ++c) {
     try {
-      body(c * chunk, std::min(count, (c + 1) * chunk), omp_get_thread_num());
+      run_chunk(body, c * chunk, std::min(count, (c + 1) * chunk), omp_get_thread_num());
     } catch (...) {
 #pragma omp critical
       failure = std::current_exception();

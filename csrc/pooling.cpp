@@ -3,12 +3,11 @@
 // are independent and each sums in a fixed order: results do not depend on the number of threads.
 #include "pooling.hpp"
 
-#include <omp.h>
-
 #include <algorithm>
 #include <cmath>
 #include <vector>
 
+#include "parallel.hpp"
 #include "pooling_stripe.hpp"
 
 namespace salcr {
@@ -182,8 +181,7 @@ template <typename Real, typename Body>
 void for_positions(const Pooling<Real>& pooling, Body&& body) {
   const Index positions = pooling.images / pooling.views;
   std::vector<Position<Real>> workers(std::min<Index>(pooling.threads, positions), Position<Real>(pooling));
-#pragma omp parallel for schedule(dynamic) num_threads(workers.size())
-  for (Index n = 0; n < positions; ++n) body(workers[omp_get_thread_num()], n);
+  parallel_chunks(positions, 1, pooling.threads, [&](Index n, Index, int thread) { body(workers[thread], n); });
 }
 
 }  // namespace

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 
-from benchmarks import compare, runner, worker
+from benchmarks import compare, records, runner, worker
 from benchmarks.case import Case, close
 from benchmarks.devices import Cpu, Cuda, Run, floor_ms
 from benchmarks.machine import ROOT
@@ -241,6 +241,59 @@ def test_the_registry_leaves_the_gpu_to_the_children():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
+def a_record(**times):
+    cases = {"a case": {"note": "sizes", "variants": {"cpp": times, "slow": {"failure": "wrong"}}}}
+    machine = {"cpu": "one", "cores": 2, "load": 0.5, "gpu": None}
+    top = {"date": "d", "commit": None, "machine": machine, "versions": {"torch": "t"}, "device": "cpu", "quick": True}
+    return top | {"cases": cases}
+
+
+def case_of(**changed):
+    return {"a case": {"note": "sizes", "variants": {}} | changed}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[]", "it must be fields by name, got a list"),
+        ("{}", "date of it must be there and a str"),
+        (b"\xff\x00", "is no JSON"),
+        ("{", "is no JSON"),
+        ("[" * 100_000, "is no JSON"),
+        (a_record() | {"machine": {"cpu": "one"}}, "cores of machine must be there and a int"),
+        (a_record() | {"versions": {}}, "torch of versions must be there and a str"),
+        (a_record() | {"commit": 3}, r"commit of it must be there and a str \| None"),
+        (a_record(median_ms=1, p20_ms=1, p80_ms=1, runs=3, peak_mb="x"), "peak_mb of a case/cpp must be there"),
+        (a_record() | {"cases": []}, "cases of it must be there and a dict"),
+        (a_record() | {"cases": {"a case": 1}}, "case 'a case' must be fields by name, got a int"),
+        (a_record() | {"cases": case_of(variants=[1])}, "variants of case 'a case' must be there and a dict"),
+        (a_record() | {"cases": case_of(variants={"cpp": 3})}, "a case/cpp must be fields by name, got a int"),
+        (a_record(median_ms=1.0), "of a case/cpp must be numbers above 0"),
+        (a_record(median_ms=0, p20_ms=1, p80_ms=1, runs=3), "of a case/cpp must be numbers above 0"),
+        (a_record(median_ms=10**400, p20_ms=1, p80_ms=1, runs=3), "of a case/cpp must be numbers above 0"),
+        (a_record(median_ms=float("nan"), p20_ms=1, p80_ms=1, runs=3), "of a case/cpp must be numbers above 0"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and len(value) < 99 else "",
+)
+def test_what_is_no_record_is_named_in_one_line(tmp_path, content, message):
+    path = tmp_path / "their.json"
+    text = json.dumps(content) if isinstance(content, dict) else content
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ValueError, match=message) as caught:
+        bench(against=path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_records_are_read_back(tmp_path):
+    whole = a_record(median_ms=1.5, p20_ms=1, p80_ms=2, runs=3)
+    (tmp_path / "our.json").write_text(json.dumps(whole))
+    assert records.read_record(tmp_path / "our.json") == whole
+    for committed in (ROOT / "benchmarks/results").glob("c*.json"):
+        assert records.read_record(committed)["cases"]
+    with pytest.raises(IsADirectoryError, match=tmp_path.name):
+        records.read_record(tmp_path)
+
+
 def test_unknown_names_devices_and_records_are_refused(tmp_path):
     with pytest.raises(ValueError, match=CASES[0].name):
         bench(only="no such case")
@@ -248,7 +301,7 @@ def test_unknown_names_devices_and_records_are_refused(tmp_path):
         bench(device="tpu")
     with pytest.raises(FileNotFoundError):
         bench(against=tmp_path / "no.json")
-    (tmp_path / "other.json").write_text('{"device": "cuda", "quick": true}')
+    (tmp_path / "other.json").write_text(json.dumps(a_record() | {"device": "cuda"}))
     with pytest.raises(ValueError, match="another device"):
         bench(against=tmp_path / "other.json")
     if not torch.cuda.is_available():

@@ -73,10 +73,3 @@ def test_there_is_no_circle():
     for name, targets in graph.items():  # a member imports its package's file before itself, which is no circle
         graph[name] = {x for x in targets if x in known and not (x in packages and name.startswith(f"{x}."))}
     list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError with the circle
-
-
-def test_the_wheel_has_every_package():
-    listed = (ROOT / "pyproject.toml").read_text().partition("[tool.setuptools]")[2].partition("]\n")[0]
-    folders = {path.parent.relative_to(ROOT) for path in (ROOT / "salcr").rglob("__init__.py")}
-    for name in (".".join(folder.parts) for folder in folders):
-        assert f'"{name}"' in listed, f"{name} is not among the packages of pyproject.toml"

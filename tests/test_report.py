@@ -16,6 +16,7 @@ def record(load=0.5):
         "machine": {"cpu": "a CPU", "cores": 2, "load": load, "gpu": None},
         "versions": {"torch": "2.13"},
         "device": "cpu",
+        "quick": False,
         "ceilings": {"copy_bytes_s": 1e10, "float32_flop_s": 1e11, "bfloat16_flop_s": 2e11},
         "cases": {
             "operator": {
@@ -89,7 +90,7 @@ def test_either_page_alone_can_be_out_of_date(checkout, name, capsys):
 
 
 def test_the_headline_is_recorded():
-    cases = report.read_json(report.ROOT, "cpu")["cases"]
+    cases = report.read_records(report.ROOT)[-1]["cases"]
     assert all(summary.speed_up(cases[name]) > 1 for name in summary.HEADLINE)
 
 
@@ -122,3 +123,10 @@ def test_without_records_the_table_is_empty(checkout):
     pytest.importorskip("matplotlib")
     assert report.main([], checkout) == 0
     assert "| baseline |" not in (checkout / "README.md").read_text()
+
+
+def test_a_damaged_record_is_one_line(checkout, capsys):
+    (checkout / "benchmarks/results/cpu.json").write_text("[]")
+    assert report.main(["--check"], checkout) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "cpu.json is no record of salcr bench" in said

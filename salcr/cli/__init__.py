@@ -14,6 +14,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
+from salcr import __version__
 from salcr.data.registry import DATASETS
 from salcr.data.sysu import SYSU
 
@@ -35,9 +36,30 @@ def main() -> None:
     try:
         with _terminable():
             app()
-    except (ValueError, OSError, ArithmeticError) as error:
-        typer.echo(f"salcr: {' '.join(str(error).split())}", err=True)
+    except (ValueError, OSError, ArithmeticError, MemoryError) as error:
+        typer.echo(f"salcr: {_one_line(error)}", err=True)
         sys.exit(1)
+
+
+def _one_line(error: Exception) -> str:
+    """Its message; what a terminal would obey or cannot show, which file names and files may hold, is written out."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"salcr {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print it.")
+    ] = False,
+) -> None:
+    """Options before any command."""
 
 
 @app.command()
@@ -67,7 +89,7 @@ def evaluate(
     overrides: Overrides = None,
     out: Annotated[Optional[Path], typer.Option(help="JSON file for the figures; else they are printed.")] = None,  # noqa: UP045
 ) -> None:
-    """Evaluate a checkpoint by all protocols of its data set (data.root=DIR for another place or data set)."""
+    """Evaluate a checkpoint by all protocols of its data set (outside of its run folder give data.root=DIR)."""
     import json
 
     from salcr.engine.evaluation import evaluate_checkpoint

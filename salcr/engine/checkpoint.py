@@ -1,6 +1,7 @@
 """Checkpoints: written whole or not at all, the newest readable one found again after a crash."""
 
 import io
+import pickle
 import warnings
 import zipfile
 from pathlib import Path
@@ -39,23 +40,31 @@ def save_epoch(folder: Path, epoch: int, payload: dict[str, Any]) -> Path:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint (tensors and plain values only).
+    """Read a checkpoint (tensors and plain values only), whoever made it: no code of it runs.
 
     Raises:
         OSError: no such file, or the disk does not give it.
-        ValueError: it is truncated, damaged (every byte is checked), or no checkpoint.
+        ValueError: it is truncated, damaged (every byte is checked), grows as it is read, or no checkpoint.
     """
     content = io.BytesIO(path.read_bytes())
     try:
-        damaged = zipfile.ZipFile(content).testzip()
+        with zipfile.ZipFile(content) as archive:
+            damaged = archive.testzip()
+            size = sum(entry.file_size for entry in archive.infolist())
         if damaged is not None:
             raise ValueError(f"the checksum of {damaged} is wrong")
+        if size > content.getbuffer().nbytes:
+            raise ValueError("its entries are compressed or overlap")
         content.seek(0)
-        state = torch.load(content, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            state = torch.load(content, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
     except Exception as error:  # a damaged file makes the reader raise nearly anything
         reason = str(error).partition("\n")[0] or type(error).__name__
+        if isinstance(error, pickle.UnpicklingError) or "weights_only" in reason:  # torch advises to load it unsafely
+            reason = "it must hold nothing but tensors and plain values"
         raise ValueError(f"{path} is not a readable checkpoint: {reason}") from error
     if not isinstance(state, dict):
         raise ValueError(f"{path} is not a checkpoint: it holds a {type(state).__name__}")

@@ -1,9 +1,10 @@
 """The configuration of a run: typed, checked, from a preset, a YAML file and command-line overrides."""
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -21,14 +22,18 @@ from pydantic import (
 from salcr.data import DATASETS
 from salcr.data.sysu import SYSU
 from salcr.defaults import MOMENTUM, NEIGHBORS, TEMPERATURE
+from salcr.engine.yaml_settings import parse_yaml, read_settings
 
+PATHS = ("data.root", "data.cache", "model.weights", "model.checkpoint")
+SHOWN = 10  # wrong keys in a message
 PRESETS = ("demo", *(spec.preset for spec in DATASETS.values() if spec.preset))
 Refinement = Literal["cmfp", "k_reciprocal", "cmrr", "aim"]
 Backend = Literal["auto", "reference", "eager", "cpp", "numba", "triton", "cuda", "faiss"]
+Side = Annotated[int, Field(ge=1, le=4096)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Data(Section):
@@ -39,8 +44,8 @@ class Data(Section):
     root: Path | None = None
     trial: PositiveInt = 1
     """Which split, from 1, of a data set that has several."""
-    height: PositiveInt = 288
-    width: PositiveInt = 144
+    height: Side = 288
+    width: Side = 144
     cache: Path | None = None
     """Folder of the decoded images; by default ``.salcr-cache`` below the data set's root, or one of the user's."""
 
@@ -56,7 +61,7 @@ class Model(Section):
     """The network and the weights it starts from."""
 
     architecture: Literal["resnet50", "resnet18", "tiny"] = "resnet50"
-    parts: PositiveInt = 3
+    parts: int = Field(3, ge=1, le=256)
     weights: Path | Literal["bundled"] | None = None
     """A classifier's weights (see :func:`salcr.models.weights.read_weights`), or the small file of the package."""
     checkpoint: Path | None = None
@@ -153,7 +158,7 @@ class Evaluation(Section):
 class Config(Section):
     """Everything that defines a run. Unknown keys and wrong types are errors that name the key."""
 
-    seed: NonNegativeInt = 0
+    seed: int = Field(0, ge=0, lt=2**63)
     device: str = "auto"
     """``"auto"`` is the GPU if there is one, else the CPU."""
     backend: Backend = "auto"
@@ -181,34 +186,56 @@ def load_config(
 ) -> Config:
     """The configuration from a preset, a YAML file, ``sections`` and ``key.sub=value`` overrides, the last one winning.
 
+    What a stranger's file says goes through :func:`config_of_checkpoint`, never into ``sections``.
+
     Raises:
         ValueError: an unknown preset or key, a wrong type, or no YAML; the message, one line, names the key or file.
         FileNotFoundError: no such file.
     """
-    tree: dict[str, Any] = {}
+    tree: Mapping[str, Any] = {}
+    given: Mapping[str, Any] = {}
     if preset is not None:
         if preset not in PRESETS:
             raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
         text = resources.files("salcr.engine").joinpath(f"presets/{preset}.yaml").read_text()
-        _merge(tree, _parse(text, f"preset {preset}"))
+        tree = parse_yaml(text, f"preset {preset}")
     if file is not None:
-        given = _parse(Path(file).read_text(), str(file)) or {}
-        if not isinstance(given, Mapping):
-            raise ValueError(f"{file} must hold settings by name, got {given!r}")
-        _merge(tree, given)
-    _merge(tree, sections)
+        given = read_settings(Path(file))
+        tree = _merged(tree, given)
+    tree = _merged(tree, sections)
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals:
             raise ValueError(f"an override reads key.sub=value, got {override!r}")
-        branch = _parse(value, f"the value in {override!r}")
+        branch = parse_yaml(value, f"the value in {override!r}")
         for name in reversed(key.split(".")):
             branch = {name: branch}
-        _merge(tree, branch)
-    try:
-        return Config.model_validate(tree)
-    except ValidationError as error:
-        raise ValueError("; ".join(_describe(problem) for problem in error.errors())) from error
+        tree = _merged(tree, branch)
+    return _validate(tree, given, f"{file}: ")
+
+
+def config_of_checkpoint(sections: object, path: Path) -> Config:
+    """The configuration that the checkpoint at ``path`` holds, whoever made it: the known sections, without paths.
+
+    Where data are read and files are written is for the command line and the run's own ``config.yaml`` to say:
+    ``data.root``, ``data.cache``, ``model.weights`` and ``model.checkpoint`` are None in the result.
+
+    Raises:
+        ValueError: it is none; the message, one line, names ``path`` and the key.
+    """
+    if not isinstance(sections, dict):
+        raise ValueError(f"{path}: the configuration must be settings by name, got a {type(sections).__name__}")
+    tree = dict(sections)
+    for section, name in (key.split(".") for key in PATHS):
+        if isinstance(tree.get(section), dict):
+            tree[section] = {key: value for key, value in tree[section].items() if key != name}
+    return _validate(tree, tree, f"{path}: ")
+
+
+def differences(one: Config, other: Config) -> dict[str, tuple[Any, Any]]:
+    """``{"schedule.lr": (its value in one, its value in other), …}`` of the settings that are not the same."""
+    before, after = _flat(one.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
+    return {key: (before[key], after[key]) for key in before if before[key] != after[key]}
 
 
 def single_stage(config: Config, stage: str) -> Config:
@@ -233,23 +260,58 @@ def dump_config(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
-def _parse(text: str, what: str) -> Any:
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 80, 80
+
+
+def _validate(tree: Mapping[str, Any], given: Mapping[str, Any], origin: str) -> Config:
+    """The configuration of ``tree``; where the value of a wrong key is the one in ``given``, ``origin`` names that."""
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{what} is not YAML: {' '.join(str(error).split())}") from error
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        problems = error.errors()
+    found = [(origin if _same_value(tree, given, p["loc"]) else "") + _describe(p) for p in problems[:SHOWN]]
+    more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
+    raise ValueError("; ".join([*found, *more]))
+
+
+def _same_value(tree: Any, given: Any, loc: Sequence[str | int]) -> bool:
+    """Whether both have the same object at ``loc``."""
+    for key in loc:
+        if tree is given or not isinstance(tree, Mapping):
+            break
+        if not isinstance(given, Mapping) or key not in tree or key not in given:
+            return False
+        tree, given = tree[key], given[key]
+    return tree is given
 
 
 def _describe(problem: Mapping[str, Any]) -> str:
     key, message = ".".join(map(str, problem["loc"])), problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
-        return f"unknown key {key!r}"
-    return f"{key}: {message}, got {problem['input']!r}" if key else message
+        return f"unknown key {_SHORT.repr(key)}"
+    return f"{key}: {message}, got {_brief(problem['input'])}" if key else message
 
 
-def _merge(tree: dict[str, Any], over: Mapping[str, Any]) -> None:
+def _brief(value: Any) -> str:
+    """A plain value as it is written, cut where it is long or deep; of anything else the kind."""
+    if isinstance(value, int) and abs(value) >= 2**64:
+        return "a number of more than 64 bits"
+    plain = value is None or isinstance(value, (bool, int, float, str, list, tuple, dict, Path))
+    return _SHORT.repr(value) if plain else f"a {type(value).__name__}"
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return found
+
+
+def _merged(tree: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(tree)
     for key, value in over.items():
-        if isinstance(value, Mapping) and isinstance(tree.get(key), dict):
-            _merge(tree[key], value)
-        else:
-            tree[key] = dict(value) if isinstance(value, Mapping) else value
+        below = merged.get(key)
+        both = isinstance(value, Mapping) and isinstance(below, Mapping)
+        merged[key] = _merged(below, value) if both else value
+    return merged

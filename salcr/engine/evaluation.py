@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from salcr import ops
 from salcr.data import Dataset
 from salcr.data.records import Protocol, Trial
-from salcr.engine.config import Config, Evaluation, load_config
+from salcr.engine.config import Config, Evaluation, differences, load_config
 from salcr.engine.features import extract_features
 from salcr.engine.images import open_dataset, open_images
 from salcr.engine.network import configured_backend, load_network, pick_device
@@ -20,6 +20,7 @@ from salcr.files import make_parent, write_atomically
 from salcr.models import SALCRNetwork
 
 RANKS = (1, 5, 10, 20)
+ACTING = ("data.", "evaluation.", "device", "backend", "schedule.precision")  # settings that a trained network obeys
 
 
 def evaluate(network: SALCRNetwork, dataset: Dataset, config: Config, device: torch.device) -> dict[str, Any]:
@@ -43,7 +44,8 @@ def evaluate_checkpoint(path: Path, overrides: Sequence[str] = ()) -> dict[str, 
     """:func:`evaluate` of a training checkpoint on the data set of its configuration, changed by ``overrides``.
 
     Raises:
-        OSError, ValueError: no such checkpoint, a wrong override, or a data set without a query and a gallery.
+        OSError, ValueError: no such checkpoint, an override that is wrong or cannot change what the network is, or a
+            data set without a query and a gallery.
     """
     network, dataset, config, device = _open_checkpoint(path, overrides)
     with configured_backend(config):
@@ -109,8 +111,11 @@ def cosine_distances(
 
 
 def _open_checkpoint(path: Path, overrides: Sequence[str]) -> tuple[SALCRNetwork, Dataset, Config, torch.device]:
-    network, config = load_network(path, torch.device("cpu"))
-    config = load_config(overrides=overrides, **config.model_dump(mode="json"))
+    network, trained = load_network(path, torch.device("cpu"))
+    config = load_config(overrides=overrides, **trained.model_dump(mode="json"))
+    for key, (before, after) in differences(trained, config).items():
+        if not key.startswith(ACTING):
+            raise ValueError(f"{key}={after} cannot act on {path}: its network was trained with {key}={before}")
     device, dataset = pick_device(config.device), open_dataset(config)
     if not dataset.protocols:
         raise ValueError(f"nothing to evaluate: {dataset.root} has no query and gallery")

@@ -1,5 +1,6 @@
 """The network of a run: built from its configuration, or read back from a checkpoint."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import resources
@@ -10,10 +11,11 @@ import torch
 
 from salcr import ops
 from salcr.engine import checkpoint
-from salcr.engine.config import Config, Model, load_config
+from salcr.engine.config import Config, Model, config_of_checkpoint, load_config
 from salcr.models import SALCRNetwork
 from salcr.models.weights import read_weights
 
+logger = logging.getLogger("salcr")
 BUNDLED = "weights/tiny.pt"
 
 
@@ -38,8 +40,21 @@ def build_network(settings: Model, generator: torch.Generator) -> SALCRNetwork:
     return network
 
 
+def warn_of_random_weights(settings: Model) -> None:
+    """Say so where a training begins with nothing but random numbers: it is hardly ever meant."""
+    if settings.weights is None and settings.checkpoint is None:
+        logger.warning(
+            "model.weights is not set: %s starts from random weights, and clusters of its features mean little; "
+            "the paper starts from ImageNet's",
+            settings.architecture,
+        )
+
+
 def load_network(path: Path, device: torch.device) -> tuple[SALCRNetwork, Config]:
     """The network of a training checkpoint, in eval mode on ``device``, and the configuration it was trained with.
+
+    The file may be anyone's: its paths are left out. Where it lies in ``checkpoints/`` of a run folder, ``data.root``
+    and ``data.cache`` are those of the folder's ``config.yaml``, otherwise they are None.
 
     Raises:
         OSError, ValueError: no such file, or no checkpoint of this project.
@@ -47,9 +62,14 @@ def load_network(path: Path, device: torch.device) -> tuple[SALCRNetwork, Config
     state = checkpoint.load(path)
     if "config" not in state:
         raise ValueError(f"{path} is not a training checkpoint: it has no configuration")
-    config = load_config(**state["config"])
+    config = config_of_checkpoint(state["config"], path)
     network = SALCRNetwork(config.model.architecture, config.model.parts, authors_pg1=config.model.authors_pg1)
     _load_state(network, state, path)
+    run = path.absolute().parents[1] / "config.yaml" if path.absolute().parent.name == "checkpoints" else None
+    if run is not None and run.exists():
+        own = load_config(file=run).data
+        places = {"root": own.root, "cache": own.cache}
+        config = config.model_copy(update={"data": config.data.model_copy(update=places)})
     return network.to(device, memory_format=torch.channels_last).eval(), config
 
 
@@ -73,10 +93,21 @@ def pick_device(name: str) -> torch.device:
 def _load_state(network: SALCRNetwork, state: dict[str, Any], path: Path) -> None:
     if "network" not in state:
         raise ValueError(f"{path} is not a training checkpoint: it has no network")
+    given = state["network"]
+    if not isinstance(given, dict) or not all(_is_weight(name, x) for name, x in given.items()):
+        raise ValueError(f"{path} is not a training checkpoint: its network must be tensors of real numbers by name")
     try:
-        network.load_state_dict(state["network"])
+        network.load_state_dict(given)
     except RuntimeError as error:
         raise ValueError(f"{path} does not fit this network: {' '.join(str(error).split())}") from error
+
+
+def _is_weight(name: object, x: object) -> bool:
+    """Whether a state dict can hold it; anything else makes ``load_state_dict`` fail in ways of its own."""
+    if not isinstance(name, str) or not isinstance(x, torch.Tensor):
+        return False
+    dense = x.layout == torch.strided and not (x.is_quantized or x.is_nested or x.is_meta)
+    return dense and (x.is_floating_point() or name.endswith("num_batches_tracked"))
 
 
 def _weights_file(weights: Path | str) -> Path:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,21 +37,29 @@ class RunFolder:
             leftover.unlink()
         if not self.metrics.exists():
             return
-        kept = []
-        for line in self.metrics.read_text().splitlines():
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            if record["epoch"] < epoch:
-                kept.append(line + "\n")
-        write_atomically(self.metrics, "".join(kept))
+        kept = (line + b"\n" for line, record in self._records(half_written=True) if record["epoch"] < epoch)
+        write_atomically(self.metrics, b"".join(kept))
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """The records of ``metrics.jsonl``; none before the first epoch has ended."""
-        if not self.metrics.exists():
-            return []
-        return [json.loads(line) for line in self.metrics.read_text().splitlines()]
+        """The records of ``metrics.jsonl``; none before the first epoch has ended.
+
+        Raises:
+            ValueError: a line is no record of an epoch; file and line are named.
+        """
+        return [record for _, record in self._records()] if self.metrics.exists() else []
+
+    def _records(self, *, half_written: bool = False) -> Iterator[tuple[bytes, dict[str, Any]]]:
+        """Lines and what they hold; ``half_written``: the last may be what a killed process left."""
+        lines = self.metrics.read_bytes().splitlines()
+        for number, line in enumerate(lines, 1):
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError):
+                record = None
+            if isinstance(record, dict) and isinstance(record.get("epoch"), int):
+                yield line, record
+            elif not (half_written and number == len(lines)):
+                raise ValueError(f"{self.metrics}, line {number}: must be the record of an epoch as JSON")
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write ``summary.json``."""

@@ -9,7 +9,7 @@ import torch
 from salcr.engine import checkpoint
 from salcr.engine.config import Config, dump_config, load_config
 from salcr.engine.evaluation import evaluate
-from salcr.engine.network import configured_backend
+from salcr.engine.network import configured_backend, warn_of_random_weights
 from salcr.engine.run_folder import RunFolder
 from salcr.engine.session import Session
 from salcr.engine.stage_one import stage_one_epoch
@@ -117,6 +117,7 @@ class Trainer(Session):
         begin = 0 if state is None else state["epoch"] + 1
         self.run.rewind(begin)
         if state is None:
+            warn_of_random_weights(self.config.model)
             return 0
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])

@@ -23,6 +23,10 @@ _preferred = "auto"
 _TABLE: dict[str, dict[str, "Backend"]] = {}
 
 
+class BackendError(RuntimeError, ValueError):
+    """A backend that was asked for by name cannot run here, or not on that tensor; the message says why."""
+
+
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
     """Let every operator that is called with ``impl="auto"`` run on backend ``name``, where it has that backend.
@@ -39,7 +43,7 @@ def use_backend(name: str) -> Iterator[None]:
 
     Raises:
         ValueError: ``name`` is no backend's name.
-        RuntimeError: raised by an operator that has this backend, if it cannot run here or on that tensor.
+        BackendError: raised by an operator that has this backend, if it cannot run here or on that tensor.
     """
     global _preferred
     _check_name("name", name)
@@ -91,7 +95,7 @@ def pick(operator: str, impl: str, tensor: torch.Tensor) -> Callable:
 
     Raises:
         ValueError: ``impl`` is no backend's name, or this operator has none of that name.
-        RuntimeError: the named backend cannot run here or on this tensor; the message says why.
+        BackendError: the named backend cannot run here or on this tensor; the message says why.
     """
     backends = _TABLE[operator]
     name = impl.removesuffix(PREFERRED)
@@ -106,7 +110,7 @@ def pick(operator: str, impl: str, tensor: torch.Tensor) -> Callable:
         raise ValueError(f"impl={name!r}: {operator} has the backends {', '.join(backends)}")
     reason = obstacle(backends[name], tensor)
     if reason is not None:
-        raise RuntimeError(f"impl={name!r} of {operator} cannot run: {reason}")
+        raise BackendError(f"impl={name!r} of {operator} cannot run: {reason}")
     return backends[name].function
 
 

@@ -11,11 +11,13 @@ import pytest
 import torch
 from typer.main import get_command
 
+from salcr import __version__ as version
 from salcr import cli
 from salcr.data import DATASETS
 from salcr.data.synthetic import write
 from salcr.engine import checkpoint, load_config
 from salcr.engine import pretrain as pretraining
+from salcr.engine.config import dump_config
 from salcr.models import SALCRNetwork
 from tests.data.trees import make_folder
 from tests.engine.tree import tiny, write_tree
@@ -45,12 +47,14 @@ def salcr(monkeypatch, capsys):
 
 @pytest.fixture(scope="module")
 def saved(tree, tmp_path_factory):
-    """A checkpoint of an untrained network."""
+    """A run folder's checkpoint of an untrained network."""
     torch.manual_seed(1)
-    path = tmp_path_factory.mktemp("saved") / "epoch_0000.pt"
-    config = load_config(overrides=tiny(tree, *FAST)).model_dump(mode="json")
-    checkpoint.save_atomically({"epoch": 0, "config": config, "network": SALCRNetwork("tiny").state_dict()}, path)
-    return path
+    config, run = load_config(overrides=tiny(tree, *FAST)), tmp_path_factory.mktemp("saved")
+    (run / "config.yaml").write_text(dump_config(config))
+    state = {"epoch": 0, "config": config.model_dump(mode="json"), "network": SALCRNetwork("tiny").state_dict()}
+    (run / "checkpoints").mkdir()
+    checkpoint.save_atomically(state, run / "checkpoints/epoch_0000.pt")
+    return run / "checkpoints/epoch_0000.pt"
 
 
 def assert_one_line(result, *named):
@@ -167,6 +171,12 @@ def test_figures_on_the_screen_and_in_a_file(salcr, saved, tmp_path):
     assert set(json.loads(out)["all-single"]) == {"rank-1", "rank-5", "rank-10", "rank-20", "mAP", "mINP"}
 
 
+def test_a_backend_that_cannot_run_is_one_line(salcr, saved, monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    arguments = ["--checkpoint", saved, "device=cpu", "backend=triton", "evaluation.refinements=[cmrr]"]
+    assert_one_line(salcr("evaluate", *arguments), "impl='triton'", "cannot run: it takes tensors on")
+
+
 def test_one_stage_after_the_other(salcr, tree, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     rates = "schedule.milestones=[1]"
@@ -250,6 +260,27 @@ def test_anything_else_is_a_traceback(monkeypatch):
 def test_info(salcr):
     code, out, _ = salcr("info")
     assert code == 0 and "evaluate_ranking" in out
+
+
+def test_version(salcr):
+    assert salcr("--version")[:2] == (0, f"salcr {version}\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("a.pt\x1b[2J: caf\xe9\udcff"), r"a.pt\x1b[2J: café\udcff"),
+        (MemoryError(), "MemoryError"),
+        (FileNotFoundError(2, "No such file or directory", "a\nb"), "[Errno 2] No such file or directory: 'a\\nb'"),
+    ],
+)
+def test_a_line_never_steers_the_terminal(salcr, monkeypatch, error, line):
+    def failing():
+        raise error
+
+    monkeypatch.setattr(cli, "app", failing)
+    code, _, said = salcr()
+    assert code == 1 and said == f"salcr: {line}\n"
 
 
 @pytest.mark.parametrize(

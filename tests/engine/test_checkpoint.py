@@ -3,6 +3,7 @@ import io
 import os
 import pickle
 import resource
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -169,11 +170,30 @@ class Payload:
 
 
 @pytest.mark.parametrize("writer", [torch.save, lambda x, path: path.write_bytes(pickle.dumps(x))], ids=["zip", "raw"])
-def test_no_code_of_a_checkpoint_runs(tmp_path, writer):
+def test_no_code_of_a_checkpoint_runs_and_no_one_is_told_how_to_let_it(tmp_path, writer):
     writer({"network": Payload(tmp_path / "ran")}, tmp_path / "bad.pt")
-    with pytest.raises(ValueError, match="not a readable checkpoint"):
+    with pytest.raises(ValueError, match=r"bad\.pt is not a readable checkpoint: ") as caught:
         checkpoint.load(tmp_path / "bad.pt")
     assert not (tmp_path / "ran").exists()
+    advice = ("weights_only", "trust", "safe_globals", "allowlist", "loaded")
+    assert not [word for word in advice if word in str(caught.value)] and "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_program_is_no_checkpoint(tmp_path):
+    torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.ones(1, 2)), tmp_path / "script.pt")
+    with pytest.raises(ValueError, match=r"script\.pt is not a readable checkpoint: it must hold nothing but tensors"):
+        checkpoint.load(tmp_path / "script.pt")
+
+
+def test_a_file_that_grows_as_it_is_read_is_refused(tmp_path):
+    """A small file of gigabytes of zeros, or of one tensor's bytes listed a thousand times."""
+    checkpoint.save_atomically({"x": torch.zeros(10_000)}, tmp_path / "plain.pt")
+    with zipfile.ZipFile(tmp_path / "plain.pt") as plain, zipfile.ZipFile(tmp_path / "bomb.pt", "w", 8) as bomb:
+        for entry in plain.namelist():
+            bomb.writestr(entry, plain.read(entry))
+    with pytest.raises(ValueError, match=r"bomb\.pt is not a .*: its entries are compressed or overlap"):
+        checkpoint.load(tmp_path / "bomb.pt")
 
 
 def test_missing_files_are_os_errors(tmp_path):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from salcr.data import DATASETS
 from salcr.engine import PRESETS, Config, load_config, single_stage
 from salcr.engine import config as config_module
-from salcr.engine.config import dump_config
+from salcr.engine.config import differences, dump_config
 
 
 def flat(tree, prefix=""):
@@ -21,9 +21,8 @@ def flat(tree, prefix=""):
     return out
 
 
-def differences(one: Config, other: Config):
-    one, other = flat(one.model_dump()), flat(other.model_dump())
-    return {key: value for key, value in other.items() if value != one[key]}
+def changed(one: Config, other: Config):
+    return {key: value for key, (_, value) in differences(one, other).items()}
 
 
 def test_sysu_has_the_papers_parameters():
@@ -75,9 +74,9 @@ def test_sysu_has_the_papers_parameters():
 
 def test_the_other_presets_differ_where_the_paper_does():
     sysu = load_config(preset="sysu")
-    assert differences(Config(), sysu) == {}
-    assert differences(sysu, load_config(preset="llcm")) == {"data.name": "llcm"}
-    assert differences(sysu, load_config(preset="regdb")) == {
+    assert changed(Config(), sysu) == {}
+    assert changed(sysu, load_config(preset="llcm")) == {"data.name": "llcm"}
+    assert changed(sysu, load_config(preset="regdb")) == {
         "data.name": "regdb",
         "clustering.eps": 0.3,
         "schedule.iterations": 100,
@@ -185,6 +184,10 @@ def test_an_empty_file_changes_nothing(tmp_path):
         ("seed", r"reads key.sub=value, got 'seed'"),
         ("schedule.milestones=[1", r"'schedule.milestones=\[1' is not YAML"),
         ("=3", "unknown key ''"),
+        ("schedule.lr=.inf", "schedule.lr: .*got inf"),
+        ("seed=9223372036854775808", "seed: .*got 9223372036854775808"),
+        ("data.height=100000", "data.height: .*got 100000"),
+        ("model.parts=[[[[[[1]]]]]]", r"model.parts: .*got \[\[\[...\]\]\]"),
     ],
 )
 def test_a_bad_override_is_named_in_one_line(override, named):
@@ -214,6 +217,30 @@ def test_bad_files_and_presets_are_named(tmp_path):
         with pytest.raises(ValueError, match=message) as caught:
             load_config(file=file)
         assert "\n" not in str(caught.value)
+
+
+def test_a_wrong_value_is_named_with_the_file_it_stands_in(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("schedule: {lr: fast}\ncolour: {a: 1}\n")
+    with pytest.raises(ValueError, match=r"mine\.yaml: schedule\.lr: .*'fast'.*mine\.yaml: unknown key 'colour'"):
+        load_config(file=file)
+    with pytest.raises(ValueError, match=r"schedule\.lr: .*'slow'") as caught:
+        load_config(file=file, overrides=["schedule.lr=slow", "colour=2"])
+    assert "mine.yaml" not in str(caught.value)
+
+
+def test_a_flood_of_wrong_keys_is_cut():
+    with pytest.raises(ValueError, match="and 990 more") as caught:
+        load_config(**{f"key{n}{'x' * 1000}": 1 for n in range(1000)})
+    assert len(str(caught.value)) < 2000
+
+
+def test_differences_name_key_and_both_values():
+    one = load_config(preset="regdb")
+    assert differences(one, one) == {}
+    other = load_config(preset="regdb", overrides=["dagi.k=9", "schedule.milestones=[1]", "data.root=x"])
+    expected = {"dagi.k": (8, 9), "schedule.milestones": ([20, 60], [1]), "data.root": (None, "x")}
+    assert differences(one, other) == expected
 
 
 def test_stage_two_needs_a_module():

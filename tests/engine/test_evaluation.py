@@ -1,5 +1,7 @@
 import itertools
 import math
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import torch.nn.functional as F
 from salcr import ops
 from salcr.data import Dataset, Protocol, Records, Trial
 from salcr.engine import checkpoint, load_config
-from salcr.engine.config import Evaluation
+from salcr.engine.config import Evaluation, dump_config
 from salcr.engine.evaluation import (
     evaluate,
     evaluate_checkpoint,
@@ -223,11 +225,14 @@ def test_bfloat16_features_are_near_and_unit(network, rng, mirror):
 
 @pytest.fixture(scope="module")
 def saved(tree, tmp_path_factory):
-    """A checkpoint of an untrained network: its path, its configuration, and the network."""
+    """A run folder's checkpoint of an untrained network: its path, its configuration, and the network."""
     torch.manual_seed(5)
     built = SALCRNetwork("tiny").eval()
     config = load_config(overrides=tiny(tree))
-    path = tmp_path_factory.mktemp("saved") / "epoch_0003.pt"
+    run = tmp_path_factory.mktemp("saved")
+    (run / "config.yaml").write_text(dump_config(config))
+    (run / "checkpoints").mkdir()
+    path = run / "checkpoints/epoch_0003.pt"
     checkpoint.save_atomically(
         {"epoch": 3, "config": config.model_dump(mode="json"), "network": built.state_dict()}, path
     )
@@ -297,17 +302,90 @@ def test_extracted_features_are_written_with_their_columns(saved, tmp_path):
 def test_what_is_no_training_checkpoint_is_named(saved, tmp_path):
     path, _, built = saved
     whole = checkpoint.load(path)
+    config, network = whole["config"], whole["network"]
+    name = "backbone.stages.0.0.conv1.weight"
     cases = {
         "weights": (built.state_dict(), "has no configuration"),
-        "config": ({"config": whole["config"]}, "has no network"),
+        "config": ({"config": config}, "has no network"),
         "other": (whole | {"network": SALCRNetwork("tiny", parts=2).state_dict()}, "does not fit this network"),
-        "unknown": (whole | {"config": whole["config"] | {"colour": 1}}, "unknown key 'colour'"),
+        "unknown": (whole | {"config": config | {"colour": 1}}, "unknown key 'colour'"),
+        "text": (whole | {"config": "data: x"}, "the configuration must be settings by name, got a str"),
+        "number": (whole | {"config": config | {1: 2}}, "Keys should be strings"),
+        "tensor": (whole | {"config": config | {"seed": torch.ones(9)}}, "seed: .*, got a Tensor"),
+        "digits": (whole | {"config": config | {"seed": 2**70}}, "seed: .*more than 64 bits"),
+        "large": (whole | {"config": config | {"model": {"parts": 10**9}}}, "model.parts: .*less than or equal to 256"),
+        "list": (whole | {"network": [1]}, "must be tensors of real numbers by name"),
+        "strings": (whole | {"network": network | {name: "x"}}, "must be tensors of real numbers by name"),
+        "numbered": (whole | {"network": network | {3: torch.ones(3)}}, "must be tensors of real numbers by name"),
+        "complex": (whole | {"network": network | {name: network[name] * 1j}}, "must be tensors of real numbers"),
+        "sparse": (whole | {"network": network | {name: network[name].to_sparse()}}, "must be tensors of real numbers"),
+        "shape": (whole | {"network": network | {name: torch.ones(3)}}, "does not fit this network: .*size mismatch"),
+        "fewer": (whole | {"network": {"norm.weight": network["norm.weight"]}}, "does not fit this network: .*Missing"),
     }
     for name, (content, message) in cases.items():
         checkpoint.save_atomically(dict(content), tmp_path / f"{name}.pt")
         with pytest.raises(ValueError, match=message) as caught:
             load_network(tmp_path / f"{name}.pt", CPU)
-        assert "\n" not in str(caught.value)
+        assert "\n" not in str(caught.value) and f"{name}.pt" in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["file", "preset", "overrides"])
+def test_a_checkpoint_chooses_no_source_of_settings(saved, tmp_path, key):
+    secret = tmp_path / "secret"
+    secret.write_text("password\n")
+    whole = checkpoint.load(saved[0])
+    value = {"file": str(secret), "preset": "demo", "overrides": ["seed=5"]}[key]
+    checkpoint.save_atomically(whole | {"config": whole["config"] | {key: value}}, tmp_path / "theirs.pt")
+    with pytest.raises(ValueError, match=rf"theirs\.pt: unknown key '{key}'") as caught:
+        evaluate_checkpoint(tmp_path / "theirs.pt")
+    assert "password" not in str(caught.value)
+
+
+def test_a_checkpoint_chooses_no_place(saved, tree, tmp_path):
+    """Its paths are left out; those of its run folder's own configuration and of the command line count."""
+    path, config, _ = saved
+    whole = checkpoint.load(path)
+    chosen, ours = tmp_path / "chosen", tmp_path / "ours"
+    chosen.mkdir()
+    stale = chosen / "old.tmp"
+    stale.touch()
+    os.utime(stale, (0, 0))
+    data = whole["config"]["data"] | {"cache": str(chosen), "root": str(tree)}
+    model = whole["config"]["model"] | {"weights": str(stale), "checkpoint": str(stale)}
+    theirs = tmp_path / "theirs.pt"
+    checkpoint.save_atomically(whole | {"config": whole["config"] | {"data": data, "model": model}}, theirs)
+    with pytest.raises(ValueError, match=r"data\.root is not set"):
+        evaluate_checkpoint(theirs)
+    plain = "evaluation.refinements=[]"
+    assert evaluate_checkpoint(theirs, [f"data.root={tree}", f"data.cache={ours}", plain])
+    assert list(ours.iterdir()) and list(chosen.iterdir()) == [stale]
+    loaded = load_network(theirs, CPU)[1]
+    assert (loaded.data.root, loaded.data.cache, loaded.model.weights, loaded.model.checkpoint) == (None,) * 4
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    shutil.copy(theirs, run / "checkpoints")
+    (run / "config.yaml").write_text(f"data: {{name: sysu, root: {tree}}}\nseed: 3\n")
+    loaded = load_network(run / "checkpoints/theirs.pt", CPU)[1]
+    assert (loaded.data.root, loaded.data.cache, loaded.seed) == (tree, None, config.seed)
+
+
+@pytest.mark.parametrize(
+    ("override", "before"),
+    [
+        ("model.parts=4", "model.parts=3"),
+        ("model.architecture=resnet18", "model.architecture=tiny"),
+        ("model.weights=resnet50.pth", "model.weights=None"),
+        ("clustering.eps=0.5", "clustering.eps=0.6"),
+        ("seed=3", "seed=0"),
+    ],
+)
+def test_settings_that_cannot_act_on_a_checkpoint(saved, override, before):
+    with pytest.raises(ValueError, match=rf"{override} cannot act on .*epoch_0003\.pt: .*{before}"):
+        evaluate_checkpoint(saved[0], [override])
+
+
+def test_a_setting_that_says_what_the_checkpoint_says(saved):
+    assert evaluate_checkpoint(saved[0], ["model.parts=3", "evaluation.refinements=[]"])
 
 
 def test_devices():

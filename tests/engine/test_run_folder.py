@@ -58,6 +58,18 @@ def test_rewind_drops_a_line_that_was_cut_off(tmp_path, end):
     assert run.read_metrics() == [{"epoch": 0}]
 
 
+@pytest.mark.parametrize("line", [b"{}", b"[1]", b"3", b'{"epoch": "1"}', b"\xff\x00", b"[" * 100_000, b""])
+def test_a_line_that_is_no_record_is_named(tmp_path, line):
+    run = RunFolder(tmp_path)
+    run.metrics.write_bytes(b'{"epoch": 0}\n' + line + b'\n{"epoch": 2}\n')
+    for read in (run.read_metrics, lambda: run.rewind(5)):
+        with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: must be the record of an epoch"):
+            read()
+    run.metrics.write_bytes(b'{"epoch": 0}\n' + line)
+    run.rewind(5)
+    assert run.read_metrics() == [{"epoch": 0}]
+
+
 def test_rewind_ends_a_line_that_lacks_only_its_end(tmp_path):
     run = RunFolder(tmp_path)
     run.metrics.write_text('{"epoch": 0}\n{"epoch": 1}')

@@ -3,6 +3,7 @@
 import logging
 import math
 import re
+import shutil
 from contextlib import suppress
 
 import pytest
@@ -319,6 +320,20 @@ def test_bfloat16(tree, tmp_path):
     for record in metrics(tmp_path):
         assert all(math.isfinite(loss) for loss in record["loss"].values())
     assert all(x.dtype != torch.bfloat16 for x in last_state(tmp_path)["network"].values())
+
+
+def test_a_start_from_random_weights_is_said(tree, tmp_path, stage_one_run, fake_epochs, caplog):
+    fake_epochs(lambda *_: None)
+    with caplog.at_level(logging.WARNING, logger="salcr"):
+        train(load_config(overrides=tiny(tree)), tmp_path / "random")
+        assert [r.getMessage()[:61] for r in caplog.records] == [
+            "model.weights is not set: tiny starts from random weights, an"
+        ]
+        caplog.clear()
+        train(load_config(overrides=tiny(tree, "model.weights=bundled")), tmp_path / "bundled")
+        config = load_config(overrides=tiny(tree, *SHORT, "schedule.stage_two_epochs=0"))
+        train(config, shutil.copytree(stage_one_run[0], tmp_path / "resumed"), resume=True)
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("failing", ["infrared", "visible", "both"])

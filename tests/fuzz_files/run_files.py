@@ -1,5 +1,110 @@
-"""Files that a run writes and reads again."""
+"""Files that a run writes and reads again, and records of benchmarks."""
+
+import json
+import zipfile
+from pathlib import Path
 
 from tests.fuzz_files import Kind
 
-KINDS: dict[str, Kind] = {}
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _write_run(folder: Path) -> Path:
+    """A run folder; returns its checkpoint, a few kilobytes: every weight is one number, expanded."""
+    import torch
+
+    from salcr.engine import checkpoint, load_config
+    from salcr.engine.config import dump_config
+    from salcr.engine.run_folder import RunFolder
+    from salcr.models import SALCRNetwork
+
+    run, config = RunFolder(folder / "run"), load_config(preset="demo")
+    run.config.write_text(dump_config(config))
+    for epoch in range(3):
+        run.log({"epoch": epoch, "stage": 1, "loss": {"visible": 1.5}, "seconds": {"steps": 0.25}})
+    network = {
+        name: torch.ones((), dtype=x.dtype).expand(x.shape) for name, x in SALCRNetwork("tiny").state_dict().items()
+    }
+    state = {"epoch": 2, "config": config.model_dump(mode="json"), "network": network, "labels": (torch.arange(3),) * 2}
+    return checkpoint.save_epoch(run.checkpoints, 2, state)
+
+
+def _read_checkpoint(path: Path) -> None:
+    import torch
+
+    from salcr.engine.network import load_network
+
+    load_network(path, torch.device("cpu"))
+
+
+def _write_pickle(folder: Path) -> Path:
+    """The pickled part of a checkpoint, in the checkpoint's place; the other parts lie beside it."""
+    path = _write_run(folder)
+    with zipfile.ZipFile(path) as archive:
+        content = {name: archive.read(name) for name in archive.namelist()}
+    (pickled,) = (name for name in content if name.endswith("/data.pkl"))
+    with zipfile.ZipFile(folder / "others.zip", "w") as others:
+        for name in content.keys() - {pickled}:
+            others.writestr(name, content[name])
+    path.write_bytes(content[pickled])
+    return path
+
+
+def _read_pickle(path: Path) -> None:
+    """As a checkpoint whose checksums are right."""
+    pickled = path.read_bytes()
+    with zipfile.ZipFile(path.parents[2] / "others.zip") as others, zipfile.ZipFile(path, "w") as archive:
+        folder = others.namelist()[0].partition("/")[0]
+        archive.writestr(f"{folder}/data.pkl", pickled)
+        for name in others.namelist():
+            archive.writestr(name, others.read(name))
+    _read_checkpoint(path)
+
+
+def _write_config(folder: Path) -> Path:
+    return _write_run(folder).parents[1] / "config.yaml"
+
+
+def _read_config(path: Path) -> None:
+    from salcr.engine import load_config
+
+    load_config(file=path)
+
+
+def _write_metrics(folder: Path) -> Path:
+    return _write_run(folder).parents[1] / "metrics.jsonl"
+
+
+def _read_metrics(path: Path) -> None:
+    from salcr.engine.run_folder import RunFolder
+
+    run = RunFolder(path.parent)
+    run.rewind(2)
+    run.read_metrics()
+
+
+def _write_record(folder: Path) -> Path:
+    record = json.loads((ROOT / "benchmarks/results/cpu.json").read_text())
+    record["cases"] = dict(list(record["cases"].items())[:2])
+    (folder / "record.json").write_text(json.dumps(record))
+    return folder / "record.json"
+
+
+def _read_record(path: Path) -> None:
+    from benchmarks.compare import compare
+    from benchmarks.records import read_record
+    from benchmarks.report import tables
+
+    record = read_record(path)
+    ours = read_record(ROOT / "benchmarks/results/cpu.json")
+    compare(ours, record)
+    tables([record])
+
+
+KINDS: dict[str, Kind] = {
+    "checkpoint": Kind(_write_run, _read_checkpoint),
+    "pickle": Kind(_write_pickle, _read_pickle),
+    "config": Kind(_write_config, _read_config),
+    "metrics": Kind(_write_metrics, _read_metrics),
+    "record": Kind(_write_record, _read_record),
+}

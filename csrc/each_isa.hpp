@@ -1,0 +1,9 @@
+// A portable build compiles what it marks, and all that this calls in the same file, for AVX-512, for AVX2 with FMA and for any
+// x86-64; which one runs is settled as the extension is loaded. Other compilers and processors have one code for all.
+#pragma once
+
+#if defined(SALCR_PORTABLE) && defined(__x86_64__) && defined(__linux__) && __GNUC__ >= 12 && !defined(__clang__)
+#define SALCR_FOR_EACH_ISA [[gnu::target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default"), gnu::flatten]]
+#else
+#define SALCR_FOR_EACH_ISA
+#endif

@@ -1,0 +1,86 @@
+"""What is distributed: the sources are the repository, a wheel of them has all that the package reads."""
+
+import os
+import runpy
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+import setuptools
+
+ROOT = Path(__file__).resolve().parents[1]
+LINKS = {"salcr/kernels": "kernels", "salcr/cuda_sources": "csrc/cuda"}  # folders of the checkout that also stand there
+
+
+def setup(folder, *arguments):
+    """What ``setup.py`` says; nvcc is out of reach, so that it leaves files out that only a build with it names."""
+    hidden = os.environ | {"CUDA_HOME": "/nonexistent", "CUDA_PATH": ""}
+    command = [sys.executable, "setup.py", *map(str, arguments)]
+    done = subprocess.run(command, cwd=folder, env=hidden, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def tracked():
+    done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode != 0:
+        pytest.skip("not a checkout")
+    return {name for name in done.stdout.split("\0") if name and (ROOT / name).exists()}
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    """The source distribution, unpacked."""
+    room = tmp_path_factory.mktemp("packaging")
+    setup(ROOT, "-q", "egg_info", "--egg-base", room, "sdist", "--formats", "tar", "--dist-dir", room)
+    (archive,) = room.glob("*.tar")
+    with tarfile.open(archive) as tar:
+        tar.extractall(room, filter="data")
+    return room / archive.stem
+
+
+def files(folder):
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_sources_are_the_repository(tracked, sources):
+    shipped = files(sources)
+    assert sorted(tracked - set(LINKS) - shipped) == []
+    for link, folder in LINKS.items():
+        linked = {name.replace(folder, link, 1) for name in tracked if name.startswith(f"{folder}/")}
+        assert sorted(linked - shipped) == []
+    assert [name for name in shipped if name.endswith((".so", ".pyc"))] == []
+
+
+def test_a_wheel_of_the_sources_has_what_the_package_reads(tracked, sources, tmp_path):
+    said = setup(sources, "build_py", "--build-lib", tmp_path)
+    assert "absent from the" not in said
+    expected = {name for name in tracked if name.startswith("salcr/") and name not in LINKS}
+    expected |= {name.replace("kernels/", "salcr/kernels/", 1) for name in tracked if name.startswith("kernels/")}
+    cuda = {name for name in tracked if name.startswith("csrc/cuda/") and not name.endswith(".cpp")}
+    expected |= {name.replace("csrc/cuda/", "salcr/cuda_sources/", 1) for name in cuda}
+    assert sorted(expected ^ files(tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "given"),
+    [
+        ({}, {"-DSALCR_PORTABLE"}),
+        ({"SALCR_NATIVE": "1"}, {"-march=native"}),
+        ({"SALCR_SANITIZE": "address"}, {"-fsanitize=address"}),  # loaded too early for a choice of code
+    ],
+)
+def test_builds_are_for_any_machine_unless_asked(monkeypatch, settings, given):
+    for name in ("SALCR_NATIVE", "SALCR_SANITIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    built = {}
+    monkeypatch.setattr(setuptools, "setup", lambda **options: built.update(options))
+    monkeypatch.chdir(ROOT)
+    runpy.run_path("setup.py")
+    flags = {"-DSALCR_PORTABLE", "-march=native", "-fsanitize=address"}
+    assert flags.intersection(built["ext_modules"][0].extra_compile_args) == given
