@@ -1,0 +1,114 @@
+"""Trainings that are killed at random moments and resumed: each must end as a run that was never interrupted.
+
+A small run of both stages, float32 on one thread, is killed once, by SIGKILL, SIGTERM or SIGINT, at a moment between
+the first file it writes and its last. What it says on the way out, or a bare ``--resume`` after SIGKILL, ends it. The
+moments are drawn one from each of as many equal parts of the run's time as there are kills.
+"""
+
+import multiprocessing
+import os
+import random
+import re
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import NamedTuple
+
+import sklearn.metrics  # noqa: F401  what a training imports on its way is here before the first fork
+import torch
+
+from salcr import cli
+from salcr.engine import checkpoint, train  # noqa: F401
+from tests.engine.same_end import assert_same_end
+
+SIGNALS = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
+EXIT_STATUS = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
+PATIENCE = 300
+TRIES = 20
+
+
+class Kill(NamedTuple):
+    """One of the study."""
+
+    number: signal.Signals
+    part: float  # of the run's time
+    newest: str  # the checkpoint that was left, or none
+    difference: str  # from the run that was not killed; empty
+
+
+def killed_runs(training: list[str], whole: Path, folder: Path, *, kills: int, seed: int) -> Iterator[Kill]:
+    """Kill and resume ``kills`` runs below ``folder``.
+
+    Args:
+        training: the arguments of ``salcr`` but for ``--out``.
+        whole: the folder of a run with these arguments that was not killed.
+    """
+    rng = random.Random(seed)
+    parts = [(i + rng.random()) / kills for i in range(kills)]
+    rng.shuffle(parts)
+    seconds = (whole / "summary.json").stat().st_mtime - (whole / "config.yaml").stat().st_mtime
+    for i, part in enumerate(parts):
+        number = SIGNALS[i % len(SIGNALS)]
+        for attempt in range(TRIES):  # a run that is faster than the whole one was can have ended by then
+            run = folder / f"{i}-{attempt}"
+            if _kill(training, run, number, part * seconds * 0.9**attempt):
+                break
+        newest = next((path.name for path in checkpoint.files(run / "checkpoints")), "none")
+        yield Kill(number, part, newest, _end(run, whole, number))
+
+
+def run_cli(arguments: list[str], log: Path) -> int:
+    """The exit status of ``salcr`` with these arguments, in a process of its own."""
+    process = _start(arguments, log)
+    process.join(PATIENCE)
+    return process.exitcode
+
+
+def _kill(training: list[str], run: Path, number: signal.Signals, seconds: float) -> bool:
+    """Start a run and send the signal; False if it had ended."""
+    process = _start([*training, "--out", str(run)], run.with_suffix(".log"))
+    while process.is_alive() and not (run / "config.yaml").exists():
+        time.sleep(0.002)
+    time.sleep(seconds)
+    if process.is_alive():
+        os.kill(process.pid, number)
+    process.join(PATIENCE)
+    if process.exitcode not in (0, EXIT_STATUS[number]):
+        raise ChildProcessError(f"exit status {process.exitcode}: {run.with_suffix('.log').read_text()}")
+    return process.exitcode != 0
+
+
+def _end(run: Path, whole: Path, number: signal.Signals) -> str:
+    command = ["salcr", "train", "--resume", "--out", str(run)]
+    if number != signal.SIGKILL:
+        (told,) = re.findall("`(.*)`", run.with_suffix(".log").read_text())
+        if shlex.split(told) != command:
+            return f"tells to {told}"
+    if run_cli(command[1:], run.with_suffix(".resumed.log")) != 0:
+        return run.with_suffix(".resumed.log").read_text()
+    try:
+        assert_same_end(run, whole)
+    except AssertionError as error:
+        return f"differs: {error}"
+    return ""
+
+
+def _start(arguments: list[str], log: Path) -> ForkServerProcess:
+    context = multiprocessing.get_context("forkserver")  # imports once
+    context.set_forkserver_preload([__name__])
+    process = context.Process(target=_salcr, args=(arguments, log))
+    process.start()
+    return process
+
+
+def _salcr(arguments: list[str], log: Path) -> None:
+    with log.open("w") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    torch.set_num_threads(1)
+    sys.argv = ["salcr", *arguments]
+    cli.main()
