@@ -41,7 +41,7 @@ def train(
     preset: Annotated[Optional[str], typer.Option(help=f"One of {_PRESETS}.")] = None,  # noqa: UP045
     config: Annotated[Optional[Path], typer.Option(help="A YAML file over the preset.")] = None,  # noqa: UP045
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
-    restart: Annotated[bool, typer.Option("--restart", help="Train it again from nothing: its results go.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Train it again from nothing.")] = False,
     stage: Annotated[str, typer.Option(help="both, one or two (two needs model.checkpoint=FILE).")] = "both",
 ) -> None:
     """Train both stages (or one of them) and evaluate.

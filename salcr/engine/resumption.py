@@ -13,6 +13,7 @@ from salcr.engine.session import learning_rate, stage_of
 
 logger = logging.getLogger("salcr")
 
+KEYS = {"epoch", "config", "network", "optimiser", "generator", "torch_random", "labels", "results"}
 FREE = ("device", "backend", "data.cache", "evaluation.")
 PATHS = ("data.root", "model.weights", "model.checkpoint")
 COURSE = tuple(f"schedule.{name}" for name in ("stage_one_epochs", "stage_two_epochs", "lr", "milestones", "gamma"))
@@ -32,6 +33,8 @@ def newest_state(config: Config, run: RunFolder) -> dict[str, Any] | None:
             f"no checkpoint in {run.checkpoints} can be read: training would start again from nothing, which "
             f"`{_command(run, '--restart')}` does"
         )
+    if missing := KEYS - state.keys():
+        raise ValueError(f"the newest checkpoint in {run.checkpoints} is none of a training: no {min(missing)}")
     begun = state["epoch"] + 1
     if run.config.exists():
         check_resumable(config, load_config(file=run.config), begun, str(run.config))
@@ -65,20 +68,21 @@ def check_resumable(config: Config, trained: Config, begun: int, place: str, *, 
         )
 
 
-def next_place(config: Config, run: RunFolder) -> str:
-    """Where a run goes on after its newest checkpoint: ``at epoch 5, step 12``."""
-    newest = next(iter(checkpoint.files(run.checkpoints)), None)
-    epoch, steps = (-1, None) if newest is None else checkpoint.position(newest)
-    if steps is not None:
+def place(config: Config, epoch: int, steps: int) -> str:
+    """Where a run goes on: ``at epoch 5, step 12``."""
+    if steps:
         return f"at epoch {epoch}, step {steps}"
-    return "with the final evaluation" if stage_of(config.schedule, epoch + 1) is None else f"at epoch {epoch + 1}"
+    return "with the final evaluation" if stage_of(config.schedule, epoch) is None else f"at epoch {epoch}"
 
 
 def way_on(config: Config, run: RunFolder) -> str:
     """By which command an interrupted run goes on, and where."""
     if not run.config.exists():
         return "nothing was trained yet, the same command starts again"
-    return f"`{_command(run, '--resume')}` goes on {next_place(config, run)}"
+    newest = next(iter(checkpoint.files(run.checkpoints)), None)
+    epoch, steps = (-1, None) if newest is None else checkpoint.position(newest)
+    where = place(config, epoch + 1, 0) if steps is None else place(config, epoch, steps)
+    return f"`{_command(run, '--resume')}` goes on {where}"
 
 
 def _command(run: RunFolder, option: str) -> str:

@@ -11,7 +11,7 @@ from salcr.engine.config import Config, dump_config
 from salcr.engine.evaluation import evaluate
 from salcr.engine.interruption import Interrupted, Signals
 from salcr.engine.network import configured_backend
-from salcr.engine.resumption import newest_state, next_place, way_on
+from salcr.engine.resumption import newest_state, place, way_on
 from salcr.engine.run_folder import RunFolder
 from salcr.engine.session import EpochInterrupted, Session, stage_of
 from salcr.engine.stage_one import stage_one_epoch
@@ -25,8 +25,8 @@ logger = logging.getLogger("salcr")
 def train(config: Config, folder: str | Path, *, resume: bool = False, restart: bool = False) -> dict[str, Any]:
     """Train as configured and evaluate; everything is written to ``folder``.
 
-    Ctrl-C and SIGTERM let the step that is under way end and keep the middle of the epoch in a checkpoint; between the
-    epochs' steps they end the run at once, and the last checkpoint is the place it goes on from.
+    Ctrl-C and SIGTERM end the run: within an epoch's steps after the one under way and a checkpoint of the epoch's
+    middle; while features are extracted, labelled or evaluated at once, since the last checkpoint is as far.
 
     Args:
         config: the run. With ``stage_one_epochs`` 0 only stage two runs, from ``model.checkpoint``; with
@@ -143,7 +143,9 @@ class Trainer(Session):
             self.run.rewind(0)
             return 0
         self.middle = state.get("middle")
-        begin = state["epoch"] if self.middle else state["epoch"] + 1
+        begin, steps = state["epoch"] + 1, 0
+        if self.middle:
+            begin, steps = state["epoch"], len(self.middle["losses"]["values"])
         self.run.rewind(begin)
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
@@ -151,5 +153,5 @@ class Trainer(Session):
         torch.set_rng_state(state["torch_random"])
         self.labels = tuple(y.to(self.device) for y in state["labels"])
         self.results = state["results"]
-        logger.info("resuming %s %s", self.run.path, next_place(self.config, self.run))
+        logger.info("resuming %s %s", self.run.path, place(self.config, begin, steps))
         return begin

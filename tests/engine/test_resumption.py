@@ -8,7 +8,7 @@ import pytest
 
 from salcr.engine import checkpoint, load_config
 from salcr.engine.config import dump_config
-from salcr.engine.resumption import check_resumable, newest_state, next_place, way_on
+from salcr.engine.resumption import KEYS, check_resumable, newest_state, way_on
 from salcr.engine.run_folder import RunFolder
 
 SCHEDULE = ("schedule.stage_one_epochs=3", "schedule.stage_two_epochs=4", "schedule.milestones=[2, 5]")
@@ -87,14 +87,18 @@ def test_epochs_that_have_begun_may_not(begun, change):
         check(change, begun=begun)
 
 
+def state(epoch, **more):
+    """A checkpoint's content, of which only the position, the configuration and the results are read here."""
+    return dict.fromkeys(KEYS) | {"epoch": epoch, "config": config().model_dump(mode="json"), "results": {}} | more
+
+
 @pytest.fixture
 def run(tmp_path):
     """A run folder with two epochs, as small as one can be."""
     run = RunFolder(tmp_path / "a run")
     run.config.write_text(dump_config(config()))
     for epoch in (0, 1):
-        state = {"epoch": epoch, "config": config().model_dump(mode="json"), "results": {}}
-        checkpoint.save_epoch(run.checkpoints, epoch, state)
+        checkpoint.save_epoch(run.checkpoints, epoch, state(epoch))
     return run
 
 
@@ -110,10 +114,9 @@ def test_the_checkpoints_own_configuration_is_compared(run):
 
 
 def test_an_epoch_in_its_middle_has_begun(run):
-    state = {"epoch": 2, "config": config().model_dump(mode="json"), "results": {}}
     changed = config("schedule.milestones=[5]")  # of epoch 2 and later
     assert newest_state(changed, run)["epoch"] == 1
-    checkpoint.save_epoch(run.checkpoints, 2, state, steps=1)
+    checkpoint.save_epoch(run.checkpoints, 2, state(2), steps=1)
     with pytest.raises(ValueError, match=r"schedule\.milestones is \[5\], there \[2, 5\]"):
         newest_state(changed, run)
 
@@ -122,8 +125,7 @@ def test_other_settings_of_evaluation_are_said(run, caplog):
     with caplog.at_level(logging.WARNING, logger="salcr"):
         newest_state(config("evaluation.refinements=[]"), run)
         assert not caplog.records  # stage one is not evaluated yet
-        state = {"epoch": 3, "config": config().model_dump(mode="json"), "results": {"stage_one": {}}}
-        checkpoint.save_epoch(run.checkpoints, 3, state)
+        checkpoint.save_epoch(run.checkpoints, 3, state(3, results={"stage_one": {}}))
         newest_state(config(), run)
         assert not caplog.records
         newest_state(config("evaluation.refinements=[]"), run)
@@ -143,13 +145,19 @@ def test_a_run_without_a_readable_checkpoint(run):
         newest_state(config(), run)
 
 
+def test_a_strange_checkpoint_of_the_name_is_no_traceback(run):
+    checkpoint.save_epoch(run.checkpoints, 5, {"epoch": 5, "state_dict": {}})
+    with pytest.raises(ValueError, match=r"newest checkpoint in .* is none of a training: no config"):
+        newest_state(config(), run)
+
+
 def test_the_way_on(run):
     command = f"`salcr train --resume --out '{run.path}'` goes on "
     assert way_on(config(), run) == command + "at epoch 2"
     checkpoint.save_epoch(run.checkpoints, 2, {}, steps=17)
     assert way_on(config(), run) == command + "at epoch 2, step 17"
     checkpoint.save_epoch(run.checkpoints, 6, {})
-    assert next_place(config(), run) == "with the final evaluation"
+    assert way_on(config(), run) == command + "with the final evaluation"
     for path in checkpoint.files(run.checkpoints):
         path.unlink()
     assert way_on(config(), run) == command + "at epoch 0"
