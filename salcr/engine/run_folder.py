@@ -1,4 +1,4 @@
-"""The folder of a run: ``config.yaml``, ``metrics.jsonl``, ``summary.json`` and ``checkpoints/``, locked while it runs."""
+"""The folder of a run: ``config.yaml``, ``metrics.jsonl``, ``summary.json`` and ``checkpoints/``, and its lock."""
 
 import json
 import os

@@ -50,13 +50,14 @@ def killed_runs(training: list[str], whole: Path, folder: Path, *, kills: int, s
     rng = random.Random(seed)
     parts = [(i + rng.random()) / kills for i in range(kills)]
     rng.shuffle(parts)
-    seconds = (whole / "summary.json").stat().st_mtime - (whole / "config.yaml").stat().st_mtime
+    seconds = _seconds(whole)
     for i, part in enumerate(parts):
         number = SIGNALS[i % len(SIGNALS)]
-        for attempt in range(TRIES):  # a run that is faster than the whole one was can have ended by then
+        for attempt in range(TRIES):
             run = folder / f"{i}-{attempt}"
-            if _kill(training, run, number, part * seconds * 0.9**attempt):
+            if _kill(training, run, number, part * seconds):
                 break
+            seconds = _seconds(run)  # it was faster than those before and had ended
         newest = next((path.name for path in checkpoint.files(run / "checkpoints")), "none")
         yield Kill(number, part, newest, _end(run, whole, number))
 
@@ -77,9 +78,15 @@ def _kill(training: list[str], run: Path, number: signal.Signals, seconds: float
     if process.is_alive():
         os.kill(process.pid, number)
     process.join(PATIENCE)
-    if process.exitcode not in (0, EXIT_STATUS[number]):
+    if (run / "summary.json").exists():
+        return False
+    if process.exitcode != EXIT_STATUS[number]:
         raise ChildProcessError(f"exit status {process.exitcode}: {run.with_suffix('.log').read_text()}")
-    return process.exitcode != 0
+    return True
+
+
+def _seconds(run: Path) -> float:
+    return (run / "summary.json").stat().st_mtime - (run / "config.yaml").stat().st_mtime
 
 
 def _end(run: Path, whole: Path, number: signal.Signals) -> str:
