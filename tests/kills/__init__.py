@@ -18,8 +18,10 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import NamedTuple
 
-import sklearn.metrics  # noqa: F401  what a training imports on its way is here before the first fork
+import numba  # noqa: F401  with what a training imports on its way, here before the first fork
+import sklearn.metrics  # noqa: F401
 import torch
+import torch._dynamo  # noqa: F401
 
 from salcr import cli
 from salcr.engine import checkpoint, train  # noqa: F401
