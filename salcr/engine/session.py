@@ -46,7 +46,7 @@ class Session:
         association_named(config.dagi.association)  # an unknown name ends a run before it starts
         self.config = config
         self.signals = signals or Signals()
-        self.middle: dict[str, Any] | None = None
+        self.middle: dict[str, Any] | None = None  # of the next epoch, where it was interrupted
         self.device = pick_device(config.device)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.dataset = open_dataset(config)
@@ -93,14 +93,15 @@ class Session:
 
         Args:
             epoch: named in the bar and in errors.
-            state: the epoch's. With ``self.middle`` it goes on after the steps that this one's ``losses`` are of.
+            state: the epoch's; with ``self.middle`` the steps that this has losses of are done.
             step: takes the network's inputs and the batch's rows on the device, trains, returns its losses.
             local_scaling: see :meth:`salcr.data.augment.Augmentation.visible`.
 
         Raises:
             NonFiniteLoss: a loss became NaN or infinite.
-            EpochInterrupted: a signal has come and there are steps left; ``self.signals`` stays on hold until its
-                caller has kept them, as it does at the epoch's end.
+            EpochInterrupted: a signal has come and there are steps left.
+
+        ``self.signals`` is on hold from the first step on: the caller releases it when the epoch is on disk.
         """
         from tqdm import tqdm
 

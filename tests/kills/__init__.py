@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numba  # noqa: F401  with what a training imports on its way, here before the first fork
 import sklearn.metrics  # noqa: F401
 import torch
-import torch._dynamo  # noqa: F401
+import torch._dynamo
 
 from salcr import cli
 from salcr.engine import checkpoint, train  # noqa: F401
