@@ -4,6 +4,7 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
+PACKAGE = __name__.split(".")[0]
 STANDARD = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 
 
@@ -29,7 +30,7 @@ class Signals:
     """Here SIGINT and SIGTERM raise :class:`Interrupted`: at once or, after :meth:`hold`, on :meth:`release`.
 
     After the first of them a second Ctrl-C ends the process there and then, and a second SIGTERM, which some schedulers
-    send, does nothing. Handlers that somebody else has installed stay; so do all outside of the main thread.
+    send, does nothing. Handlers that others than this package have installed stay; outside of the main thread, all.
     """
 
     def __init__(self) -> None:
@@ -40,7 +41,8 @@ class Signals:
     def __enter__(self) -> "Signals":
         if threading.current_thread() is threading.main_thread():
             for number, standard in STANDARD.items():
-                if signal.getsignal(number) is standard:
+                current = signal.getsignal(number)
+                if current is standard or getattr(current, "__module__", "").split(".")[0] == PACKAGE:
                     self._before[number] = signal.signal(number, self._receive)
         return self
 

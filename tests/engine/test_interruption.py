@@ -6,6 +6,7 @@ from contextlib import suppress
 
 import pytest
 
+from salcr import cli
 from salcr.engine.interruption import Interrupted, Signals
 
 BOTH = pytest.mark.parametrize(("number", "exit_status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -68,6 +69,17 @@ def test_handlers_are_put_back_and_those_of_others_stay():
         signal.raise_signal(signal.SIGINT)
     assert received == ["own"] and signals.received is None
     assert signal.getsignal(signal.SIGTERM) is own
+
+
+def test_a_training_takes_over_from_the_command_line():
+    def exits(*_):
+        raise SystemExit
+
+    exits.__module__ = cli.__name__
+    signal.signal(signal.SIGTERM, exits)
+    with pytest.raises(Interrupted), Signals():
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is exits
 
 
 def test_another_thread_can_train():
