@@ -25,12 +25,13 @@ import torch._dynamo
 
 from salcr import cli
 from salcr.engine import checkpoint, train  # noqa: F401
+from salcr.engine.interruption import STANDARD
 from tests.engine.same_end import assert_same_end
 
 SIGNALS = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
 EXIT_STATUS = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
 PATIENCE = 300
-TRIES = 20
+TRIES = 8
 
 
 class Kill(NamedTuple):
@@ -60,6 +61,8 @@ def killed_runs(training: list[str], whole: Path, folder: Path, *, kills: int, s
             if _kill(training, run, number, part * seconds):
                 break
             seconds = _seconds(run)  # it was faster than those before and had ended
+        else:
+            raise ChildProcessError(f"{number.name} did not end a run in {TRIES} tries")
         newest = next((path.name for path in checkpoint.files(run / "checkpoints")), "none")
         yield Kill(number, part, newest, _end(run, whole, number))
 
@@ -118,6 +121,8 @@ def _salcr(arguments: list[str], log: Path) -> None:
     with log.open("w") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
+    for number, handler in STANDARD.items():  # SIGINT is ignored in what a shell has put in the background
+        signal.signal(number, handler)
     torch.set_num_threads(1)
     sys.argv = ["salcr", *arguments]
     cli.main()
