@@ -7,7 +7,7 @@ import io
 import logging
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -69,18 +69,28 @@ def train(
     preset: Annotated[Optional[str], typer.Option(help=f"One of {_PRESETS}.")] = None,  # noqa: UP045
     config: Annotated[Optional[Path], typer.Option(help="A YAML file over the preset.")] = None,  # noqa: UP045
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Train it again from nothing.")] = False,
     stage: Annotated[str, typer.Option(help="both, one or two (two needs model.checkpoint=FILE).")] = "both",
 ) -> None:
-    """Train both stages (or one of them) and evaluate."""
+    """Train both stages (or one of them) and evaluate.
+
+    With --resume or --restart and neither --preset nor --config, settings are those of the folder's config.yaml.
+    """
     from salcr.engine import load_config, single_stage
     from salcr.engine import train as run
 
+    own = out / "config.yaml"
+    if (resume or restart) and preset is None and config is None:
+        if own.exists():
+            config = own
+        elif not overrides:
+            raise ValueError(f"{out} holds no run to go on with: no config.yaml")
     settings = load_config(preset=preset, file=config, overrides=overrides or [])
     if stage != "both":
         settings = single_stage(settings, stage)
     if stage == "two" and settings.model.checkpoint is None:
         raise ValueError("--stage two starts from a stage-one network: give model.checkpoint=FILE")
-    _report(run(settings, out, resume=resume), out)
+    _report(lambda: run(settings, out, resume=resume, restart=restart), out)
 
 
 @app.command()
@@ -173,7 +183,7 @@ def demo(
     """Render people, train both stages on them, print what stage two adds."""
     from salcr.engine.demo import demo as run
 
-    _report(run(out, seed=seed, overrides=tuple(overrides or ()), resume=resume), out)
+    _report(lambda: run(out, seed=seed, overrides=tuple(overrides or ()), resume=resume), out)
 
 
 @app.command()
@@ -215,10 +225,16 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _report(summary: dict[str, Any], folder: Path) -> None:
-    """What a training run prints when it has ended."""
+def _report(training: Callable[[], dict[str, Any]], folder: Path) -> None:
+    """Run a training and print what it found, or where it goes on after a signal."""
     from salcr.engine.demo import cross_label_line, summary_table
+    from salcr.engine.interruption import Interrupted
 
+    try:
+        summary = training()
+    except Interrupted as error:
+        typer.echo(f"salcr: {error}", err=True)
+        raise typer.Exit(error.exit_status) from error
     for text in (summary_table(summary), cross_label_line(folder), f"run folder: {folder}"):
         if text:
             typer.echo(text)

@@ -1,7 +1,9 @@
 """Checkpoints: written whole or not at all, the newest readable one found again after a crash."""
 
 import io
+import math
 import pickle
+import re
 import warnings
 import zipfile
 from pathlib import Path
@@ -12,6 +14,7 @@ import torch
 from salcr.files import write_atomically
 
 KEPT = 2
+NAME = re.compile(r"epoch_(\d{4,})(?:_step_(\d{4,}))?\.pt")
 
 
 def save_atomically(payload: dict[str, Any], path: Path) -> None:
@@ -25,18 +28,32 @@ def save_atomically(payload: dict[str, Any], path: Path) -> None:
     write_atomically(path, content.getbuffer())
 
 
-def save_epoch(folder: Path, epoch: int, payload: dict[str, Any]) -> Path:
-    """Write the checkpoint of ``epoch``; drop all but it and the one before it.
+def save_epoch(folder: Path, epoch: int, payload: dict[str, Any], *, steps: int | None = None) -> Path:
+    """Write the checkpoint of ``epoch``, or with ``steps`` that of its middle, after so many steps.
 
-    Files of later epochs go too: a run that went back to an earlier one could not read them.
+    Of the files of :func:`files`, the last two of whole epochs stay, and that of a middle until a newer one is there.
+    Those of later epochs go: a run that went back to an earlier one could not read them.
     """
-    path = folder / f"epoch_{epoch:04d}.pt"
+    path = folder / (f"epoch_{epoch:04d}.pt" if steps is None else f"epoch_{epoch:04d}_step_{steps:04d}.pt")
     save_atomically(payload, path)
-    found = _newest_first(folder)
-    start = found.index(path)
-    for old in (*found[:start], *found[start + KEPT :]):
-        old.unlink()
+    found = files(folder)
+    whole = [other for other in found[found.index(path) :] if position(other)[1] is None]
+    for other in found:
+        if other != path and other not in whole[:KEPT]:
+            other.unlink()
     return path
+
+
+def files(folder: Path) -> list[Path]:
+    """The checkpoints that training wrote to ``folder``, newest first; ``epoch_best.pt`` and other copies are not."""
+    own = [path for path in folder.iterdir() if NAME.fullmatch(path.name)]
+    return sorted(own, key=lambda path: [math.inf if n is None else n for n in position(path)], reverse=True)
+
+
+def position(path: Path) -> tuple[int, int | None]:
+    """Epoch and, for a checkpoint of an epoch's middle, steps, of one of :func:`files`."""
+    epoch, steps = NAME.fullmatch(path.name).groups()
+    return int(epoch), None if steps is None else int(steps)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -72,14 +89,10 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def load_newest(folder: Path) -> dict[str, Any] | None:
-    """The newest epoch checkpoint that can be read (a warning for each damaged one passed over), or None."""
-    for path in _newest_first(folder):
+    """The newest of :func:`files` that can be read (a warning for each damaged one passed over), or None."""
+    for path in files(folder):
         try:
             return load(path)
         except ValueError as error:
             warnings.warn(f"{error}; trying the one before it", stacklevel=2)
     return None
-
-
-def _newest_first(folder: Path) -> list[Path]:
-    return sorted(folder.glob("epoch_*.pt"), reverse=True)

@@ -1,12 +1,22 @@
-"""The folder of a run: ``config.yaml``, ``metrics.jsonl``, ``summary.json`` and ``checkpoints/``."""
+"""The folder of a run: ``config.yaml``, ``metrics.jsonl``, ``summary.json`` and ``checkpoints/``, and its lock."""
 
 import json
 import os
+import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+from salcr.engine import checkpoint
 from salcr.files import write_atomically
+
+
+class RunInUse(OSError):
+    """Another process trains in this folder; the message says which."""
 
 
 class RunFolder:
@@ -24,12 +34,51 @@ class RunFolder:
         self.metrics = self.path / "metrics.jsonl"
         self.summary = self.path / "summary.json"
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """The folder is this run's alone; the system lets go of it however the process ends.
+
+        Raises:
+            RunInUse: another run has it.
+        """
+        lock, holder = self.path / ".lock", self.path / ".holder.json"
+        try:
+            acquired = FileLock(lock).acquire(blocking=False)
+        except Timeout:
+            raise RunInUse(f"another run trains in {self.path}: {_describe(holder)} (lock: {lock})") from None
+        with acquired:
+            since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+            found = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+            write_atomically(holder, json.dumps(found) + "\n")
+            try:
+                yield
+            finally:
+                holder.unlink(missing_ok=True)
+
+    def has_trained(self) -> bool:
+        """Whether an epoch was trained here: there is a checkpoint, a summary, or the records of two epochs."""
+        if checkpoint.files(self.checkpoints) or self.summary.exists():
+            return True
+        return self.metrics.exists() and self.metrics.read_bytes().count(b"\n") > 1
+
+    def clear(self) -> None:
+        """Remove the training's results; the configuration and what others put here stays."""
+        for path in (self.summary, *checkpoint.files(self.checkpoints), self.metrics):
+            path.unlink(missing_ok=True)
+
     def log(self, record: dict[str, Any]) -> None:
-        """Append one line to ``metrics.jsonl``."""
-        with self.metrics.open("a") as file:
-            file.write(json.dumps(record) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        """Append one line to ``metrics.jsonl``.
+
+        Raises:
+            OSError: it cannot be written (a full disk).
+        """
+        try:
+            with self.metrics.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise OSError(error.errno, f"cannot write the file: {error.strerror}", str(self.metrics)) from error
 
     def rewind(self, epoch: int) -> None:
         """Drop what ``metrics.jsonl`` says of ``epoch`` and later, and what a killed process left half written."""
@@ -64,3 +113,11 @@ class RunFolder:
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write ``summary.json``."""
         write_atomically(self.summary, json.dumps(summary, indent=2) + "\n")
+
+
+def _describe(holder: Path) -> str:
+    try:
+        found = json.loads(holder.read_text())
+        return f"process {found['pid']} on {found['host']}, since {found['since']}"
+    except (OSError, ValueError, KeyError, TypeError):  # it has just begun or ended
+        return "it does not say which process it is"

@@ -2,32 +2,51 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
 from salcr.data.augment import Augmentation
-from salcr.engine.config import Config
+from salcr.engine.config import Config, Schedule
 from salcr.engine.features import autocast, extract_features
 from salcr.engine.images import open_dataset, open_images
+from salcr.engine.interruption import Signals
 from salcr.engine.network import build_network, pick_device
 from salcr.engine.pseudo_labels import pseudo_labels
-from salcr.engine.steps import LossWatch, load_batches, training_views
+from salcr.engine.steps import LossWatch, Rows, load_batches, training_views
 from salcr.models import Embedding
 from salcr.objectives import association_named
 
-Rows = tuple[torch.Tensor, torch.Tensor]
 Step = Callable[[tuple[torch.Tensor, torch.Tensor], Rows], dict[str, torch.Tensor]]
+
+
+class EpochState(NamedTuple):
+    """What the steps of an epoch work with, beside the network, the optimiser and the random generator."""
+
+    labels: tuple[torch.Tensor, ...]  # of all images
+    memories: nn.Module  # which the steps change
+    batches: list[Rows]
+
+
+class EpochInterrupted(Exception):
+    """A signal came in the middle of an epoch; ``middle`` is what its last steps need, in plain values and tensors."""
+
+    def __init__(self, middle: dict[str, Any], steps: int) -> None:
+        super().__init__(f"after {steps} steps")
+        self.middle, self.steps = middle, steps
 
 
 class Session:
     """The state of a run in memory; :mod:`salcr.engine.trainer` schedules its epochs and keeps it on disk."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, signals: Signals | None = None) -> None:
         association_named(config.dagi.association)  # an unknown name ends a run before it starts
         self.config = config
+        self.signals = signals or Signals()
+        self.middle: dict[str, Any] | None = None  # of the next epoch, where it was interrupted
         self.device = pick_device(config.device)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.dataset = open_dataset(config)
@@ -69,24 +88,32 @@ class Session:
         shape = dict(iterations=schedule.iterations, identities=schedule.identities, images=schedule.images)
         return shape | {"generator": self.generator}
 
-    def run_steps(self, epoch: int, batches: Iterable[Rows], step: Step, *, local_scaling: bool) -> dict[str, float]:
-        """Train on each of ``batches``, with a progress bar on a terminal; returns the mean of each loss.
+    def run_steps(self, epoch: int, state: EpochState, step: Step, *, local_scaling: bool) -> dict[str, float]:
+        """Train on each batch of ``state``, with a progress bar on a terminal; returns the mean of each loss.
 
         Args:
             epoch: named in the bar and in errors.
-            batches: (visible rows, infrared rows), drawn in full before the first step.
+            state: the epoch's; with ``self.middle`` the steps that this has losses of are done.
             step: takes the network's inputs and the batch's rows on the device, trains, returns its losses.
             local_scaling: see :meth:`salcr.data.augment.Augmentation.visible`.
 
         Raises:
             NonFiniteLoss: a loss became NaN or infinite.
+            EpochInterrupted: a signal has come and there are steps left.
+
+        ``self.signals`` is on hold from the first step on: the caller releases it when the epoch is on disk.
         """
         from tqdm import tqdm
 
-        watch, batches = LossWatch(epoch, self.paths), list(batches)
-        loaded = load_batches(batches, self.images[0], self.images[1], self.device)
-        bar = tqdm(loaded, f"epoch {epoch}", len(batches), leave=False, disable=not sys.stderr.isatty())
+        watch, batches, done = LossWatch(epoch, self.paths), state.batches, 0
+        if self.middle is not None:
+            watch.resume(self.middle["losses"], batches, self.device)
+            done, self.times, self.middle = len(watch.values), self.middle["seconds"], None
+        loaded = load_batches(batches[done:], self.images[0], self.images[1], self.device)
+        hidden = not sys.stderr.isatty()
+        bar = tqdm(loaded, f"epoch {epoch}", len(batches), leave=False, initial=done, disable=hidden)
         self.network.train()
+        self.signals.hold()
         with self.timed("steps"):
             for visible, infrared, rows in bar:
                 inputs = training_views(
@@ -94,7 +121,20 @@ class Session:
                 )
                 losses = step(inputs, tuple(r.to(self.device, non_blocking=True) for r in rows))
                 watch.add(losses, rows)
-            return watch.means()
+                done += 1
+                if self.signals.received:
+                    break
+            means = watch.means()
+        if done < len(batches):
+            middle = {
+                "labels": tuple(y.cpu() for y in state.labels),
+                "memories": state.memories.state_dict(),
+                "batches": batches,
+                "losses": watch.so_far(),
+                "seconds": self.times,
+            }
+            raise EpochInterrupted(middle, done)
+        return means
 
     def autocast(self) -> AbstractContextManager:
         """The network's arithmetic at the configured precision."""
@@ -120,7 +160,17 @@ class Session:
         self.optimiser = self.fresh_optimiser()
 
     def set_learning_rate(self, epoch: int) -> None:
-        schedule = self.config.schedule
-        passed = sum(epoch >= milestone for milestone in schedule.milestones)
         for group in self.optimiser.param_groups:
-            group["lr"] = schedule.lr * schedule.gamma**passed
+            group["lr"] = learning_rate(self.config.schedule, epoch)
+
+
+def learning_rate(schedule: Schedule, epoch: int) -> float:
+    """That of ``epoch``, counted over both stages."""
+    return schedule.lr * schedule.gamma ** sum(epoch >= milestone for milestone in schedule.milestones)
+
+
+def stage_of(schedule: Schedule, epoch: int) -> int | None:
+    """1 or 2; None after the last epoch."""
+    if epoch < schedule.stage_one_epochs:
+        return 1
+    return 2 if epoch < schedule.stage_one_epochs + schedule.stage_two_epochs else None

@@ -1,26 +1,25 @@
 """Stage one: each modality alone against its own clusters (docs/method.md, "Stage one")."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from salcr import ops
 from salcr.data.samplers import stage_one_batches
 from salcr.engine.pseudo_labels import label_metrics
-from salcr.engine.session import Session
-from salcr.engine.steps import optimise
+from salcr.engine.session import EpochState, Session
+from salcr.engine.steps import Rows, optimise
 from salcr.nn import ClusterMemory
 
 
 def stage_one_epoch(session: Session, epoch: int) -> dict[str, Any]:
     """One epoch: features, pseudo labels, memories, steps. Returns the epoch's metrics."""
-    with session.timed("features"):
-        features = session.extract()
-    with session.timed("labels"):
-        labels = session.update_labels(*(side.f for side in features))
-        memories = [_memory(session, side.f, y) for side, y in zip(features, labels, strict=True)]
+    state = _begin(session) if session.middle is None else _resume(session, session.middle)
+    labels, memories = state.labels, state.memories
 
-    def step(inputs: tuple[torch.Tensor, torch.Tensor], rows: tuple[torch.Tensor, torch.Tensor]) -> dict:
+    def step(inputs: Rows, rows: Rows) -> dict:
         with session.autocast():
             v, a, r = session.network(*inputs, with_parts=False).f.float().chunk(3)
         y_v, y_r = (y[index] for y, index in zip(labels, rows, strict=True))
@@ -34,15 +33,30 @@ def stage_one_epoch(session: Session, epoch: int) -> dict[str, Any]:
         memories[1].update_(r, y_r)
         return losses
 
-    batches = stage_one_batches(*(y.cpu() for y in labels), **session.batch_plan())
     return {
-        "loss": session.run_steps(epoch, batches, step, local_scaling=True),
+        "loss": session.run_steps(epoch, state, step, local_scaling=True),
         "visible": label_metrics(labels[0], session.dataset.train_visible.ids),
         "infrared": label_metrics(labels[1], session.dataset.train_infrared.ids),
     }
 
 
-def _memory(session: Session, features: torch.Tensor, labels: torch.Tensor) -> ClusterMemory:
-    settings = session.config.memory
-    centroids = ops.cluster_centroids(features, labels)
-    return ClusterMemory(centroids, momentum=settings.momentum, temperature=settings.temperature)
+def _begin(session: Session) -> EpochState:
+    with session.timed("features"):
+        features = session.extract()
+    with session.timed("labels"):
+        labels = session.update_labels(*(side.f for side in features))
+        rows = [ops.cluster_centroids(side.f, y) for side, y in zip(features, labels, strict=True)]
+    batches = stage_one_batches(*(y.cpu() for y in labels), **session.batch_plan())
+    return EpochState(labels, _memories(session, rows), list(batches))
+
+
+def _resume(session: Session, middle: dict[str, Any]) -> EpochState:
+    memories = _memories(session, [rows.to(session.device) for rows in middle["memories"].values()])
+    memories.load_state_dict(middle["memories"])  # as they were: a unit row that is normalised again can change
+    return EpochState(session.labels, memories, middle["batches"])
+
+
+def _memories(session: Session, rows: Sequence[torch.Tensor]) -> nn.ModuleList:
+    """Of visible and infrared clusters."""
+    settings = session.config.memory.model_dump()
+    return nn.ModuleList(ClusterMemory(x, **settings) for x in rows)

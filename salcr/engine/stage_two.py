@@ -1,19 +1,20 @@
 """Stage two: both modalities together, with DAGI, FGSAL and GPCR (docs/method.md, "Stage two")."""
 
 import functools
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 
 from salcr import ops
 from salcr.data.records import NO_IDENTITY
 from salcr.data.samplers import stage_two_batches
-from salcr.engine.config import DAGI
+from salcr.engine.config import DAGI, Config
 from salcr.engine.pseudo_labels import label_metrics, majority_identities
-from salcr.engine.session import Session
-from salcr.engine.steps import optimise
+from salcr.engine.session import EpochState, Session
+from salcr.engine.steps import Rows, optimise
 from salcr.models import Embedding, TrainingFeatures
 from salcr.nn import ClusterMemory
 from salcr.objectives import CrossLabels, GlobalObjective, PartObjective, PartQueries, RefinementObjective, associate
@@ -21,16 +22,11 @@ from salcr.objectives import CrossLabels, GlobalObjective, PartObjective, PartQu
 
 def stage_two_epoch(session: Session, epoch: int) -> dict[str, Any]:
     """One epoch: features, pseudo labels, association, memories, steps. Returns the epoch's metrics."""
-    settings = session.config.dagi
-    with session.timed("features"):
-        features = session.extract()
-    with session.timed("labels"):
-        clusters = session.update_labels(*(side.f for side in features))
-    with session.timed("association"):
-        labels = cross_labels(features, clusters, settings)
-        objective = StageTwoObjective.build(session, features, clusters)
+    state = _begin(session) if session.middle is None else _resume(session, session.middle)
+    labels = CrossLabels(*state.labels)
+    objective: StageTwoObjective = state.memories
 
-    def step(inputs: tuple[torch.Tensor, torch.Tensor], rows: tuple[torch.Tensor, torch.Tensor]) -> dict:
+    def step(inputs: Rows, rows: Rows) -> dict:
         with session.autocast():
             output = session.network(*inputs, with_parts=objective.uses_parts)
         output = TrainingFeatures(*(None if x is None else x.float() for x in output))
@@ -40,56 +36,63 @@ def stage_two_epoch(session: Session, epoch: int) -> dict[str, Any]:
         objective.update_(output, queries, session.generator)
         return losses
 
-    batches = stage_two_batches(
-        *(labels.visible.cpu(), labels.infrared_to_visible.cpu()),
-        *(labels.visible_to_infrared.cpu(), labels.infrared.cpu()),
-        **session.batch_plan(),
-    )
     train = session.dataset.train_visible, session.dataset.train_infrared
     metrics = {
-        "loss": session.run_steps(epoch, batches, step, local_scaling=False),
-        "visible": label_metrics(clusters[0], train[0].ids),
-        "infrared": label_metrics(clusters[1], train[1].ids),
+        "loss": session.run_steps(epoch, state, step, local_scaling=False),
+        "visible": label_metrics(session.labels[0], train[0].ids),
+        "infrared": label_metrics(session.labels[1], train[1].ids),
     }
     accuracy = cross_accuracy(labels, train[0].ids, train[1].ids)
     return metrics | {"cross_accuracy": accuracy} if accuracy else metrics
 
 
-@dataclass
-class StageTwoObjective:
+class StageTwoObjective(nn.Module):
     """The modules of an epoch that are switched on; ``weight`` is λ₂."""
 
-    dagi: GlobalObjective | None
-    fgsal: PartObjective | None
-    gpcr: tuple[RefinementObjective, RefinementObjective] | None
-    weight: float
+    gpcr: Sequence[RefinementObjective] | None
+
+    def __init__(
+        self,
+        dagi: GlobalObjective | None,
+        fgsal: PartObjective | None,
+        gpcr: tuple[RefinementObjective, RefinementObjective] | None,
+        weight: float,
+    ) -> None:
+        super().__init__()
+        self.dagi, self.fgsal, self.weight = dagi, fgsal, weight
+        self.gpcr = None if gpcr is None else nn.ModuleList(gpcr)
 
     @classmethod
     def build(
         cls, session: Session, features: tuple[Embedding, Embedding], clusters: tuple[torch.Tensor, torch.Tensor]
     ) -> "StageTwoObjective":
         """Memories of clustered images, from the features ``[N, D]`` and clusters ``[N]`` (noise −1) of both sides."""
-        config = session.config
-        kept = tuple((y >= 0).nonzero()[:, 0] for y in clusters)
-        clusters = tuple(y[rows] for y, rows in zip(clusters, kept, strict=True))
-        whole = [side.f[rows] for side, rows in zip(features, kept, strict=True)]
-        memory = config.memory.model_dump()
-        parts = [_part_features(side, rows, config.model.parts) for side, rows in zip(features, kept, strict=True)]
-        dagi = fgsal = gpcr = None
+        config, rows = session.config, {}
+        for i, (side, y) in enumerate(zip(features, clusters, strict=True)):
+            kept = (y >= 0).nonzero()[:, 0]
+            whole, parts, y = side.f[kept], _part_features(side, kept, config.model.parts), y[kept]
+            name = ("visible", "infrared")[i]
+            if config.dagi.enabled:
+                rows[f"dagi.{name}.rows"] = ops.cluster_centroids(whole, y)
+            if config.fgsal.enabled:
+                rows[f"fgsal.{name}_to_{name}.rows"] = torch.stack([ops.cluster_centroids(part, y) for part in parts])
+            if config.gpcr.enabled:
+                rows |= {f"gpcr.{i}.whole.rows": whole, f"gpcr.{i}.parts.rows": parts}
+        return cls.with_rows(config, rows)
+
+    @classmethod
+    def with_rows(cls, config: Config, rows: Mapping[str, torch.Tensor]) -> "StageTwoObjective":
+        """Memories that start from ``rows``, which are named as in the objective's ``state_dict``."""
+        memory, dagi, fgsal, gpcr = config.memory.model_dump(), None, None, None
+        sides = "visible", "infrared"
         if config.dagi.enabled:
-            centroids = (ops.cluster_centroids(f, y) for f, y in zip(whole, clusters, strict=True))
-            dagi = GlobalObjective(*(ClusterMemory(rows, **memory) for rows in centroids))
+            dagi = GlobalObjective(*(ClusterMemory(rows[f"dagi.{name}.rows"], **memory) for name in sides))
         if config.fgsal.enabled:
-            centroids = (
-                torch.stack([ops.cluster_centroids(part, y) for part in rows])
-                for rows, y in zip(parts, clusters, strict=True)
-            )
-            fgsal = PartObjective(*centroids, **memory)
+            fgsal = PartObjective(*(rows[f"fgsal.{name}_to_{name}.rows"] for name in sides), **memory)
         if config.gpcr.enabled:
-            gpcr = tuple(
-                RefinementObjective(f, rows, k=config.gpcr.k, temperature=config.memory.temperature)
-                for f, rows in zip(whole, parts, strict=True)
-            )
+            options = dict(k=config.gpcr.k, temperature=config.memory.temperature)
+            images = ((rows[f"gpcr.{i}.whole.rows"], rows[f"gpcr.{i}.parts.rows"]) for i in range(2))
+            gpcr = tuple(RefinementObjective(*of_side, **options) for of_side in images)
         return cls(dagi, fgsal, gpcr, config.gpcr.weight)
 
     @property
@@ -168,6 +171,30 @@ def cross_accuracy(labels: CrossLabels, visible_ids: np.ndarray, infrared_ids: n
             partner = np.append(majority, NO_IDENTITY)[np.minimum(cross[kept], len(majority))]
             found[direction] = round(float((partner == identities[kept]).mean()), 4)
     return found
+
+
+def _begin(session: Session) -> EpochState:
+    with session.timed("features"):
+        features = session.extract()
+    with session.timed("labels"):
+        clusters = session.update_labels(*(side.f for side in features))
+    with session.timed("association"):
+        labels = cross_labels(features, clusters, session.config.dagi)
+        objective = StageTwoObjective.build(session, features, clusters)
+    batches = stage_two_batches(
+        *(labels.visible.cpu(), labels.infrared_to_visible.cpu()),
+        *(labels.visible_to_infrared.cpu(), labels.infrared.cpu()),
+        **session.batch_plan(),
+    )
+    return EpochState(labels, objective, list(batches))
+
+
+def _resume(session: Session, middle: dict[str, Any]) -> EpochState:
+    objective = StageTwoObjective.with_rows(
+        session.config, {name: rows.to(session.device) for name, rows in middle["memories"].items()}
+    )
+    objective.load_state_dict(middle["memories"])  # as they were: a unit row that is normalised again can change
+    return EpochState(tuple(y.to(session.device) for y in middle["labels"]), objective, middle["batches"])
 
 
 def _part_features(side: Embedding, rows: torch.Tensor, parts: int) -> torch.Tensor:

@@ -3,8 +3,9 @@
 Nothing here waits for the device within a step: losses stay there and are looked at every ``CHECK_EVERY`` steps.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,8 @@ import torch
 from salcr.data.augment import Augmentation, make_views
 
 CHECK_EVERY = 10
+
+Rows = tuple[torch.Tensor, torch.Tensor]
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -30,9 +33,9 @@ class LossWatch:
         self.epoch, self.paths = epoch, paths
         self.names: tuple[str, ...] = ()
         self.values: list[torch.Tensor] = []
-        self.rows: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.rows: list[Rows] = []
 
-    def add(self, losses: dict[str, torch.Tensor], rows: tuple[torch.Tensor, torch.Tensor]) -> None:
+    def add(self, losses: dict[str, torch.Tensor], rows: Rows) -> None:
         """Note the losses of a step and the image rows of its batch; every few steps look for non-finite ones.
 
         Raises:
@@ -54,6 +57,15 @@ class LossWatch:
         means = torch.stack(self.values).mean(0).tolist()
         return {name: round(mean, 5) for name, mean in zip(self.names, means, strict=True)}
 
+    def so_far(self) -> dict[str, Any]:
+        """The losses of the steps so far, for :meth:`resume`."""
+        return {"names": self.names, "values": torch.stack(self.values).cpu()}
+
+    def resume(self, losses: dict[str, Any], rows: Sequence[Rows], device: torch.device) -> None:
+        """Go on after the steps that :meth:`so_far` returned ``losses`` of; their batches are the first of ``rows``."""
+        self.names, self.values = losses["names"], list(losses["values"].to(device))
+        self.rows = list(rows[: len(self.values)])
+
     def _check(self, last: int) -> None:
         for step in range(len(self.values) - last, len(self.values)):
             values = self.values[step]
@@ -70,11 +82,11 @@ class LossWatch:
 
 
 def load_batches(
-    batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    batches: Iterable[Rows],
     visible: np.ndarray,
     infrared: np.ndarray,
     device: torch.device,
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, torch.Tensor]]]:
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, Rows]]:
     """(visible images, infrared images, rows) of each batch, uint8 ``[S, H, W, 3]`` on ``device``.
 
     One batch is gathered ahead in a thread while the one before it is trained on.

@@ -7,11 +7,13 @@ from typing import Any
 import torch
 
 from salcr.engine import checkpoint
-from salcr.engine.config import Config, dump_config, load_config
+from salcr.engine.config import Config, dump_config
 from salcr.engine.evaluation import evaluate
+from salcr.engine.interruption import Interrupted, Signals
 from salcr.engine.network import configured_backend, warn_of_random_weights
+from salcr.engine.resumption import newest_state, place, way_on
 from salcr.engine.run_folder import RunFolder
-from salcr.engine.session import Session
+from salcr.engine.session import EpochInterrupted, Session, stage_of
 from salcr.engine.stage_one import stage_one_epoch
 from salcr.engine.stage_two import stage_two_epoch
 from salcr.engine.steps import NonFiniteLoss
@@ -20,66 +22,88 @@ from salcr.files import write_atomically
 logger = logging.getLogger("salcr")
 
 
-def train(config: Config, folder: str | Path, *, resume: bool = False) -> dict[str, Any]:
+def train(config: Config, folder: str | Path, *, resume: bool = False, restart: bool = False) -> dict[str, Any]:
     """Train as configured and evaluate; everything is written to ``folder``.
+
+    Ctrl-C and SIGTERM end the run: within an epoch's steps after the one under way and a checkpoint of the epoch's
+    middle; while features are extracted, labelled or evaluated at once, since the last checkpoint is as far.
 
     Args:
         config: the run. With ``stage_one_epochs`` 0 only stage two runs, from ``model.checkpoint``; with
             ``stage_two_epochs`` 0 only stage one.
         folder: the run folder; see :class:`salcr.engine.run_folder.RunFolder`.
-        resume: go on from the newest readable checkpoint in ``folder`` (from the start if there is none), with the
-            configuration that the folder holds, which must equal ``config``.
+        resume: go on from the newest readable checkpoint in ``folder``, from the start if nothing was trained there.
+            What may have changed in ``config`` since: :func:`salcr.engine.resumption.check_resumable`.
+        restart: train again from nothing; the checkpoints and results in ``folder`` are removed.
 
     Returns:
         The summary that is also written to ``summary.json``: ``stage_one`` and ``final``, each by protocol.
 
     Raises:
-        FileExistsError: the folder holds a run and ``resume`` is False.
-        ValueError: a resumed run's configuration differs from the folder's; no association of the configured name.
+        FileExistsError: a run in the folder has got to its first checkpoint, and ``resume`` and ``restart`` are False.
+        RunInUse: another process trains in the folder.
+        ValueError: a resumed run's configuration differs; none of its checkpoints can be read; both ``resume`` and
+            ``restart``; no association of the configured name.
         ClusteringError, NonFiniteLoss: training cannot go on; the last checkpoint is intact.
+        Interrupted: by Ctrl-C or SIGTERM: a ``KeyboardInterrupt`` that says from where the run goes on.
     """
+    if resume and restart:
+        raise ValueError("resume or restart, not both")
     run = RunFolder(folder)
-    if run.config.exists():
-        if not resume:
+    with run.locked(), Signals() as signals:
+        if run.has_trained() and not (resume or restart):
             raise FileExistsError(f"{run.path} already holds a run: resume it or choose another folder")
-        if load_config(file=run.config) != config:
-            raise ValueError(
-                f"the configuration differs from {run.config}: resume with that one or choose another folder"
-            )
-    trainer = Trainer(config, run)
-    write_atomically(run.config, dump_config(config))
-    with configured_backend(config):
-        return trainer.fit()
+        try:
+            state = newest_state(config, run) if resume else None
+            trainer = Trainer(config, run, signals)
+            if restart:
+                run.clear()
+            write_atomically(run.config, dump_config(config))
+            with configured_backend(config):
+                return trainer.fit(state)
+        except Interrupted as error:
+            raise Interrupted(error.number, way_on(config, run)) from None
 
 
 class Trainer(Session):
     """A run: its epochs in order, what it has found so far, and its folder."""
 
-    def __init__(self, config: Config, run: RunFolder) -> None:
-        super().__init__(config)
+    def __init__(self, config: Config, run: RunFolder, signals: Signals | None = None) -> None:
+        super().__init__(config, signals)
         self.run = run
         self.results: dict[str, Any] = {}
 
-    def fit(self) -> dict[str, Any]:
-        """Run the epochs that are left, then evaluate; returns the summary."""
+    def fit(self, state: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Run the epochs that are left after the checkpoint ``state``, then evaluate; returns the summary."""
         schedule = self.config.schedule
-        start = self._restore()
+        start = self._restore(state)
         for epoch in range(start, schedule.stage_one_epochs + schedule.stage_two_epochs):
-            first, second = epoch < schedule.stage_one_epochs, epoch == schedule.stage_one_epochs
-            if second:
-                self.results["stage_one"] = evaluate(self.network, self.dataset, self.config, self.device)
-                self.begin_stage_two()
-            self.set_learning_rate(epoch)
-            self.times = {}
-            metrics = (stage_one_epoch if first else stage_two_epoch)(self, epoch)
-            self._check_network(epoch)
-            self._report(epoch, 1 if first else 2, metrics)
-            checkpoint.save_epoch(self.run.checkpoints, epoch, self._state(epoch))
+            self._run_epoch(epoch)
         self.results["final"] = evaluate(self.network, self.dataset, self.config, self.device)
         self.results.setdefault("stage_one", self.results["final"])
         summary = {"stage_one": self.results["stage_one"], "final": self.results["final"]}
         self.run.write_summary(summary)
         return summary
+
+    def _run_epoch(self, epoch: int) -> None:
+        """An epoch and its checkpoint; if a signal comes in the middle, that of the middle."""
+        stage = stage_of(self.config.schedule, epoch)
+        if epoch == self.config.schedule.stage_one_epochs and self.middle is None:
+            self.results["stage_one"] = evaluate(self.network, self.dataset, self.config, self.device)
+            self.begin_stage_two()
+        self.set_learning_rate(epoch)
+        self.times = {}
+        try:
+            metrics = (stage_one_epoch if stage == 1 else stage_two_epoch)(self, epoch)
+        except EpochInterrupted as error:
+            self._check_network(epoch)
+            logger.info("interrupted in epoch %d, step %d: writing a checkpoint", epoch, error.steps)
+            checkpoint.save_epoch(self.run.checkpoints, epoch, self._state(epoch, error.middle), steps=error.steps)
+        else:
+            self._check_network(epoch)
+            self._report(epoch, stage, metrics)
+            checkpoint.save_epoch(self.run.checkpoints, epoch, self._state(epoch))
+        self.signals.release()
 
     def _check_network(self, epoch: int) -> None:
         """The watch over the losses does not see what the last step of an epoch did; a checkpoint must not keep it."""
@@ -99,9 +123,11 @@ class Trainer(Session):
         )
         logger.info("epoch %d (stage %d): %s; %s; %.1f s", epoch, stage, losses, labels, sum(self.times.values()))
 
-    def _state(self, epoch: int) -> dict[str, Any]:
+    def _state(self, epoch: int, middle: dict[str, Any] | None = None) -> dict[str, Any]:
+        """A checkpoint's content; ``epoch`` has ended, or ``middle`` is what its steps that are left need."""
         return {
             "epoch": epoch,
+            "middle": middle,
             "config": self.config.model_dump(mode="json"),
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
@@ -111,19 +137,22 @@ class Trainer(Session):
             "results": self.results,
         }
 
-    def _restore(self) -> int:
-        """Continue from the newest checkpoint of the run folder; returns the epoch to begin with."""
-        state = checkpoint.load_newest(self.run.checkpoints)
-        begin = 0 if state is None else state["epoch"] + 1
-        self.run.rewind(begin)
+    def _restore(self, state: dict[str, Any] | None) -> int:
+        """Continue from a checkpoint's content; returns the epoch to begin, or to go on with in its middle."""
         if state is None:
             warn_of_random_weights(self.config.model)
+            self.run.rewind(0)
             return 0
+        self.middle = state.get("middle")
+        begin, steps = state["epoch"] + 1, 0
+        if self.middle:
+            begin, steps = state["epoch"], len(self.middle["losses"]["values"])
+        self.run.rewind(begin)
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.generator.set_state(state["generator"])
         torch.set_rng_state(state["torch_random"])
         self.labels = tuple(y.to(self.device) for y in state["labels"])
         self.results = state["results"]
-        logger.info("resuming %s at epoch %d", self.run.path, begin)
+        logger.info("resuming %s %s", self.run.path, place(self.config, begin, steps))
         return begin

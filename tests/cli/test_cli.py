@@ -12,12 +12,13 @@ import torch
 from typer.main import get_command
 
 from salcr import __version__ as version
-from salcr import cli
+from salcr import cli, engine
 from salcr.data import DATASETS
 from salcr.data.synthetic import write
-from salcr.engine import checkpoint, load_config
+from salcr.engine import checkpoint, demo, load_config
 from salcr.engine import pretrain as pretraining
 from salcr.engine.config import dump_config
+from salcr.engine.interruption import Interrupted
 from salcr.models import SALCRNetwork
 from tests.data.trees import make_folder
 from tests.engine.tree import tiny, write_tree
@@ -141,10 +142,53 @@ def test_a_broken_image_stops_training_and_is_named(salcr, tmp_path):
     assert_one_line(salcr("train", "--out", tmp_path / "run", *tiny(root)), "cam2/0003/0002.png")
 
 
-def test_an_existing_run_and_another_configuration(salcr, tree, tmp_path):
-    (tmp_path / "config.yaml").write_text("seed: 5\n")
+def test_an_existing_run(salcr, tree, tmp_path):
+    (tmp_path / "summary.json").write_text("{}")
     assert_one_line(salcr("train", "--out", tmp_path, *tiny(tree)), tmp_path, "already holds a run")
-    assert_one_line(salcr("train", "--resume", "--out", tmp_path, *tiny(tree)), "the configuration differs from")
+    assert_one_line(salcr("train", "--resume", "--out", tmp_path, *tiny(tree)), "salcr train --restart --out")
+    assert_one_line(
+        salcr("train", "--resume", "--restart", "--out", tmp_path, *tiny(tree)), "resume or restart, not both"
+    )
+    assert_one_line(salcr("train", "--resume", "--out", tmp_path), tmp_path, "holds no run to go on with")
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The configurations and options that training is called with; there is none."""
+    calls = []
+    monkeypatch.setattr(
+        engine, "train", lambda config, folder, **options: calls.append((config, options)) or {"final": {}}
+    )
+    return calls
+
+
+def test_resume_and_restart_read_the_folders_configuration(salcr, tree, tmp_path, asked):
+    own = load_config(overrides=tiny(tree, *FAST, "seed=5"))
+    (tmp_path / "config.yaml").write_text(dump_config(own))
+    longer = "schedule.stage_two_epochs=9"
+    assert salcr("train", "--resume", "--out", tmp_path)[0] == 0
+    assert salcr("train", "--restart", "--out", tmp_path)[0] == 0
+    assert salcr("train", "--resume", "--out", tmp_path, longer)[0] == 0
+    assert salcr("train", "--resume", "--out", tmp_path, "--preset", "demo", "data.root=x")[0] == 0
+    assert salcr("train", "--resume", "--out", tmp_path / "new", *tiny(tree))[0] == 0  # there is nothing yet
+    assert [config for config, _ in asked] == [
+        *(own, own),
+        load_config(overrides=tiny(tree, *FAST, "seed=5", longer)),
+        load_config(preset="demo", overrides=["data.root=x"]),
+        load_config(overrides=tiny(tree)),
+    ]
+    assert [options for _, options in asked[:2]] == [dict(resume=True, restart=False), dict(resume=False, restart=True)]
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("command", ["train", "demo"])
+def test_a_signal_is_the_exit_status_and_the_way_on_is_said(salcr, tmp_path, monkeypatch, command, number, status):
+    def interrupted(*_, **__):
+        raise Interrupted(number, "`salcr …` goes on")
+
+    monkeypatch.setattr(engine, "train", interrupted)
+    monkeypatch.setattr(demo, "demo", interrupted)
+    assert salcr(command, "--out", tmp_path) == (status, "", f"salcr: ended by {number.name}: `salcr …` goes on\n")
 
 
 @pytest.mark.parametrize("command", ["evaluate", "extract"])

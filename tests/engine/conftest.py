@@ -1,5 +1,8 @@
+import signal
+
 import pytest
 
+from salcr.engine.interruption import STANDARD
 from tests.engine.tree import write_tree
 
 
@@ -7,3 +10,12 @@ from tests.engine.tree import write_tree
 def tree(tmp_path_factory):
     """A small data set; tests that change one make their own."""
     return write_tree(tmp_path_factory.mktemp("tree") / "sysu")
+
+
+@pytest.fixture(autouse=True)
+def standard_signal_handlers():
+    """Those of a new process: what starts the tests may have others."""
+    before = {number: signal.signal(number, handler) for number, handler in STANDARD.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)

@@ -86,6 +86,37 @@ def test_two_are_kept_and_the_newest_is_loaded(tmp_path):
     assert names(tmp_path) == ["epoch_0010.pt", "epoch_0011.pt"]
 
 
+def test_copies_of_ones_own_are_neither_loaded_nor_removed(tmp_path):
+    own = "epoch_best.pt", "epoch_0007 copy.pt", "epoch_0009.pt.bak", "epoch_9.pt", "my_epoch_0009.pt"
+    for name in own:
+        (tmp_path / name).write_bytes(b"a copy of one's own")
+    assert checkpoint.load_newest(tmp_path) is None  # and warns of nothing
+    for epoch in (0, 1, 2):
+        checkpoint.save_epoch(tmp_path, epoch, state(epoch))
+    assert checkpoint.load_newest(tmp_path)["epoch"] == 2
+    assert names(tmp_path) == sorted([*own, "epoch_0001.pt", "epoch_0002.pt"])
+
+
+def test_the_middle_of_an_epoch_comes_after_the_epoch_before_it(tmp_path):
+    for epoch, steps, left in (
+        (0, 5, ["0000_step_0005"]),
+        (0, 12, ["0000_step_0012"]),
+        (0, None, ["0000"]),
+        (1, None, ["0000", "0001"]),
+        (2, 300, ["0000", "0001", "0002_step_0300"]),
+        (2, None, ["0001", "0002"]),
+        (10000, 1, ["0001", "0002", "10000_step_0001"]),
+        (10000, None, ["0002", "10000"]),
+    ):
+        path = checkpoint.save_epoch(tmp_path, epoch, {"steps": steps}, steps=steps)
+        assert names(tmp_path) == [f"epoch_{name}.pt" for name in left]
+        assert checkpoint.files(tmp_path)[0] == path and checkpoint.position(path) == (epoch, steps)
+        assert checkpoint.load_newest(tmp_path) == {"steps": steps}
+    path.with_name("epoch_20000_step_0003.pt").write_bytes(b"damaged")
+    with pytest.warns(UserWarning, match=r"epoch_20000_step_0003\.pt .*the one before it"):
+        assert checkpoint.load_newest(tmp_path) == {"steps": None}
+
+
 @pytest.mark.parametrize("kept", [0.0, 0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 0.9999])
 def test_a_truncated_newest_is_passed_over(tmp_path, kept):
     for epoch in (0, 1):

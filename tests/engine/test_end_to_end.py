@@ -1,4 +1,4 @@
-"""The command line in processes of its own: train, kill, resume, evaluate, extract."""
+"""The command line in processes of its own: train, be killed and resumed, evaluate, extract."""
 
 import json
 import os
@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ import pytest
 from salcr.engine import load_config
 from salcr.engine.images import open_dataset
 from tests.engine.tree import tiny
+from tests.kills import killed_runs
 
 SALCR = [sys.executable, "-c", "from salcr.cli import main; main()"]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -32,17 +32,6 @@ def finish(process):
     return out, err
 
 
-def kill_once_there(process, path):
-    """Kill -9 as soon as ``path`` exists."""
-    deadline = time.monotonic() + PATIENCE
-    while not path.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    _, err = process.communicate(timeout=PATIENCE)
-    assert path.exists(), err
-    return process.returncode == -signal.SIGKILL
-
-
 @pytest.fixture(scope="module")
 def train(tree, tmp_path_factory):
     """Arguments of a training with a file and overrides, but for its folder."""
@@ -52,53 +41,29 @@ def train(tree, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def runs(train, tmp_path_factory):
-    """An uninterrupted run, and one killed in either stage, beside it at first; and what the former printed."""
-    folder = tmp_path_factory.mktemp("runs")
-    whole, killed = folder / "whole", folder / "killed"
-    uninterrupted = start(*train, "--out", whole)
-    kills = []
-    for n, epoch in enumerate((0, 2)):  # test_resume.py stops everywhere between, within one process
-        process = start(*train, "--out", killed, *(["--resume"] if n else []))
-        kills.append(kill_once_there(process, killed / f"checkpoints/epoch_{epoch:04d}.pt"))
-        if n == 0:
-            assert not (killed / "summary.json").exists()
-    printed = finish(uninterrupted)
-    _, err = finish(start(*train, "--out", killed, "--resume"))
-    assert kills[0]
-    assert f"resuming {killed} at epoch" in err
-    return whole, killed, printed
+def whole(train, tmp_path_factory):
+    """The folder of an uninterrupted run, and what it printed."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    return folder, finish(start(*train, "--out", folder))
 
 
-def records(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+def test_killed_runs_end_as_an_uninterrupted_one(train, whole, tmp_path, seed):
+    kills = list(killed_runs([*map(str, train)], whole[0], tmp_path, kills=3, seed=seed))
+    assert [kill.number for kill in kills] == [signal.SIGKILL, signal.SIGTERM, signal.SIGINT]
+    assert [kill.difference for kill in kills] == ["", "", ""], kills
 
 
-def test_a_killed_run_ends_as_an_uninterrupted_one(runs):
-    whole, killed, _ = runs
-    assert (killed / "summary.json").read_bytes() == (whole / "summary.json").read_bytes()
-    assert (killed / "config.yaml").read_bytes() == (whole / "config.yaml").read_bytes()
-    assert [record["epoch"] for record in records(killed)] == [0, 1, 2, 3]
-    for one, other in zip(records(whole), records(killed), strict=True):
-        assert {key: one[key] for key in one if key != "seconds"} == {
-            key: other[key] for key in other if key != "seconds"
-        }
-    for folder in (whole, killed):
-        assert sorted(os.listdir(folder)) == ["checkpoints", "config.yaml", "metrics.jsonl", "summary.json"]
-        assert sorted(os.listdir(folder / "checkpoints")) == ["epoch_0002.pt", "epoch_0003.pt"]
-
-
-def test_training_prints_a_table_and_plain_lines(runs):
-    whole, _, (out, err) = runs
-    summary = json.loads((whole / "summary.json").read_text())
+def test_training_prints_a_table_and_plain_lines(whole):
+    folder, (out, err) = whole
+    summary = json.loads((folder / "summary.json").read_text())
     assert summary.keys() == {"stage_one", "final"}
     rows = [line.split() for line in out.splitlines()]
     for protocol, figures in summary["final"].items():
         assert figures.keys() == {"rank-1", "rank-5", "rank-10", "rank-20", "mAP", "mINP", "cmfp", "aim"}
         row = next(row for row in rows if row[:2] == [protocol, "SALCR"])
         assert row[2:5] == [f"{figures[key]:.2f}" for key in ("rank-1", "mAP", "mINP")]
-    *_, shares, folder = out.splitlines()
-    assert folder == f"run folder: {whole}"
+    *_, shares, last = out.splitlines()
+    assert last == f"run folder: {folder}"
     assert re.fullmatch(r"cross-label accuracy \(ot\): visible to infrared [\d.]+, infrared to visible [\d.]+", shares)
     assert [line.split(":")[0] for line in err.splitlines() if line.startswith("epoch")] == [
         "epoch 0 (stage 1)",
@@ -109,12 +74,11 @@ def test_training_prints_a_table_and_plain_lines(runs):
     assert "\r" not in err and "it/s" not in err  # no progress bar without a terminal
 
 
-def test_a_checkpoint_gives_the_final_figures_and_features(runs, tree, tmp_path):
-    _, killed, _ = runs
-    last = killed / "checkpoints/epoch_0003.pt"
+def test_a_checkpoint_gives_the_final_figures_and_features(whole, tree, tmp_path):
+    last = whole[0] / "checkpoints/epoch_0003.pt"
     evaluating = start("evaluate", "--checkpoint", last)
     finish(start("extract", "--checkpoint", last, "--out", tmp_path / "features.npz"))
-    final = json.loads((killed / "summary.json").read_text())["final"]
+    final = json.loads((whole[0] / "summary.json").read_text())["final"]
     assert json.loads(finish(evaluating)[0]) == final
 
     test = open_dataset(load_config(overrides=tiny(tree))).test

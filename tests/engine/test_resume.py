@@ -4,19 +4,22 @@ import errno
 import json
 import os
 import shutil
+import signal
 
 import pytest
 import torch
 
-from salcr.engine import checkpoint, load_config, stage_one, stage_two, train
+from salcr.engine import checkpoint, load_config, session, stage_one, stage_two, train
 from salcr.engine import trainer as engine
 from salcr.engine.config import dump_config
-from salcr.engine.run_folder import RunFolder
+from salcr.engine.interruption import Interrupted
+from salcr.engine.run_folder import RunFolder, RunInUse
 from salcr.engine.steps import NonFiniteLoss
 from salcr.objectives import GlobalObjective
+from tests.engine.same_end import assert_same_end
 from tests.engine.tree import tiny
 
-SHORT = "schedule.iterations=2", "evaluation.refinements=[]"
+NO_REFINEMENTS = "evaluation.refinements=[]"
 
 
 class Crash(BaseException):
@@ -25,7 +28,7 @@ class Crash(BaseException):
 
 @pytest.fixture(scope="module")
 def config(tree):
-    return load_config(overrides=tiny(tree, *SHORT))
+    return load_config(overrides=tiny(tree, NO_REFINEMENTS))
 
 
 @pytest.fixture(scope="module")
@@ -34,20 +37,6 @@ def whole(config, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     train(config, folder)
     return folder
-
-
-def assert_same_end(folder, whole):
-    for name in ("summary.json", "config.yaml"):
-        assert (folder / name).read_bytes() == (whole / name).read_bytes()
-    got, expected = (RunFolder(path).read_metrics() for path in (folder, whole))
-    for record in (*got, *expected):
-        record.pop("seconds", None)
-    assert got == expected
-    assert sorted(os.listdir(folder)) == ["checkpoints", "config.yaml", "metrics.jsonl", "summary.json"]
-    assert sorted(os.listdir(folder / "checkpoints")) == ["epoch_0002.pt", "epoch_0003.pt"]
-    one, other = (checkpoint.load_newest(path / "checkpoints") for path in (folder, whole))
-    for name, x in other["network"].items():
-        assert torch.equal(one["network"][name], x), name
 
 
 def newest_epoch(folder):
@@ -79,11 +68,8 @@ def crash_at_call(monkeypatch):
 # The place, the call of it that stops the run, whether it has done its work, and the newest checkpoint that is left.
 STOPS = {
     "before the first step": (stage_one, "optimise", 1, False, None),
-    "between steps": (stage_one, "optimise", 3, True, 0),
     "after the log, before the checkpoint": (checkpoint, "save_epoch", 2, False, 0),
     "after stage one is evaluated": (engine, "evaluate", 1, True, 1),
-    "in the last epoch": (stage_two, "optimise", 3, True, 2),
-    "before the summary": (RunFolder, "write_summary", 1, False, 3),
 }
 
 
@@ -92,7 +78,7 @@ def test_a_run_goes_on_from_anywhere(config, whole, tmp_path, crash_at_call, mon
     owner, attribute, n, after, newest = STOPS[stop]
     crash_at_call(owner, attribute, n, after=after)
     with pytest.raises(Crash):
-        train(config, tmp_path)
+        train(config, tmp_path, resume=True)  # there is nothing yet: it begins
     monkeypatch.undo()
     assert newest_epoch(tmp_path) == newest
     assert not (tmp_path / "summary.json").exists()
@@ -101,12 +87,37 @@ def test_a_run_goes_on_from_anywhere(config, whole, tmp_path, crash_at_call, mon
     assert_same_end(tmp_path, whole)
 
 
-def test_a_run_that_stops_after_every_epoch(config, whole, tmp_path, monkeypatch, crash_at_call):
-    for resume in (False, True, True, True):
-        crash_at_call(checkpoint, "save_epoch", 1, after=True)
-        with pytest.raises(Crash):
-            train(config, tmp_path, resume=resume)
+# Of a run that is stopped again and again: the place where a signal comes, the call of it, the checkpoint it leaves.
+SIGNALS = [
+    (stage_one, "optimise", 1, "epoch_0000_step_0001.pt"),
+    (stage_one, "optimise", 1, "epoch_0000_step_0002.pt"),
+    (stage_one, "optimise", 1, "epoch_0000.pt"),  # in the epoch's last step
+    (session, "extract_features", 2, "epoch_0000.pt"),
+    (engine, "evaluate", 1, "epoch_0001.pt"),
+    (stage_two, "optimise", 2, "epoch_0002_step_0002.pt"),
+    (checkpoint, "save_epoch", 1, "epoch_0002.pt"),
+    (engine, "evaluate", 1, "epoch_0002.pt"),
+]
+
+
+def test_a_run_that_is_interrupted_everywhere_and_made_longer(tree, config, whole, tmp_path, monkeypatch):
+    short = load_config(overrides=tiny(tree, NO_REFINEMENTS, "schedule.stage_two_epochs=1"))
+    for i, (owner, attribute, n, newest) in enumerate(SIGNALS):
+        number = (signal.SIGTERM, signal.SIGINT)[i % 2]
+        real, calls = getattr(owner, attribute), iter(range(1, 100))
+
+        def call(*arguments, real=real, calls=calls, n=n, number=number, **options):
+            if next(calls) == n:
+                signal.raise_signal(number)
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(owner, attribute, call)
+        with pytest.raises(Interrupted, match=f"ended by {number.name}: .*--resume.* goes on "):
+            train(short, tmp_path, resume=True)
         monkeypatch.undo()
+        assert checkpoint.files(tmp_path / "checkpoints")[0].name == newest
+        torch.rand(5)  # another process has drawn other numbers
+    assert not (tmp_path / "summary.json").exists()
     train(config, tmp_path, resume=True)
     assert_same_end(tmp_path, whole)
 
@@ -118,12 +129,7 @@ def test_a_finished_run_can_be_resumed(config, whole, tmp_path):
     assert_same_end(folder, whole)
 
 
-def test_resume_begins_where_there_is_nothing(config, whole, tmp_path):
-    train(config, tmp_path / "new", resume=True)
-    assert_same_end(tmp_path / "new", whole)
-
-
-def test_a_truncated_checkpoint_is_noticed_and_the_one_before_it_used(config, whole, tmp_path, monkeypatch):
+def test_files_that_were_cut_off_are_noticed_and_the_checkpoint_before_is_used(config, whole, tmp_path, monkeypatch):
     saved = checkpoint.save_epoch
 
     def stop_after_two(folder, epoch, payload):
@@ -138,35 +144,33 @@ def test_a_truncated_checkpoint_is_noticed_and_the_one_before_it_used(config, wh
     with pytest.raises(Crash):
         train(config, tmp_path)
     monkeypatch.undo()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 3, "stage": 2, "lo')
     with pytest.warns(UserWarning, match=r"epoch_0002\.pt is not a readable checkpoint.*the one before it"):
         train(config, tmp_path, resume=True)
     assert_same_end(tmp_path, whole)
 
 
-def test_with_no_readable_checkpoint_a_run_begins_again_and_can_be_stopped_again(
+def test_with_no_readable_checkpoint_a_run_is_begun_again_where_that_is_wanted(
     config, whole, tmp_path, crash_at_call, monkeypatch
 ):
     folder = shutil.copytree(whole, tmp_path / "run")
     for path in (folder / "checkpoints").iterdir():
         path.write_bytes(b"damaged")
-    crash_at_call(checkpoint, "save_epoch", 2, after=True)
-    with pytest.warns(UserWarning, match="not a readable checkpoint"), pytest.raises(Crash):
+    (folder / "checkpoints/epoch_best.pt").write_bytes(b"a copy of one's own")
+    with (
+        pytest.warns(UserWarning, match="not a readable checkpoint"),
+        pytest.raises(ValueError, match=r"start again from nothing, which `salcr train --restart --out .*run` does"),
+    ):
         train(config, folder, resume=True)
-    monkeypatch.undo()
-    assert newest_epoch(folder) == 1  # the damaged ones of later epochs are gone
-    train(config, folder, resume=True)
-    assert_same_end(folder, whole)
-
-
-def test_a_line_of_metrics_that_was_cut_off(config, whole, tmp_path, crash_at_call, monkeypatch):
-    crash_at_call(stage_two, "optimise", 1)
+    crash_at_call(checkpoint, "save_epoch", 2, after=True)
     with pytest.raises(Crash):
-        train(config, tmp_path)
+        train(config, folder, restart=True)
     monkeypatch.undo()
-    with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('{"epoch": 2, "stage": 2, "lo')
-    train(config, tmp_path, resume=True)
-    assert_same_end(tmp_path, whole)
+    assert newest_epoch(folder) == 1 and not (folder / "summary.json").exists()
+    train(config, folder, resume=True)
+    (folder / "checkpoints/epoch_best.pt").unlink()
+    assert_same_end(folder, whole)
 
 
 def test_an_existing_run_is_not_overwritten(config, whole):
@@ -176,48 +180,55 @@ def test_an_existing_run_is_not_overwritten(config, whole):
     assert {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize("change", ["seed=1", "schedule.stage_two_epochs=3", "gpcr.weight=0.4", "data.root=elsewhere"])
-def test_another_configuration_cannot_resume(tree, whole, change):
+def test_another_configuration_cannot_resume(tree, whole):
     before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
-    other = load_config(overrides=tiny(tree, *SHORT, change))
-    with pytest.raises(ValueError, match=r"the configuration differs from .*config\.yaml"):
+    other = load_config(overrides=tiny(tree, NO_REFINEMENTS, "seed=1"))
+    with pytest.raises(ValueError, match=r"the configuration differs from .*config\.yaml: seed is 1, there 0: "):
         train(other, whole, resume=True)
     assert {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()} == before
 
 
-def test_a_configuration_that_was_damaged_is_named(config, tmp_path):
-    (tmp_path / "config.yaml").write_text("seed: [")
+def test_one_run_at_a_time(config, whole):
+    with RunFolder(whole).locked(), pytest.raises(RunInUse, match=rf"another run trains in .*process {os.getpid()} on"):
+        train(config, whole, resume=True)
+
+
+def test_a_configuration_that_was_damaged_is_named(config, whole, tmp_path):
+    folder = shutil.copytree(whole, tmp_path / "run")
+    (folder / "config.yaml").write_text("seed: [")
     with pytest.raises(ValueError, match=r"config\.yaml is not YAML"):
-        train(config, tmp_path, resume=True)
-    (tmp_path / "config.yaml").write_text(dump_config(config).replace("seed", "sead"))
+        train(config, folder, resume=True)
+    (folder / "config.yaml").write_text(dump_config(config).replace("seed", "sead"))
     with pytest.raises(ValueError, match="unknown key 'sead'"):
-        train(config, tmp_path, resume=True)
+        train(config, folder, resume=True)
 
 
-@pytest.mark.parametrize(("epoch", "value"), [(2, float("nan")), (3, float("inf"))])
-def test_a_loss_that_is_not_finite_leaves_the_last_checkpoint(config, whole, tree, tmp_path, monkeypatch, epoch, value):
+def test_a_loss_that_is_not_finite_leaves_the_last_checkpoint(config, whole, tmp_path, monkeypatch):
     real, steps = GlobalObjective.loss, []
 
     def bad(self, f, labels):
         steps.append(1)
         loss = real(self, f, labels)
-        return loss * value if len(steps) == 2 * (epoch - 2) + 1 else loss
+        return loss * float("inf") if len(steps) == 4 else loss
 
     monkeypatch.setattr(GlobalObjective, "loss", bad)
-    with pytest.raises(NonFiniteLoss, match=rf"epoch {epoch}, step 0: .*global (nan|inf).*cam\d/\d+/\d+\.png"):
+    with pytest.raises(NonFiniteLoss, match=r"epoch 3, step 0: .*global inf.*cam\d/\d+/\d+\.png"):
         train(config, tmp_path)
     monkeypatch.undo()
-    assert [record["epoch"] for record in RunFolder(tmp_path).read_metrics()] == list(range(epoch))
+    assert [record["epoch"] for record in RunFolder(tmp_path).read_metrics()] == [0, 1, 2]
     state = checkpoint.load_newest(tmp_path / "checkpoints")
-    assert state["epoch"] == epoch - 1
+    assert state["epoch"] == 2
     assert all(torch.isfinite(x).all() for x in state["network"].values())
     train(config, tmp_path, resume=True)
     assert_same_end(tmp_path, whole)
 
 
-@pytest.mark.parametrize("flush", [3, 6, 10])
+FLUSHES = {4: r"checkpoints/epoch_0000\.pt", 7: r"metrics\.jsonl", 11: r"summary\.json"}
+
+
+@pytest.mark.parametrize("flush", FLUSHES)
 def test_a_disk_that_is_full_at_any_write(config, whole, tmp_path, monkeypatch, flush):
-    """The n-th flush to disk fails: a checkpoint's, that of a line, the summary's."""
+    """The n-th flush to disk fails."""
     real, flushes = os.fsync, []
 
     def full(file):
@@ -227,10 +238,10 @@ def test_a_disk_that_is_full_at_any_write(config, whole, tmp_path, monkeypatch, 
         real(file)
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left on device"):
+    with pytest.raises(OSError, match=f"No space left on device: .*{FLUSHES[flush]}"):
         train(config, tmp_path)
     monkeypatch.undo()
     assert not list(tmp_path.rglob("*.part")) and not list(tmp_path.rglob(".*.part"))
-    assert newest_epoch(tmp_path) == (flush // 2 - 2 if flush > 3 else None)
+    assert newest_epoch(tmp_path) == {4: None, 7: 1, 11: 3}[flush]
     train(config, tmp_path, resume=True)
     assert_same_end(tmp_path, whole)

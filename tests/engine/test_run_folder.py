@@ -1,10 +1,12 @@
 import errno
 import json
 import os
+import socket
+from datetime import date
 
 import pytest
 
-from salcr.engine.run_folder import RunFolder
+from salcr.engine.run_folder import RunFolder, RunInUse
 from salcr.files import write_atomically
 
 
@@ -95,6 +97,42 @@ def test_rewind_removes_what_a_killed_process_left(tmp_path):
     assert os.listdir(run.checkpoints) == ["epoch_0000.pt"]
 
 
+def test_the_second_run_hears_who_has_the_folder(tmp_path):
+    run, other = RunFolder(tmp_path), RunFolder(tmp_path)
+    (tmp_path / ".holder.json").write_text('{"pid": 1, "host": "elsewhere", "since": "long ago"}')  # it was killed
+    with run.locked():
+        said = rf"another run trains in .*: process {os.getpid()} on {socket.gethostname()}, since {date.today()} \d\d:"
+        with pytest.raises(RunInUse, match=said), other.locked():
+            pass
+        for content in ("", "[]", "{}", "\0"):  # it has just begun
+            (tmp_path / ".holder.json").write_text(content)
+            with (
+                pytest.raises(RunInUse, match=r"it does not say which process it is \(lock: .*\.lock\)"),
+                other.locked(),
+            ):
+                pass
+    assert sorted(os.listdir(tmp_path)) == [".lock", "checkpoints"]
+    with other.locked():
+        pass
+
+
+@pytest.mark.parametrize("file", ["checkpoints/epoch_0000.pt", "checkpoints/epoch_0000_step_0001.pt", "summary.json"])
+def test_a_folder_that_holds_a_training_and_is_cleared(tmp_path, file):
+    run = RunFolder(tmp_path)
+    run.config.write_text("seed: 0\n")
+    (run.checkpoints / "epoch_best.pt").write_bytes(b"a copy of one's own")
+    run.log({"epoch": 0})  # its checkpoint was never written
+    assert not run.has_trained()
+    (tmp_path / file).write_bytes(b"")
+    assert run.has_trained()
+    run.clear()
+    assert not run.has_trained()
+    assert {path.name for path in tmp_path.rglob("*")} == {"checkpoints", "config.yaml", "epoch_best.pt"}
+    run.log({"epoch": 0})
+    run.log({"epoch": 1})  # somebody has removed the checkpoints
+    assert run.has_trained()
+
+
 def test_the_summary_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     run = RunFolder(tmp_path)
     summary = {"stage_one": {"all": {"mAP": 1.25}}, "final": {"all": {"mAP": 2.5}}}
@@ -107,7 +145,7 @@ def test_the_summary_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match=r"No space left on device: .*summary\.json"):
         run.write_summary({"final": {}})
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=r"No space left on device: .*metrics\.jsonl"):
         run.log({"epoch": 0})
     assert json.loads(run.summary.read_text()) == summary
     assert sorted(os.listdir(tmp_path)) == ["checkpoints", "metrics.jsonl", "summary.json"]

@@ -65,6 +65,29 @@ def test_the_watch_keeps_no_graph():
     assert not watch.values[0].requires_grad
 
 
+@pytest.mark.parametrize("bad", [None, 1, 5, CHECK_EVERY + 2])
+@pytest.mark.parametrize("done", [1, 4, CHECK_EVERY, CHECK_EVERY + 1])
+def test_a_watch_goes_on_where_another_was_interrupted(done, bad):
+    rows = [batch_of(step) for step in range(CHECK_EVERY + 5)]
+    whole, first, second = (LossWatch(1, PATHS) for _ in range(3))
+    for step in range(done):
+        first.add(losses_of(step), rows[step])
+    second.resume(first.so_far(), rows, torch.device("cpu"))
+
+    def end(watch, begin):
+        for step in range(begin, len(rows)):
+            watch.add(losses_of(step, None if bad is None or bad < done else bad), rows[step])
+        return watch.means()
+
+    outcomes = []
+    for watch, begin in ((whole, 0), (second, done)):
+        try:
+            outcomes.append(end(watch, begin))
+        except NonFiniteLoss as error:
+            outcomes.append(str(error))
+    assert outcomes[0] == outcomes[1] and isinstance(outcomes[0], dict) == (bad is None or bad < done)
+
+
 class Store:
     """Counts what is read of it; row ``fails`` cannot be."""
 

@@ -375,6 +375,18 @@ def test_an_image_that_does_not_decode_is_named_before_anything_is_written(tmp_p
     train(load_config(overrides=tiny(root, *SHORT)), tmp_path / "run")  # the folder holds no run yet
 
 
+def test_a_test_image_that_does_not_decode_stops_between_the_stages_and_the_run_goes_on(tmp_path):
+    root = write_tree(tmp_path / "tree")
+    (root / "cam6/0010/0003.png").write_bytes(b"not a picture")
+    config = load_config(overrides=tiny(root, *SHORT, "schedule.iterations=1"))
+    with pytest.raises(ValueError, match=r"cam6/0010/0003\.png"):
+        train(config, tmp_path / "run")
+    assert last_state(tmp_path / "run")["epoch"] == 0
+    Image.new("RGB", (8, 8)).save(root / "cam6/0010/0003.png")
+    assert train(config, tmp_path / "run", resume=True)["stage_one"]
+    assert [record["stage"] for record in metrics(tmp_path / "run")] == [1, 2]
+
+
 @pytest.mark.parametrize("override", ["data.root=null", "data.root=absent", "model.weights=absent.pth", "device=gpu"])
 def test_a_run_that_cannot_begin_leaves_its_folder_free(tree, tmp_path, override):
     with pytest.raises((ValueError, OSError)):

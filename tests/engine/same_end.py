@@ -1,0 +1,23 @@
+"""Whether a run that was interrupted ended as one that never was."""
+
+import os
+
+import torch
+
+from salcr.engine import checkpoint
+from salcr.engine.run_folder import RunFolder
+
+
+def assert_same_end(folder, whole):
+    """The two folders hold the same files, figures, losses and weights, to the last bit."""
+    for name in ("summary.json", "config.yaml"):
+        assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
+    got, expected = (RunFolder(path).read_metrics() for path in (folder, whole))
+    for record in (*got, *expected):
+        record.pop("seconds", None)
+    assert got == expected, "metrics.jsonl"
+    for inner in (".", "checkpoints"):
+        assert sorted(os.listdir(folder / inner)) == sorted(os.listdir(whole / inner)), f"files in {inner}"
+    one, other = (checkpoint.load_newest(path / "checkpoints") for path in (folder, whole))
+    for name, x in other["network"].items():
+        assert torch.equal(one["network"][name], x), name
