@@ -37,7 +37,7 @@ class Case:
 
     @cached_property
     def overflows(self) -> bool:
-        """Whether a row's square may, or 1 / temperature: there the losses look at nothing, so as not to wait for a GPU.
+        """Whether a row's square may, or 1 / temperature: the losses do not look, so as not to wait for a GPU.
 
         Backends may then differ: a unit row comes out as zeros, as a row, or as NaN.
         """
