@@ -67,8 +67,8 @@ def set_contrast_backward(
         shares = torch.where(positives[..., block, :] < 0, 0.0, logits.softmax(-1))
         near.append((shares.to(memory.dtype).unsqueeze(-2) @ chosen).squeeze(-2))
     valid = (positives >= 0).any(-1, keepdim=True)
-    rows = valid.sum(-2, keepdim=True).clamp_min(1) * memory.shape[:-2].numel()
-    weight = gradient / temperature / rows  # of integers, so that the gradient's dtype stays
+    count = valid.sum(-2, keepdim=True).clamp_min(1) * memory.shape[:-2].numel()
+    weight = gradient / temperature / count  # of integers, so that the gradient's dtype stays
     return through_normalisation(torch.where(valid, (mean_row - torch.cat(near, -2)) * weight, 0.0), queries, features)
 
 
