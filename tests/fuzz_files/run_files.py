@@ -1,10 +1,10 @@
 """Files that a run writes and reads again, and records of benchmarks."""
 
 import json
-import zipfile
 from pathlib import Path
 
 from tests.fuzz_files import Kind
+from tests.fuzz_files.mutations import mutate_in_zip
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,30 +35,6 @@ def _read_checkpoint(path: Path) -> None:
     from salcr.engine.network import load_network
 
     load_network(path, torch.device("cpu"))
-
-
-def _write_pickle(folder: Path) -> Path:
-    """The pickled part of a checkpoint, in the checkpoint's place; the other parts lie beside it."""
-    path = _write_run(folder)
-    with zipfile.ZipFile(path) as archive:
-        content = {name: archive.read(name) for name in archive.namelist()}
-    (pickled,) = (name for name in content if name.endswith("/data.pkl"))
-    with zipfile.ZipFile(folder / "others.zip", "w") as others:
-        for name in content.keys() - {pickled}:
-            others.writestr(name, content[name])
-    path.write_bytes(content[pickled])
-    return path
-
-
-def _read_pickle(path: Path) -> None:
-    """As a checkpoint whose checksums are right."""
-    pickled = path.read_bytes()
-    with zipfile.ZipFile(path.parents[2] / "others.zip") as others, zipfile.ZipFile(path, "w") as archive:
-        folder = others.namelist()[0].partition("/")[0]
-        archive.writestr(f"{folder}/data.pkl", pickled)
-        for name in others.namelist():
-            archive.writestr(name, others.read(name))
-    _read_checkpoint(path)
 
 
 def _write_config(folder: Path) -> Path:
@@ -102,8 +78,7 @@ def _read_record(path: Path) -> None:
 
 
 KINDS: dict[str, Kind] = {
-    "checkpoint": Kind(_write_run, _read_checkpoint),
-    "pickle": Kind(_write_pickle, _read_pickle),
+    "checkpoint": Kind(_write_run, _read_checkpoint, mutate=mutate_in_zip),
     "config": Kind(_write_config, _read_config),
     "metrics": Kind(_write_metrics, _read_metrics),
     "record": Kind(_write_record, _read_record),
