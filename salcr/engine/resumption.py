@@ -2,12 +2,11 @@
 
 import logging
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from salcr.engine import checkpoint
-from salcr.engine.config import Config, load_config
+from salcr.engine.config import PATHS, Config, config_of_checkpoint, differences, load_config
 from salcr.engine.run_folder import RunFolder
 from salcr.engine.session import learning_rate, stage_of
 
@@ -15,7 +14,6 @@ logger = logging.getLogger("salcr")
 
 KEYS = {"epoch", "config", "network", "optimiser", "generator", "torch_random", "labels", "results"}
 FREE = ("device", "backend", "data.cache", "evaluation.")
-PATHS = ("data.root", "model.weights", "model.checkpoint")
 COURSE = tuple(f"schedule.{name}" for name in ("stage_one_epochs", "stage_two_epochs", "lr", "milestones", "gamma"))
 
 
@@ -38,7 +36,7 @@ def newest_state(config: Config, run: RunFolder) -> dict[str, Any] | None:
     begun = state["epoch"] + 1
     if run.config.exists():
         check_resumable(config, load_config(file=run.config), begun, str(run.config))
-    trained = Config.model_validate(state["config"])
+    trained = config_of_checkpoint(state["config"], run.checkpoints)
     check_resumable(config, trained, begun, f"the newest checkpoint in {run.checkpoints}", ignored=PATHS)
     if "stage_one" in state["results"] and trained.evaluation != config.evaluation:
         logger.warning("stage one was evaluated with other settings than these: its figures stay")
@@ -54,13 +52,12 @@ def check_resumable(config: Config, trained: Config, begun: int, place: str, *, 
     Raises:
         ValueError: anything else differs; names ``place``, the keys and both values.
     """
-    before, after = _flat(trained.model_dump(mode="json")), _flat(config.model_dump(mode="json"))
     same_course = all(_course(config, epoch) == _course(trained, epoch) for epoch in range(begun))
     free = (*FREE, *ignored, *(COURSE if same_course else ()))
     found = [
-        f"{key} is {after[key]!r}, there {before[key]!r}"
-        for key in after
-        if not key.startswith(free) and _resolved(key, after[key]) != _resolved(key, before[key])
+        f"{key} is {after!r}, there {before!r}"
+        for key, (before, after) in differences(trained, config).items()
+        if not key.startswith(free) and _resolved(key, after) != _resolved(key, before)
     ]
     if found:
         raise ValueError(
@@ -96,10 +93,3 @@ def _course(config: Config, epoch: int) -> tuple[int | None, float]:
 def _resolved(key: str, value: Any) -> Any:
     """``value``; of a path the one form that all of its forms have."""
     return value if key not in PATHS or value in (None, "bundled") else str(Path(value).resolve())
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return found
