@@ -60,13 +60,13 @@ class OnGpu(torch.Tensor):
         self.held = held.detach()
         return self
 
-    device, is_cuda, is_cpu = GPU, True, False
+    device, is_cuda, is_cpu, is_meta = GPU, True, False, False
 
     @classmethod
     def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
         name, kwargs = function.overloadpacket.__name__, dict(kwargs or {})
         given = [x for x in tree_iter((args, kwargs)) if isinstance(x, torch.Tensor)]
-        if name not in MIXING and any(not isinstance(x, OnGpu) and x.dim() for x in given):
+        if name not in MIXING and any(not isinstance(x, OnGpu) and x.dim() and not x.is_meta for x in given):
             raise RuntimeError(f"{name}: expected all tensors to be on the same device, found cuda:0 and cpu")
         to, names = kwargs.get("device"), [x.name for x in function._schema.arguments]
         if function.namespace == "salcr":
@@ -94,6 +94,8 @@ class Pretending(TorchFunctionMode):
         if function is torch.Tensor.to and any(map(_is_gpu, args[1:])):
             dtype = next((x for x in args[1:] if isinstance(x, torch.dtype)), kwargs.get("dtype"))
             kwargs, args = kwargs | dict(device=GPU, dtype=dtype), args[:1]
+        if function is torch.Tensor.pin_memory:
+            return args[0]
         if function is torch.Tensor.tolist:
             return args[0].held.tolist()
         if function in (torch.where, torch.Tensor.where):  # its numbers would become tensors of the wrapper's device
@@ -104,8 +106,8 @@ class Pretending(TorchFunctionMode):
 
 
 def _held(x):
-    if isinstance(x, torch.Tensor) and not isinstance(x, OnGpu) and x.is_meta and x.dim() == 0:
-        return torch.zeros((), dtype=x.dtype)  # of the gradient of torch.where
+    if isinstance(x, torch.Tensor) and not isinstance(x, OnGpu) and x.is_meta:
+        return torch.zeros(x.shape, dtype=x.dtype)  # autograd's, in place of a gradient that is none
     return x.held if isinstance(x, OnGpu) else x
 
 

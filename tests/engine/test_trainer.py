@@ -285,10 +285,13 @@ def test_an_unknown_association_ends_a_run_before_it_starts(from_stage_one, tree
     assert not (tmp_path / "run/config.yaml").exists()
 
 
-def test_a_checkpoint_is_evaluated_without_its_association(stage_one_run):
+def test_a_checkpoint_is_evaluated_without_its_association(stage_one_run, tmp_path):
     folder, summary = stage_one_run
-    path = folder / "checkpoints/epoch_0000.pt"
-    assert evaluate_checkpoint(path, ["dagi.association=of_another_program"]) == summary["final"]
+    state = checkpoint.load(folder / "checkpoints/epoch_0000.pt")
+    state["config"]["dagi"]["association"] = "of_another_program"
+    root = f"data.root={load_config(file=folder / 'config.yaml').data.root}"
+    torch.save(state, tmp_path / "theirs.pt")
+    assert evaluate_checkpoint(tmp_path / "theirs.pt", [root]) == summary["final"]
     assert cross_label_line(folder) == ""
 
 

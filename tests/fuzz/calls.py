@@ -90,11 +90,10 @@ def _outcome(name: str, arguments: Arguments, impl: str) -> Outcome:
             warnings.simplefilter("error")
             results, gradients = _results(name, dict(arguments), impl)
             return Outcome(WORKS, [x.detach() for x in results + gradients], "", len(gradients))
+    except _dispatch.BackendError as error:
+        return Outcome(CANNOT if f"impl={impl!r}" in str(error) else BREAKS, [], f"{type(error).__name__}: {error}")
     except (ValueError, TypeError) as error:
         return Outcome(REFUSES, [], f"{type(error).__name__}: {error}")
-    except RuntimeError as error:
-        kind = CANNOT if f"impl={impl!r}" in str(error) and "cannot run" in str(error) else BREAKS
-        return Outcome(kind, [], f"{type(error).__name__}: {error}")
     except Exception as error:
         return Outcome(BREAKS, [], f"{type(error).__name__}: {error}")
 

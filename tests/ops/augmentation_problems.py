@@ -55,9 +55,10 @@ def problem(generator, views=24, count=7, height=13, width=9, chain=4, shift=4):
 
 def check_backend(impl, generator, device="cpu", **sizes):
     """With and without each of the optional arguments against the reference, and half precision against float32."""
-    images, draws, rows, scalings = (x.to(device) for x in problem(generator, **sizes))
+    images, draws, rows, scalings = problem(generator, **sizes)
     unscaled = draws.clone()
     unscaled[:, Draw.SCALING] = -1
+    images, draws, rows, scalings, unscaled = (x.to(device) for x in (images, draws, rows, scalings, unscaled))
     firsts = draws[: len(images)]
     calls = (
         ((images, draws), dict(rows=rows, scalings=scalings)),
