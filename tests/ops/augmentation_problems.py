@@ -53,6 +53,16 @@ def problem(generator, views=24, count=7, height=13, width=9, chain=4, shift=4):
     return images, draws, rows, links.view(len(scaled), chain, 7)
 
 
+def check_views(impl, images, draws, **options):
+    """Against the reference; returns the views."""
+    expected = ops.augment(images, draws, **options, impl="reference")
+    found = ops.augment(images, draws, **options, impl=impl)
+    assert found.shape == expected.shape and found.dtype == torch.float32
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert (found - expected).abs().max() <= LIMIT
+    return found
+
+
 def check_backend(impl, generator, device="cpu", **sizes):
     """With and without each of the optional arguments against the reference, and half precision against float32."""
     images, draws, rows, scalings = problem(generator, **sizes)
@@ -60,21 +70,13 @@ def check_backend(impl, generator, device="cpu", **sizes):
     unscaled[:, Draw.SCALING] = -1
     images, draws, rows, scalings, unscaled = (x.to(device) for x in (images, draws, rows, scalings, unscaled))
     firsts = draws[: len(images)]
-    calls = (
-        ((images, draws), dict(rows=rows, scalings=scalings)),
-        ((images, unscaled), dict(rows=rows)),
-        ((images[: len(firsts)], firsts), dict(scalings=scalings)),
-        ((images,), dict(rows=rows)),
-        ((images,), {}),
-    )
-    for arguments, options in calls:
-        expected = ops.augment(*arguments, **options, impl="reference")
-        found = ops.augment(*arguments, **options, impl=impl)
-        assert found.shape == expected.shape and found.dtype == torch.float32
-        assert found.is_contiguous(memory_format=torch.channels_last)
-        assert (found - expected).abs().max() <= LIMIT
+    check_views(impl, images, draws, rows=rows, scalings=scalings)
+    check_views(impl, images, unscaled, rows=rows)
+    check_views(impl, images[: len(firsts)], firsts, scalings=scalings)
+    check_views(impl, images, None, rows=rows)
+    found = check_views(impl, images, None)
     halves = (torch.float16,) if impl == "triton" and device == "cpu" else (torch.float16, torch.bfloat16)
-    for dtype in halves:  # found is of the plain images, half of those and of views with everything
+    for dtype in halves:
         assert torch.equal(ops.augment(images, dtype=dtype, impl=impl), found.to(dtype))
     whole = dict(rows=rows[:3], scalings=scalings, impl=impl)
     half = ops.augment(images, draws[:3], **whole, dtype=halves[-1])
