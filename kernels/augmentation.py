@@ -14,6 +14,10 @@ products of the factors are float32 scratch [C, H·W, 3], which a program reads 
 average 11.3 rectangles of 21 % of the image: 72 chains of 288×144 keep 36 MB, which an H100's cache holds, and are
 walked by 72 programs at a time. Divisions and products are rounded as in the reference, step for step, because they
 decide when a chain ends.
+
+Compiled for sm_90 with 8 warps it takes 78 registers with chains, 48 without and 29 for plain images, spills nothing
+and so leaves room for three, five and eight programs on a multiprocessor. It has not been measured on one. Images and
+chains are found by int64 offsets from the beginning of their store.
 """
 
 import torch
