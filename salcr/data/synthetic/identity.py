@@ -16,6 +16,7 @@ HAIR = ("bald", "short", "medium", "long", "ponytail", "bun", "afro")
 BAGS = ("none", "backpack", "crossbody", "handbag", "tote", "suitcase")
 HATS = ("none", "cap", "beanie", "wide brim")
 LOGOS = ("none", "disc", "square", "bar")
+CLOTH_TEXTURES = TEXTURES[: TEXTURES.index("blotches") + 1]
 TEXTURE_PERIODS = (0.045, 0.065, 0.095, 0.135)
 MIN_CONTRAST = 0.25
 """Least difference in infrared reflectance between the two paints of a garment."""
@@ -149,7 +150,7 @@ def _sample_garment(rng: np.random.Generator, kinds: tuple[str, ...], *, plain: 
         kind=_choose(rng, kinds),
         ground=ground,
         pattern=Paint(pattern.color, float(ground.reflectance + contrast)),
-        texture=TEXTURES.index(_choose(rng, TEXTURES, first=plain)),
+        texture=TEXTURES.index(_choose(rng, CLOTH_TEXTURES, first=plain)),
         period=TEXTURE_PERIODS[rng.integers(len(TEXTURE_PERIODS))],
         phase=rng.uniform(0, 1000),
         sheen=rng.uniform(0.25, 0.6),
