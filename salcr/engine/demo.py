@@ -13,7 +13,7 @@ from salcr.engine.network import build_network, configured_backend, pick_device
 from salcr.engine.run_folder import RunFolder
 from salcr.engine.trainer import train
 
-PEOPLE = dict(ids=112, test_ids=48, images_per_camera=4)
+PEOPLE = dict(ids=96, test_ids=48, images_per_camera=6)
 STAGES = {"untrained": "untrained", "stage_one": "stage one", "final": "SALCR"}
 
 

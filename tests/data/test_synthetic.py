@@ -24,7 +24,7 @@ from salcr.data.synthetic import (
 )
 from salcr.data.synthetic import objects as synthetic_objects
 from salcr.data.synthetic import write as synthetic_write
-from salcr.data.synthetic.identity import LOWER, PALETTE, UPPER
+from salcr.data.synthetic.identity import LOWER, PALETTE, UPPER, _luminance
 from salcr.data.synthetic.objects import APART, OBJECT_PALETTE
 from salcr.data.synthetic.raster import ELLIPSE, SLAB, TEXTURES, TUBE, render, shape
 
@@ -162,7 +162,16 @@ def test_identities_rarely_coincide(rng):
         assert all(0 <= paint.reflectance <= 1 for paint in (p.upper.pattern, p.lower.pattern))
         reflectance.append(p.upper.ground.reflectance)
         luminance.append(np.mean(p.upper.ground.color))
-    assert abs(np.corrcoef(reflectance, luminance)[0, 1]) < 0.2
+    assert 0.35 < np.corrcoef(reflectance, luminance)[0, 1] < 0.65
+
+
+def test_stripes_are_brighter_in_both_modalities_more_often_than_not(rng):
+    garments = [sample_identity(rng).upper for _ in range(400)]
+    visible, infrared = (
+        [np.sign(_luminance(g.pattern.color) - _luminance(g.ground.color)) for g in garments],
+        [np.sign(g.pattern.reflectance - g.ground.reflectance) for g in garments],
+    )
+    assert 0.65 < np.mean(np.equal(visible, infrared)) < 0.85
 
 
 def test_the_camera_needs_a_modality(rng):
