@@ -66,8 +66,8 @@ def sizes() -> dict[str, Size]:
     """The study of the demo itself, and a larger one of two hours of two cores a run at most."""
     from salcr.engine.demo import PEOPLE
 
-    schedule = ("schedule.stage_one_epochs=40", "schedule.stage_two_epochs=80", "schedule.milestones=[100]")
-    large = Size(dict(ids=192, test_ids=64, images_per_camera=6), (*schedule, "schedule.iterations=60"), (0, 1, 2))
+    schedule = ("schedule.stage_one_epochs=6", "schedule.stage_two_epochs=94", "schedule.milestones=[80]")
+    large = Size(dict(ids=160, test_ids=64, images_per_camera=6), (*schedule, "schedule.iterations=60"), (0, 1, 2))
     return {"demo": Size(PEOPLE, (), (0, 1, 2, 3, 4)), "large": large}
 
 
