@@ -29,7 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/study"), help="folder of the study's runs")
     options = parser.parse_args(arguments)
-    draw(*ranked_lists(Study(options.out, "demo", options.seed))).save(PICTURE, optimize=True)
+    sheet = draw(*ranked_lists(Study(options.out, "demo", options.seed)))
+    sheet.quantize(256).save(PICTURE, optimize=True)
 
 
 def ranked_lists(study: Study) -> tuple[list[Path], dict[str, list[list[tuple[Path, bool]]]]]:

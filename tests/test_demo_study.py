@@ -1,8 +1,9 @@
 """The demo's study: what its page says of any record, and that a branched run is the run it stands for."""
 
 import pytest
+from PIL import Image, ImageColor
 
-from benchmarks import demo_page, demo_study
+from benchmarks import demo_page, demo_picture, demo_study
 from salcr.engine import load_config, train
 from tests.engine.tree import tiny
 
@@ -86,6 +87,16 @@ def test_a_branched_run_is_the_run_in_one_go(tree, tmp_path):
     train(load_config(overrides=tiny(tree, *short, "schedule.stage_two_epochs=0")), tmp_path / "one")
     demo_study.branch(tmp_path / "one", tmp_path / "branched")
     assert train(both, tmp_path / "branched", resume=True) == train(both, tmp_path / "whole")
+
+
+def test_the_picture_frames_right_and_wrong(tmp_path):
+    Image.new("RGB", (20, 40), "white").save(tmp_path / "x.png")
+    found = [(tmp_path / "x.png", right) for right in (True, False)]
+    sheet = demo_picture.draw([tmp_path / "x.png"], {"before": [found], "after": [found[::-1]]})
+    colours = [sheet.getpixel((x, demo_picture.HEAD)) for x in range(sheet.width)]
+    order = [c for c, before in zip(colours[1:], colours, strict=False) if c != before and c != (255, 255, 255)]
+    right, wrong = (ImageColor.getrgb(colour) for colour in (demo_picture.RIGHT, demo_picture.WRONG))
+    assert order == [right, wrong, wrong, right]
 
 
 @pytest.fixture(scope="module")
