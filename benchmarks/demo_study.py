@@ -1,135 +1,184 @@
-"""``python -m benchmarks.demo_study``: the demo with seeds 0, 1 and 2, and with modules left out; fills docs/demo.md.
+"""``python -m benchmarks.demo_study``: what each part of the method brings to the demo, beside controls, over seeds.
 
-Every run is ``salcr demo --seed SEED SETTINGS``. A run that is already recorded in ``benchmarks/results/demo.json`` is
-taken from there unless ``--again`` is given.
+A row of a seed goes on from that seed's stage one, exactly as ``salcr demo`` would have gone on, so that it costs its
+own epochs alone. Each run is written to ``benchmarks/results/demo.json`` as it ends, an interrupted one goes on from
+its last epoch, and what is recorded with today's weights and settings is not run again. docs/demo.md is then filled
+with what the record holds, and says what it does not hold yet.
+
+    python -m benchmarks.demo_study --only SALCR "stage one, as many steps" --seeds 0 1
+    ATEN_CPU_CAPABILITY=avx2 OMP_NUM_THREADS=1 python -m benchmarks.demo_study --only SALCR --seeds 0 --rounding
 """
 
 import argparse
-import json
+import hashlib
 import re
+import shutil
 import sys
-import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
 
-from benchmarks import ledger
-from benchmarks.machine import commit, machine, versions
+from benchmarks import demo_page, ledger
+from benchmarks.machine import ROOT, commit, machine, versions
 
-ROOT = Path(__file__).resolve().parents[1]
 RECORD = ROOT / "benchmarks" / "results" / "demo.json"
 PAGE = ROOT / "docs" / "demo.md"
-BEGIN, END = "<!-- tables: python -m benchmarks.demo_study -->", "<!-- end of tables -->"
-SEEDS = (0, 1, 2)
-SHORT = ("schedule.iterations=30", "schedule.milestones=[20]")
-BOTH = (*SHORT, "schedule.stage_one_epochs=6", "schedule.stage_two_epochs=18")
-VARIANTS = {
-    "the demo": (),
-    "DAGI + FGSAL + GPCR (SALCR)": BOTH,
-    "DAGI + FGSAL": (*BOTH, "gpcr.enabled=false"),
-    "DAGI": (*BOTH, "fgsal.enabled=false", "gpcr.enabled=false"),
-    "stage one, as many epochs": (*SHORT, "schedule.stage_one_epochs=24", "schedule.stage_two_epochs=0"),
+WEIGHTS = ROOT / "salcr" / "models" / "weights" / "tiny.pt"
+
+
+@dataclass(frozen=True)
+class Size:
+    """How many people a study renders, its settings over the ``demo`` preset, and its seeds."""
+
+    people: dict[str, int]
+    settings: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A way to train: its settings, and whether it begins with the same stage one as the others.
+
+    ``stages`` is what becomes of stage two's epochs: ``"both"`` stages as configured, ``"one"`` leaves stage two out,
+    ``"longer one"`` gives its epochs to stage one, and ``"none"`` trains nothing.
+    """
+
+    stages: str = "both"
+    settings: tuple[str, ...] = ()
+    shares_stage_one: bool = True
+
+
+STAGE_ONE = "stage one"
+ROWS = {
+    "untrained": Row("none"),
+    STAGE_ONE: Row("one"),
+    "stage one, as many steps": Row("longer one"),
+    "DAGI": Row(settings=("fgsal.enabled=false", "gpcr.enabled=false")),
+    "DAGI + FGSAL": Row(settings=("gpcr.enabled=false",)),
+    "SALCR": Row(),
+    "SALCR from random weights": Row(settings=("model.weights=null",), shares_stage_one=False),
+    "SALCR in bfloat16": Row(settings=("schedule.precision=bfloat16",), shares_stage_one=False),
 }
-PROTOCOL = "all-single"
+CONTROLS = ("untrained", STAGE_ONE, "stage one, as many steps")
+
+
+def sizes() -> dict[str, Size]:
+    """The study of the demo itself, and a larger one of two hours of two cores a run at most."""
+    from salcr.engine.demo import PEOPLE
+
+    schedule = ("schedule.stage_one_epochs=6", "schedule.stage_two_epochs=94", "schedule.milestones=[80]")
+    large = Size(dict(ids=160, test_ids=64, images_per_camera=6), (*schedule, "schedule.iterations=60"), (0, 1, 2))
+    return {"demo": Size(PEOPLE, (), (0, 1, 2, 3, 4)), "large": large}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.demo_study", description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("runs/study"), help="folder for the runs")
-    parser.add_argument("--seeds", type=int, nargs="*", default=SEEDS, help="of the runs to do; none: only the page")
+    parser.add_argument("--only", nargs="*", choices=list(ROWS), default=list(ROWS), metavar="ROW", help="rows to run")
+    parser.add_argument("--seeds", type=int, nargs="*", help="to run; none: only the page; by default the size's")
+    parser.add_argument("--size", choices=list(sizes()), default="demo")
+    parser.add_argument("--rounding", action="store_true", help="record apart, by vector instructions and threads")
     parser.add_argument("--again", action="store_true", help="run what is already recorded too")
+    parser.add_argument("--out", type=Path, default=Path("runs/study"), help="folder for the runs")
     options = parser.parse_args(arguments)
-    for variant, settings in VARIANTS.items():
-        for seed in options.seeds:
-            name = f"{variant}, seed {seed}"
-            if options.again or name not in ledger.read(RECORD):
-                done = run(options.out, variant, settings, seed)
-                ledger.write(RECORD, ledger.read(RECORD) | {name: done})
-    record = ledger.read(RECORD)
-    if any(f"{variant}, seed {seed}" not in record for variant in VARIANTS for seed in SEEDS):
-        return
+    size = sizes()[options.size]
+    variant = arithmetic() if options.rounding else None
+    for seed in size.seeds if options.seeds is None else options.seeds:
+        for row in options.only:
+            study = Study(options.out, options.size, seed, variant)
+            done = ledger.read(RECORD).get(study.name(row))
+            if options.again or done is None or done["settings"] != study.digest(row):
+                entry = study.run(row)
+                ledger.write(RECORD, ledger.read(RECORD) | {study.name(row): entry})
     page = PAGE.read_text()
-    head, tail = page.split(BEGIN)[0], page.split(END)[1]
-    PAGE.write_text(f"{head}{BEGIN}\n\n{tables(record)}\n{END}{tail}")
-
-
-def run(out: Path, variant: str, settings: Sequence[str], seed: int) -> dict:
-    """Train one variant; its figures, the pixel baselines of its data, and where and how it ran."""
-    from salcr.data.synthetic import baseline_rank1
-    from salcr.engine.demo import demo
-
-    folder = out / f"{re.sub(r'[^A-Za-z]+', '_', variant)}_{seed}"
-    start = time.perf_counter()
-    summary = demo(folder, seed=seed, overrides=tuple(settings))
-    seconds = time.perf_counter() - start
-    last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
-    return {
-        "command": " ".join(["salcr demo", f"--seed {seed}", *settings]),
-        "summary": summary,
-        "cross_accuracy": last.get("cross_accuracy"),
-        "baselines": baseline_rank1(folder / "data"),
-        "seconds": round(seconds, 1),
-        "commit": commit(),
-        "machine": machine(),
-        "versions": versions(),
-    }
+    head, tail = page.split(demo_page.BEGIN)[0], page.split(demo_page.END)[1]
+    PAGE.write_text(f"{head}{demo_page.BEGIN}\n\n{tables(ledger.read(RECORD))}\n{demo_page.END}{tail}")
 
 
 def tables(record: dict[str, dict]) -> str:
-    """The tables of the page from the records."""
-    found = {(name.rpartition(", seed ")[0], int(name.rpartition(" ")[2])): run for name, run in record.items()}
-    full = [found["the demo", seed] for seed in SEEDS]
+    """What the page says of ``record``."""
+    return "\n".join(demo_page.tables(record, name, size.seeds, list(ROWS), CONTROLS) for name, size in sizes().items())
 
-    def figure(run: dict, stage: str, *keys: str) -> float:
-        value = run["summary"][stage][PROTOCOL]
-        for key in keys:
-            value = value[key]
-        return value
 
-    lines = [
-        f"Protocol `{PROTOCOL}`, held-out identities, per cent. First the demo itself, with three seeds:",
-        "",
-        "| seed | stage one rank-1 / mAP | SALCR rank-1 / mAP | gain in mAP | with CMFP at test | seconds |",
-        "|---|---|---|---|---|---|",
-    ]
-    for seed, one in zip(SEEDS, full, strict=True):
-        first, last = figure(one, "stage_one", "mAP"), figure(one, "final", "mAP")
-        lines.append(
-            f"| {seed} | {figure(one, 'stage_one', 'rank-1'):.1f} / {first:.1f} "
-            f"| {figure(one, 'final', 'rank-1'):.1f} / {last:.1f} | {last - first:+.1f} "
-            f"| {figure(one, 'final', 'cmfp', 'rank-1'):.1f} / {figure(one, 'final', 'cmfp', 'mAP'):.1f} "
-            f"| {one['seconds']:.0f} |"
-        )
-    lines += [
-        "",
-        "Ablation at half the steps (6 and 18 epochs of 30 iterations), rank-1 / mAP after the last epoch:",
-        "",
-        f"| modules | {' | '.join(f'seed {seed}' for seed in SEEDS)} | mean mAP |",
-        f"|---|{'---|' * len(SEEDS)}---|",
-    ]
-    ablation = {v: [found[v, seed] for seed in SEEDS] for v in reversed(VARIANTS) if v != "the demo"}
-    rows = [("stage one", ablation["DAGI"], "stage_one")]
-    rows += [(variant, runs, "final") for variant, runs in ablation.items()]
-    for title, runs, stage in rows:
-        cells = [f"{figure(one, stage, 'rank-1'):.1f} / {figure(one, stage, 'mAP'):.1f}" for one in runs]
-        average = mean(figure(one, stage, "mAP") for one in runs)
-        lines.append(f"| {title} | {' | '.join(cells)} | {average:.1f} |")
-    baselines = [one["baselines"] for one in full]
-    lines += [
-        "",
-        "Cross-modality rank-1 without learning, same held-out people, one gallery image an identity and camera:",
-        "",
-        f"| method | {' | '.join(f'seed {seed}' for seed in SEEDS)} |",
-        f"|---|{'---|' * len(SEEDS)}",
-    ]
-    for name in baselines[0]:
-        lines.append(f"| {name.replace('_', ' ')} | {' | '.join(f'{one[name]:.1f}' for one in baselines)} |")
-    commits = sorted({one["commit"] for one in record.values()})
-    versions = ", ".join(f"{name} {version}" for name, version in full[0]["versions"].items() if version)
-    ran_on = "{cpu}, {cores} cores, {threads} thread(s) a run, load {load}".format(**full[0]["machine"])
-    lines += ["", f"Recorded with {versions} on {ran_on}.", ""]
-    lines += [f"Commits: {', '.join(commits)} (`benchmarks/results/demo.json` says which run is of which).", ""]
-    return "\n".join(lines)
+def arithmetic() -> str:
+    """What rounding depends on here: vector instructions and threads."""
+    import torch
+
+    threads = torch.get_num_threads()
+    return f"{torch.backends.cpu.get_cpu_capability()}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+class Study:
+    """The runs of one seed: their folders, their names in the record, and what is recorded of each."""
+
+    def __init__(self, out: Path, size: str, seed: int, variant: str | None = None) -> None:
+        self.size, self.seed, self.variant = size, seed, variant
+        self.data = out / size / f"seed_{seed}" / "data"
+        self.folder = out / size / f"seed_{seed}" / _slug(variant or "runs")
+
+    def name(self, row: str) -> str:
+        """Of ``row`` in the record."""
+        return f"{self.size}: {row}, seed {self.seed}" + (f" ({self.variant})" if self.variant else "")
+
+    def run_folder(self, row: str) -> Path:
+        """Of ``row``."""
+        return self.folder / _slug(row)
+
+    def settings(self, row: str) -> list[str]:
+        """Overrides of the ``demo`` preset."""
+        from salcr.engine import load_config
+
+        size, way = sizes()[self.size], ROWS[row]
+        given = [f"seed={self.seed}", *size.settings, *way.settings]
+        schedule = load_config(preset="demo", overrides=given).schedule
+        if way.stages == "longer one":
+            given.append(f"schedule.stage_one_epochs={schedule.stage_one_epochs + schedule.stage_two_epochs}")
+        if way.stages != "both":
+            given.append("schedule.stage_two_epochs=0")
+        return given
+
+    def digest(self, row: str) -> str:
+        """Of everything that a run is made from but the code: people, settings, preset and bundled weights."""
+        from salcr.engine.config import dump_config, load_config
+
+        config = dump_config(load_config(preset="demo", overrides=self.settings(row)))
+        what = f"{sizes()[self.size].people} {config}".encode() + WEIGHTS.read_bytes()
+        return hashlib.sha256(what).hexdigest()[:16]
+
+    def run(self, row: str) -> dict:
+        """Train ``row`` as far as it is not trained yet; its figures, and where and how it ran."""
+        from salcr.data.synthetic import baseline_rank1
+        from salcr.engine import load_config, train
+        from salcr.engine.demo import evaluate_start, render
+        from salcr.engine.run_folder import RunFolder
+
+        config = load_config(preset="demo", overrides=[*self.settings(row), f"data.root={self.data}"])
+        render(self.data, config, sizes()[self.size].people)
+        entry: dict = {"settings": self.digest(row), "command": " ".join(["salcr demo", *self.settings(row)])}
+        if ROWS[row].stages == "none":
+            entry |= {"figures": evaluate_start(config), "baselines": baseline_rank1(self.data)}
+        else:
+            folder = self.run_folder(row)
+            if row != STAGE_ONE and ROWS[row].shares_stage_one and not folder.exists():
+                self.run(STAGE_ONE)
+                branch(self.run_folder(STAGE_ONE), folder)
+            entry["figures"] = train(config, folder, resume=True)["final"]
+            epochs = RunFolder(folder).read_metrics()
+            entry["seconds"] = round(sum(sum(epoch["seconds"].values()) for epoch in epochs), 1)
+            entry["cross_accuracy"] = [epoch["cross_accuracy"] for epoch in epochs if "cross_accuracy" in epoch]
+        return entry | {"commit": commit(), "machine": machine(), "arithmetic": arithmetic(), "versions": versions()}
+
+
+def branch(stage_one: Path, folder: Path) -> None:
+    """Make ``folder`` a run that goes on where the run of stage one in ``stage_one`` ended."""
+    from salcr.engine.run_folder import RunFolder
+
+    before, after = RunFolder(stage_one), RunFolder(folder)
+    shutil.copy(max(before.checkpoints.glob("epoch_*.pt")), after.checkpoints)
+    shutil.copy(before.metrics, after.metrics)
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", text.lower())
 
 
 if __name__ == "__main__":

@@ -1,16 +1,20 @@
-"""The demo: rendered pedestrians, both stages, and a table of what stage two adds."""
+"""The demo: rendered pedestrians, both stages, and a table of what each of them adds."""
 
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from salcr.data.synthetic import write_dataset
-from salcr.engine.config import load_config
+from salcr.engine.config import Config, load_config
+from salcr.engine.evaluation import evaluate
+from salcr.engine.images import open_dataset
+from salcr.engine.network import build_network, configured_backend, pick_device
 from salcr.engine.run_folder import RunFolder
 from salcr.engine.trainer import train
 
-IDENTITIES = 72
-TEST_IDENTITIES = 24
-IMAGES_PER_CAMERA = 6
+PEOPLE = dict(ids=96, test_ids=48, images_per_camera=6)
+STAGES = {"untrained": "untrained", "stage_one": "stage one", "final": "SALCR"}
 
 
 def demo(out: Path, *, seed: int = 0, overrides: tuple[str, ...] = (), resume: bool = False) -> dict[str, Any]:
@@ -21,29 +25,48 @@ def demo(out: Path, *, seed: int = 0, overrides: tuple[str, ...] = (), resume: b
         seed: of the rendered people and of the training.
         overrides: ``key.sub=value``, over the preset.
         resume: go on with an interrupted demo.
+
+    Returns:
+        The summary of :func:`salcr.engine.train` and, as ``untrained``, the same figures of the network it starts from;
+        ``summary.json`` holds all three.
     """
     root = out / "data"
     config = load_config(preset="demo", overrides=[f"seed={seed}", f"data.root={root}", *overrides])
+    render(root, config, PEOPLE)
+    summary = train(config, out, resume=resume)
+    summary = {"untrained": evaluate_start(config), **summary}
+    RunFolder(out).write_summary(summary)
+    return summary
+
+
+def render(root: Path, config: Config, people: dict[str, int]) -> None:
+    """Write the images of ``config``'s seed to ``root`` unless they are there; ``people`` as for ``write_dataset``."""
     if not root.exists():
-        out.mkdir(parents=True, exist_ok=True)
-        counts = dict(ids=IDENTITIES, images_per_camera=IMAGES_PER_CAMERA, test_ids=TEST_IDENTITIES)
-        write_dataset(config.data.name, root, **counts, seed=seed)
-    return train(config, out, resume=resume)
+        root.parent.mkdir(parents=True, exist_ok=True)
+        write_dataset(config.data.name, root, **people, seed=config.seed)
+
+
+def evaluate_start(config: Config) -> dict[str, Any]:
+    """Figures, by protocol, of the network that a run of ``config`` starts from."""
+    device, dataset = pick_device(config.device), open_dataset(config)
+    network = build_network(config.model, torch.Generator().manual_seed(config.seed))
+    with configured_backend(config):
+        return evaluate(network.to(device, memory_format=torch.channels_last), dataset, config, device)
 
 
 def summary_table(summary: dict[str, Any]) -> str:
-    """Stage one against SALCR, rows by protocol: rank-1, mAP and mINP raw, rank-1 and mAP with CMFP, in per cent.
+    """The stages below each other, rows by protocol: rank-1, mAP and mINP raw, rank-1 and mAP with CMFP, in per cent.
 
     A run of stage one alone has no rows for SALCR. Where the data set has no protocol one sentence says so.
     """
     if not summary["final"]:
         return "not evaluated: the data set has no query and gallery"
-    stages = [("stage_one", "stage one"), ("final", "SALCR")]
+    stages = {stage: title for stage, title in STAGES.items() if stage in summary}
     if summary["final"] == summary["stage_one"]:
-        stages.pop()
+        del stages["final"]
     lines = [f"{'protocol':<24}{'stage':<12}{'rank-1':>8}{'mAP':>8}{'mINP':>8}{'CMFP rank-1':>14}{'CMFP mAP':>10}"]
     for protocol in summary["final"]:
-        for stage, title in stages:
+        for stage, title in stages.items():
             raw = summary[stage][protocol]
             row = f"{protocol:<24}{title:<12}{raw['rank-1']:>8.2f}{raw['mAP']:>8.2f}{raw['mINP']:>8.2f}"
             if "cmfp" in raw:

@@ -1,3 +1,4 @@
+import functools
 import math
 import os
 import re
@@ -14,13 +15,17 @@ from salcr.data import DATASETS, load_dataset
 from salcr.data.synthetic import (
     Paint,
     baseline_rank1,
+    raster,
     render_objects,
     render_pedestrian,
     sample_camera,
     sample_identity,
     write_dataset,
 )
-from salcr.data.synthetic.identity import LOWER, UPPER
+from salcr.data.synthetic import objects as synthetic_objects
+from salcr.data.synthetic import write as synthetic_write
+from salcr.data.synthetic.identity import LOWER, PALETTE, UPPER, _luminance
+from salcr.data.synthetic.objects import APART, OBJECT_PALETTE
 from salcr.data.synthetic.raster import ELLIPSE, SLAB, TEXTURES, TUBE, render, shape
 
 WHITE, BLACK = (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)
@@ -157,7 +162,16 @@ def test_identities_rarely_coincide(rng):
         assert all(0 <= paint.reflectance <= 1 for paint in (p.upper.pattern, p.lower.pattern))
         reflectance.append(p.upper.ground.reflectance)
         luminance.append(np.mean(p.upper.ground.color))
-    assert abs(np.corrcoef(reflectance, luminance)[0, 1]) < 0.2
+    assert 0.35 < np.corrcoef(reflectance, luminance)[0, 1] < 0.65
+
+
+def test_stripes_are_brighter_in_both_modalities_more_often_than_not(rng):
+    garments = [sample_identity(rng).upper for _ in range(400)]
+    visible, infrared = (
+        [np.sign(_luminance(g.pattern.color) - _luminance(g.ground.color)) for g in garments],
+        [np.sign(g.pattern.reflectance - g.ground.reflectance) for g in garments],
+    )
+    assert 0.65 < np.mean(np.equal(visible, infrared)) < 0.85
 
 
 def test_the_camera_needs_a_modality(rng):
@@ -342,13 +356,48 @@ def test_objects_are_labelled_reproducible_and_distinct():
     assert len({image.tobytes() for image in images}) == 20
 
 
-def test_instances_of_a_class_are_alike():
-    images, labels = render_objects(12, 6, height=64, width=32, seed=0)
-    colours = images[:, 8:56, 6:26] // 64 @ np.array([16, 4, 1])
-    histograms = np.stack([np.bincount(colour.ravel(), minlength=64) for colour in colours]).astype(float)
-    histograms /= np.linalg.norm(histograms, axis=1, keepdims=True)
-    similarity = histograms @ histograms.T - 2 * np.eye(len(labels))
-    assert (labels[similarity.argmax(1)] == labels).mean() > 0.4
+def scenes(place, monkeypatch, draw):
+    """The scenes that ``place``, a module that calls ``render``, has rasterised during ``draw()``."""
+    seen, paint = [], place.render
+    with monkeypatch.context() as patch:
+        patch.setattr(place, "render", lambda scene, **options: seen.append(scene) or paint(scene, **options))
+        draw()
+    return seen
+
+
+def test_pretraining_shows_nothing_of_the_people(rng, monkeypatch):
+    """Neither textures, nor palette entries, nor places, nor random streams of the demo's people."""
+
+    def people():
+        for n in range(80):
+            camera = sample_camera(rng, "visible", n)
+            render_pedestrian(sample_identity(rng), camera, rng, height=32, width=16)
+
+    def objects():
+        monkeypatch.setattr("salcr.data.synthetic.camera._place", None)
+        render_objects(40, 2, height=32, width=16, seed=0)
+
+    worn = {int(row[9]) for scene in scenes(raster, monkeypatch, people) for row in scene}
+    shown = {int(row[9]) for scene in scenes(synthetic_objects, monkeypatch, objects) for row in scene}
+    assert worn == set(range(12)) and shown == set(range(12, len(TEXTURES)))
+    apart = np.abs(np.array(OBJECT_PALETTE)[:, None] - np.array(PALETTE)).max(2)
+    assert apart.min() > APART and len(OBJECT_PALETTE) > 2 * len(PALETTE)
+    assert np.ptp(OBJECT_PALETTE, axis=0).min() > 0.85
+    streams = {synthetic_objects._CLASS, synthetic_objects._INSTANCE}
+    assert not streams & set(range(synthetic_write._IMAGE + 1))
+
+
+def test_half_of_the_classes_come_in_other_colours_in_half_of_their_views(monkeypatch):
+    """Which views show a class in its own colours, of 20 classes and 8 views each."""
+    own = []
+    for seed in range(20):
+        parts = synthetic_objects._sample_class(np.random.default_rng([seed, synthetic_objects._CLASS, 0]))
+        colours = {(*part.colors[0], *part.colors[1]) for part in parts}
+        draw = functools.partial(render_objects, 1, 8, height=16, width=8, seed=seed)
+        own.append([colours <= {row[20:26] for row in scene} for scene in scenes(synthetic_objects, monkeypatch, draw)])
+    shares = np.mean(own, axis=1)
+    assert 4 < (shares == 1).sum() < 16
+    assert 0.2 < shares[shares < 1].mean() < 0.8
 
 
 def test_objects_need_positive_numbers():

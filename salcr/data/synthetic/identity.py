@@ -1,7 +1,7 @@
 """What a synthetic person looks like: body, gait, hair, clothes, shoes and what they carry.
 
-Every surface has a colour, which only the visible camera sees, and a reflectance, which only the infrared camera sees;
-the two are drawn independently. Shape and texture are common to both.
+Every surface has a colour, which only the visible camera sees, and a reflectance, which only the infrared camera sees.
+What is bright in one is more often than not bright in the other. Shape and texture are common to both.
 """
 
 from dataclasses import dataclass
@@ -16,9 +16,14 @@ HAIR = ("bald", "short", "medium", "long", "ponytail", "bun", "afro")
 BAGS = ("none", "backpack", "crossbody", "handbag", "tote", "suitcase")
 HATS = ("none", "cap", "beanie", "wide brim")
 LOGOS = ("none", "disc", "square", "bar")
+CLOTH_TEXTURES = TEXTURES[: TEXTURES.index("blotches") + 1]
 TEXTURE_PERIODS = (0.045, 0.065, 0.095, 0.135)
 MIN_CONTRAST = 0.25
 """Least difference in infrared reflectance between the two paints of a garment."""
+LIKENESS = 0.4
+"""Share of a surface's luminance in its reflectance; the rest is drawn independently of its colour."""
+SAME_WAY = 0.7
+"""How often a garment's pattern is brighter than its ground, or darker, in both modalities."""
 
 PALETTE = (
     (0.08, 0.08, 0.09), (0.25, 0.25, 0.27), (0.48, 0.48, 0.50), (0.72, 0.72, 0.72), (0.93, 0.93, 0.90),
@@ -134,7 +139,7 @@ def _choose(rng: np.random.Generator, names: tuple[str, ...], *, first: float | 
 def _sample_paint(rng: np.random.Generator) -> Paint:
     jitter = rng.normal(0, 0.03, 3)
     color = np.clip(np.array(PALETTE[rng.integers(len(PALETTE))]) + jitter, 0.03, 0.97)
-    return Paint(tuple(color.tolist()), rng.uniform(0.08, 0.92))
+    return Paint(tuple(color.tolist()), LIKENESS * _luminance(color) + (1 - LIKENESS) * rng.uniform(0.08, 0.92))
 
 
 def _sample_garment(rng: np.random.Generator, kinds: tuple[str, ...], *, plain: float) -> Garment:
@@ -142,14 +147,15 @@ def _sample_garment(rng: np.random.Generator, kinds: tuple[str, ...], *, plain: 
     pattern = _sample_paint(rng)
     while abs(_luminance(pattern.color) - _luminance(ground.color)) < 0.18:
         pattern = _sample_paint(rng)
-    room = np.array([0.95 - ground.reflectance, ground.reflectance - 0.05])
-    way = rng.choice(np.flatnonzero(room >= MIN_CONTRAST))
+    brighter = (_luminance(pattern.color) > _luminance(ground.color)) == (rng.random() < SAME_WAY)
+    room = [0.95 - ground.reflectance, ground.reflectance - 0.05]
+    way = int(not brighter) if room[int(not brighter)] >= MIN_CONTRAST else int(brighter)
     contrast = rng.uniform(MIN_CONTRAST, min(0.55, room[way])) * (1 - 2 * way)
     return Garment(
         kind=_choose(rng, kinds),
         ground=ground,
         pattern=Paint(pattern.color, float(ground.reflectance + contrast)),
-        texture=TEXTURES.index(_choose(rng, TEXTURES, first=plain)),
+        texture=TEXTURES.index(_choose(rng, CLOTH_TEXTURES, first=plain)),
         period=TEXTURE_PERIODS[rng.integers(len(TEXTURE_PERIODS))],
         phase=rng.uniform(0, 1000),
         sheen=rng.uniform(0.25, 0.6),

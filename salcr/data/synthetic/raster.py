@@ -13,19 +13,10 @@ from salcr.jit import njit
 
 TUBE, SLAB, ELLIPSE = 0, 1, 2
 TEXTURES = (
-    "plain",
-    "horizontal",
-    "vertical",
-    "diagonal",
-    "checks",
-    "plaid",
-    "dots",
-    "gradient",
-    "blocks",
-    "band",
-    "zigzag",
-    "blotches",
-)
+    "plain", "horizontal", "vertical", "diagonal", "checks", "plaid", "dots", "gradient", "blocks", "band", "zigzag",
+    "blotches", "rings", "triangles", "bricks", "diamonds", "crosses", "waves", "scales", "grain",
+)  # fmt: skip
+"""The numbers of :func:`_pattern`. Who wears what: ``CLOTH_TEXTURES`` and ``OBJECT_TEXTURES``, which share none."""
 FIELDS = 26
 
 
@@ -172,6 +163,26 @@ def _pattern(texture, u, v, h, period):
         return _wave(v + abs(u - 2 * math.floor(0.5 * u) - 1), period)
     if texture == 11:
         return _clamp(0.5 + 6.0 * (_lattice_noise(1.4 * u, 1.4 * v, 0) - 0.5), 0.0, 1.0)
+    if texture == 17:
+        return _wave(v + 0.3 * math.sin(6.2831853 * 0.5 * u), period)
+    if texture == 19:
+        return _clamp(0.5 + 5.0 * (_lattice_noise(3.0 * u, 0.5 * v, 1) - 0.5), 0.0, 1.0)
+    row = math.floor(v)
+    shifted = u + 0.5 * (row % 2) if texture in (14, 18) else u
+    x, y = shifted - math.floor(shifted) - 0.5, v - row - 0.5
+    if texture == 12:
+        return _wave(2.0 * math.sqrt(x * x + y * y), 0.5 * period)
+    if texture == 13:
+        return _clamp(0.5 + (0.5 + y - 2.0 * abs(x)) * 0.5 * period, 0.0, 1.0)
+    if texture == 14:
+        return _clamp(0.5 + (min(0.5 - abs(x), 0.5 - abs(y)) - 0.1) * period, 0.0, 1.0)
+    if texture == 15:
+        return _clamp(0.5 + (0.42 - abs(x) - abs(y)) * period, 0.0, 1.0)
+    if texture == 16:
+        arm = max(min(0.14 - abs(x), 0.42 - abs(y)), min(0.42 - abs(x), 0.14 - abs(y)))
+        return _clamp(0.5 + arm * period, 0.0, 1.0)
+    if texture == 18:
+        return _clamp(0.5 + (0.62 - math.sqrt(x * x + (y + 0.5) * (y + 0.5))) * period, 0.0, 1.0)
     return 0.0
 
 
