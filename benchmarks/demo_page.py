@@ -32,12 +32,12 @@ def tables(
 
 
 def gains(figures: dict, seeds: Sequence[int], controls: Sequence[str]) -> tuple[str, list[float]] | None:
-    """The control of the highest mean mAP over the seeds that SALCR has, and SALCR's gain over it, seed by seed.
+    """The control of the highest mean mAP, and SALCR's gain over it, over the seeds that have SALCR and all controls.
 
-    None where a control lacks one of these seeds: which is best is not known.
+    None where no seed has them all: which control is best is not known.
     """
-    done = [seed for seed in seeds if (METHOD, seed) in figures]
-    if not done or any((control, seed) not in figures for control in controls for seed in done):
+    done = [seed for seed in seeds if all((row, seed) in figures for row in (METHOD, *controls))]
+    if not done:
         return None
     best = max(controls, key=lambda control: mean(figures[control, seed]["mAP"] for seed in done))
     return best, [figures[METHOD, seed]["mAP"] - figures[best, seed]["mAP"] for seed in done]
@@ -143,14 +143,7 @@ def _origin(runs) -> str:
     versions = sorted(
         {f"Python {run['versions']['python']}, torch {run['versions']['torch']}" for run in runs.values()}
     )
-    load = max(run["machine"]["load"] for run in runs.values())
-    seconds = [run["seconds"] for (row, _), run in runs.items() if row == METHOD]
-    text = f"Recorded with {'; '.join(versions)} on {'; '.join(places)}"
-    if seconds:
-        text += (
-            f"; the epochs of a SALCR run took {min(seconds):.0f}-{max(seconds):.0f} s at a load of up to {load:.0f}"
-        )
-    return text + ". The record says of each run which commit it is of."
+    return f"Recorded with {'; '.join(versions)} on {'; '.join(places)}. The record says which commit each run is of."
 
 
 def _spread(values: list[float]) -> str:
