@@ -240,13 +240,10 @@ def augment(
     chains, chain = (0, 0) if scalings is None else scalings.shape[:2]
     with on_device(images):
         products = torch.empty(chains, height * width, 3, device=images.device)
-        empty = out if draws is None else draws  # a pointer that is not read
-        tables = draws if draws is not None else empty, images if rows is None else rows
         augment_kernel[views,](
             images,
-            *tables,
-            empty if scalings is None else scalings,
-            products if chains else empty,
+            *(images if x is None else x for x in (draws, rows, scalings)),  # what there is none of is not read
+            products,
             out,
             height,
             width,

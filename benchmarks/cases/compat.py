@@ -3,7 +3,6 @@
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn import cluster
 
 from benchmarks.case import Case, close
 from benchmarks.features import clustered
@@ -19,6 +18,8 @@ def _people(device: str, quick: bool) -> tuple[torch.Tensor]:
 
 
 def _published_labels(features: torch.Tensor) -> np.ndarray:
+    from sklearn import cluster
+
     distances = jaccard.jaccard_distance(features, k1=K1, k2=K2).cpu().numpy()
     return cluster.DBSCAN(eps=EPS, min_samples=MIN_SAMPLES, metric="precomputed", n_jobs=-1).fit_predict(distances)
 

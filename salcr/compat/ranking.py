@@ -20,6 +20,9 @@ def eval_sysu(
 
     Returns:
         ``(cmc [max_rank], mAP, mINP)``, see :func:`salcr.ops.evaluate_ranking`.
+
+    Raises:
+        TypeError, ValueError: as that operator.
     """
     return _figures(distmat, q_pids, g_pids, q_camids, g_camids, protocol="sysu", max_rank=max_rank)
 
@@ -43,12 +46,24 @@ def evaluate_rank(
     q_camids: Array,
     g_camids: Array,
     max_rank: int = 50,
+    use_metric_cuhk03: bool = False,
+    use_cython: bool = True,
 ) -> tuple[np.ndarray, float]:
     """torchreid's: images of the query's identity from its camera are ignored, the CMC counts images.
 
+    Args:
+        distmat, q_pids, g_pids, q_camids, g_camids, max_rank: as in :func:`eval_sysu`.
+        use_metric_cuhk03: False alone; that metric draws galleries at random.
+        use_cython: accepted, and without effect.
+
     Returns:
         ``(cmc [max_rank], mAP)``; the curve is cut to the gallery's size where that is smaller.
+
+    Raises:
+        TypeError, ValueError: as :func:`salcr.ops.evaluate_ranking`; ``use_metric_cuhk03``.
     """
+    if use_metric_cuhk03:
+        raise ValueError("use_metric_cuhk03 must be False: CUHK03's metric is not provided")
     curve, mean_precision, _ = _figures(
         distmat, q_pids, g_pids, q_camids, g_camids, protocol="market1501", max_rank=min(max_rank, distmat.shape[1])
     )
@@ -69,6 +84,9 @@ def re_ranking(
 
     Returns:
         ``[Q, G]``, float32, an array where ``q_g_dist`` is one, else a tensor on its device.
+
+    Raises:
+        TypeError, ValueError: as :func:`salcr.ops.rerank_distances`.
     """
     given = (("q_g_dist", q_g_dist), ("q_q_dist", q_q_dist), ("g_g_dist", g_g_dist))
     distances = (as_tensor(name, x).float() for name, x in given)

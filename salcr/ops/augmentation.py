@@ -3,7 +3,7 @@
 import torch
 
 from salcr import reference
-from salcr.ops._checks import check_same, check_tensor
+from salcr.ops._checks import check_finite, check_same, check_tensor
 from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._parts import HALF_TO_SINGLE
 from salcr.ops._register import register
@@ -59,7 +59,7 @@ def augment(
 
     Source: docs/method.md, "Augmentation"; Random Erasing Data Augmentation (Zhong et al., 2020).
     """
-    check_images(images)
+    _check_images(images)
     if rows is not None:
         check_tensor("rows", rows, ndim=1, floating=False)
         check_same("rows", rows, "images", images, dtype=False)
@@ -77,7 +77,7 @@ def augment(
     return torch.ops.salcr.augment(images, draws, rows, scalings, dtype, check_impl(impl))
 
 
-def check_images(images: torch.Tensor) -> None:
+def _check_images(images: torch.Tensor) -> None:
     """uint8 ``[N, H, W, 3]``."""
     if not isinstance(images, torch.Tensor):
         raise TypeError(f"images must be a torch.Tensor, got {type(images).__name__}")
@@ -111,8 +111,9 @@ def _check_values(images, draws, rows, scalings):
         raise ValueError(f"rows must be in [0, {len(images)}), got {int(rows.min())} to {int(rows.max())}")
     if draws is None:
         return
-    if not torch.isfinite(draws).all() or not (scalings is None or torch.isfinite(scalings).all()):
-        raise ValueError("draws or scalings have NaN or Inf")
+    check_finite("draws", draws)
+    if scalings is not None:
+        check_finite("scalings", scalings)
     chains = 0 if scalings is None else len(scalings)
     limits = {range(Draw.FIRST, Draw.FOURTH + 1): (0, len(Adjust) - 1), (Draw.CHANNELS,): (-1, Mix.GREY)}
     for columns, (low, high) in (limits | {(Draw.SCALING,): (-1, chains - 1)}).items():

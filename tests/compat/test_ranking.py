@@ -28,11 +28,13 @@ def test_figures_are_the_protocols(generator, name, as_given):
 @pytest.mark.parametrize(("max_rank", "length"), [(50, 40), (5, 5)])
 def test_evaluate_rank_is_market1501s(generator, max_rank, length):
     given = problem(generator)
-    cmc, mean_precision = compat.evaluate_rank(*given, max_rank=max_rank)
+    cmc, mean_precision = compat.evaluate_rank(*given, max_rank=max_rank, use_metric_cuhk03=False, use_cython=True)
     expected = by_hand(*given, "market1501", length)
     assert len(cmc) == length
     np.testing.assert_allclose(cmc, expected[0], atol=1e-12)
     assert mean_precision == pytest.approx(expected[1], abs=1e-12)
+    with pytest.raises(ValueError, match="use_metric_cuhk03 must be False"):
+        compat.evaluate_rank(*given, use_metric_cuhk03=True)
 
 
 @pytest.mark.parametrize("squared", [False, True])

@@ -62,6 +62,9 @@ def check(launch, arch):
     assert used.registers * threads <= REGISTERS
     if kernel in SHARING and threads == 32:
         assert used.registers * threads * PROGRAMS_PER_SM <= REGISTERS, f"{kernel}: {used[:4]}"
+    if kernel == "augment_kernel":
+        programs = 3 if constants["CHAIN"] else 5 if constants["DRAWS"] else 8
+        assert used.registers * threads * programs <= REGISTERS, f"{kernel}: {used[:4]}"
     if constants.get("PRECISION") == "ieee" and launch.types[0] == "*fp32":
         check_sums_of_blocks(used, kernel, constants["M"] * constants["N"] // threads)
     elif "PRECISION" in constants or kernel in KNN_PRODUCTS:
