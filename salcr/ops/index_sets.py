@@ -33,6 +33,10 @@ def intersect_sets(*sets: torch.Tensor, impl: str = "auto") -> torch.Tensor:
             index below -1 or of 2**63 - 1, and a row that is not ascending, unique and padded at the end (on a GPU its
             result is undefined).
 
+    Example:
+        >>> ops.intersect_sets(torch.tensor([[1, 3, 5]]), torch.tensor([[3, 5, -1]])).tolist()
+        [[3, 5, -1]]
+
     Source: docs/method.md, "GPCR".
     """
     _check_sets(sets)
@@ -58,6 +62,10 @@ def unite_sets(*sets: torch.Tensor, impl: str = "auto") -> torch.Tensor:
         TypeError, ValueError: no set, a wrong dtype or device, leading axes that do not broadcast; on the CPU also an
             index below -1 or of 2**63 - 1, and a row that is not ascending, unique and padded at the end (on a GPU its
             result is undefined).
+
+    Example:
+        >>> ops.unite_sets(torch.tensor([[1, 3, 5]]), torch.tensor([[3, 7, -1]])).tolist()
+        [[1, 3, 5, 7, -1, -1]]
 
     Source: docs/method.md, "GPCR".
     """
