@@ -57,7 +57,8 @@ def evaluate_ranking(
 
     Example:
         >>> distances = torch.tensor([[0.1, 0.5, 0.3], [0.9, 0.2, 0.4]])
-        >>> result = ops.evaluate_ranking(distances, torch.tensor([7, 8]), torch.tensor([7, 7, 8]), protocol="regdb", max_rank=3)
+        >>> query_ids, gallery_ids = torch.tensor([7, 8]), torch.tensor([7, 7, 8])
+        >>> result = ops.evaluate_ranking(distances, query_ids, gallery_ids, protocol="regdb", max_rank=3)
         >>> result.cmc.tolist(), round(result.mAP, 4)
         ([0.5, 1.0, 1.0], 0.6667)
 
