@@ -10,6 +10,7 @@ from salcr import reference
 from salcr.ops._checks import INT64_MAX, check_same, check_tensor
 from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._register import register
+from salcr.ops.backends.cpp import index_sets as _cpp
 from salcr.ops.backends.triton import index_sets as _triton
 
 
@@ -124,6 +125,8 @@ def _fake_unite(sets, impl):
     return sets[0].new_empty(*torch.broadcast_shapes(*(rows.shape[:-1] for rows in sets)), width)
 
 
+add_backend("intersect_sets", "cpp", _cpp.intersect_sets)
+add_backend("unite_sets", "cpp", _cpp.unite_sets)
 add_backend("intersect_sets", "triton", _triton.intersect_sets)
 add_backend("unite_sets", "triton", _triton.unite_sets)
 add_backend("intersect_sets", "reference", reference.intersect_sets)
