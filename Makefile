@@ -1,10 +1,10 @@
-# make install | test | lint | demo | sanitize | gpu-check   (PYTHON=python3.11: the interpreter of .venv; JOBS=8: of builds and test)
+# make install | test | lint | docs | wheel | demo | sanitize | gpu-check   (PYTHON=python3.11: the interpreter of .venv; JOBS=8: of builds and test)
 PYTHON ?= python3
 SEED ?= 0
 JOBS ?= 2
 BIN := .venv/bin
 
-.PHONY: install test lint demo sanitize gpu-check clean
+.PHONY: install test lint docs wheel demo sanitize gpu-check clean
 
 install: .venv/installed
 
@@ -12,7 +12,7 @@ install: .venv/installed
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	SALCR_REQUIRE_CPP=1 SALCR_BUILD_JOBS=$(JOBS) $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	SALCR_REQUIRE_CPP=1 SALCR_BUILD_JOBS=$(JOBS) $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,docs]'
 	touch $@
 
 test: install
@@ -25,6 +25,18 @@ lint: install
 	$(BIN)/python -m mypy
 	$(BIN)/python -m benchmarks.report --check
 	$(BIN)/python -m pytest -q tests/committed_records.py tests/kernel_variants.py
+
+# build/docs/index.html: the pages of docs/ and the API reference; a reference to what is not there is an error.
+docs: install
+	$(BIN)/python -m sphinx -q --fail-on-warning -E docs build/docs
+
+# build/wheels/*.whl, used once in an environment that has nothing else of ours.
+wheel: install
+	rm -rf build/wheels build/wheel-env
+	SALCR_REQUIRE_CPP=1 SALCR_BUILD_JOBS=$(JOBS) $(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheels .
+	$(BIN)/python -m venv build/wheel-env
+	build/wheel-env/bin/python -m pip install --quiet --constraint constraints.txt torch build/wheels/*.whl
+	cd build && wheel-env/bin/python ../tests/installed.py
 
 # The same seed gives the same figures where processor, versions and number of threads are the same. With others sums are
 # rounded otherwise, labels at the edge of a cluster change, and the figures move; docs/demo.md says by how much.

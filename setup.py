@@ -5,9 +5,11 @@ is missing. SALCR_REQUIRE_CPP=1 and SALCR_REQUIRE_CUDA=1 turn it into an error (
 machine of the architecture and picks AVX-512 or AVX2 as it is loaded; SALCR_NATIVE=1 builds for this machine alone.
 """
 
+import hashlib
 import os
 import shutil
 import subprocess
+import sys
 import sysconfig
 from pathlib import Path
 
@@ -22,6 +24,13 @@ ARCHITECTURES = (80, 90, 100)  # and PTX of the last, for newer ones
 
 
 class OptionalBuild(build_ext):
+    def finalize_options(self) -> None:
+        """Objects stay in build/, apart by what they were compiled with, so that a later build takes them again."""
+        super().finalize_options()
+        compilers = os.environ.get("CXX"), os.environ.get("CC")
+        made_by = [sys.implementation.cache_tag, pybind11.__version__, *compilers, *flags]
+        self.build_temp = f"build/objects-{hashlib.sha256(repr(made_by).encode()).hexdigest()[:8]}"
+
     def build_extension(self, extension: Extension) -> None:
         try:
             if extension.name == "salcr._cuda":
@@ -54,12 +63,20 @@ sanitize = os.environ.get("SALCR_SANITIZE")  # for example "address,undefined"
 if sanitize:
     flags = ["-O1", "-g", "-fno-omit-frame-pointer", f"-fsanitize={sanitize}", "-fno-sanitize-recover=all", "-fopenmp"]
 
+headers = sorted(str(path) for path in Path("csrc").glob("*.hpp"))
+
+
+def outdated(compiled: str, source: str) -> bool:
+    """Whether a source file, any header or this file changed since ``compiled`` was made of it."""
+    return any(os.path.getmtime(path) >= os.path.getmtime(compiled) for path in (source, *headers, __file__))
+
+
 extensions = [
     Pybind11Extension(
         "salcr._C",
         sorted(str(path) for path in Path("csrc").glob("*.cpp")),
         include_dirs=["csrc"],
-        depends=sorted(str(path) for path in Path("csrc").glob("*.hpp")),
+        depends=headers,
         cxx_std=17,
         extra_compile_args=flags,
         extra_link_args=["-fopenmp"] + ([f"-fsanitize={sanitize}"] if sanitize else []),
@@ -69,8 +86,8 @@ extensions = [
 require_cuda = os.environ.get("SALCR_REQUIRE_CUDA") == "1"
 if (NVCC or require_cuda) and not sanitize:
     sources = sorted(str(path) for suffix in ("cu", "cpp") for path in CUDA.glob(f"*.{suffix}"))
-    headers = sorted(str(path) for suffix in ("cuh", "hpp") for path in CUDA.glob(f"*.{suffix}"))
-    extensions.append(Extension("salcr._cuda", sources, depends=headers, optional=not require_cuda))
+    depends = sorted(str(path) for suffix in ("cuh", "hpp") for path in CUDA.glob(f"*.{suffix}"))
+    extensions.append(Extension("salcr._cuda", sources, depends=depends, optional=not require_cuda))
 
-ParallelCompile("SALCR_BUILD_JOBS", default=1).install()  # files at a time
+ParallelCompile("SALCR_BUILD_JOBS", default=1, needs_recompile=outdated).install()  # files at a time
 setup(ext_modules=extensions, cmdclass={"build_ext": OptionalBuild})

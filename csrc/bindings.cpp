@@ -10,6 +10,7 @@ void bind_augmentation(py::module_& m);
 void bind_centroids(py::module_& m);
 void bind_cluster_memory(py::module_& m);
 void bind_dbscan(py::module_& m);
+void bind_index_sets(py::module_& m);
 void bind_instance_memory(py::module_& m);
 void bind_jaccard(py::module_& m);
 void bind_knn(py::module_& m);
@@ -26,6 +27,7 @@ PYBIND11_MODULE(_C, m) {
   salcr::bind_centroids(m);
   salcr::bind_cluster_memory(m);
   salcr::bind_dbscan(m);
+  salcr::bind_index_sets(m);
   salcr::bind_instance_memory(m);
   salcr::bind_jaccard(m);
   salcr::bind_knn(m);

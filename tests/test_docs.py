@@ -8,10 +8,11 @@ import pytest
 import yaml
 
 import salcr
+from salcr import ops
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *sorted(ROOT.glob("docs/*.md"))]
-FOLDERS = ("salcr", "kernels", "csrc", "tests", "benchmarks", "docs")
+FOLDERS = ("salcr", "kernels", "csrc", "tests", "benchmarks", "docs", "examples")
 SUFFIXES = (".py", ".cpp", ".hpp", ".cu", ".cuh", ".md", ".yaml")
 
 LINK = re.compile(r"(?<!`)\[[^\]]*\]\(([^)\s]+)\)")
@@ -74,6 +75,12 @@ def test_the_citation_names_software_and_paper():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["cff-version"] == "1.2.0" and citation["type"] == "software" and "version" not in citation
     assert citation["preferred-citation"]["type"] == "article" and citation["preferred-citation"]["authors"]
+
+
+def test_the_reference_has_every_operator():
+    page = (ROOT / "docs" / "api" / "ops.rst").read_text()
+    listed = re.findall(r"^\.\. auto(?:function|class|exception):: (\w+)$", page, re.MULTILINE)
+    assert sorted(listed) == sorted(ops.__all__)
 
 
 def _links(page: Path) -> Iterator[str]:

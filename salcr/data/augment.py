@@ -31,7 +31,7 @@ class Augmentation:
     """
 
     pad: int = 10
-    """Black pixels added on each side before the random crop: 10 at 288×144."""
+    """Black pixels added on each side before the random crop, 10 at 288×144."""
     erase: float = 0.5
     """Probability of random erasing."""
     jitter: float = 0.5

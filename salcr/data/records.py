@@ -17,7 +17,7 @@ class Records:
     Attributes:
         root: folder of the data set.
         paths: of every image, relative to ``root``, with forward slashes.
-        ids: ``[N]``, int64: identity numbers as the data set names them, from 0; :data:`NO_IDENTITY` where unknown. Of
+        ids: ``[N]``, int64: identity numbers as the data set names them, from 0; ``NO_IDENTITY`` (-1) where unknown. Of
             training images they are for metrics only.
         cams: ``[N]``, int64: camera numbers as the data set names them.
         infrared: ``[N]``, bool: the image is infrared (thermal, near-infrared), else visible.

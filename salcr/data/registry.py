@@ -54,7 +54,7 @@ def load_dataset(name: str, root: str | Path, *, trial: int = 1) -> Dataset:
     """Load a data set by its name.
 
     Args:
-        name: one of :data:`DATASETS`.
+        name: one of :data:`salcr.data.DATASETS`.
         root: its folder.
         trial: which split, from 1, of a data set that has several; the others do not read it.
 

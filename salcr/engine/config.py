@@ -162,7 +162,7 @@ class Config(Section):
     device: str = "auto"
     """``"auto"`` is the GPU if there is one, else the CPU."""
     backend: Backend = "auto"
-    """What the operators run on, see :func:`salcr.use_backend`: ``reference`` or ``eager`` leave out every kernel."""
+    """What operators run on, see :func:`salcr.ops.use_backend`: ``reference`` or ``eager`` leave out every kernel."""
     data: Data = Data()
     model: Model = Model()
     clustering: Clustering = Clustering()
@@ -186,7 +186,7 @@ def load_config(
 ) -> Config:
     """The configuration from a preset, a YAML file, ``sections`` and ``key.sub=value`` overrides, the last one winning.
 
-    What a stranger's file says goes through :func:`config_of_checkpoint`, never into ``sections``.
+    What a stranger's file says goes through :func:`salcr.engine.config.config_of_checkpoint`, never into ``sections``.
 
     Raises:
         ValueError: an unknown preset or key, a wrong type, or no YAML; the message, one line, names the key or file.
@@ -256,7 +256,7 @@ def single_stage(config: Config, stage: str) -> Config:
 
 
 def dump_config(config: Config) -> str:
-    """The configuration as YAML that :func:`load_config` reads back."""
+    """The configuration as YAML that :func:`salcr.engine.load_config` reads back."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 

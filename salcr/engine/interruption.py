@@ -22,7 +22,7 @@ class Interrupted(KeyboardInterrupt):
 
     @property
     def exit_status(self) -> int:
-        """What a shell calls a process that the signal ended: 130 or 143."""
+        """What a shell calls a process that the signal ended, 130 or 143."""
         return 128 + self.number
 
 

@@ -116,7 +116,7 @@ def _weights_file(weights: Path | str) -> Path:
 
 @contextmanager
 def configured_backend(config: Config) -> Iterator[None]:
-    """Operators run on ``config.backend``; ``"auto"`` leaves an outer :func:`salcr.use_backend` as it is."""
+    """Operators run on ``config.backend``; ``"auto"`` leaves an outer :func:`salcr.ops.use_backend` as it is."""
     with ExitStack() as stack:
         if config.backend != "auto":
             stack.enter_context(ops.use_backend(config.backend))

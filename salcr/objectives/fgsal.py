@@ -15,12 +15,12 @@ class PartObjective(nn.Module):
     """``L_p``: part features of either modality's queries against part memories of either modality's clusters.
 
     ``infrared_to_visible`` is what infrared queries ask of visible clusters, and so on. Each of the four is one
-    :class:`ClusterMemory` with a part axis.
+    :class:`salcr.nn.ClusterMemory` with a part axis.
 
     Args:
         visible: ``[P, K_v, D]``: part centroids of the visible clusters.
         infrared: ``[P, K_r, D]``: part centroids of the infrared clusters.
-        momentum, temperature: as in :class:`ClusterMemory`.
+        momentum, temperature: as in :class:`salcr.nn.ClusterMemory`.
     """
 
     def __init__(

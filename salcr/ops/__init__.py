@@ -9,12 +9,14 @@ to what exists there:
 - ``"reference"``: the formula in plain PyTorch, NumPy or SciPy, on any device; alone in having second derivatives, for
   which any other backend raises
 
-A backend asked for by name that cannot run raises and says why; ``salcr info`` prints which exist on this machine.
-:func:`use_backend` chooses for everything that is called inside it. (``"cpu"``, the best of those for the CPU, is
-accepted until version 0.3.)
+A backend asked for by name that cannot run raises :class:`BackendError` and says why; ``salcr info`` prints which exist
+on this machine. :func:`use_backend` chooses for everything that is called inside it. (``"cpu"``, the best of those for
+the CPU, is accepted until version 0.3.)
+
+Examples in the docstrings assume ``import torch`` and ``from salcr import ops``.
 """
 
-from salcr.ops._dispatch import use_backend
+from salcr.ops._dispatch import BackendError, use_backend
 from salcr.ops.assignment import bidirectional_assignment, linear_assignment
 from salcr.ops.augmentation import augment
 from salcr.ops.centroids import cluster_centroids
@@ -32,6 +34,7 @@ from salcr.ops.reranking import affinity_inference, rerank_cross_modality, reran
 from salcr.ops.sinkhorn import sinkhorn
 
 __all__ = [
+    "BackendError",
     "RankingResult",
     "affinity_inference",
     "augment",

@@ -50,6 +50,12 @@ def linear_assignment(
         TypeError, ValueError: a wrong shape or dtype; a cost that is NaN, or infinite with the sign that does not
             forbid; a problem without an assignment that avoids all forbidden pairs.
 
+    Example:
+        >>> cost = torch.tensor([[4.0, 1.0, 3.0], [2.0, 0.0, 5.0]])
+        >>> rows, cols = ops.linear_assignment(cost)
+        >>> cols.tolist(), cost[rows, cols].sum().item()
+        ([1, 0], 3.0)
+
     Source: docs/method.md, "Cluster assignment"; Crouse (2016) for the rectangular problem.
     """
     check_tensor("cost", cost, ndim=(2, 3))
@@ -89,6 +95,12 @@ def bidirectional_assignment(cost: torch.Tensor, *, impl: str = "auto") -> tuple
     Raises:
         TypeError, ValueError: a wrong shape or dtype; a cost that is NaN or ``-inf``; a direction that cannot avoid
             all forbidden pairs.
+
+    Example:
+        >>> cost = torch.tensor([[0.0, 9.0], [9.0, 0.0], [1.0, 2.0]])  # three visible clusters, two infrared ones
+        >>> row_to_col, col_to_row = ops.bidirectional_assignment(cost)
+        >>> row_to_col.tolist(), col_to_row.tolist()
+        ([0, 1, 0], [0, 1])
 
     Source: docs/method.md, "Cluster assignment".
     """

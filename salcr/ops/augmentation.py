@@ -57,6 +57,12 @@ def augment(
             ``[0, N)``, or a draw that names no adjustment, channel or scaling, or an adjustment twice (on a GPU they
             are not looked at: such a view is undefined).
 
+    Example:
+        >>> images = torch.full((2, 288, 144, 3), 255, dtype=torch.uint8)
+        >>> views = ops.augment(images)  # white, normalised
+        >>> views.shape, [round(x, 2) for x in views[0, :, 0, 0].tolist()]
+        (torch.Size([2, 3, 288, 144]), [2.25, 2.43, 2.64])
+
     Source: docs/method.md, "Augmentation"; Random Erasing Data Augmentation (Zhong et al., 2020).
     """
     _check_images(images)

@@ -35,6 +35,11 @@ def cluster_centroids(
         TypeError, ValueError: a wrong shape, dtype or device, a label outside ``[-1, num_clusters)``, or a cluster
             without a member; the message names it.
 
+    Example:
+        >>> features, labels = torch.tensor([[1.0, 0.0], [3.0, 0.0], [0.0, 5.0]]), torch.tensor([0, 0, 1])
+        >>> ops.cluster_centroids(features, labels).tolist()
+        [[2.0, 0.0], [0.0, 5.0]]
+
     Source: docs/method.md, "Centroids" and "DAGI".
     """
     check_tensor("features", features, ndim=2)

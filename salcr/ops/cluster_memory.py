@@ -52,6 +52,14 @@ def cluster_contrast(
         TypeError, ValueError: a wrong shape, dtype, device, reduction or temperature; on the CPU also a target
             outside ``[-1, K)`` (on a GPU such a row is not read; its loss is undefined).
 
+    Example:
+        >>> memory = torch.eye(2)
+        >>> features = torch.tensor([[1.0, 0.0], [1.0, 1.0]], requires_grad=True)
+        >>> loss = ops.cluster_contrast(features, memory, torch.tensor([0, 1]))
+        >>> loss.backward()
+        >>> round(loss.item(), 4), features.grad.shape
+        (0.3466, torch.Size([2, 2]))
+
     Source: docs/method.md, "Cluster contrast"; Cluster Contrast (Dai et al., 2021).
     """
     impl = _check_contrast(features, memory, targets, temperature, impl)
@@ -131,6 +139,12 @@ def update_cluster_memory_(
         TypeError, ValueError: a wrong shape, dtype, device or momentum; a memory that shares elements with
             ``features`` or among its own rows; on the CPU also a target outside ``[-1, K)`` or an ``order`` that is not
             a permutation.
+
+    Example:
+        >>> memory = torch.eye(2)
+        >>> ops.update_cluster_memory_(memory, torch.tensor([[0.0, 2.0]]), torch.tensor([0]), momentum=0.0)
+        tensor([[0., 1.],
+                [0., 1.]])
 
     Source: docs/method.md, "Memory update".
     """

@@ -40,6 +40,12 @@ def cluster(
     Raises:
         TypeError, ValueError: a wrong shape, dtype or option; NaN or Inf in a row (the message names the first).
 
+    Example:
+        >>> angles = torch.tensor([0.00, 0.01, 0.02, 0.03, 1.00, 1.01, 1.02, 1.03])  # two people, four images of each
+        >>> features = torch.stack([angles.cos(), angles.sin()], dim=1)
+        >>> ops.cluster(features, eps=0.6, k1=4, k2=2).tolist()
+        [0, 0, 0, 0, 1, 1, 1, 1]
+
     Source: docs/method.md, "Pseudo labels".
     """
     check_positive("eps", eps)

@@ -37,6 +37,12 @@ def dbscan(distances: torch.Tensor, *, eps: float, min_samples: int = 4, impl: s
         TypeError, ValueError: a wrong shape, dtype, layout, ``eps`` or ``min_samples``; NaN among the distances; a
             sparse matrix whose pointers or columns are out of range.
 
+    Example:
+        >>> positions = torch.tensor([0.0, 1.0, 2.0, 10.0, 11.0, 50.0])
+        >>> distances = (positions[:, None] - positions).abs()
+        >>> ops.dbscan(distances, eps=1.5, min_samples=2).tolist()
+        [0, 0, 0, 1, 1, -1]
+
     Source: docs/method.md, "DBSCAN"; A Density-Based Algorithm for Discovering Clusters (Ester et al., 1996).
     """
     if not isinstance(distances, torch.Tensor):

@@ -10,6 +10,7 @@ from salcr import reference
 from salcr.ops._checks import INT64_MAX, check_same, check_tensor
 from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._register import register
+from salcr.ops.backends.cpp import index_sets as _cpp
 from salcr.ops.backends.triton import index_sets as _triton
 
 
@@ -32,6 +33,10 @@ def intersect_sets(*sets: torch.Tensor, impl: str = "auto") -> torch.Tensor:
         TypeError, ValueError: no set, a wrong dtype or device, leading axes that do not broadcast; on the CPU also an
             index below -1 or of 2**63 - 1, and a row that is not ascending, unique and padded at the end (on a GPU its
             result is undefined).
+
+    Example:
+        >>> ops.intersect_sets(torch.tensor([[1, 3, 5]]), torch.tensor([[3, 5, -1]])).tolist()
+        [[3, 5, -1]]
 
     Source: docs/method.md, "GPCR".
     """
@@ -58,6 +63,10 @@ def unite_sets(*sets: torch.Tensor, impl: str = "auto") -> torch.Tensor:
         TypeError, ValueError: no set, a wrong dtype or device, leading axes that do not broadcast; on the CPU also an
             index below -1 or of 2**63 - 1, and a row that is not ascending, unique and padded at the end (on a GPU its
             result is undefined).
+
+    Example:
+        >>> ops.unite_sets(torch.tensor([[1, 3, 5]]), torch.tensor([[3, 7, -1]])).tolist()
+        [[1, 3, 5, 7, -1, -1]]
 
     Source: docs/method.md, "GPCR".
     """
@@ -116,6 +125,8 @@ def _fake_unite(sets, impl):
     return sets[0].new_empty(*torch.broadcast_shapes(*(rows.shape[:-1] for rows in sets)), width)
 
 
+add_backend("intersect_sets", "cpp", _cpp.intersect_sets)
+add_backend("unite_sets", "cpp", _cpp.unite_sets)
 add_backend("intersect_sets", "triton", _triton.intersect_sets)
 add_backend("unite_sets", "triton", _triton.unite_sets)
 add_backend("intersect_sets", "reference", reference.intersect_sets)

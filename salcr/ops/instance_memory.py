@@ -51,6 +51,12 @@ def instance_neighbors(
     Raises:
         TypeError, ValueError: a wrong shape, dtype, device, temperature or k.
 
+    Example:
+        >>> memory = torch.eye(4)
+        >>> indices, lse = ops.instance_neighbors(torch.tensor([[1.0, 0.5, 0.0, 0.2]]), memory, k=2)
+        >>> indices.tolist()
+        [[0, 1]]
+
     Source: docs/method.md, "GPCR".
     """
     return tuple(_search(features, memory, k, temperature, False, impl))
@@ -130,6 +136,12 @@ def set_contrast(
     Raises:
         TypeError, ValueError: a wrong shape, dtype, device or temperature; on the CPU also a row of positives that is
             not in the format above, or an index ``>= N`` (on a GPU its loss is undefined).
+
+    Example:
+        >>> memory, features = torch.eye(4), torch.tensor([[1.0, 1.0, 0.0, 0.0]])
+        >>> loss = ops.set_contrast(features, memory, torch.tensor([[0, -1]]))  # one of two rows that are equally near
+        >>> round(loss.item(), 4)  # log(2)
+        0.6931
 
     Source: docs/method.md, "GPCR".
     """

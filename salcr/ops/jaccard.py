@@ -96,6 +96,12 @@ def jaccard_graph(
     Raises:
         TypeError, ValueError: as :func:`jaccard_distance`; a negative or NaN ``max_distance``.
 
+    Example:
+        >>> features = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]])
+        >>> graph = ops.jaccard_graph(features, k1=2, k2=1, max_distance=0.5)
+        >>> graph.to_dense().gt(0).int().tolist(), graph.values().numel()
+        ([[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0]], 8)
+
     Source: docs/method.md, "Jaccard distance".
     """
     impl = check_encoding(features, k1, k2, neighbors, impl)

@@ -57,6 +57,12 @@ def knn(
             long to square (its norm above 9.2e18 in float32).
         RuntimeError: the method needs faiss, which is not installed (``pip install 'salcr[faiss]'``).
 
+    Example:
+        >>> points = torch.tensor([[0.0], [1.0], [5.0]])
+        >>> distances, indices = ops.knn(points, 2, metric="sqeuclidean")
+        >>> indices.tolist(), distances.tolist()
+        ([[0, 1], [1, 0], [2, 1]], [[0.0, 1.0], [0.0, 1.0], [0.0, 16.0]])
+
     Source: docs/method.md, "Ranks".
     """
     check_tensor("queries", queries, ndim=2)

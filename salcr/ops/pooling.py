@@ -38,6 +38,11 @@ def gem_pool(x: torch.Tensor, p: float = 3.0, eps: float = 1e-12, *, impl: str =
     Raises:
         TypeError, ValueError: a wrong shape or dtype, ``p`` or ``eps`` not positive.
 
+    Example:
+        >>> maps = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 1, 2, 2)
+        >>> ops.gem_pool(maps, p=1.0).tolist(), round(ops.gem_pool(maps).item(), 4)
+        ([[2.5]], 2.924)
+
     Source: docs/method.md, "Global feature"; GeM pooling (Radenović et al., 2018).
     """
     check_tensor("x", x, ndim=4)
@@ -161,6 +166,12 @@ def semantic_pool(
 
     Raises:
         TypeError, ValueError: as :func:`gem_pool` and :func:`semantic_parts`.
+
+    Example:
+        >>> maps = torch.rand(3 * 4, 64, 18, 9)  # three views of 4 batch positions
+        >>> pooled, own, pg1, pg2 = ops.semantic_pool(maps, tokens=torch.rand(6, 64))
+        >>> pooled.shape, own.shape
+        (torch.Size([12, 64]), torch.Size([12, 6, 64]))
 
     Source: docs/method.md, "Global feature" and "Semantic-aligned parts".
     """

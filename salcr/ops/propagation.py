@@ -46,6 +46,12 @@ def propagate_features(
         TypeError, ValueError: a wrong shape, dtype, device or k; a feature with NaN or Inf, or too long to square (the
             message names the row).
 
+    Example:
+        >>> visible, infrared = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.6, 0.8]])
+        >>> visible_, infrared_ = ops.propagate_features(visible, infrared, k=1)
+        >>> [round(x, 3) for x in visible_[0].tolist()]  # normalize((1, 0) + (0.6, 0.8))
+        [0.894, 0.447]
+
     Source: docs/method.md, "Feature propagation".
     """
     check_tensor("visible", visible, ndim=2)

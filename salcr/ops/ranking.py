@@ -55,6 +55,13 @@ def evaluate_ranking(
         TypeError, ValueError: a wrong shape, dtype, protocol or ``max_rank``, identities or cameras beyond int64,
             missing cameras, NaN among the distances, or no query with a match.
 
+    Example:
+        >>> distances = torch.tensor([[0.1, 0.5, 0.3], [0.9, 0.2, 0.4]])
+        >>> query_ids, gallery_ids = torch.tensor([7, 8]), torch.tensor([7, 7, 8])
+        >>> result = ops.evaluate_ranking(distances, query_ids, gallery_ids, protocol="regdb", max_rank=3)
+        >>> result.cmc.tolist(), round(result.mAP, 4)
+        ([0.5, 1.0, 1.0], 0.6667)
+
     Source: docs/method.md, "Ranking metrics".
     """
     if isinstance(distances, np.ndarray):

@@ -49,6 +49,11 @@ def rerank_k_reciprocal(
     Raises:
         TypeError, ValueError: a wrong shape, dtype, device or option, a row with NaN or Inf or too long to square.
 
+    Example:
+        >>> query, gallery = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0], [0.8, 0.6], [0.9, 0.1]])
+        >>> ops.rerank_k_reciprocal(query, gallery, k1=2, k2=1).argsort(dim=1).tolist()
+        [[2, 1, 0]]
+
     Source: docs/method.md, "k-reciprocal re-ranking"; Re-ranking Person Re-identification with k-reciprocal
     Encoding (Zhong et al., 2017).
     """

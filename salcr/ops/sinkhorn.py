@@ -53,6 +53,11 @@ def sinkhorn(
             row, counted through the batch); ``lam`` times the range of a row of costs above 1 / ε of the dtype
             (8.4e6 in float32), where rounding alone changes the plan's entries by factors.
 
+    Example:
+        >>> plan = ops.sinkhorn(torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
+        >>> [[round(x, 3) for x in row] for row in plan.tolist()]
+        [[0.497, 0.003], [0.003, 0.497]]
+
     Source: docs/method.md, "Optimal transport"; Sinkhorn Distances (Cuturi, 2013).
     """
     check_tensor("cost", cost, ndim=(2, 3))

@@ -22,12 +22,14 @@ class Draw(IntEnum):
     ERASED_TOP, ERASED_BOTTOM, ERASED_LEFT, ERASED_RIGHT = 11, 12, 13, 14
     """The erased rectangle, bottom and right being the first outside; none where top is bottom."""
     CHANNELS = 15
-    """What of the channels is left: a member of :class:`Mix`."""
+    """What of the channels is left, a member of :class:`Mix`."""
     SCALING = 16
     """Row of the local linear scalings, or -1."""
 
 
 class Adjust(IntEnum):
+    """A colour adjustment."""
+
     NOTHING, BRIGHTNESS, CONTRAST, SATURATION, HUE = range(5)
 
 

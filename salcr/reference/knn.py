@@ -19,7 +19,7 @@ def knn(
         order.fill_diagonal_(torch.inf)  # itself first
     indices = order.sort(dim=1, descending=True, stable=True).indices[:, :k].contiguous()
     values = scores.gather(1, indices)
-    return (values if metric == "cosine" else -values), indices
+    return (values if metric == "cosine" else 0 - values), indices  # 0, not -0
 
 
 def scores_of(queries: torch.Tensor, database: torch.Tensor, metric: str) -> torch.Tensor:

@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -25,16 +27,22 @@ def padded(rows, width=None):
     return torch.tensor([sorted(row) + [-1] * (width - len(row)) for row in rows])
 
 
-@given(rows_of_sets)
-@settings(deadline=None, max_examples=100, derandomize=True)
-def test_sets_are_pythons(drawn):
+@pytest.fixture(params=["reference", "cpp"])
+def impl(request):
+    return request.param
+
+
+@pytest.mark.parametrize("impl", ["reference", "cpp"])
+@given(drawn=rows_of_sets)
+@settings(deadline=None, max_examples=50, derandomize=True)
+def test_sets_are_pythons(impl, drawn):
     operands = [rows for rows, _ in drawn]
     tensors = [padded(rows, max(1, *map(len, rows)) + extra) for rows, extra in drawn]
     common = [set.intersection(*row) for row in zip(*operands, strict=True)]
     together = [set.union(*row) for row in zip(*operands, strict=True)]
     widths = [x.shape[-1] for x in tensors]
-    assert torch.equal(ops.intersect_sets(*tensors), padded(common, min(widths)))
-    assert torch.equal(ops.unite_sets(*tensors), padded(together, sum(widths)))
+    assert torch.equal(ops.intersect_sets(*tensors, impl=impl), padded(common, min(widths)))
+    assert torch.equal(ops.unite_sets(*tensors, impl=impl), padded(together, sum(widths)))
 
 
 def test_results_are_operands_again():
@@ -42,26 +50,35 @@ def test_results_are_operands_again():
     assert torch.equal(ops.intersect_sets(ops.unite_sets(a, b), c), padded([{2, 5, 7}, {0}], 4))
 
 
-def test_leading_axes_broadcast():
+def test_leading_axes_broadcast(impl):
+    intersect_sets, unite_sets = partial(ops.intersect_sets, impl=impl), partial(ops.unite_sets, impl=impl)
     parts = torch.stack([padded([{0, 3}, {1}]), padded([{3, 4}, {5}])])
     shared = padded([{3, 4}, {1, 5}])
-    assert torch.equal(ops.intersect_sets(parts, shared), torch.tensor([[[3, -1], [1, -1]], [[3, 4], [5, -1]]]))
-    assert ops.unite_sets(parts, shared).shape == (2, 2, 4)
+    assert torch.equal(intersect_sets(parts, shared), torch.tensor([[[3, -1], [1, -1]], [[3, 4], [5, -1]]]))
+    assert unite_sets(parts, shared).shape == (2, 2, 4)
     one_row = torch.tensor([3, 9])
-    assert torch.equal(ops.intersect_sets(shared, one_row), torch.tensor([[3, -1], [-1, -1]]))
-    assert torch.equal(ops.unite_sets(one_row, one_row), torch.tensor([3, 9, -1, -1]))
+    assert torch.equal(intersect_sets(shared, one_row), torch.tensor([[3, -1], [-1, -1]]))
+    assert torch.equal(unite_sets(one_row, one_row), torch.tensor([3, 9, -1, -1]))
 
 
 @pytest.mark.parametrize("operator", [ops.intersect_sets, ops.unite_sets])
-def test_empty_and_single_sets(operator):
+def test_empty_and_single_sets(operator, impl):
+    operator, name = partial(operator, impl=impl), operator.__name__
     empty = torch.full((3, 4), -1)
     assert (operator(empty, empty) == -1).all()
     alone = padded([{1, 4}, set(), {0, 2, 8}])
     result = operator(alone)
     assert torch.equal(result, alone) and result.data_ptr() != alone.data_ptr()
     with_empty = operator(alone, empty)
-    expected = alone if operator is ops.unite_sets else torch.full_like(alone, -1)
+    expected = alone if name == "unite_sets" else torch.full_like(alone, -1)
     assert torch.equal(with_empty[:, :3], expected) and (with_empty[:, 3:] == -1).all()
+
+
+def test_threads_share_the_rows(generator):
+    """More rows than a task takes, from 0 entries to all."""
+    sets = [random_sets(generator, (2,), 300, 90, wide) for wide in (30, 7, 60)]
+    for name in ("intersect_sets", "unite_sets"):
+        assert torch.equal(getattr(ops, name)(*sets, impl="cpp"), getattr(reference, name)(*sets))
 
 
 def test_contract_and_compilation():

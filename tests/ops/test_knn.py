@@ -57,6 +57,8 @@ def test_ties_come_by_index_and_self_first(generator, monkeypatch, metric, own, 
     got = ops.knn(queries, k, database=database, metric=metric, impl=impl)
     assert torch.equal(got[1], indices)
     torch.testing.assert_close(got[0], values, rtol=0, atol=1e-6)
+    if metric == "sqeuclidean":
+        assert not got[0].signbit().any(), "a distance of -0"
     if own:
         assert torch.equal(got[1][:, 0], torch.arange(40))
 

@@ -23,7 +23,7 @@ def knn(
         return search(queries, queries if exclude_self else F.normalize(database, dim=1), k, exclude_self)
     squares = [x.square().sum(1) for x in (queries, database)]
     scores, indices = search(queries, database, k, exclude_self, squares)
-    return -scores, indices
+    return 0 - scores, indices  # 0, not -0
 
 
 def search(

@@ -29,7 +29,7 @@ def knn(
     indices = torch.empty(len(queries), k, dtype=torch.int64, device=queries.device)
     rows = torch.arange(len(queries), device=queries.device)
     fill(rows, scores, indices, queries, database, exclude_self, metric)
-    return (scores if metric == "cosine" else -scores), indices
+    return (scores if metric == "cosine" else 0 - scores), indices  # 0, not -0
 
 
 def fill(

@@ -34,7 +34,7 @@ def knn(
         scores = torch.cat([scores_with_itself, scores[:, : k - 1]], 1)
         indices = torch.cat([rows[:, None], indices[:, : k - 1]], 1)
     fill(rows[(indices < 0).any(1)], scores, indices, queries, database, exclude_self, metric)
-    values = scores if metric == "cosine" else -scores
+    values = scores if metric == "cosine" else 0 - scores  # 0, not -0
     return values.to(device, dtype), indices.to(device)
 
 

@@ -17,7 +17,7 @@ def knn(
         queries = F.normalize(queries, dim=1)
         database = queries if exclude_self else F.normalize(database, dim=1)
     scores, indices = search(queries, database, k, exclude_self, metric)
-    return (scores if metric == "cosine" else -scores), indices
+    return (scores if metric == "cosine" else 0 - scores), indices  # 0, not -0
 
 
 def search(
