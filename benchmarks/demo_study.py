@@ -17,9 +17,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks import demo_page, ledger
 from benchmarks.machine import ROOT, commit, machine, versions
+
+if TYPE_CHECKING:
+    from salcr.engine import Config
 
 RECORD = ROOT / "benchmarks" / "results" / "demo.json"
 PAGE = ROOT / "docs" / "demo.md"
@@ -160,7 +164,7 @@ class Study:
             folder = self.run_folder(row)
             if row != STAGE_ONE and ROWS[row].shares_stage_one and not folder.exists():
                 self.run(STAGE_ONE)
-                branch(self.run_folder(STAGE_ONE), folder)
+                branch(self.run_folder(STAGE_ONE), folder, config)
             entry["figures"] = train(config, folder, resume=True)["final"]
             epochs = RunFolder(folder).read_metrics()
             entry["seconds"] = round(sum(sum(epoch["seconds"].values()) for epoch in epochs), 1)
@@ -168,12 +172,15 @@ class Study:
         return entry | {"commit": commit(), "machine": machine(), "arithmetic": arithmetic(), "versions": versions()}
 
 
-def branch(stage_one: Path, folder: Path) -> None:
-    """Make ``folder`` a run that goes on where the run of stage one in ``stage_one`` ended."""
+def branch(stage_one: Path, folder: Path, config: "Config") -> None:
+    """Make ``folder`` a run of ``config`` that goes on where the run of stage one in ``stage_one`` ended."""
+    from salcr.engine import checkpoint
     from salcr.engine.run_folder import RunFolder
 
     before, after = RunFolder(stage_one), RunFolder(folder)
-    shutil.copy(max(before.checkpoints.glob("epoch_*.pt")), after.checkpoints)
+    newest = checkpoint.files(before.checkpoints)[0]
+    state = checkpoint.load(newest) | {"config": config.model_dump(mode="json")}
+    checkpoint.save_atomically(state, after.checkpoints / newest.name)
     shutil.copy(before.metrics, after.metrics)
 
 

@@ -83,9 +83,9 @@ def test_names_and_settings_of_the_runs(tmp_path):
 
 def test_a_branched_run_is_the_run_in_one_go(tree, tmp_path):
     short = ("schedule.stage_one_epochs=1", "schedule.iterations=2")
-    both = load_config(overrides=tiny(tree, *short, "schedule.stage_two_epochs=1"))
+    both = load_config(overrides=tiny(tree, *short, "schedule.stage_two_epochs=1", "gpcr.enabled=false"))
     train(load_config(overrides=tiny(tree, *short, "schedule.stage_two_epochs=0")), tmp_path / "one")
-    demo_study.branch(tmp_path / "one", tmp_path / "branched")
+    demo_study.branch(tmp_path / "one", tmp_path / "branched", both)
     assert train(both, tmp_path / "branched", resume=True) == train(both, tmp_path / "whole")
 
 
