@@ -21,6 +21,7 @@ from salcr.ops.backends.cpp.jaccard import SparseBlock
 from salcr.ops.jaccard import Neighbors, check_neighbors, set_sizes
 
 PIECE_BYTES = 2**25  # of features that travel at a time
+PIECES_ON_GPU = 8  # times as large: a search reads k candidates of every piece again
 PIECE_ROWS = 2**15  # of encodings
 PAIRS = 2**13  # whose features are gathered at a time
 
@@ -258,4 +259,5 @@ def _pieces(rows: torch.Tensor) -> list[tuple[torch.Tensor]]:
 
 
 def _piece_rows(rows: torch.Tensor) -> int:
-    return max(1, PIECE_BYTES // (rows.shape[1] * rows.element_size()))
+    size = PIECE_BYTES * (1 if rows.device.type == "cpu" else PIECES_ON_GPU)
+    return max(1, size // (rows.shape[1] * rows.element_size()))

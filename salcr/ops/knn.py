@@ -63,7 +63,7 @@ def knn(
         impl: backend of the exact method, see :mod:`salcr.ops`; the approximate one has ``"faiss"`` alone.
         group: processes that hold a block of the queries each, and of the database if there is one; of any sizes, none
             included. All of them make this call, for the exact method. Beside a rank's own rows and lists, pieces of
-            the others' are in memory, 32 MiB at a time.
+            the others' are in memory, of 32 MiB (256 on a GPU).
 
     Returns:
         values ``[Q, k]`` and indices ``[Q, k]`` (int64; with a ``group`` among all ranks' rows). Values are computed

@@ -1,13 +1,20 @@
 """knn and cluster with a group are what one process finds in all rows."""
 
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
 import pytest
 import torch
 import torch.distributed as dist
+from sklearn.metrics import adjusted_rand_score
 
+from benchmarks.features import pedestrians
 from salcr import ops
 from salcr.ops import _sharded
 from tests.ops.sharded_problems import CASES, SMALL, of_all, of_rank, run_rank
 
+PAGE = Path(__file__).resolve().parents[2] / "docs/scale.md"
 COMPLAINTS = {
     "NaN": "ValueError: rank 1: queries has NaN or Inf, first in row 10",
     "NaN in cluster": "ValueError: rank 1: features has NaN or Inf, first in row 10",
@@ -31,22 +38,6 @@ def alone(tmp_path):
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     yield dist.group.WORLD
     dist.destroy_process_group()
-
-
-def test_two_and_three_processes_find_what_one_finds(tmp_path):
-    """Uneven and empty shards, pieces of several sizes, ties and duplicates across shards; errors reach all ranks."""
-    torch.multiprocessing.spawn(run_rank, (3, tmp_path), nprocs=3)
-    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(3)]
-    different = []
-    for case in CASES:
-        wanted = of_all(case)
-        for size in (2, 3):
-            parts = zip(*(ranks[rank][case.name, size] for rank in range(size)), strict=True)
-            if not all(map(same, map(torch.cat, parts), wanted)):
-                different.append((case.name, size))
-    assert not different
-    assert ranks[0]["complaints"] == ranks[1]["complaints"] == COMPLAINTS
-    assert ranks[2]["complaints"] == {"member": "this process is not a member of group"}
 
 
 def same(got, wanted):
@@ -84,3 +75,33 @@ def test_a_group_that_is_none():
 def test_a_group_of_another_type(alone):
     with pytest.raises(TypeError, match=r"^group must be a torch.distributed.ProcessGroup, got str$"):
         ops.cluster(torch.eye(4), eps=0.5, group="world")
+
+
+@pytest.mark.skipif(find_spec("faiss") is None, reason="faiss is not installed")
+def test_the_index_of_the_page_finds_the_clusters(alone):
+    """docs/scale.md, what it shows of ``neighbors=``: with and without a group."""
+    (example,) = re.findall(r"^```python\n(import faiss.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    features = pedestrians(800, 64)
+    namespace = {"features": features}
+    exec(example, namespace)
+    labels, exact = namespace["labels"], ops.cluster(features, eps=0.6)
+    assert exact.max() > 10 and adjusted_rand_score(exact, labels) > 0.9
+    lists = namespace["neighbors_by_index"](features, 30)
+    one = ops.cluster(features, eps=0.6, neighbors=lists)
+    assert torch.equal(one, ops.cluster(features, eps=0.6, neighbors=lists, group=alone))
+
+
+def test_two_and_three_processes_find_what_one_finds(tmp_path):
+    """Uneven and empty shards, pieces of several sizes, ties and duplicates across shards; errors reach all ranks."""
+    torch.multiprocessing.spawn(run_rank, (3, tmp_path), nprocs=3)
+    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(3)]
+    different = []
+    for case in CASES:
+        wanted = of_all(case)
+        for size in (2, 3):
+            parts = zip(*(ranks[rank][case.name, size] for rank in range(size)), strict=True)
+            if not all(map(same, map(torch.cat, parts), wanted)):
+                different.append((case.name, size))
+    assert not different
+    assert ranks[0]["complaints"] == ranks[1]["complaints"] == COMPLAINTS
+    assert ranks[2]["complaints"] == {"member": "this process is not a member of group"}
