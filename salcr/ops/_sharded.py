@@ -92,7 +92,7 @@ def labels_of_shard(
     def check_rows():
         check_lengths("features", features, shards.own.start)
         if neighbors is not None and len(features):
-            check_neighbors(*neighbors, features, k1, first=shards.own.start, total=shards.total)
+            check_neighbors(neighbors, features, k1, first=shards.own.start, total=shards.total)
 
     shards.agree(check_rows)
     largest = float(np.float32(min(eps, 1)))
@@ -100,7 +100,9 @@ def labels_of_shard(
         return torch.full((len(features),), 0 if shards.total >= min_samples else -1, device=features.device)
     if neighbors is None:
         neighbors = _search(shards, features, k1, None, "cosine", check_impl(impl))
-    products, ranks = (x[:, :k1] for x in neighbors)
+    elif not len(features):
+        neighbors = _no_lists(features, k1)
+    products, ranks = (x.detach().resolve_neg()[:, :k1] for x in neighbors)
     encodings = _encodings(shards, features, products, ranks, k2)
     left, right = _near_pairs(shards, encodings, largest, features.device)
     return torch.from_numpy(_labels(shards, left, right, min_samples, features.device)).to(features.device)
@@ -114,9 +116,7 @@ def _search(
     shards: Shards, queries: torch.Tensor, k: int, database: torch.Tensor | None, metric: str, impl: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Lists of ``k`` a query, kept while the pieces of all ranks pass. Pieces come in the order of their rows."""
-    search, dtype = pick("knn", impl, queries), torch.promote_types(queries.dtype, torch.float32)
-    scores = torch.full((len(queries), k), -torch.inf, dtype=dtype, device=queries.device)
-    indices = torch.zeros(len(queries), k, dtype=torch.int64, device=queries.device)
+    search, (scores, indices) = pick("knn", impl, queries), _no_lists(queries, k)
     own_scores, sign, first = scores.new_empty(len(queries)), 1 if metric == "cosine" else -1, 0
     step = _piece_rows(queries)
     for rank, (piece,) in shards.visits(_pieces(queries if database is None else database)):
@@ -134,6 +134,12 @@ def _search(
     if database is None:
         scores[:, 0] = own_scores
     return sign * scores, indices
+
+
+def _no_lists(rows: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Lists of ``k`` for every row, whose entries give way to any."""
+    scores = rows.new_full((len(rows), k), -torch.inf, dtype=torch.promote_types(rows.dtype, torch.float32))
+    return scores, torch.zeros_like(scores, dtype=torch.int64)
 
 
 def _merge(scores: torch.Tensor, indices: torch.Tensor, more: torch.Tensor, more_indices: torch.Tensor) -> None:

@@ -116,21 +116,17 @@ def check_encoding(features: torch.Tensor, k1: int, k2: int, neighbors: Neighbor
     check_integer("k2", k2)
     check_lengths("features", features)
     if neighbors is not None:
-        if not isinstance(neighbors, (tuple, list)) or len(neighbors) != 2:
-            raise TypeError("neighbors must be a pair (values, indices)")
-        check_neighbors(*neighbors, features, min(k1, len(features)))
+        check_neighbors(neighbors, features, min(k1, len(features)))
     return check_impl(impl)
 
 
 def check_neighbors(
-    values: torch.Tensor,
-    indices: torch.Tensor,
-    features: torch.Tensor,
-    wanted: int,
-    first: int = 0,
-    total: int | None = None,
+    neighbors: Neighbors, features: torch.Tensor, wanted: int, first: int = 0, total: int | None = None
 ) -> None:
     """They fit ``features``, which are rows ``first`` and following of ``total``, and are ``wanted`` or more a row."""
+    if not isinstance(neighbors, (tuple, list)) or len(neighbors) != 2:
+        raise TypeError("neighbors must be a pair (values, indices)")
+    values, indices = neighbors
     total = len(features) if total is None else total
     check_tensor("neighbors[0]", values, ndim=2)
     check_tensor("neighbors[1]", indices, ndim=2, floating=False)
