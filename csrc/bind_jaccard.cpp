@@ -95,6 +95,8 @@ void bind_steps(py::module_& m) {
         require(pair_pointers.size() == range.count() + 1 && pair_pointers.data()[0] == 0 &&
                     pair_pointers.data()[range.count()] == pair_products.size(),
                 "jaccard: pairs do not fit");
+        for (std::int64_t n = 0; n < range.count(); ++n)
+          require(pair_pointers.data()[n] <= pair_pointers.data()[n + 1], "jaccard: pointers descend");
         SparseRows<Real> rows(0);
         {
           py::gil_scoped_release release;

@@ -8,6 +8,7 @@
 #include "jaccard_encodings.hpp"
 
 #include <cmath>
+#include <stdexcept>
 #include <vector>
 
 #include "parallel.hpp"
@@ -216,7 +217,10 @@ template <typename Real>
 SparseRows<Real> weighted_rows(const Neighbours<Real>& near, Range range, std::int64_t half,
                                const std::int64_t* pair_pointers, const Real* pair_products, int threads) {
   return Encoder<Real>(near, half, threads).weights(range, [=](std::int64_t n) {
-    return [next = pair_products + pair_pointers[n]](std::int32_t) mutable { return *next++; };
+    return [next = pair_products + pair_pointers[n], end = pair_products + pair_pointers[n + 1]](std::int32_t) mutable {
+      if (next == end) throw std::invalid_argument("jaccard: pairs do not fit");
+      return *next++;
+    };
   });
 }
 

@@ -79,17 +79,18 @@ def train(
 ) -> None:
     """Train both stages (or one of them) and evaluate.
 
-    With --resume or --restart and neither --preset nor --config, settings are those of the folder's config.yaml.
+    With --resume or --restart and neither --preset nor --config, settings are those of the folder's config.yaml, with
+    --trials of its trials.yaml.
     """
     from salcr.engine import load_config, single_stage
     from salcr.engine import train as run
 
-    own = out / "config.yaml"
+    own = out / ("config.yaml" if trials is None else "trials.yaml")
     if (resume or restart) and preset is None and config is None:
         if own.exists():
             config = own
         elif not overrides:
-            raise ValueError(f"{out} holds no run to go on with: no config.yaml")
+            raise ValueError(f"{out} holds no run to go on with: no {own.name}")
     settings = load_config(preset=preset, file=config, overrides=overrides or [])
     if stage != "both":
         settings = single_stage(settings, stage)

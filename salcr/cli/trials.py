@@ -1,6 +1,6 @@
 """Several trainings of one data set, one a split: ``salcr train --trials 1-10``.
 
-Each is a process of its own, ``salcr train --out OUT/trial_K``, with a run folder like any other; OUT/config.yaml holds
+Each is a process of its own, ``salcr train --out OUT/trial_K``, with a run folder like any other; OUT/trials.yaml holds
 the settings that they share, OUT/summary.json what all of them found.
 """
 
@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import signal
 import statistics
 import subprocess
@@ -27,6 +28,7 @@ from salcr.files import write_atomically
 logger = logging.getLogger("salcr")
 
 SALCR = (sys.executable, "-c", "from salcr.cli import main; main()")
+SETTINGS = "trials.yaml"
 LOG = "train.log"
 SECONDS = 0.2  # between two looks at the processes
 
@@ -93,7 +95,7 @@ def train_trials(
         waiting = [trial for trial, run in runs.items() if not _has_ended(run, _of_trial(config, trial))]
     elif not restart and (trained := [str(run.path) for run in runs.values() if run.has_trained()]):
         raise FileExistsError(f"{trained[0]} already holds a run: resume the trials or choose another folder")
-    shared = folder / "config.yaml"
+    shared = folder / SETTINGS
     write_atomically(shared, dump_config(config))
     more = ["--resume"] * resume + ["--restart"] * restart
 
@@ -118,7 +120,8 @@ def train_trials(
         statuses = _run(waiting, places, start)
     except Interrupted as error:
         ended = sum(run.summary.exists() for run in runs.values())
-        text = f"{ended} of {len(runs)} trials have ended; the same command with --resume and without --restart goes on"
+        command = ["salcr", "train", "--trials", ",".join(map(str, trials)), "--jobs", str(jobs), "--resume", "--out"]
+        text = f"{ended} of {len(runs)} trials have ended; `{shlex.join([*command, str(folder)])}` goes on"
         raise Interrupted(error.number, text) from None
     failed = {str(trial): _reason(status, runs[trial]) for trial, status in statuses.items() if status}
     found = {str(k): json.loads(run.summary.read_text()) for k, run in runs.items() if str(k) not in failed}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -144,14 +145,14 @@ def test_trials_that_have_trained_are_resumed_or_restarted_or_left_alone(tmp_pat
 
 def test_a_trial_that_ended_with_other_settings_is_an_error(tmp_path, config):
     train_trials(config, tmp_path, [1])
-    other = load_config(file=tmp_path / "config.yaml", overrides=["clustering.eps=0.4"])
+    other = load_config(file=tmp_path / "trials.yaml", overrides=["clustering.eps=0.4"])
     with pytest.raises(ValueError, match=r"trial_1/config.yaml: clustering.eps is 0.4, there 0.3"):
         train_trials(other, tmp_path, [1, 2], resume=True)
 
 
 def test_more_epochs_go_on_with_trials_that_have_ended(tmp_path, config):
     train_trials(config, tmp_path, [1])
-    longer = load_config(file=tmp_path / "config.yaml", overrides=["schedule.stage_two_epochs=41"])
+    longer = load_config(file=tmp_path / "trials.yaml", overrides=["schedule.stage_two_epochs=41"])
     train_trials(longer, tmp_path, [1], resume=True)
     assert [call[0] for call in calls(tmp_path, 1)] == [[], ["--resume"]]
 
@@ -168,7 +169,8 @@ def test_a_signal_ends_what_runs_and_says_how_to_go_on(tmp_path, config, number)
 
     thread = threading.Thread(target=send)
     thread.start()
-    text = rf"ended by {number.name}: 1 of 3 trials have ended; the same command with --resume .* goes on"
+    way_on = re.escape(f"`salcr train --trials 1,2,3 --jobs 1 --resume --out {tmp_path}` goes on")
+    text = f"^ended by {number.name}: 1 of 3 trials have ended; {way_on}$"
     with pytest.raises(Interrupted, match=text):
         train_trials(config, tmp_path, [1, 2, 3], resume=True)
     thread.join()
@@ -224,6 +226,8 @@ def test_the_command_prints_one_table(salcr, tmp_path):
     (out / "fail 3").touch()
     code, text, _ = salcr("train", "--trials", "1-3", "--resume", "--out", out)
     assert code == 1 and "trial 3 failed: exit status 1: salcr: no images" in text and "mean" in text
+    code, _, err = salcr("train", "--resume", "--out", out)
+    assert code == 1 and "holds no run to go on with: no config.yaml" in err
 
 
 def test_errors_of_the_command_are_one_line(salcr, tmp_path):
