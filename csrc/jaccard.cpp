@@ -29,17 +29,22 @@ bool by_column(const Entry<Real>& a, const Entry<Real>& b) {
   return a.column < b.column;
 }
 
-// Renames columns to their place in the order of how many rows use them, and sorts every row by it.
-template <typename Real>
-void sort_by_use(SparseRows<Real>& rows, int threads) {
-  const std::int64_t count = rows.rows();
-  std::vector<std::int32_t> uses(count, 0), name(count), order(count);
-  for (std::int64_t i = 0; i < count; ++i)
+template <typename Real, typename Rows>
+std::vector<std::int32_t> uses_of_columns(Rows& rows, std::int64_t columns) {
+  std::vector<std::int32_t> uses(columns, 0);
+  for (std::int64_t i = 0; i < rows.rows(); ++i)
     for (const auto& entry : rows[i]) ++uses[entry.column];
+  return uses;
+}
+
+// Renames columns to their place in the order of how many rows use them, and sorts every row by it.
+template <typename Real, typename Rows>
+void sort_by_use(Rows& rows, const std::int32_t* uses, std::int64_t columns, int threads) {
+  std::vector<std::int32_t> name(columns), order(columns);
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) { return uses[a] < uses[b]; });
-  for (std::int64_t n = 0; n < count; ++n) name[order[n]] = static_cast<std::int32_t>(n);
-  parallel_chunks(count, 256, threads, [&](std::int64_t begin, std::int64_t end, int) {
+  for (std::int64_t n = 0; n < columns; ++n) name[order[n]] = static_cast<std::int32_t>(n);
+  parallel_chunks(rows.rows(), 256, threads, [&](std::int64_t begin, std::int64_t end, int) {
     for (std::int64_t i = begin; i < end; ++i) {
       for (auto& entry : rows[i]) entry.column = name[entry.column];
       std::sort(rows[i].begin(), rows[i].end(), by_column<Real>);
@@ -47,13 +52,16 @@ void sort_by_use(SparseRows<Real>& rows, int threads) {
   });
 }
 
-// For every column, the rows that have it in their body, ascending, and their values.
 template <typename Real>
-struct Index {
-  Index(SparseRows<Real>& rows, double head_weight, double body_weight)
-      : heads(rows.rows()), bodies(rows.rows()), begin(rows.rows() + 1, 0) {
-    const std::int64_t count = rows.rows();
-    for (std::int64_t i = 0; i < count; ++i) {
+void sort_by_use(SparseRows<Real>& rows, int threads) {
+  sort_by_use<Real>(rows, uses_of_columns<Real>(rows, rows.rows()).data(), rows.rows(), threads);
+}
+
+// How many entries of each row are its head and its body.
+struct Prefixes {
+  template <typename Rows>
+  Prefixes(Rows& rows, double head_weight, double body_weight) : heads(rows.rows()), bodies(rows.rows()) {
+    for (std::int64_t i = 0; i < rows.rows(); ++i) {
       const auto row = rows[i];
       double weight = 0;
       std::int64_t from = row.count;
@@ -63,39 +71,56 @@ struct Index {
       };
       bodies[i] = length(body_weight);
       heads[i] = length(head_weight);
-      for (std::int64_t n = 0; n < bodies[i]; ++n) ++begin[row.first[n].column + 1];
     }
+  }
+  std::vector<std::int32_t> heads, bodies;
+};
+
+// For every column, the rows that have it in their body, ascending, and their values.
+template <typename Real>
+struct Index {
+  template <typename Rows>
+  Index(Rows& rows, const std::vector<std::int32_t>& bodies, std::int64_t columns) : begin(columns + 1, 0) {
+    for (std::int64_t i = 0; i < rows.rows(); ++i)
+      for (std::int64_t n = 0; n < bodies[i]; ++n) ++begin[rows[i].first[n].column + 1];
     std::partial_sum(begin.begin(), begin.end(), begin.begin());
     holders.resize(begin.back());
     values.resize(begin.back());
     std::vector<std::int64_t> cursor(begin.begin(), begin.end() - 1);
-    for (std::int64_t i = 0; i < count; ++i)
+    for (std::int64_t i = 0; i < rows.rows(); ++i)
       for (std::int64_t n = 0; n < bodies[i]; ++n) {
         const auto& entry = rows[i].first[n];
         holders[cursor[entry.column]] = static_cast<std::int32_t>(i);
         values[cursor[entry.column]++] = entry.value;
       }
   }
-  std::vector<std::int32_t> heads, bodies;  // their lengths in each row
   std::vector<std::int64_t> begin;
   std::vector<std::int32_t> holders;
   std::vector<Real> values;
 };
 
-template <typename Real>
+// Of rows i with rows j that are the same rows, or rows behind them: j stands for row j + offset of the rows i.
+template <typename Real, typename Rows>
 class Join {
  public:
-  Join(SparseRows<Real>& rows, double least, int threads)
-      : rows_(rows), index_(rows, least, kBody * least), enough_((1 - kBody) * least - kSumSlack), scratch_(threads) {}
+  Join(Rows& rows, Rows& others, std::int64_t offset, std::int64_t columns, double least, int threads)
+      : rows_(rows),
+        others_(others),
+        offset_(offset),
+        columns_(columns),
+        prefixes_(rows, least, kBody * least),
+        index_(others, &rows == &others ? prefixes_.bodies : Prefixes(others, least, kBody * least).bodies, columns),
+        enough_((1 - kBody) * least - kSumSlack),
+        scratch_(threads) {}
 
-  // Calls pair(i, j, distance) for every i < j that may be near enough, then done(i). A chunk of rows i stays in one thread,
-  // in order; the j come in no particular order.
+  // Calls pair(i, j, distance) for every i < j + offset that may be near enough, then done(i). A chunk of rows i stays in one
+  // thread, in order; the j come in no particular order.
   template <typename Pair, typename Done>
   void each_pair(Pair pair, Done done) {
     parallel_chunks(rows_.rows(), SparseRows<Real>::kChunk, static_cast<int>(scratch_.size()),
                     [&](std::int64_t first, std::int64_t last, int thread) {
                       Scratch& s = scratch_[thread];
-                      if (s.met.empty()) s = Scratch(rows_.rows());
+                      if (s.met.empty()) s = Scratch(columns_, others_.rows());
                       for (std::int64_t i = first; i < last; ++i) {
                         const std::int64_t met = meet(i, s);
                         compare(i, met, s, pair);
@@ -107,7 +132,7 @@ class Join {
  private:
   struct Scratch {
     Scratch() = default;
-    explicit Scratch(std::int64_t count) : spread(count, 0), sums(count, 0), met(count + 1) {}
+    Scratch(std::int64_t columns, std::int64_t others) : spread(columns, 0), sums(others, 0), met(others + 1) {}
     std::vector<Real> spread, sums;  // row i by column; what the bodies of i and every j share
     std::vector<std::int32_t> met;   // the j with a sum
   };
@@ -117,12 +142,12 @@ class Join {
     Real* sums = s.sums.data();
     std::int32_t* met = s.met.data();
     std::int64_t count = 0;
-    for (std::int64_t n = 0; n < index_.bodies[i]; ++n) {
+    for (std::int64_t n = 0; n < prefixes_.bodies[i]; ++n) {
       const auto [column, value] = row.first[n];
       const std::int32_t* holders = index_.holders.data();
       const std::int64_t end = index_.begin[column + 1];
-      std::int64_t h = std::upper_bound(holders + index_.begin[column], holders + end, i) - holders;
-      if (n < index_.heads[i]) {
+      std::int64_t h = std::upper_bound(holders + index_.begin[column], holders + end, i - offset_) - holders;
+      if (n < prefixes_.heads[i]) {
         for (; h < end; ++h) {
           const std::int32_t j = holders[h];
           met[count] = j;
@@ -145,7 +170,7 @@ class Join {
     for (std::int64_t n = 0; n < met; ++n) {
       const std::int32_t j = s.met[n];
       if (s.sums[j] >= enough_) {
-        const auto row = rows_[j];
+        const auto row = others_[j];
         double shared = 0;
 #pragma omp simd reduction(+ : shared)
         for (std::int64_t e = 0; e < row.count; ++e)
@@ -157,29 +182,39 @@ class Join {
     for (const auto& entry : rows_[i]) s.spread[entry.column] = 0;
   }
 
-  SparseRows<Real>& rows_;
+  Rows &rows_, &others_;
+  const std::int64_t offset_, columns_;
+  const Prefixes prefixes_;
   const Index<Real> index_;
   const double enough_;
   std::vector<Scratch> scratch_;
 };
+
+// For every row, the others within `max_distance` that come after it, in order.
+template <typename Real, typename Rows>
+SparseRows<float> near_rows(Rows& rows, Rows& others, std::int64_t offset, std::int64_t columns, float max_distance,
+                            int threads) {
+  const double least = 2 * (1 - double{max_distance}) / (2 - double{max_distance}) - kSlack;
+  SparseRows<float> near(rows.rows());
+  Join<Real, Rows>(rows, others, offset, columns, least, threads)
+      .each_pair(
+          [&](std::int64_t i, std::int32_t j, float distance) {
+            if (distance <= max_distance) near.entries(i).push_back({j, distance});
+          },
+          [&](std::int64_t i) {
+            near.close(i);
+            std::sort(near[i].begin(), near[i].end(), by_column<float>);
+          });
+  return near;
+}
 
 }  // namespace
 
 template <typename Real>
 Graph jaccard_graph(SparseRows<Real> encodings, float max_distance, int threads) {
   const std::int64_t count = encodings.rows();
-  const double least = 2 * (1 - double{max_distance}) / (2 - double{max_distance}) - kSlack;
-  SparseRows<float> upper(count);  // the pairs i < j
   sort_by_use(encodings, threads);
-  Join<Real>(encodings, least, threads)
-      .each_pair(
-          [&](std::int64_t i, std::int32_t j, float distance) {
-            if (distance <= max_distance) upper.entries(i).push_back({j, distance});
-          },
-          [&](std::int64_t i) {
-            upper.close(i);
-            std::sort(upper[i].begin(), upper[i].end(), by_column<float>);
-          });
+  SparseRows<float> upper = near_rows<Real>(encodings, encodings, 0, count, max_distance, threads);  // the pairs i < j
 
   Graph graph;
   graph.pointers.assign(count + 1, 0);
@@ -211,15 +246,37 @@ void jaccard_distance(SparseRows<Real> encodings, float* distances, int threads)
   std::fill(distances, distances + count * count, 1.0f);
   for (std::int64_t i = 0; i < count; ++i) distances[i * count + i] = 0;
   sort_by_use(encodings, threads);
-  Join<Real>(encodings, 0, threads)
+  Join<Real, SparseRows<Real>>(encodings, encodings, 0, count, 0, threads)
       .each_pair([=](std::int64_t i, std::int32_t j,
                      float distance) { distances[i * count + j] = distances[j * count + i] = distance; },
                  [](std::int64_t) {});
 }
 
-template Graph jaccard_graph(SparseRows<float>, float, int);
-template Graph jaccard_graph(SparseRows<double>, float, int);
-template void jaccard_distance(SparseRows<float>, float*, int);
-template void jaccard_distance(SparseRows<double>, float*, int);
+template <typename Real>
+NearPairs near_pairs(CsrRows<Real> left, CsrRows<Real> right, std::int64_t offset, std::int64_t columns,
+                     float max_distance, int threads) {
+  SparseRows<float> near = near_rows<Real>(left, right, offset, columns, max_distance, threads);
+  NearPairs pairs;
+  for (std::int64_t i = 0; i < near.rows(); ++i)
+    for (const auto& entry : near[i]) {
+      pairs.left.push_back(static_cast<std::int32_t>(i));
+      pairs.right.push_back(entry.column);
+    }
+  return pairs;
+}
+
+template <typename Real>
+void rarest_first(CsrRows<Real> rows, const std::int32_t* uses, std::int64_t columns, int threads) {
+  sort_by_use<Real>(rows, uses, columns, threads);
+}
+
+#define SALCR_INSTANTIATE(Real)                                                                            \
+  template Graph jaccard_graph(SparseRows<Real>, float, int);                                              \
+  template NearPairs near_pairs(CsrRows<Real>, CsrRows<Real>, std::int64_t, std::int64_t, float, int);     \
+  template void rarest_first(CsrRows<Real>, const std::int32_t*, std::int64_t, int);                       \
+  template void jaccard_distance(SparseRows<Real>, float*, int);
+SALCR_INSTANTIATE(float)
+SALCR_INSTANTIATE(double)
+#undef SALCR_INSTANTIATE
 
 }  // namespace salcr

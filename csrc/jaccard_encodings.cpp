@@ -8,6 +8,7 @@
 #include "jaccard_encodings.hpp"
 
 #include <cmath>
+#include <stdexcept>
 #include <vector>
 
 #include "parallel.hpp"
@@ -58,61 +59,58 @@ class Encoder {
     });
   }
 
-  SparseRows<Real> weights() {
-    SparseRows<Real> out(near_.rows);
+  // For every row of the range each(n, set, rank), n counted from its first: the expanded set, and by image where the row ranks
+  // it. A chunk of rows stays in one thread, in order.
+  template <typename Each>
+  void each_set(Range range, Each each) const {
     struct Scratch {
       std::vector<char> in_full, in_expanded;
-      std::vector<std::int32_t> rank;  // of the images that i ranks
-      std::vector<std::int32_t> expanded;
+      std::vector<std::int32_t> rank, expanded;
     };
     std::vector<Scratch> scratch(threads_);
-    parallel_chunks(near_.rows, SparseRows<Real>::kChunk, threads_, [&](std::int64_t begin, std::int64_t end, int t) {
+    parallel_chunks(range.count(), SparseRows<Real>::kChunk, threads_, [&](std::int64_t begin, std::int64_t end, int t) {
       Scratch& s = scratch[t];
       if (s.rank.empty()) {
         s.in_full.assign(near_.rows, 0);
         s.in_expanded.assign(near_.rows, 0);
         s.rank.assign(near_.rows, kAbsent);
       }
-      for (std::int64_t i = begin; i < end; ++i) {
+      for (std::int64_t n = begin; n < end; ++n) {
+        const std::int64_t i = range.first + n;
         expand(i, s.in_full, s.in_expanded, s.expanded);
         const std::int32_t* ranks = near_.ranks + i * near_.k;
         for (std::int64_t r = 0; r < near_.k; ++r) s.rank[ranks[r]] = static_cast<std::int32_t>(r);
-        append_row(i, s.expanded, s.rank, out.entries(i));
-        out.close(i);
+        each(n, s.expanded, s.rank);
         for (std::int64_t r = 0; r < near_.k; ++r) s.rank[ranks[r]] = kAbsent;
         for (const std::int32_t j : s.expanded) s.in_expanded[j] = 0;
       }
-      out.trim(begin);
+    });
+  }
+
+  // unlisted(n) gives a function of j that is called for the images of row n in whose list or its own neither has the other.
+  template <typename Unlisted>
+  SparseRows<Real> weights(Range range, Unlisted unlisted) const {
+    SparseRows<Real> out(range.count());
+    each_set(range, [&](std::int64_t n, const auto& set, const auto& rank) {
+      append_row(range.first + n, set, rank, unlisted(n), out.entries(n));
+      out.close(n);
     });
     return out;
   }
 
-  SparseRows<Real> averaged(SparseRows<Real>& encodings, std::int64_t k2) {
-    SparseRows<Real> out(near_.rows);
-    struct Scratch {
-      std::vector<Real> sum;
-      std::vector<std::int32_t> columns;
-    };
-    std::vector<Scratch> scratch(threads_);
-    parallel_chunks(near_.rows, SparseRows<Real>::kChunk, threads_, [&](std::int64_t begin, std::int64_t end, int t) {
-      Scratch& s = scratch[t];
-      if (s.sum.empty()) s.sum.assign(near_.rows, 0);
-      for (std::int64_t i = begin; i < end; ++i) {
-        s.columns.clear();
-        for (std::int64_t r = 0; r < k2; ++r)
-          for (const Entry<Real>& entry : encodings[near_.ranks[i * near_.k + r]]) {
-            if (s.sum[entry.column] == 0) s.columns.push_back(entry.column);
-            s.sum[entry.column] += entry.value;
-          }
-        for (const std::int32_t column : s.columns) {
-          out.entries(i).push_back({column, s.sum[column] / static_cast<Real>(k2)});
-          s.sum[column] = 0;
-        }
-        out.close(i);
-      }
-      out.trim(begin);
+  Pairs unlisted(Range range) const {
+    SparseRows<Real> found(range.count());
+    each_set(range, [&](std::int64_t n, const auto& set, const auto& rank) {
+      for (const std::int32_t j : set)
+        if (rank[j] == kAbsent && back(range.first + n, j) == kAbsent) found.entries(n).push_back({j, 0});
+      found.close(n);
     });
-    return out;
+    Pairs pairs{{0}, {}};
+    for (std::int64_t n = 0; n < range.count(); ++n) {
+      for (const auto& entry : found[n]) pairs.others.push_back(entry.column);
+      pairs.pointers.push_back(static_cast<std::int64_t>(pairs.others.size()));
+    }
+    return pairs;
   }
 
  private:
@@ -136,8 +134,14 @@ class Encoder {
     for (const std::int32_t* j = full_.begin(i); j < full_.end(i); ++j) in_full[*j] = 0;
   }
 
+  // Where image j ranks image i.
+  std::int64_t back(std::int64_t i, std::int32_t j) const {
+    return place(near_.ranks + j * near_.k, near_.k, static_cast<std::int32_t>(i));
+  }
+
+  template <typename Unlisted>
   void append_row(std::int64_t i, const std::vector<std::int32_t>& set, const std::vector<std::int32_t>& rank,
-                  std::vector<Entry<Real>>& out) const {
+                  Unlisted unlisted, std::vector<Entry<Real>>& out) const {
     const std::size_t start = out.size();
     double sum = 0;
     for (const std::int32_t j : set) {
@@ -145,10 +149,8 @@ class Encoder {
       if (rank[j] != kAbsent) {
         similarity = near_.products[i * near_.k + rank[j]];
       } else {
-        const std::int64_t back = place(near_.ranks + j * near_.k, near_.k, static_cast<std::int32_t>(i));
-        similarity = back != kAbsent ? near_.products[j * near_.k + back]
-                                     : product(near_.features + i * near_.width, near_.features + j * near_.width,
-                                               near_.width);
+        const std::int64_t their_rank = back(i, j);
+        similarity = their_rank != kAbsent ? near_.products[j * near_.k + their_rank] : unlisted(j);
       }
       const Real weight = std::exp(-(2 - 2 * similarity));
       out.push_back({j, weight});
@@ -162,16 +164,89 @@ class Encoder {
   Sets full_, halves_;
 };
 
+// The mean of the rows of `encodings` at the first k2 of `stride` places of every row.
+template <typename Real, typename Rows>
+SparseRows<Real> averaged(const std::int32_t* places, std::int64_t rows, std::int64_t stride, std::int64_t k2,
+                          Rows& encodings, std::int64_t columns, int threads) {
+  SparseRows<Real> out(rows);
+  struct Scratch {
+    std::vector<Real> sum;
+    std::vector<std::int32_t> columns;
+  };
+  std::vector<Scratch> scratch(threads);
+  parallel_chunks(rows, SparseRows<Real>::kChunk, threads, [&](std::int64_t begin, std::int64_t end, int t) {
+    Scratch& s = scratch[t];
+    if (s.sum.empty()) s.sum.assign(columns, 0);
+    for (std::int64_t i = begin; i < end; ++i) {
+      s.columns.clear();
+      for (std::int64_t r = 0; r < k2; ++r)
+        for (const Entry<Real>& entry : encodings[places[i * stride + r]]) {
+          if (s.sum[entry.column] == 0) s.columns.push_back(entry.column);
+          s.sum[entry.column] += entry.value;
+        }
+      for (const std::int32_t column : s.columns) {
+        out.entries(i).push_back({column, s.sum[column] / static_cast<Real>(k2)});
+        s.sum[column] = 0;
+      }
+      out.close(i);
+    }
+  });
+  return out;
+}
+
 }  // namespace
 
 template <typename Real>
 SparseRows<Real> encode(const Neighbours<Real>& near, std::int64_t half, std::int64_t k2, int threads) {
-  Encoder<Real> encoder(near, half, threads);
-  SparseRows<Real> encodings = encoder.weights();
-  return k2 == 1 ? std::move(encodings) : encoder.averaged(encodings, k2);
+  const Real* features = near.features;
+  const std::int64_t width = near.width;
+  auto product_of = [=](std::int64_t i) {
+    return [=](std::int32_t j) { return product(features + i * width, features + j * width, width); };
+  };
+  SparseRows<Real> encodings = Encoder<Real>(near, half, threads).weights({0, near.rows}, product_of);
+  if (k2 == 1) return encodings;
+  return averaged<Real>(near.ranks, near.rows, near.k, k2, encodings, near.rows, threads);
 }
 
-template SparseRows<float> encode(const Neighbours<float>&, std::int64_t, std::int64_t, int);
-template SparseRows<double> encode(const Neighbours<double>&, std::int64_t, std::int64_t, int);
+template <typename Real>
+Pairs unlisted_pairs(const Neighbours<Real>& near, Range range, std::int64_t half, int threads) {
+  return Encoder<Real>(near, half, threads).unlisted(range);
+}
+
+template <typename Real>
+SparseRows<Real> weighted_rows(const Neighbours<Real>& near, Range range, std::int64_t half,
+                               const std::int64_t* pair_pointers, const Real* pair_products, int threads) {
+  return Encoder<Real>(near, half, threads).weights(range, [=](std::int64_t n) {
+    return [next = pair_products + pair_pointers[n], end = pair_products + pair_pointers[n + 1]](std::int32_t) mutable {
+      if (next == end) throw std::invalid_argument("jaccard: pairs do not fit");
+      return *next++;
+    };
+  });
+}
+
+template <typename Real>
+SparseRows<Real> averaged_rows(const std::int32_t* places, std::int64_t rows, std::int64_t k2, CsrRows<Real> encodings,
+                               std::int64_t columns, int threads) {
+  return averaged<Real>(places, rows, k2, k2, encodings, columns, threads);
+}
+
+template <typename Real>
+void row_products(const Real* left, const Real* right, std::int64_t rows, std::int64_t width, Real* out, int threads) {
+  parallel_chunks(rows, 256, threads, [=](std::int64_t begin, std::int64_t end, int) {
+    for (std::int64_t n = begin; n < end; ++n) out[n] = product(left + n * width, right + n * width, width);
+  });
+}
+
+#define SALCR_INSTANTIATE(Real)                                                                                          \
+  template SparseRows<Real> encode(const Neighbours<Real>&, std::int64_t, std::int64_t, int);                            \
+  template Pairs unlisted_pairs(const Neighbours<Real>&, Range, std::int64_t, int);                                      \
+  template SparseRows<Real> weighted_rows(const Neighbours<Real>&, Range, std::int64_t, const std::int64_t*,             \
+                                          const Real*, int);                                                             \
+  template SparseRows<Real> averaged_rows(const std::int32_t*, std::int64_t, std::int64_t, CsrRows<Real>, std::int64_t,  \
+                                          int);                                                                          \
+  template void row_products(const Real*, const Real*, std::int64_t, std::int64_t, Real*, int);
+SALCR_INSTANTIATE(float)
+SALCR_INSTANTIATE(double)
+#undef SALCR_INSTANTIATE
 
 }  // namespace salcr

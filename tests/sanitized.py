@@ -14,8 +14,8 @@ import pytest
 import salcr
 
 ROOT = Path(__file__).resolve().parents[1]
-MORE = ("cpp_memories",)
-SLOW = "quick", "quadratic", "contract", "1500", "2048", "reference", "any_small_set"
+MORE = ("cpp_memories", "sharded")
+SLOW = "quick", "quadratic", "contract", "1500", "2048", "reference", "any_small_set", "processes"
 
 
 def main(folder: str) -> int | str:

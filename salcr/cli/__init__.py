@@ -10,13 +10,16 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 from salcr import __version__
 from salcr.data.registry import DATASETS
 from salcr.data.sysu import SYSU
+
+if TYPE_CHECKING:
+    from salcr.engine import Config
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -71,26 +74,44 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Train it again from nothing.")] = False,
     stage: Annotated[str, typer.Option(help="both, one or two (two needs model.checkpoint=FILE).")] = "both",
+    trials: Annotated[Optional[str], typer.Option(help="Train on several splits (1-10), in OUT/trial_K.")] = None,  # noqa: UP045
+    jobs: Annotated[int, typer.Option(help="Of --trials: how many run at once, on a GPU each.")] = 1,
 ) -> None:
     """Train both stages (or one of them) and evaluate.
 
-    With --resume or --restart and neither --preset nor --config, settings are those of the folder's config.yaml.
+    With --resume or --restart and neither --preset nor --config, settings are those of the folder's config.yaml, with
+    --trials of its trials.yaml.
     """
     from salcr.engine import load_config, single_stage
     from salcr.engine import train as run
 
-    own = out / "config.yaml"
+    own = out / ("config.yaml" if trials is None else "trials.yaml")
     if (resume or restart) and preset is None and config is None:
         if own.exists():
             config = own
         elif not overrides:
-            raise ValueError(f"{out} holds no run to go on with: no config.yaml")
+            raise ValueError(f"{out} holds no run to go on with: no {own.name}")
     settings = load_config(preset=preset, file=config, overrides=overrides or [])
     if stage != "both":
         settings = single_stage(settings, stage)
     if stage == "two" and settings.model.checkpoint is None:
         raise ValueError("--stage two starts from a stage-one network: give model.checkpoint=FILE")
-    _report(lambda: run(settings, out, resume=resume, restart=restart), out)
+    if trials is not None:
+        _train_trials(settings, out, trials, jobs=jobs, resume=resume, restart=restart)
+    elif jobs != 1:
+        raise ValueError("--jobs is of --trials")
+    else:
+        _report(lambda: run(settings, out, resume=resume, restart=restart), out)
+
+
+def _train_trials(settings: "Config", out: Path, trials: str, **options: Any) -> None:
+    from salcr.cli.trials import parse_trials, train_trials, trials_table
+
+    numbers = parse_trials(trials, settings.data.name)
+    summary = _until_signal(lambda: train_trials(settings, out, numbers, **options))
+    typer.echo(f"{trials_table(summary)}\nrun folder: {out}")
+    if summary["failed"]:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -228,13 +249,18 @@ def _terminable() -> Iterator[None]:
 def _report(training: Callable[[], dict[str, Any]], folder: Path) -> None:
     """Run a training and print what it found, or where it goes on after a signal."""
     from salcr.engine.demo import cross_label_line, summary_table
-    from salcr.engine.interruption import Interrupted
 
-    try:
-        summary = training()
-    except Interrupted as error:
-        typer.echo(f"salcr: {error}", err=True)
-        raise typer.Exit(error.exit_status) from error
+    summary = _until_signal(training)
     for text in (summary_table(summary), cross_label_line(folder), f"run folder: {folder}"):
         if text:
             typer.echo(text)
+
+
+def _until_signal(training: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    from salcr.engine.interruption import Interrupted
+
+    try:
+        return training()
+    except Interrupted as error:
+        typer.echo(f"salcr: {error}", err=True)
+        raise typer.Exit(error.exit_status) from error

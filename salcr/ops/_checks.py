@@ -6,8 +6,13 @@ import torch
 INT64_MAX = 2**63 - 1
 
 
-def check_tensor(name: str, x: torch.Tensor, *, ndim: int | tuple[int, ...], floating: bool = True) -> None:
-    """``x`` is a non-empty tensor of ``ndim`` axes (or one of several) and of floating (else int64) dtype."""
+def check_tensor(
+    name: str, x: torch.Tensor, *, ndim: int | tuple[int, ...], floating: bool = True, no_rows: bool = False
+) -> None:
+    """``x`` is a tensor of ``ndim`` axes (or one of several), of floating (else int64) dtype, and not empty.
+
+    ``no_rows`` allows an empty first axis.
+    """
     if not isinstance(x, torch.Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
     if x.layout != torch.strided:
@@ -21,18 +26,21 @@ def check_tensor(name: str, x: torch.Tensor, *, ndim: int | tuple[int, ...], flo
         raise TypeError(f"{name} must have 16 bits or more, got {x.dtype}")
     if not floating and x.dtype != torch.int64:
         raise TypeError(f"{name} must be int64, got {x.dtype}")
-    if x.numel() == 0:
+    if (x.shape[1:].numel() if no_rows else x.numel()) == 0:
         raise ValueError(f"{name} is empty: shape {tuple(x.shape)}")
 
 
-def check_finite(name: str, x: torch.Tensor) -> None:
-    """No row of ``x`` holds NaN or Inf. Synchronises with the device: for operators outside the training step only."""
+def check_finite(name: str, x: torch.Tensor, first: int = 0) -> None:
+    """No row of ``x``, counted from ``first``, holds NaN or Inf.
+
+    Synchronises with the device: for operators outside the training step only.
+    """
     sums = x.flatten(1).sum(1, dtype=torch.promote_types(x.dtype, torch.float32))
     if torch.isfinite(sums).all():  # one pass, no copy; the sum of finite entries may overflow
         return
     bad = ~torch.isfinite(x).flatten(1).all(1)
     if bad.any():
-        raise ValueError(f"{name} has NaN or Inf, first in row {int(bad.nonzero()[0])}")
+        raise ValueError(f"{name} has NaN or Inf, first in row {first + int(bad.nonzero()[0])}")
 
 
 def check_same(name: str, x: torch.Tensor, other_name: str, other: torch.Tensor, *, dtype: bool = True) -> None:
@@ -83,15 +91,15 @@ def check_values(name: str, x: torch.Tensor) -> None:
         raise ValueError(f"{name} is a meta tensor, and this operator has to read its values")
 
 
-def check_lengths(name: str, x: torch.Tensor) -> None:
+def check_lengths(name: str, x: torch.Tensor, first: int = 0) -> None:
     """No row of ``x`` holds NaN or Inf or is too long to square, in float32 or wider. Synchronises as check_finite."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     longest = torch.finfo(dtype).max ** 0.5 / 2  # the squared distance of two such rows is finite
     short = torch.linalg.vector_norm(x, dim=1, dtype=dtype) <= longest
     if short.all():
         return
-    check_finite(name, x)
-    row = int((~short).nonzero()[0])
+    check_finite(name, x, first)
+    row = first + int((~short).nonzero()[0])
     raise ValueError(f"{name} has a norm above {longest:.3g}, whose square {dtype} cannot hold, first in row {row}")
 
 

@@ -1,10 +1,14 @@
 """From features to pseudo labels."""
 
+from functools import partial
+
 import torch
+import torch.distributed as dist
 
 from salcr.defaults import NEIGHBORS
 from salcr.ops._checks import check_integer, check_positive
 from salcr.ops._dispatch import check_impl, share_backends
+from salcr.ops._sharded import labels_of_shard
 from salcr.ops.dbscan import dbscan
 from salcr.ops.jaccard import Neighbors, jaccard_graph
 
@@ -18,6 +22,7 @@ def cluster(
     k2: int = 6,
     neighbors: Neighbors | None = None,
     impl: str = "auto",
+    group: "dist.ProcessGroup | None" = None,
 ) -> torch.Tensor:
     """Pseudo labels of features: DBSCAN on the Jaccard distances of their k-reciprocal encodings.
 
@@ -27,18 +32,32 @@ def cluster(
 
     Nothing N×N is held, and nothing leaves the device. Below ``eps`` 1 the memory beside the features is of order N.
 
+    With a ``group`` every rank calls with its rows, in the order of ranks; equivalent, with ``all_rows`` for what
+    torch.distributed would gather::
+
+        cluster(all_rows(features), eps=eps, min_samples=min_samples, k1=k1, k2=k2)[of_this_rank]
+
+    Labels are equal but where the order of neighbours hangs on rounding, see :func:`knn`. The search runs where the
+    features are, what follows in C++ on the host (on a GPU's sums the last bit of a distance may differ from there).
+    docs/scale.md says what it costs.
+
     Args:
         features: ``[N, D]``, float; normalised here.
         eps: largest distance of neighbours, positive; 0.6 for SYSU-MM01 and LLCM, 0.3 for RegDB.
         min_samples: points within ``eps`` that make a core point, itself counted.
         k1, k2, neighbors: as in :func:`jaccard_distance`.
-        impl: backend, see :mod:`salcr.ops`.
+        impl: backend, see :mod:`salcr.ops`; with a ``group`` that of the search.
+        group: processes that hold a block of the rows each, of any sizes, none included; all of them make this call.
+            ``neighbors`` are then those of the rank's rows, with indices among all rows. Beside a rank's own rows there
+            are in memory the ranks and products of all (8 · k1 bytes an image) and pieces of the others' rows.
 
     Returns:
         ``[N]``, int64, on the device of ``features``: labels from 0 on, numbered as scikit-learn does; noise is -1.
 
     Raises:
         TypeError, ValueError: a wrong shape, dtype or option; NaN or Inf in a row (the message names the first).
+            With a ``group``, on every rank what is wrong on one of them, rows counted over all; ranks whose D, dtype or
+            options differ; a process outside the group; no C++ extension.
 
     Example:
         >>> angles = torch.tensor([0.00, 0.01, 0.02, 0.03, 1.00, 1.01, 1.02, 1.03])  # two people, four images of each
@@ -48,12 +67,20 @@ def cluster(
 
     Source: docs/method.md, "Pseudo labels".
     """
-    check_positive("eps", eps)
-    check_integer("min_samples", min_samples)
-    check_impl(impl)
+    if group is not None:
+        options = {"eps": eps, "min_samples": min_samples, "k1": k1, "k2": k2, "impl": impl}
+        check = partial(_check, eps, min_samples, impl)
+        return labels_of_shard(features, neighbors=neighbors, group=group, check=check, **options)
+    _check(eps, min_samples, impl)
     graph = jaccard_graph(features, k1=k1, k2=k2, max_distance=eps, neighbors=neighbors, impl=impl)
     of_graph = "reference" if impl == "eager" else impl  # it has one form in plain Python
     return dbscan(graph, eps=eps, min_samples=min_samples, impl=of_graph)
+
+
+def _check(eps: float, min_samples: int, impl: str) -> None:
+    check_positive("eps", eps)
+    check_integer("min_samples", min_samples)
+    check_impl(impl)
 
 
 share_backends("cluster", "jaccard_graph")

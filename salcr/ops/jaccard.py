@@ -122,13 +122,18 @@ def check_encoding(features: torch.Tensor, k1: int, k2: int, neighbors: Neighbor
     check_integer("k2", k2)
     check_lengths("features", features)
     if neighbors is not None:
-        if not isinstance(neighbors, (tuple, list)) or len(neighbors) != 2:
-            raise TypeError("neighbors must be a pair (values, indices)")
-        _check_neighbors(*neighbors, features, min(k1, len(features)))
+        check_neighbors(neighbors, features, min(k1, len(features)))
     return check_impl(impl)
 
 
-def _check_neighbors(values: torch.Tensor, indices: torch.Tensor, features: torch.Tensor, wanted: int) -> None:
+def check_neighbors(
+    neighbors: Neighbors, features: torch.Tensor, wanted: int, first: int = 0, total: int | None = None
+) -> None:
+    """They fit ``features``, which are rows ``first`` and following of ``total``, and are ``wanted`` or more a row."""
+    if not isinstance(neighbors, (tuple, list)) or len(neighbors) != 2:
+        raise TypeError("neighbors must be a pair (values, indices)")
+    values, indices = neighbors
+    total = len(features) if total is None else total
     check_tensor("neighbors[0]", values, ndim=2)
     check_tensor("neighbors[1]", indices, ndim=2, floating=False)
     check_same("neighbors[0]", values, "features", features, dtype=False)
@@ -142,9 +147,9 @@ def _check_neighbors(values: torch.Tensor, indices: torch.Tensor, features: torc
             f"{tuple(indices.shape)}"
         )
     check_finite("neighbors[0]", values)
-    itself = torch.arange(len(features), device=features.device)
-    if indices.min() < 0 or indices.max() >= len(features) or not torch.equal(indices[:, 0], itself):
-        raise ValueError(f"neighbors[1] must be rows below {len(features)} that start with the image itself")
+    itself = torch.arange(first, first + len(features), device=features.device)
+    if indices.min() < 0 or indices.max() >= total or not torch.equal(indices[:, 0], itself):
+        raise ValueError(f"neighbors[1] must be rows below {total} that start with the image itself")
 
 
 def _on_neighbours(operator, features, k1, k2, neighbors, impl, **options):
@@ -154,8 +159,13 @@ def _on_neighbours(operator, features, k1, k2, neighbors, impl, **options):
         neighbors = pick("knn", impl, features)(features, k1, metric="cosine")
     features = F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=1).contiguous()
     products, ranks = (x[:, :k1].detach().resolve_neg() for x in neighbors)
-    half = min(round(k1 / 2) + 1, k1)  # half to even; a reciprocal set of k uses k + 1 ranks, but no more than k1
-    return function(features, products, ranks, half=half, k2=min(k2, k1), **options)
+    half, k2 = set_sizes(k1, k2)
+    return function(features, products, ranks, half=half, k2=k2, **options)
+
+
+def set_sizes(k1: int, k2: int) -> tuple[int, int]:
+    """How many of ``k1`` ranks the half sets and the averaging use."""
+    return min(round(k1 / 2) + 1, k1), min(k2, k1)  # half to even; a set of k uses k + 1 ranks, but no more than k1
 
 
 def _formula(function: Callable) -> Callable:

@@ -1,12 +1,16 @@
 """Nearest neighbours with a defined order of ties."""
 
+from functools import partial
+
 import torch
+import torch.distributed as dist
 
 from salcr import reference
 from salcr.ops._checks import check_integer, check_lengths, check_same, check_tensor
 from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._parts import HALF_TO_SINGLE
 from salcr.ops._register import register
+from salcr.ops._sharded import nearest
 from salcr.ops.backends.cpp.knn import knn as _cpp_knn
 from salcr.ops.backends.eager.knn import knn as _eager_knn
 from salcr.ops.backends.faiss.knn import knn as _faiss_knn
@@ -24,6 +28,7 @@ def knn(
     metric: str = "cosine",
     method: str = "exact",
     impl: str = "auto",
+    group: "dist.ProcessGroup | None" = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The ``k`` nearest rows of ``database`` for every row of ``queries``.
 
@@ -37,6 +42,15 @@ def knn(
     Equal scores come in the order of their index. Without a ``database`` the queries are searched among themselves and
     every row finds itself first, even among exact duplicates.
 
+    With a ``group`` every rank calls with its rows, in the order of ranks; equivalent, with ``all_rows`` for what
+    torch.distributed would gather::
+
+        values, indices = knn(all_rows(queries), k, database=all_rows(database))
+        values, indices = values[of_this_rank], indices[of_this_rank]
+
+    Where the products of two pairs are closer than their rounding, which depends on the shape of a block, these may
+    come in the other order. docs/scale.md says what it costs.
+
     Args:
         queries: ``[Q, D]``, float.
         k: how many neighbours, from 1 to the number of database rows.
@@ -47,14 +61,18 @@ def knn(
             host (CUDA tensors are copied there and back). Each row is compared with a sixteenth of the database, so
             some of its neighbours may not be found; values and order of those that are hold.
         impl: backend of the exact method, see :mod:`salcr.ops`; the approximate one has ``"faiss"`` alone.
+        group: processes that hold a block of the queries each, and of the database if there is one; of any sizes, none
+            included. All of them make this call, for the exact method. Beside a rank's own rows and lists, pieces of
+            the others' are in memory, of 32 MiB (256 on a GPU).
 
     Returns:
-        values ``[Q, k]`` and indices ``[Q, k]`` (int64). Values are computed and returned in float32, and in float64
-        where the queries are float64. They carry no gradient.
+        values ``[Q, k]`` and indices ``[Q, k]`` (int64; with a ``group`` among all ranks' rows). Values are computed
+        and returned in float32, and in float64 where the queries are float64. They carry no gradient.
 
     Raises:
         TypeError, ValueError: a wrong shape, dtype, device or metric, ``k`` out of range, a row with NaN or Inf or too
-            long to square (its norm above 9.2e18 in float32).
+            long to square (its norm above 9.2e18 in float32). With a ``group``, on every rank what is wrong on one of
+            them, rows counted over all; ranks whose D, dtype or options differ; a process outside the group.
         RuntimeError: the method needs faiss, which is not installed (``pip install 'salcr[faiss]'``).
 
     Example:
@@ -65,23 +83,35 @@ def knn(
 
     Source: docs/method.md, "Ranks".
     """
-    check_tensor("queries", queries, ndim=2)
+    if group is not None:
+        check = partial(_check, queries, k, database, metric, method, impl, sharded=True)
+        return nearest(queries, k, database=database, metric=metric, impl=impl, group=group, check=check)
+    _check(queries, k, database, metric, method, impl)
+    impl = check_impl(impl) if method == "exact" else "faiss"
+    queries = queries.detach()
+    database = None if database is None else database.detach()
+    return torch.ops.salcr.knn(queries, k, database, metric, method, impl)
+
+
+def _check(queries, k, database, metric, method, impl, sharded=False):
+    check_tensor("queries", queries, ndim=2, no_rows=sharded)
     if database is not None:
-        check_tensor("database", database, ndim=2)
+        check_tensor("database", database, ndim=2, no_rows=sharded)
         check_same("database", database, "queries", queries)
         if database.shape[1] != queries.shape[1]:
             raise ValueError(f"database has rows of width {database.shape[1]}, queries of width {queries.shape[1]}")
-    check_integer("k", k, 1, len(queries if database is None else database))
+    if sharded:
+        check_integer("k", k)
+    else:
+        check_integer("k", k, 1, len(queries if database is None else database))
     if metric not in METRICS:
         raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     if method != "exact" and impl not in ("auto", "faiss"):
         raise ValueError(f"method={method!r} has the backend faiss, got impl={impl!r}")
-    impl = check_impl(impl) if method == "exact" else "faiss"
-    queries = queries.detach()
-    database = None if database is None else database.detach()
-    return torch.ops.salcr.knn(queries, k, database, metric, method, impl)
+    if method != "exact" and sharded:
+        raise ValueError(f"with a group method must be 'exact', got {method!r}; docs/scale.md has another way")
 
 
 def _knn(queries, k, database, metric, method, impl):
