@@ -10,8 +10,8 @@ def check_tensor(name: str, x: torch.Tensor, *, ndim: int | tuple[int, ...], flo
     """``x`` is a non-empty tensor of ``ndim`` axes (or one of several) and of floating (else int64) dtype."""
     if not isinstance(x, torch.Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
-    if x.layout != torch.strided:
-        raise TypeError(f"{name} must be dense, got {x.layout}")
+    if x.layout != torch.strided or x.is_nested:
+        raise TypeError(f"{name} must be dense, got {'a nested tensor' if x.is_nested else x.layout}")
     allowed = (ndim,) if isinstance(ndim, int) else ndim
     if x.ndim not in allowed:
         raise ValueError(f"{name} must have {' or '.join(map(str, allowed))} axes, got shape {tuple(x.shape)}")

@@ -61,6 +61,14 @@ def test_more_neighbours_than_there_is_room_for_are_refused():
         ops.instance_neighbors(ROWS, ROWS, 2**40)
 
 
+@pytest.mark.filterwarnings("ignore:.*nested tensors is in prototype:UserWarning")
+def test_a_nested_tensor_is_refused():
+    nested = torch.nested.nested_tensor([ROWS, ROWS], layout=torch.strided)
+    for call in (lambda: ops.knn(nested, 1), lambda: ops.instance_neighbors(nested, nested, 1)):
+        with pytest.raises(TypeError, match="must be dense, got a nested tensor"):
+            call()
+
+
 def test_a_temperature_whose_inverse_overflows_is_refused():
     sets, targets = torch.zeros(len(ROWS), 1, dtype=torch.int64), torch.zeros(len(ROWS), dtype=torch.int64)
     for call in (
