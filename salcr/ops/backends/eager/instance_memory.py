@@ -25,7 +25,7 @@ def search(
         values, found = logits.nan_to_num_(-torch.inf, torch.inf, -torch.inf).topk(min(k + 1, size), dim=-1)
         found = torch.where(values > (values[..., k:] if k < size else -torch.inf), found, size)[..., :k]
         indices.append(found.sort(-1).values)
-        if mean:
+        if wide is not None:
             mean_rows.append(logits.sub_(lse[-1].unsqueeze(-1)).exp_() @ wide)
     places = torch.cat(indices, -2)
     places = F.pad(torch.where(places == size, -1, places), (0, k - places.shape[-1]), value=-1)
