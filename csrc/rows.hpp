@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 
 namespace salcr {
 
@@ -32,8 +33,10 @@ inline double dot(const Real* x, const Real* y, std::int64_t width) {
   return row_sum<Real>(width, [=](std::int64_t d) { return x[d] * y[d]; });
 }
 
-// 1 / max(norm, kTiny) from the square of a norm.
-inline double inverse_norm(double square) { return 1.0 / std::max(std::sqrt(square), kTiny); }
+// 1 / max(norm, kTiny) from the square of a norm; NaN where that has overflowed, so that no row of zeros comes of it.
+inline double inverse_norm(double square) {
+  return std::isinf(square) ? std::numeric_limits<double>::quiet_NaN() : 1.0 / std::max(std::sqrt(square), kTiny);
+}
 
 // From the gradient of a unit row x * scale to that of x, times factor; in place.
 template <typename Real>

@@ -171,6 +171,7 @@ def gradient_kernel(
         weight = weight / (tl.maximum(count, 1.0) * parts)
     change *= tl.where(has_positive, weight, 0.0)
     change = (change - unit * tl.sum(change * unit, 0)) * scale
+    change = tl.where(has_positive, change, 0.0)  # an ignored row may hold NaN
     tl.store(out + at * width + d, change.to(out.dtype.element_ty), mask=inside)
 
 

@@ -22,8 +22,9 @@ from .launch import configuration, on_device
 
 @triton.jit
 def inverse_norm(x):
-    """Of NaN, NaN: a row of which one element is spoilt is spoilt whole."""
-    return tl.rsqrt(tl.maximum(tl.sum(x * x, 0), 1e-24, propagate_nan=tl.PropagateNan.ALL))
+    """NaN where a square is NaN or their sum overflows: a row of which one element is spoilt is spoilt whole."""
+    square = tl.sum(x * x, 0)
+    return tl.where(square < float("inf"), tl.rsqrt(tl.maximum(square, 1e-24)), float("nan"))
 
 
 @triton.jit

@@ -33,7 +33,9 @@ def inverse_norms_kernel(x, out, width, BLOCK: tl.constexpr):
         d = start + tl.arange(0, BLOCK)
         value = tl.load(x + row * width + d, mask=d < width, other=0.0).to(tl.float32)
         total += value * value
-    tl.store(out + row, 1.0 / tl.maximum(tl.sqrt_rn(tl.sum(total, 0)), 1e-12))
+    norm = tl.sqrt_rn(tl.sum(total, 0))
+    norm = tl.where(norm < float("inf"), norm, float("nan"))  # one that overflows would make a row of zeros
+    tl.store(out + row, 1.0 / tl.maximum(norm, 1e-12, propagate_nan=tl.PropagateNan.ALL))
 
 
 @triton.jit

@@ -7,6 +7,7 @@ import re
 import secrets
 import stat
 import time
+import zlib
 from contextlib import closing
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from salcr.data.records import Records
 
 FORMAT = "2 RGB bilinear"  # what the pixels of a file depend on besides the source
 STALE_SECONDS = 3600
+CHUNK = 2**24  # bytes read at a time
+CRC_BYTES = 4
 _TEMPORARY = re.compile(r"[0-9a-f]{32}\.[0-9a-f]{16}\.tmp")
 
 
@@ -29,9 +32,11 @@ def open_store(
     averages over all source pixels when it shrinks. The file is ``cache/<fingerprint>.npy``, where the fingerprint
     covers the paths below the root, sizes and modification times of the sources, in order, and the target size: a
     changed source gets a new file. It is written under a temporary name and renamed when complete, so that several
-    processes may build it at once; one of a wrong length or header is built again. Files of older fingerprints stay
-    until someone deletes them; the store's own temporaries that nobody has written to for an hour are removed, and
-    nothing else ever is.
+    processes may build it at once. Behind the pixels stands their CRC-32, which every call checks (a second or two a
+    gigabyte): a file that a disk or a hand has changed, or of a wrong length or header, is built again. What happens to
+    it while it is open goes unnoticed, and a CRC is no protection from someone who means to deceive. Files of older
+    fingerprints stay until someone deletes them; the store's own temporaries that nobody has written to for an hour are
+    removed, and nothing else ever is.
 
     Args:
         records: the images, one row of the result each.
@@ -57,7 +62,7 @@ def open_store(
     shape = (len(records), height, width, 3)
     header = _header(shape)
     path = Path(cache) / f"{_fingerprint(records, height, width)}.npy"
-    if not _is_complete(path, header, len(header) + int(np.prod(shape, dtype=np.int64))):
+    if not _is_whole(path, header, int(np.prod(shape, dtype=np.int64))):
         _build(path, header, records, height, width, progress)
     return np.memmap(path, dtype=np.uint8, mode="r", offset=len(header), shape=shape)
 
@@ -90,12 +95,22 @@ def _status(path: Path) -> os.stat_result | None:
     return status if stat.S_ISREG(status.st_mode) else None
 
 
-def _is_complete(path: Path, header: bytes, size: int) -> bool:
+def _is_whole(path: Path, header: bytes, pixels: int) -> bool:
+    """Header, pixels and the CRC of these, unchanged."""
     try:
         with path.open("rb") as file:
-            return os.fstat(file.fileno()).st_size == size and file.read(len(header)) == header
+            if os.fstat(file.fileno()).st_size != len(header) + pixels + CRC_BYTES or file.read(len(header)) != header:
+                return False
+            checksum = 0
+            for start in range(0, pixels, CHUNK):
+                checksum = zlib.crc32(file.read(min(CHUNK, pixels - start)), checksum)
+            return file.read() == _crc(checksum)
     except FileNotFoundError:
         return False
+
+
+def _crc(checksum: int) -> bytes:
+    return checksum.to_bytes(CRC_BYTES, "little")
 
 
 def _build(path: Path, header: bytes, records: Records, height: int, width: int, progress: Progress | None) -> None:
@@ -105,7 +120,8 @@ def _build(path: Path, header: bytes, records: Records, height: int, width: int,
         return np.asarray(read_image(source).resize((width, height), Image.Resampling.BILINEAR))
 
     temporary = path.with_name(f"{path.stem}.{secrets.token_hex(8)}.tmp")
-    bad = []
+    bad: list[str] = []
+    checksum = 0
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(path.parent)
@@ -117,8 +133,10 @@ def _build(path: Path, header: bytes, records: Records, height: int, width: int,
                     bad.append(f"{source} ({describe(error)})")
                 elif not bad:
                     file.write(array)
+                    checksum = zlib.crc32(array, checksum)
             if bad:
                 raise ValueError(_bad_files(bad, records, "do not decode"))
+            file.write(_crc(checksum))
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

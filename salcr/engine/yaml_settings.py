@@ -31,20 +31,24 @@ def read_settings(file: Path) -> Mapping[str, Any]:
 
 
 def parse_yaml(text: str, what: str) -> Any:
-    """The value of ``text``, which messages call ``what``.
+    """The value of ``text``, which messages call ``what``; a path that is not UTF-8 is its own.
 
     Raises:
         ValueError: it is no YAML, is nested too deeply, or refers to parts of itself.
     """
+    if any("\udc80" <= character <= "\udcff" for character in text):  # Python's for bytes of names that are no text
+        return text
     try:
         return yaml.load(text, _WithoutAliases)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise ValueError(f"{what} is not YAML: {place}{error.problem or error.context}") from error
+    except yaml.reader.ReaderError as error:
+        raise ValueError(f"{what} is not YAML: it holds {chr(int(error.character))!r}") from error
     except RecursionError as error:
         raise ValueError(f"{what} is nested too deeply for settings") from error
-    except Exception as error:  # characters that no text has, and values that are no date or number but look like one
+    except Exception as error:  # values that are no date or number but look like one
         raise ValueError(f"{what} is not YAML: one of its values is not what it looks like") from error
 
 

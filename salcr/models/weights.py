@@ -77,6 +77,16 @@ def why_refused(error: Exception) -> str:
     return line[:300] if line and "weights_only" not in line else type(error).__name__
 
 
+def read_zip(content: bytes) -> Any:
+    """What ``torch.save`` wrote in its zip format: tensors and plain values only, every byte checked.
+
+    Raises:
+        Exception: of nearly any kind, for :func:`why_refused`.
+    """
+    _check_zip(content)
+    return _load(content)
+
+
 def _misfit(own: torch.Tensor, given: torch.Tensor | None) -> str:
     if given is None:
         return "is missing"
@@ -101,9 +111,13 @@ def _read_safetensors(content: bytes) -> dict[str, torch.Tensor]:
 
 def _read_torch(content: bytes) -> Any:
     if content.startswith(b"PK"):
-        _check_zip(content)
-    elif not content.startswith(b"\x80"):
+        return read_zip(content)
+    if not content.startswith(b"\x80"):
         raise ValueError(f"neither torch's format nor safetensors, it begins with {content[:16]!r}")
+    return _load(content)
+
+
+def _load(content: bytes) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of pickle's protocol, where an error with the file's name follows
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -113,12 +127,12 @@ def _check_zip(content: bytes) -> None:
     """Raise where it is no zip file that ``torch.save`` could have written."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         entries = archive.infolist()
+        if any(entry.filename.endswith("/constants.pkl") for entry in entries):
+            raise ValueError("it is a TorchScript program")
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
             raise ValueError("its content is compressed, which torch never does")
         if sum(entry.file_size for entry in entries) > len(content):
             raise ValueError("its content is larger than the file")
-        if any(entry.filename.endswith("/constants.pkl") for entry in entries):
-            raise ValueError("it is a TorchScript program, not a state dict")
         damaged = archive.testzip()
         if damaged is not None:
             raise ValueError(f"the checksum of {damaged} is wrong")

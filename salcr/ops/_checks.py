@@ -15,8 +15,8 @@ def check_tensor(
     """
     if not isinstance(x, torch.Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
-    if x.layout != torch.strided:
-        raise TypeError(f"{name} must be dense, got {x.layout}")
+    if x.layout != torch.strided or x.is_nested:
+        raise TypeError(f"{name} must be dense, got {'a nested tensor' if x.is_nested else x.layout}")
     allowed = (ndim,) if isinstance(ndim, int) else ndim
     if x.ndim not in allowed:
         raise ValueError(f"{name} must have {' or '.join(map(str, allowed))} axes, got shape {tuple(x.shape)}")

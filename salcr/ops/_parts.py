@@ -1,8 +1,10 @@
 """Arguments of the memory operators: a memory may have a leading part axis, features and targets accordingly."""
 
+from collections.abc import Sequence
+
 import torch
 
-from salcr.ops._checks import check_same, check_tensor
+from salcr.ops._checks import check_positive, check_same, check_tensor
 
 HALF_TO_SINGLE = (torch.float32, torch.bfloat16, torch.float16)
 """What the Triton kernels take."""
@@ -33,6 +35,18 @@ def check_targets(targets: torch.Tensor, num_classes: int) -> None:
     """On the CPU: every target is -1 or a class. On a GPU looking would wait for the device."""
     if targets.device.type == "cpu" and (targets.min() < -1 or targets.max() >= num_classes):
         raise ValueError(f"targets must be in [-1, {num_classes}), got {int(targets.min())} to {int(targets.max())}")
+
+
+def ignored_rows(targets: Sequence[torch.Tensor], features: torch.Tensor) -> torch.Tensor:
+    """Rows without a target in any of ``targets``: their gradient is 0, whatever they hold. ``[..., B]``, bool."""
+    return torch.stack([(of_one < 0).expand(features.shape[:-1]) for of_one in targets]).all(0)
+
+
+def check_temperature(temperature: float) -> None:
+    """Positive, and large enough for float32 to hold its inverse."""
+    check_positive("temperature", temperature)
+    if temperature < torch.finfo(torch.float32).tiny:
+        raise ValueError(f"temperature must be at least {torch.finfo(torch.float32).tiny:.2g}, got {temperature}")
 
 
 def with_parts(*rows: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -6,9 +6,17 @@ import torch
 
 from salcr import reference
 from salcr.defaults import MOMENTUM, TEMPERATURE
-from salcr.ops._checks import check_number, check_positive, check_same, check_tensor, check_written
+from salcr.ops._checks import check_number, check_same, check_tensor, check_written
 from salcr.ops._dispatch import add_backend, check_impl, pick
-from salcr.ops._parts import HALF_TO_SINGLE, SINGLE_AND_DOUBLE, check_parts, check_targets, lse_dtype, per_row
+from salcr.ops._parts import (
+    HALF_TO_SINGLE,
+    SINGLE_AND_DOUBLE,
+    check_parts,
+    check_targets,
+    check_temperature,
+    lse_dtype,
+    per_row,
+)
 from salcr.ops._register import apply, first_derivative, register
 from salcr.ops.backends.cpp import cluster_memory as _cpp
 from salcr.ops.backends.eager import cluster_memory as _eager
@@ -223,7 +231,7 @@ def _check_contrast(
 ) -> str:
     check_parts(features, memory)
     per_row("targets", targets, features, axes=0)
-    check_positive("temperature", temperature)
+    check_temperature(temperature)
     if memory.requires_grad:
         raise ValueError("memory requires a gradient, and cluster_contrast gives it none: pass memory.detach()")
     return check_impl(impl)

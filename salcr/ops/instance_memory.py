@@ -3,9 +3,9 @@
 import torch
 
 from salcr.defaults import NEIGHBORS, TEMPERATURE
-from salcr.ops._checks import check_integer, check_positive, check_same, check_tensor
+from salcr.ops._checks import check_integer, check_same, check_tensor
 from salcr.ops._dispatch import add_backend, check_impl, pick
-from salcr.ops._parts import HALF_TO_SINGLE, SINGLE_AND_DOUBLE, check_parts, lse_dtype, per_row
+from salcr.ops._parts import HALF_TO_SINGLE, SINGLE_AND_DOUBLE, check_parts, check_temperature, lse_dtype, per_row
 from salcr.ops._register import apply, first_derivative, register
 from salcr.ops.backends.cpp import instance_memory as _cpp
 from salcr.ops.backends.eager import instance_memory as _eager
@@ -147,7 +147,7 @@ def set_contrast(
     """
     check_parts(features, memory)
     per_row("positives", positives, features, axes=1)
-    check_positive("temperature", temperature)
+    check_temperature(temperature)
     impl = check_impl(impl)
     if memory.requires_grad:
         raise ValueError("memory requires a gradient, and set_contrast gives it none: pass memory.detach()")
@@ -183,7 +183,7 @@ class _SetContrast(torch.autograd.Function):
 def _search(features, memory, k, temperature, mean, impl):
     check_parts(features, memory)
     check_integer("k", k, 1, MOST_NEIGHBORS)
-    check_positive("temperature", temperature)
+    check_temperature(temperature)
     impl = check_impl(impl)
     operator = torch.ops.salcr.instance_search if mean else torch.ops.salcr.instance_neighbors
     with torch.no_grad():

@@ -24,6 +24,8 @@ from salcr.ops.backends.cpp import jaccard as _cpp
 from salcr.ops.backends.triton import jaccard as _triton
 
 Neighbors = tuple[torch.Tensor, torch.Tensor]
+FOREIGN = 0.01  # no rounding of a cosine, half precision's included, comes to this
+LOOKED_AT = 8  # rows of given neighbours
 
 
 def jaccard_distance(
@@ -49,8 +51,9 @@ def jaccard_distance(
         k2: neighbours over which encodings are averaged; 1 skips the averaging, more than ``k1`` counts as ``k1``.
         neighbors: ``(values, indices)`` as ``knn(features, k1)`` returns them, at least ``min(k1, N)`` a row, where the
             search has been made elsewhere (``method="faiss-ivf"``, or sharded): inner products of unit rows ``[N, K]``
-            (float32, or float64 for float64 features) and int64 ``[N, K]``, the image itself first. By default the
-            search is made here, exactly.
+            (float32, or float64 for float64 features) in descending order, within 0.01 of what they are here, and int64
+            ``[N, K]``, the image itself first and none twice. That they belong to ``features`` is looked at in eight
+            rows; that they are the nearest, nowhere. By default the search is made here, exactly.
         impl: backend, see :mod:`salcr.ops`.
 
     Returns:
@@ -150,14 +153,34 @@ def check_neighbors(
     itself = torch.arange(first, first + len(features), device=features.device)
     if indices.min() < 0 or indices.max() >= total or not torch.equal(indices[:, 0], itself):
         raise ValueError(f"neighbors[1] must be rows below {total} that start with the image itself")
+    if (indices.sort(1).values.diff(dim=1) == 0).any():
+        raise ValueError("neighbors[1] names an image twice in a row")
+    if (values[:, 1:].diff(dim=1) > FOREIGN).any():
+        raise ValueError("neighbors[0] must be inner products of unit rows in descending order")
+    _check_products(values, indices - first, features, first)
+
+
+def _check_products(values: torch.Tensor, indices: torch.Tensor, features: torch.Tensor, first: int) -> None:
+    """In some rows the values are what they say: neighbours of other features, or distances, would not be.
+
+    ``indices`` count from this process's first row; those of other processes' rows are not looked at.
+    """
+    rows = torch.linspace(0, len(features) - 1, min(LOOKED_AT, len(features)), device=features.device).long()
+    others = indices[rows]
+    here = (others >= 0) & (others < len(features))
+    x, y = (F.normalize(features[at].to(values.dtype), dim=-1) for at in (rows, others.where(here, 0)))
+    wrong = (((x.unsqueeze(1) * y).sum(-1) - values[rows]).abs().gt(FOREIGN) & here).any(1)
+    if wrong.any():
+        row = first + int(rows[wrong.nonzero()[0, 0]])
+        raise ValueError(f"neighbors[0] does not belong to features: row {row} has other inner products")
 
 
 def _on_neighbours(operator, features, k1, k2, neighbors, impl, **options):
-    """Run the backend, which takes unit features ``[N, D]``, their products and ranks ``[N, k1]``, and set sizes."""
+    """Run the backend, which takes features ``[N, D]``, unit rows' products and ranks ``[N, k1]``, and set sizes."""
     function, k1 = pick(operator, impl, features), min(k1, len(features))
     if neighbors is None:
         neighbors = pick("knn", impl, features)(features, k1, metric="cosine")
-    features = F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=1).contiguous()
+    features = features.to(torch.promote_types(features.dtype, torch.float32))
     products, ranks = (x[:, :k1].detach().resolve_neg() for x in neighbors)
     half, k2 = set_sizes(k1, k2)
     return function(features, products, ranks, half=half, k2=k2, **options)
@@ -168,8 +191,20 @@ def set_sizes(k1: int, k2: int) -> tuple[int, int]:
     return min(round(k1 / 2) + 1, k1), min(k2, k1)  # half to even; a set of k uses k + 1 ranks, but no more than k1
 
 
+def _of_unit_rows(function: Callable) -> Callable:
+    """A backend that takes unit rows."""
+
+    def on_neighbours(features, products, ranks, **options):
+        return function(F.normalize(features, dim=1).contiguous(), products, ranks, **options)
+
+    return on_neighbours
+
+
 def _formula(function: Callable) -> Callable:
-    """The reference on given neighbours; it derives the half set itself."""
+    """The reference on given neighbours; it normalises and derives the half set itself.
+
+    A row far below 1e-12 is no unit row when it has been normalised, and would be another one if it were so again.
+    """
 
     def on_neighbours(features, products, ranks, *, half, k2, **options):
         return function(features, k1=ranks.shape[1], k2=k2, neighbors=(products, ranks), **options)
@@ -178,7 +213,7 @@ def _formula(function: Callable) -> Callable:
 
 
 for _operator in ("jaccard_distance", "jaccard_graph"):
-    add_backend(_operator, "cpp", getattr(_cpp, _operator))
-    add_backend(_operator, "triton", getattr(_triton, _operator), dtypes=HALF_TO_SINGLE)
+    add_backend(_operator, "cpp", _of_unit_rows(getattr(_cpp, _operator)))
+    add_backend(_operator, "triton", _of_unit_rows(getattr(_triton, _operator)), dtypes=HALF_TO_SINGLE)
     for _name in ("eager", "reference"):  # they differ in the neighbour search
         add_backend(_operator, _name, _formula(getattr(reference, _operator)))

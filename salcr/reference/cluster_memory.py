@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 
 from salcr.defaults import MOMENTUM, TEMPERATURE
+from salcr.reference._rows import normalize
 
 
 def cluster_contrast(
@@ -17,7 +17,7 @@ def cluster_contrast(
     reduction: str = "mean",
 ) -> torch.Tensor:
     """Cross entropy of ``normalize(features) @ memory.T / temperature``; see :func:`salcr.ops.cluster_contrast`."""
-    logits = F.normalize(features, dim=-1) @ memory.mT / temperature
+    logits = normalize(features) @ memory.mT / temperature
     targets = targets.expand(logits.shape[:-1])
     valid = targets >= 0
     picked = logits.gather(-1, targets.clamp_min(0).unsqueeze(-1)).squeeze(-1)
@@ -54,9 +54,9 @@ def update_cluster_memory_(
         for part, rows, labels in zip(memory, features, targets.expand(features.shape[:-1]), strict=True):
             update_cluster_memory_(part, rows, labels, momentum=momentum, order=order)
         return memory
-    rows = F.normalize(features, dim=-1)
+    rows = normalize(features)
     for b in range(len(rows)) if order is None else order.tolist():
         k = targets[b].item()
         if k >= 0:
-            memory[k] = F.normalize(momentum * memory[k] + (1 - momentum) * rows[b], dim=-1)
+            memory[k] = normalize(momentum * memory[k] + (1 - momentum) * rows[b])
     return memory

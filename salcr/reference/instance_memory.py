@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from salcr.defaults import NEIGHBORS, TEMPERATURE
+from salcr.reference._rows import normalize
 
 
 def instance_neighbors(
@@ -22,8 +23,7 @@ def instance_search(
     bound = values[..., k : k + 1] if k < size else float("-inf")  # NaN and -inf are nobody's neighbours
     found = torch.where(values > bound, places, size)[..., :k].sort(-1).values
     indices = F.pad(torch.where(found == size, -1, found), (0, k - found.shape[-1]), value=-1)
-    mean_row = logits.softmax(-1).to(memory.dtype) @ memory.detach()
-    return indices, logits.logsumexp(-1), mean_row.to(logits.dtype)
+    return indices, logits.logsumexp(-1), logits.softmax(-1) @ memory.detach().to(logits.dtype)
 
 
 def set_contrast(
@@ -54,5 +54,5 @@ def set_contrast(
 
 def _logits(features: torch.Tensor, memory: torch.Tensor, temperature: float) -> torch.Tensor:
     """Products in the precision of the arguments; what follows is done in float32 at least."""
-    logits = F.normalize(features, dim=-1) @ memory.mT
+    logits = normalize(features) @ memory.mT
     return logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature

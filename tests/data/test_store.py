@@ -103,7 +103,7 @@ def test_a_change_means_a_new_store(tmp_path, table, monkeypatch, change):
         assert (after[2] != before[2]).any() and (after[:2] == before[:2]).all()
 
 
-@pytest.mark.parametrize("damage", ["empty", "short", "long", "header"])
+@pytest.mark.parametrize("damage", ["empty", "short", "long", "header", "first pixel", "last pixel", "checksum"])
 def test_a_damaged_store_is_built_again(tmp_path, table, damage):
     cache = tmp_path / "cache"
     expected = np.array(open_store(table, height=6, width=4, cache=cache))
@@ -114,10 +114,33 @@ def test_a_damaged_store_is_built_again(tmp_path, table, damage):
         "short": content[:-1],
         "long": content + b"x",
         "header": b"x" * 64 + content[64:],
+        "first pixel": flipped(content, len(content) - 4 - expected.size),
+        "last pixel": flipped(content, -5),
+        "checksum": flipped(content, -1),
     }
     path.write_bytes(damaged[damage])
     np.testing.assert_array_equal(open_store(table, height=6, width=4, cache=cache), expected)
     assert path.read_bytes() == content and len(files(cache)) == 1
+
+
+def flipped(content, at):
+    at %= len(content)
+    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+
+
+def test_pixels_beyond_the_first_chunk_are_checked(tmp_path, table, monkeypatch):
+    monkeypatch.setattr(store_module, "CHUNK", 100)
+    cache = tmp_path / "cache"
+    expected = np.array(open_store(table, height=6, width=4, cache=cache))
+    reads = count_reads(monkeypatch)
+    path = cache / files(cache)[0]
+    for at in (-5, -105, -205):
+        open_store(table, height=6, width=4, cache=cache)
+        assert not reads
+        path.write_bytes(flipped(path.read_bytes(), at))
+        np.testing.assert_array_equal(open_store(table, height=6, width=4, cache=cache), expected)
+        assert len(reads) == len(table)
+        reads.clear()
 
 
 def test_a_store_in_use_outlives_its_replacement(tmp_path, table):

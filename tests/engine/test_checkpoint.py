@@ -213,7 +213,7 @@ def test_no_code_of_a_checkpoint_runs_and_no_one_is_told_how_to_let_it(tmp_path,
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_a_program_is_no_checkpoint(tmp_path):
     torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.ones(1, 2)), tmp_path / "script.pt")
-    with pytest.raises(ValueError, match=r"script\.pt is not a readable checkpoint: (it must hold|its entries)"):
+    with pytest.raises(ValueError, match=r"script\.pt is not a readable checkpoint: it is a TorchScript program"):
         checkpoint.load(tmp_path / "script.pt")
 
 
@@ -223,7 +223,7 @@ def test_a_file_that_grows_as_it_is_read_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "plain.pt") as plain, zipfile.ZipFile(tmp_path / "bomb.pt", "w", 8) as bomb:
         for entry in plain.namelist():
             bomb.writestr(entry, plain.read(entry))
-    with pytest.raises(ValueError, match=r"bomb\.pt is not a .*: its entries are compressed or overlap"):
+    with pytest.raises(ValueError, match=r"bomb\.pt is not a .*: its content is compressed"):
         checkpoint.load(tmp_path / "bomb.pt")
 
 

@@ -1,3 +1,4 @@
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -115,6 +116,14 @@ def test_presets_come_back_from_yaml(preset, tmp_path):
     file.write_text(dump_config(config))
     assert load_config(file=file) == config
     assert isinstance(yaml.safe_load(file.read_text())["data"]["root"], str)
+
+
+def test_a_path_that_is_not_utf_8_comes_back_from_yaml(tmp_path):
+    root, file = Path(os.fsdecode(b"some/wh\xffre")), tmp_path / "config.yaml"
+    config = load_config(overrides=[f"data.root={root}"])
+    assert config.data.root == root
+    file.write_text(dump_config(config))
+    assert load_config(file=file) == config
 
 
 @settings(deadline=None, derandomize=True, max_examples=30)

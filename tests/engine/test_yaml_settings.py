@@ -23,7 +23,7 @@ ALIASES = "a: &a [x, x, x]\n" + "".join(
         ("seed: !!int ''\n", "one of its values is not what it looks like"),
         ("seed: !!timestamp x\n", "one of its values is not what it looks like"),
         ("seed: " + "9" * 5000, "one of its values is not what it looks like"),
-        ("seed: \0\n", "one of its values is not what it looks like"),
+        ("seed: \0\n", r"it holds '\\x00'"),
         (b"\xff\xfe\x00", "it is not UTF-8 text"),
         ("secret", "must hold settings by name, got a str"),
         ("- secret\n", "must hold settings by name, got a list"),

@@ -270,12 +270,20 @@ def of_memories(arguments: Arguments) -> float:
     return max(1.0, logits) * max(1.0, logits / min(1.0, shortest))
 
 
+def of_maps(arguments: Arguments) -> float:
+    """The gradient of a stripe's weights is a difference of products of cells, times a token or a query."""
+    tensors = [x.detach().double() for x in arguments.values() if isinstance(x, torch.Tensor)]
+    one, other = (float(x.nan_to_num(0, 0, 0).abs().max()) for x in tensors)
+    return max(one, other, one * other)
+
+
 def of_exponents(arguments: Arguments) -> float:
     cost = arguments["cost"].detach().double()
     return 1 + float(arguments["lam"]) * float(cost.max() - cost.min())
 
 
 contrast = partial(Entry, magnitude=of_memories)
+pooling = partial(Entry, magnitude=of_maps)
 OPERATORS: dict[str, Entry] = {
     "affinity_inference": Entry(affinity_inference, judges.close_to_exact),
     "augment": Entry(augment, judges.pixels, says=("scaling",)),
@@ -294,14 +302,14 @@ OPERATORS: dict[str, Entry] = {
     "jaccard_graph": Entry(jaccard_graph, judges.same_graph, ragged=True),
     "knn": Entry(knn, judges.nearest),
     "linear_assignment": Entry(linear_assignment, judges.assignment),
-    "part_attention": Entry(part_attention),
-    "part_prototypes": Entry(part_prototypes),
+    "part_attention": pooling(part_attention),
+    "part_prototypes": pooling(part_prototypes),
     "propagate_features": Entry(propagate_features, magnitude=lambda _: 1.0),
     "rerank_cross_modality": Entry(rerank_cross_modality, judges.close_to_exact),
     "rerank_distances": Entry(rerank_distances, judges.close_to_exact),
     "rerank_k_reciprocal": Entry(rerank_k_reciprocal, judges.close_to_exact),
-    "semantic_parts": Entry(partial(part_prototypes, views=3)),
-    "semantic_pool": Entry(partial(part_prototypes, views=3, p=3.0, eps=1e-12)),
+    "semantic_parts": pooling(partial(part_prototypes, views=3)),
+    "semantic_pool": pooling(partial(part_prototypes, views=3, p=3.0, eps=1e-12)),
     "set_contrast": contrast(set_contrast, judges.contrast_with_sets),
     "sinkhorn": Entry(sinkhorn, judges.transport_plan, magnitude=of_exponents),
     "unite_sets": Entry(index_sets, judges.python_sets(set.union)),

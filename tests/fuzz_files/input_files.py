@@ -1,9 +1,13 @@
 """What is given to a run: images, the image store, network weights, lists of a data set."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tests.fuzz_files import Kind
 from tests.fuzz_files.mutations import mutate, mutate_in_png, mutate_in_zip
+
+if TYPE_CHECKING:
+    import numpy as np
 
 SIZE = (24, 48)
 PIXELS = 12 * 90_000_000  # Pillow's limit of pixels, deep ones and the RGB made of them
@@ -22,7 +26,7 @@ def _image(name: str, mode: str = "RGB", **options) -> Kind:
     return Kind(make, _store, memory=PIXELS, mutate=mutate_in_png if name.endswith(".png") else mutate)
 
 
-def _store(path: Path) -> None:
+def _store(path: Path) -> "np.ndarray":
     """Decode the image and open the store of it, in the folder beside."""
     import numpy as np
 
@@ -30,7 +34,9 @@ def _store(path: Path) -> None:
 
     one = np.zeros(1, dtype=np.int64)
     table = Records(path.parent, (path.name,), one, one, one > 0)
-    assert open_store(table, height=12, width=6, cache=path.parent / "cache").shape == (1, 12, 6, 3)
+    pixels = open_store(table, height=12, width=6, cache=path.parent / "cache")
+    assert pixels.shape == (1, 12, 6, 3)
+    return pixels
 
 
 def _make_store(folder: Path) -> Path:
@@ -40,7 +46,12 @@ def _make_store(folder: Path) -> Path:
 
 
 def _read_store(path: Path) -> None:
-    _store(path.parents[1] / "a.png")
+    """Whatever was changed, the pixels are those of the image."""
+    from PIL import Image
+
+    source = path.parents[1] / "a.png"
+    with Image.open(source) as image:
+        assert _store(source).tobytes() == image.resize((6, 12), Image.Resampling.BILINEAR).tobytes()
 
 
 def _make_list(folder: Path) -> Path:

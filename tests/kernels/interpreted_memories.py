@@ -8,7 +8,12 @@ from salcr import ops, reference
 from salcr.kernels import launch, products
 from tests.ops import memories
 from tests.ops.contract import assert_within_budget
-from tests.ops.differentiable import check_nonfinite, check_second_derivative_is_an_error
+from tests.ops.differentiable import (
+    check_left_out,
+    check_nonfinite,
+    check_overlong,
+    check_second_derivative_is_an_error,
+)
 from tests.ops.memories import check_contrasts, check_search, random_memory, random_sets
 
 SHAPES = [  # lead, rows, columns, width: no multiples of a tile or of a chunk, one or several of each
@@ -67,6 +72,18 @@ def test_update(generator, shape, momentum, dtype):
 )
 def test_what_is_not_finite_is_shown(generator, name):
     check_nonfinite(name, "triton", generator, spots=1, values=(torch.nan, torch.inf))
+
+
+@pytest.mark.filterwarnings("ignore:(All-NaN slice|invalid value|overflow) encountered:RuntimeWarning")
+@pytest.mark.parametrize("name", ["cluster_contrast", "set_contrast", "instance_search", "update_cluster_memory_"])
+def test_a_row_too_long_to_square_is_shown_as_nan_is(generator, name):
+    check_overlong(name, "triton", generator, torch.float32)
+
+
+@pytest.mark.filterwarnings("ignore:(All-NaN slice|invalid value) encountered:RuntimeWarning")  # NumPy, of NaN rows
+@pytest.mark.parametrize("name", ["cluster_contrast", "cluster_contrast_sum", "set_contrast"])
+def test_a_row_that_is_left_out_has_no_gradient(generator, name):
+    check_left_out(name, "triton", generator, torch.nan)
 
 
 @pytest.mark.parametrize("name", ["cluster_contrast", "cluster_contrast_sum", "set_contrast"])

@@ -123,6 +123,36 @@ def check_nonfinite(name: str, impl: str, generator: torch.Generator, spots: int
             assert found.is_floating_point() or torch.equal(found, exact), f"{what} gives {found} instead of {exact}"
 
 
+def check_overlong(name: str, impl: str, generator: torch.Generator, dtype: torch.dtype) -> None:
+    """What a row whose square overflows makes is what a row of NaN makes, and not what a row of zeros does."""
+    _, call, (x, memory), learnable = case(name, generator, dtype)
+    found = []
+    for value in (torch.finfo(dtype).max / 4, torch.nan):
+        changed = x.clone()
+        changed[1, 2] = value
+        values, gradients = results(call, impl, [changed, memory], learnable)
+        found.append([y if y.dtype == torch.int64 else y.isfinite() for y in values + gradients])
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+
+
+def check_left_out(name: str, impl: str, generator: torch.Generator, value: float) -> None:
+    """A row of ``value`` with no target and no positive changes no loss and no other row's gradient; its own is 0."""
+    x, memory = case(name, generator).tensors
+    left_out = torch.arange(5) == 3
+    rows = POSITIVES.masked_fill(left_out[:, None], -1) if name == "set_contrast" else TARGETS.masked_fill(left_out, -1)
+    several = name == "cluster_contrast_sum"
+    given = ([memory, memory.flip(-2)], [rows, rows]) if several else (memory, rows)
+    spoilt = x.clone()
+    spoilt[:, 3] = value
+    found, expected = (y.requires_grad_() for y in (spoilt, x.clone()))
+    losses = [getattr(ops, name)(y, *given, impl=impl) for y in (found, expected)]
+    torch.testing.assert_close(*losses)
+    gradients = [torch.autograd.grad(loss, y)[0] for loss, y in zip(losses, (found, expected), strict=True)]
+    torch.testing.assert_close(*gradients)
+    assert not gradients[0][:, left_out].any()
+
+
 def check_second_derivative_is_an_error(name: str, impl: str, generator: torch.Generator, dtype: torch.dtype) -> None:
     """The first derivative of a recorded backward pass is that of an unrecorded one; another names the operator."""
     operator, call, tensors, learnable = case(name, generator, dtype)

@@ -5,6 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import DBSCAN
@@ -204,9 +205,22 @@ def test_approximate_neighbours_are_clustered(generator):
         (lambda v, i: (v, i.flip(1)), ValueError, "start with the image itself"),
         (lambda v, i: (v, i.where(i == i[:, :1], -1)), ValueError, "must be rows below 40"),
         (lambda v, i: (v * float("nan"), i), ValueError, r"neighbors\[0\] has NaN or Inf"),
+        (lambda v, i: (v, i.index_fill(1, torch.tensor(4), 7)), ValueError, r"neighbors\[1\] names an image twice"),
+        (lambda v, i: (2 - 2 * v, i), ValueError, r"neighbors\[0\] must be inner products .* in descending order"),
+        (lambda v, i: (v / 2, i), ValueError, r"neighbors\[0\] does not belong to features: row 0 "),
+        (lambda v, i: (v.index_fill(0, torch.tensor(39), 1.0), i), ValueError, "not belong to features: row 39 "),
+        (lambda v, i: ops.knn(torch.randn(40, 6, generator=torch.manual_seed(1)), 5), ValueError, "not belong"),
     ],
 )
 def test_neighbours_that_do_not_fit_are_named(generator, change, error, message):
     features = torch.randn(40, 6, generator=generator)
     with pytest.raises(error, match=message):
         ops.cluster(features, eps=0.5, k1=5, neighbors=change(*ops.knn(features, 5)))
+
+
+def test_neighbours_of_half_precision_and_among_duplicates_fit(generator):
+    features = torch.randn(20, 8, generator=generator).repeat(2, 1)
+    unit = F.normalize(features.bfloat16(), dim=1)
+    _, indices = ops.knn(features, 6)
+    neighbors = (unit @ unit.T).float().gather(1, indices), indices
+    assert ops.cluster(features, eps=0.5, k1=6, neighbors=neighbors).shape == (40,)

@@ -61,6 +61,26 @@ def test_more_neighbours_than_there_is_room_for_are_refused():
         ops.instance_neighbors(ROWS, ROWS, 2**40)
 
 
+@pytest.mark.filterwarnings("ignore:.*nested tensors is in prototype:UserWarning")
+def test_a_nested_tensor_is_refused():
+    nested = torch.nested.nested_tensor([ROWS, ROWS], layout=torch.strided)
+    for call in (lambda: ops.knn(nested, 1), lambda: ops.instance_neighbors(nested, nested, 1)):
+        with pytest.raises(TypeError, match="must be dense, got a nested tensor"):
+            call()
+
+
+def test_a_temperature_whose_inverse_overflows_is_refused():
+    sets, targets = torch.zeros(len(ROWS), 1, dtype=torch.int64), torch.zeros(len(ROWS), dtype=torch.int64)
+    for call in (
+        lambda **options: ops.cluster_contrast(ROWS, ROWS, targets, **options),
+        lambda **options: ops.cluster_contrast_sum(ROWS, [ROWS], [targets], **options),
+        lambda **options: ops.set_contrast(ROWS, ROWS, sets, **options),
+        lambda **options: ops.instance_search(ROWS, ROWS, 2, **options),
+    ):
+        with pytest.raises(ValueError, match=r"temperature must be at least 1\.2e-38, got 1e-45"):
+            call(temperature=1e-45)
+
+
 def test_weights_of_sets_have_the_precision_of_the_gradient():
     """In float64 the eager backend divided by counts times a temperature that were one number in float32."""
     x, sets = ROWS.double().requires_grad_(), torch.tensor([[0, 2], [1, -1], [3, -1]]).repeat(2, 1)

@@ -9,6 +9,7 @@ from tests.ops.memories import (
     CPU_BACKENDS,
     assert_contrast_within_budget,
     assert_search_within_budget,
+    evaluate,
     unit,
 )
 
@@ -165,6 +166,24 @@ def test_contrast_edge_cases(generator, case, given):
     if case == "duplicate rows":
         torch.testing.assert_close(loss, torch.tensor(20.0).log())
         assert features.grad.abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("given", [(), ("lse",), ("lse", "mean_row")])
+def test_halves_of_a_gradient_cancel_before_they_are_rounded_to_half_precision(generator, given):
+    """Of a set that holds nearly all probability, both mean rows are nearly the same."""
+    features, memory, _ = problem(generator, banks=4)
+    positives = torch.arange(3).expand(4, 17, 3).contiguous()
+    memory[:, :3] = F.normalize(memory[:, :1] + 0.3 * memory[:, :3], dim=-1)
+    features = memory[:, :1] + 0.05 * features
+    features, memory = features.bfloat16(), memory.bfloat16()
+    found = {}
+    for impl in ("reference", "eager"):
+        made = dict(zip(("lse", "mean_row"), ops.instance_search(features, memory, 5, impl=impl)[1:], strict=True))
+        known = {name: made[name] for name in given}
+        _, found[impl] = evaluate(ops.set_contrast, features, memory, positives, impl=impl, **known)
+    _, exact = evaluate(reference.set_contrast, features.double(), memory.double(), positives)
+    errors = {impl: (gradient.double() - exact).abs().max() for impl, gradient in found.items()}
+    assert errors["eager"] <= 2 * errors["reference"] + torch.finfo(torch.bfloat16).eps * exact.abs().max()
 
 
 @pytest.mark.parametrize("block", [1, 100, 2**25])

@@ -74,6 +74,12 @@ def test_ties_and_duplicates(generator, impl):
     torch.testing.assert_close(got, jaccard_by_hand(features, 9, 3), rtol=1e-5, atol=2e-6)
 
 
+def test_a_feature_too_short_to_normalise_is_normalised_once(impl):
+    features = torch.tensor([[0.8, -0.1, 1.1], [1e-30, 1e-30, 1e-30]], dtype=torch.float64)
+    distances = ops.jaccard_distance(features, k1=2, k2=1, impl=impl)
+    torch.testing.assert_close(distances, jaccard_by_hand(features, 2, 1), rtol=0, atol=2e-7)
+
+
 @pytest.mark.parametrize("max_distance", [0.0, 0.3, 0.6, 0.95, 1.0])
 @pytest.mark.parametrize("k2", [1, 6])
 def test_graph_is_the_thresholded_distance(generator, max_distance, k2, impl):

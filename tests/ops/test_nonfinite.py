@@ -6,15 +6,18 @@ import pytest
 import torch
 
 from salcr import ops
+from salcr.ops._parts import SINGLE_AND_DOUBLE
 from tests.ops.differentiable import (
     DIFFERENTIABLE,
+    MEMORY_CALLS,
     OTHERS,
     POOLING_CALLS,
     POSITIVES,
-    TARGETS,
     backends,
     case,
+    check_left_out,
     check_nonfinite,
+    check_overlong,
     results,
     spoilt,
 )
@@ -35,21 +38,22 @@ def test_the_reference_shows_it(generator, name):
         assert not all(y.isfinite().all() for y in shown), what
 
 
-@pytest.mark.parametrize(
-    ("name", "impl"),
-    [("set_contrast", "reference"), ("cluster_contrast", "reference"), *backends(["set_contrast", "cluster_contrast"])],
-)
+CONTRASTS = ["cluster_contrast", "cluster_contrast_sum", "set_contrast"]
+
+
+@pytest.mark.parametrize(("name", "impl"), [*((name, "reference") for name in CONTRASTS), *backends(CONTRASTS)])
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 def test_a_row_that_is_left_out_does_not_count(generator, name, impl, value):
-    tensors = case(name, generator).tensors
-    x, memory = (y.clone() for y in tensors)
-    x[:, 3] = value
-    left_out = torch.arange(5) == 3
-    rows = POSITIVES.masked_fill(left_out[:, None], -1) if name == "set_contrast" else TARGETS.masked_fill(left_out, -1)
-    loss = getattr(ops, name)(x.requires_grad_(), memory, rows, impl=impl)
-    expected = getattr(ops, name)(tensors[0], memory, rows, impl=impl)
-    torch.testing.assert_close(loss.detach(), expected)
-    assert torch.autograd.grad(loss, x)[0][:, ~left_out].isfinite().all()
+    check_left_out(name, impl, generator, value)
+
+
+LOOK_AT_ROWS = [*MEMORY_CALLS, "instance_search", "update_cluster_memory_"]
+
+
+@pytest.mark.parametrize(("name", "impl"), [*((name, "reference") for name in LOOK_AT_ROWS), *backends(LOOK_AT_ROWS)])
+def test_a_row_too_long_to_square_is_shown_as_nan_is(generator, name, impl):
+    for dtype in SINGLE_AND_DOUBLE if impl == "cpp" else (*SINGLE_AND_DOUBLE, torch.bfloat16):
+        check_overlong(name, impl, generator, dtype)
 
 
 @pytest.mark.parametrize(("name", "impl"), [("set_contrast", "reference"), *backends(["set_contrast"])])

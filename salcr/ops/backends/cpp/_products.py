@@ -23,6 +23,7 @@ def blocks_of_products(
     """
     (parts, count, _), columns = rows.shape, memories.shape[1]
     norms = torch.linalg.vector_norm(rows, dim=-1).double().clamp_min_(1e-12)
+    norms.masked_fill_(norms.isinf(), torch.nan)
     scale = norms.mul_(temperature).reciprocal_().to(rows.dtype)
     height = min(count, max(1, SCRATCH // columns))
     height = -(-count // -(-count // height))  # blocks of about the same height

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from salcr.ops._parts import with_parts
+from salcr.ops._parts import ignored_rows, with_parts
 from salcr.ops.backends.cpp._products import arrays, blocks_of_products
 
 
@@ -65,6 +65,7 @@ def contrast_sum_backward(
             _C.contrast_shares(*arrays(products, scale, labels[at], weight[at]), threads)
             found[at].addmm_(products, parts[at[0]], beta=min(n, 1))
     _C.rows_through_normalisation(*arrays(found.flatten(0, 1), rows.flatten(0, 1)), threads)
+    found[ignored_rows(targets, rows)] = 0
     return found.view(features.shape)
 
 

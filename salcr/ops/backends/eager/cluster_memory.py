@@ -3,16 +3,17 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 
+from salcr.ops._parts import ignored_rows
 from salcr.ops.backends.eager._products import through_normalisation, unit_products
+from salcr.reference._rows import normalize
 
 
 def contrast(
     features: torch.Tensor, memory: torch.Tensor, targets: torch.Tensor, temperature: float, reduction: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Loss and LSE of all logits; nothing else is kept for the backward pass."""
-    logits = unit_products(F.normalize(features, dim=-1), memory, temperature)
+    logits = unit_products(normalize(features), memory, temperature)
     lse, targets = logits.logsumexp(-1), targets.expand(features.shape[:-1])
     picked = logits.gather(-1, targets.clamp_min(0).unsqueeze(-1)).squeeze(-1)
     losses = torch.where(targets >= 0, lse - picked, 0.0)
@@ -30,16 +31,8 @@ def contrast_backward(
     temperature: float,
     reduction: str,
 ) -> torch.Tensor:
-    """Gradient of the loss for ``features``: ``softmax - one at the target``, weighted, times memory."""
-    queries, targets = F.normalize(features, dim=-1), targets.expand(features.shape[:-1]).unsqueeze(-1)
-    valid = targets >= 0
-    shares = unit_products(queries, memory, temperature).sub_(lse.unsqueeze(-1)).exp_()
-    shares.scatter_add_(-1, targets.clamp_min(0), torch.full_like(lse, -1.0).unsqueeze(-1))
-    weight = gradient.unsqueeze(-1) if reduction == "none" else gradient
-    if reduction == "mean":
-        weight = weight / (valid.sum(-2, keepdim=True).clamp_min(1) * memory.shape[:-2].numel())
-    mean_row = (shares.mul_(torch.where(valid, weight / temperature, 0.0))).to(memory.dtype) @ memory
-    return through_normalisation(mean_row, queries, features)
+    """Gradient of the loss for ``features``."""
+    return contrast_sum_backward(gradient, features, [memory], [targets], [lse], temperature, reduction)
 
 
 def contrast_sum_backward(
@@ -53,7 +46,8 @@ def contrast_sum_backward(
 ) -> torch.Tensor:
     """Gradient for ``features`` of the sum of the losses of ``memories``."""
     terms = zip(memories, targets, lses, strict=True)
-    return sum(contrast_backward(gradient, features, *term, temperature, reduction) for term in terms)
+    found = sum(_gradient(gradient, features, *term, temperature, reduction) for term in terms)
+    return found.masked_fill_(ignored_rows(targets, features).unsqueeze(-1), 0)
 
 
 def update(
@@ -73,7 +67,7 @@ def update(
     targets = targets.expand(rows.shape[:-1])
     if order is not None:
         rows, targets = rows[:, order], targets[:, order]
-    rows = F.normalize(rows, dim=-1)
+    rows = normalize(rows)
     part = torch.arange(num_parts, device=targets.device).unsqueeze(-1)
     slot = torch.where(targets >= 0, targets + part * num_classes, -1).flatten()
     sorted_slot, sample = slot.sort(stable=True)
@@ -82,5 +76,18 @@ def update(
     for n in range(int(turn[sorted_slot >= 0].max()) + 1 if (sorted_slot >= 0).any() else 0):
         now = (turn == n) & (sorted_slot >= 0)
         target = sorted_slot[now]
-        flat[target] = F.normalize(momentum * flat[target] + (1 - momentum) * rows[sample[now]], dim=-1)
+        flat[target] = normalize(momentum * flat[target] + (1 - momentum) * rows[sample[now]])
     memory.copy_(flat.view_as(memory))
+
+
+def _gradient(gradient, features, memory, targets, lse, temperature, reduction):
+    """``softmax - one at the target``, weighted, times memory."""
+    queries, targets = normalize(features), targets.expand(features.shape[:-1]).unsqueeze(-1)
+    valid = targets >= 0
+    shares = unit_products(queries, memory, temperature).sub_(lse.unsqueeze(-1)).exp_()
+    shares.scatter_add_(-1, targets.clamp_min(0), torch.full_like(lse, -1.0).unsqueeze(-1))
+    weight = gradient.unsqueeze(-1) if reduction == "none" else gradient
+    if reduction == "mean":
+        weight = weight / (valid.sum(-2, keepdim=True).clamp_min(1) * memory.shape[:-2].numel())
+    mean_row = (shares.mul_(torch.where(valid, weight / temperature, 0.0))).to(memory.dtype) @ memory
+    return through_normalisation(mean_row, queries, features)

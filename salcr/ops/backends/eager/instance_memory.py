@@ -5,7 +5,9 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 
+from salcr.ops._parts import lse_dtype
 from salcr.ops.backends.eager._products import through_normalisation, unit_products
+from salcr.reference._rows import normalize
 
 _BLOCK = 2**25  # logits held at a time
 
@@ -14,7 +16,8 @@ def search(
     features: torch.Tensor, memory: torch.Tensor, k: int, temperature: float, *, mean: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """Neighbours, LSE and (``mean``) ``softmax @ memory``, a block of rows at a time."""
-    queries, memory, size = _unit(features.detach()), memory.detach(), memory.shape[-2]
+    queries, memory, size = normalize(features.detach()), memory.detach(), memory.shape[-2]
+    wide = memory.to(lse_dtype(features)) if mean else None
     indices, lse, mean_rows = [], [], []
     for rows in _blocks(queries, memory[..., 0].numel()):
         logits = unit_products(queries[..., rows, :], memory, temperature)
@@ -22,9 +25,8 @@ def search(
         values, found = logits.nan_to_num_(-torch.inf, torch.inf, -torch.inf).topk(min(k + 1, size), dim=-1)
         found = torch.where(values > (values[..., k:] if k < size else -torch.inf), found, size)[..., :k]
         indices.append(found.sort(-1).values)
-        if mean:
-            shares = logits.sub_(lse[-1].unsqueeze(-1)).exp_().to(memory.dtype)
-            mean_rows.append((shares @ memory).to(lse[-1].dtype))
+        if wide is not None:
+            mean_rows.append(logits.sub_(lse[-1].unsqueeze(-1)).exp_() @ wide)
     places = torch.cat(indices, -2)
     places = F.pad(torch.where(places == size, -1, places), (0, k - places.shape[-1]), value=-1)
     return places, torch.cat(lse, -1), torch.cat(mean_rows, -2) if mean else None
@@ -34,7 +36,7 @@ def set_contrast(
     features: torch.Tensor, memory: torch.Tensor, positives: torch.Tensor, lse: torch.Tensor | None, temperature: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Loss and LSE of all logits; with ``lse`` given only the logits of positives are computed."""
-    queries, positives = _unit(features), positives.expand(*features.shape[:-1], -1)
+    queries, positives = normalize(features), positives.expand(*features.shape[:-1], -1)
     if lse is None:
         lse = _rows_lse(queries, memory, temperature)
     near = [
@@ -57,7 +59,7 @@ def set_contrast_backward(
 
     ``mean_row`` is ``softmax(all) @ memory`` where it is known.
     """
-    queries, positives = _unit(features), positives.expand(*features.shape[:-1], -1)
+    queries, positives = normalize(features), positives.expand(*features.shape[:-1], -1)
     if mean_row is None:
         mean_row = _mean_rows(queries, memory, lse, temperature)
     near = []
@@ -65,11 +67,12 @@ def set_contrast_backward(
         logits = unit_products(queries[..., block, None, :], chosen, temperature).squeeze(-2)
         logits = logits.masked_fill(positives[..., block, :] < 0, float("-inf"))
         shares = torch.where(positives[..., block, :] < 0, 0.0, logits.softmax(-1))
-        near.append((shares.to(memory.dtype).unsqueeze(-2) @ chosen).squeeze(-2))
+        near.append((shares.unsqueeze(-2) @ chosen.to(shares.dtype)).squeeze(-2))
     valid = (positives >= 0).any(-1, keepdim=True)
     count = valid.sum(-2, keepdim=True).clamp_min(1) * memory.shape[:-2].numel()
     weight = gradient / temperature / count  # of integers, so that the gradient's dtype stays
-    return through_normalisation(torch.where(valid, (mean_row - torch.cat(near, -2)) * weight, 0.0), queries, features)
+    pull = (mean_row - torch.cat(near, -2)) * weight
+    return through_normalisation(pull, queries, features).masked_fill_(~valid, 0)
 
 
 def _rows_lse(queries: torch.Tensor, memory: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -80,10 +83,10 @@ def _rows_lse(queries: torch.Tensor, memory: torch.Tensor, temperature: float) -
 
 def _mean_rows(queries: torch.Tensor, memory: torch.Tensor, lse: torch.Tensor, temperature: float) -> torch.Tensor:
     """``softmax(logits) @ memory`` by recomputing the logits of unit rows, a block of rows at a time."""
-    mean_rows = []
+    mean_rows, wide = [], memory.to(lse.dtype)
     for rows in _blocks(queries, memory[..., 0].numel()):
         shares = unit_products(queries[..., rows, :], memory, temperature).sub_(lse[..., rows].unsqueeze(-1)).exp_()
-        mean_rows.append((shares.to(memory.dtype) @ memory).to(lse.dtype))
+        mean_rows.append(shares @ wide)
     return torch.cat(mean_rows, -2)
 
 
@@ -94,10 +97,6 @@ def _chosen_rows(memory: torch.Tensor, positives: torch.Tensor) -> Iterator[tupl
     columns, memory = positives.clamp_min(0) + offsets, memory.flatten(0, -2)
     for rows in _blocks(positives, banks * positives.shape[-1] * memory.shape[-1]):
         yield rows, memory[columns[..., rows, :]]
-
-
-def _unit(features: torch.Tensor) -> torch.Tensor:
-    return F.normalize(features, dim=-1)
 
 
 def _blocks(rows: torch.Tensor, width: int) -> list[slice]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from salcr import reference
-from salcr.ops._parts import lse_dtype
+from salcr.ops._parts import ignored_rows, lse_dtype
 from salcr.ops._register import reference_gradient
 
 
@@ -33,7 +33,8 @@ def contrast_backward(
     def loss(x: torch.Tensor) -> tuple[torch.Tensor]:
         return (reference.cluster_contrast(x, memory, targets, temperature=temperature, reduction=reduction),)
 
-    return reference_gradient(loss, [features], (gradient,), create_graph=create_graph)[0]
+    found = reference_gradient(loss, [features], (gradient,), create_graph=create_graph)[0]
+    return zero_where(ignored_rows([targets], features), found)
 
 
 def contrast_sum_backward(
@@ -52,4 +53,10 @@ def contrast_sum_backward(
     def loss(x: torch.Tensor) -> tuple[torch.Tensor]:
         return (reference.cluster_contrast_sum(x, memories, targets, temperature=temperature),)
 
-    return reference_gradient(loss, [features], (gradient,), create_graph=create_graph)[0]
+    found = reference_gradient(loss, [features], (gradient,), create_graph=create_graph)[0]
+    return zero_where(ignored_rows(targets, features), found)
+
+
+def zero_where(ignored: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    """Where an ignored row holds NaN, autograd's gradient of it is 0 times NaN."""
+    return torch.where(ignored.unsqueeze(-1), 0.0, gradient)

@@ -5,6 +5,7 @@ import torch
 from salcr import reference
 from salcr.ops._parts import lse_dtype
 from salcr.ops._register import reference_gradient
+from salcr.ops.backends.reference.cluster_memory import zero_where
 
 
 def search(
@@ -38,4 +39,5 @@ def set_contrast_backward(
     def loss(x: torch.Tensor) -> tuple[torch.Tensor]:
         return (reference.set_contrast(x, memory, positives, temperature=temperature),)
 
-    return reference_gradient(loss, [features], (gradient,), create_graph=create_graph)[0]
+    found = reference_gradient(loss, [features], (gradient,), create_graph=create_graph)[0]
+    return zero_where((positives < 0).all(-1), found)
