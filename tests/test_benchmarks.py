@@ -175,7 +175,6 @@ def test_floors_are_of_the_nearer_ceiling():
     assert floor_ms({}, ceilings) is None
 
 
-@pytest.mark.serial
 def test_a_run_writes_a_record_with_memory_and_reasons(fakes, tmp_path):
     out = tmp_path / "record.json"
     assert bench(out=out) == 1
