@@ -9,14 +9,16 @@ import importlib.util
 import os
 import zlib
 
-import numpy as np
-import pytest
-import torch
-
 # Tests are small, and threads that wait for each other on a busy machine take minutes.
 THREADS = int(os.environ.get("SALCR_TEST_THREADS", "1"))
-torch.set_num_threads(THREADS)
+os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))  # of the BLAS of NumPy and SciPy too; read when they are loaded
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic cuBLAS; read when CUDA starts
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+torch.set_num_threads(THREADS)
 
 
 NOT_OF_OPERATORS = ("pydantic", "yaml", "typer", "PIL", "tqdm", "safetensors")
@@ -50,6 +52,7 @@ def pytest_report_collectionfinish():
 
 
 def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: "long" not in item.keywords)
     if torch.cuda.is_available():
         return
     for item in items:

@@ -16,10 +16,8 @@ from unittest import mock
 
 import pytest
 import torch
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-GPU = torch.device("cuda", 0)
 READ_BACK = 3
 NOT_COUNTED = (
     *("assignment", "propagat", "ranking", "rerank"),  # CUDA C++, plain PyTorch, numbers on the host
@@ -67,24 +65,21 @@ implement = torch.library.impl
 with mock.patch.object(torch.library, "impl", remember):
     from salcr import ops, reference
 from tests.kernels.lanes import specialised  # noqa: E402
+from tests.on_gpu import GPU, OnGpu, Pretending  # noqa: E402
 
 for module, check in (("dbscan", "_check_places"), ("cluster_memory", "check_written")):  # of contents and addresses
     setattr(sys.modules[f"salcr.ops.{module}"], check, lambda *_: None)
 
 
-class Shaped(torch.Tensor):
-    """Says that it is on a GPU; holds a tensor of the meta device. ``wrong``: a bool that is read back as false."""
+class Shaped(OnGpu):
+    """Holds a tensor of the meta device. ``wrong``: a bool that is read back as false."""
 
-    device, is_cuda, is_cpu, is_meta = GPU, True, False, False
     layout = property(lambda self: self.held.layout)
 
     @staticmethod
     def __new__(cls, held, wrong=False):
-        like = dict(dtype=held.dtype, device="meta", requires_grad=held.requires_grad)
-        if held.layout == torch.strided:
-            like |= dict(strides=held.stride(), storage_offset=held.storage_offset())
-        self = torch.Tensor._make_wrapper_subclass(cls, held.shape, **like)
-        self.held, self.wrong = held.detach(), wrong
+        self = OnGpu.__new__(cls, held)
+        self.wrong = wrong
         return self
 
     def data_ptr(self):
@@ -95,7 +90,7 @@ class Shaped(torch.Tensor):
         schema, name, kwargs = function._schema, function.overloadpacket.__name__, dict(kwargs or {})
         if schema.name in OPERATORS:
             defaults = (kwargs.get(x.name, x.default_value) for x in schema.arguments[len(args) :])
-            with Pretending():
+            with Shaping():
                 return OPERATORS[schema.name](*args, *defaults)
         if name in ("_local_scalar_dense", "item", "is_nonzero"):
             x = args[0]
@@ -118,29 +113,19 @@ class Shaped(torch.Tensor):
         return f"Shaped({tuple(self.shape)}, {self.dtype})"
 
 
-class Pretending(TorchFunctionMode):
-    """``device="cuda"``, ``.to("cuda")`` and ``.cuda()`` give a Shaped."""
+class Shaping(Pretending):
+    kind, behind = Shaped, "meta"
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        kwargs = dict(kwargs or {})
-        if getattr(function, "__name__", "") == "cuda":
-            function, args = torch.Tensor.to, (args[0], GPU)
-        if function is torch.Tensor.to and any(isinstance(x, Shaped) for x in args[1:]):
-            kwargs, args = kwargs | dict(device=GPU, dtype=args[1].dtype), args[:1]
-        if function is torch.Tensor.to and any(map(is_gpu, args[1:])):
-            dtype = next((x for x in args[1:] if isinstance(x, torch.dtype)), kwargs.get("dtype"))
-            kwargs, args = kwargs | dict(device=GPU, dtype=dtype), args[:1]
-        if function is torch.Tensor.pin_memory:
-            return args[0]
+    def hold(self, x):
+        return on_meta(x)
+
+    def call(self, function, args, kwargs):
         if function is torch.Tensor.tolist and isinstance(args[0], Shaped):
             return nested(args[0].shape)
-        kwargs.pop("pin_memory", None)
         if function in (torch.rand, torch.randn) and math.prod(args if isinstance(args[0], int) else args[0]) > 10**6:
             function = torch.zeros
             kwargs.pop("generator", None)
-        if not is_gpu(kwargs.get("device")):
-            return function(*args, **kwargs)
-        return Shaped(function(*map(on_meta, args), **kwargs | dict(device="meta")))
+        return super().call(function, args, kwargs)
 
 
 def nested(shape):
@@ -151,10 +136,6 @@ def on_meta(x):
     if isinstance(x, Shaped):
         return x.held
     return x.to("meta") if isinstance(x, torch.Tensor) else x
-
-
-def is_gpu(x):
-    return (isinstance(x, torch.device) and x.type == "cuda") or (isinstance(x, str) and x.startswith("cuda"))
 
 
 def by_the_operator(name, formula):
@@ -193,7 +174,7 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item):
-    with Pretending():
+    with Shaping():
         return (yield)
 
 

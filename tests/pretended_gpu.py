@@ -10,12 +10,11 @@ import sys
 
 import pytest
 import torch
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_iter, tree_map
 
 import salcr.ops._dispatch as _dispatch
+from tests.on_gpu import OnGpu, Pretending
 
-GPU = torch.device("cuda", 0)
 MIXING = {"copy_", "_to_copy", "index", "index_put", "index_put_", "_index_put_impl_"}  # take indices from the CPU
 UNFIT = {  # tests that need the kernels themselves, the device, its memory or its speed
     "test_a_cuda_graph_replays": "CUDA graph",
@@ -48,19 +47,8 @@ UNFIT = {  # tests that need the kernels themselves, the device, its memory or i
 }
 
 
-class OnGpu(torch.Tensor):
+class Computed(OnGpu):
     """Holds a tensor of the CPU."""
-
-    @staticmethod
-    def __new__(cls, held):
-        like = dict(dtype=held.dtype, device="meta", requires_grad=held.requires_grad)
-        if held.layout == torch.strided:
-            like |= dict(strides=held.stride(), storage_offset=held.storage_offset())
-        self = torch.Tensor._make_wrapper_subclass(cls, held.shape, layout=held.layout, **like)
-        self.held = held.detach()
-        return self
-
-    device, is_cuda, is_cpu, is_meta = GPU, True, False, False
 
     @classmethod
     def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
@@ -79,40 +67,27 @@ class OnGpu(torch.Tensor):
         return tree_map(lambda x: known[id(x)] if id(x) in known else _wrapped(x), result)
 
     def __repr__(self):
-        return f"OnGpu({self.held})"
+        return f"Computed({self.held})"
 
 
-class Pretending(TorchFunctionMode):
-    """``device="cuda"``, ``.to("cuda")`` and ``.cuda()`` give an OnGpu."""
+class Computing(Pretending):
+    kind, behind = Computed, "cpu"
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        kwargs = dict(kwargs or {})
-        if getattr(function, "__name__", "") == "cuda":
-            function, args = torch.Tensor.to, (args[0], GPU)
-        if function is torch.Tensor.to and any(isinstance(x, OnGpu) for x in args[1:]):
-            kwargs, args = kwargs | dict(device=GPU, dtype=args[1].dtype), args[:1]
-        if function is torch.Tensor.to and any(map(_is_gpu, args[1:])):
-            dtype = next((x for x in args[1:] if isinstance(x, torch.dtype)), kwargs.get("dtype"))
-            kwargs, args = kwargs | dict(device=GPU, dtype=dtype), args[:1]
-        if function is torch.Tensor.pin_memory:
-            return args[0]
-        if function is torch.Tensor.tolist:
+    def hold(self, x):
+        return _held(x)
+
+    def call(self, function, args, kwargs):
+        if function is torch.Tensor.tolist and isinstance(args[0], OnGpu):
             return args[0].held.tolist()
         if function in (torch.where, torch.Tensor.where):  # its numbers would become tensors of the wrapper's device
             args = [torch.tensor(x) if isinstance(x, int | float) else x for x in args]
-        if not _is_gpu(kwargs.get("device")):
-            return function(*args, **kwargs)
-        return OnGpu(function(*map(_held, args), **kwargs | dict(device="cpu")))
+        return super().call(function, args, kwargs)
 
 
 def _held(x):
     if isinstance(x, torch.Tensor) and not isinstance(x, OnGpu) and x.is_meta:
         return torch.zeros(x.shape, dtype=x.dtype)  # autograd's, in place of a gradient that is none
     return x.held if isinstance(x, OnGpu) else x
-
-
-def _is_gpu(x):
-    return (isinstance(x, torch.device) and x.type == "cuda") or (isinstance(x, str) and x.startswith("cuda"))
 
 
 def _size(item):
@@ -122,7 +97,7 @@ def _size(item):
 
 
 def _wrapped(x):
-    return OnGpu(x) if isinstance(x, torch.Tensor) else x
+    return Computed(x) if isinstance(x, torch.Tensor) else x
 
 
 def pick_on_the_cpu(operator, impl, tensor):
@@ -151,5 +126,5 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item):
-    with Pretending():
+    with Computing():
         return (yield)

@@ -175,7 +175,6 @@ def test_floors_are_of_the_nearer_ceiling():
     assert floor_ms({}, ceilings) is None
 
 
-@pytest.mark.serial
 def test_a_run_writes_a_record_with_memory_and_reasons(fakes, tmp_path):
     out = tmp_path / "record.json"
     assert bench(out=out) == 1
@@ -232,12 +231,13 @@ def test_noise_is_no_regression(p20, p80, runs, slower):
     assert compare.compare(now, record(failure="wrong")) == (["compared with c of d: time now / then"], [])
 
 
-def test_the_registry_leaves_the_gpu_to_the_children():
-    """Forked children could not use it otherwise."""
+def test_imports_leave_the_gpu_to_the_children():
+    """Forked children of the benchmarks could not use it otherwise."""
     forbidden = "def no(*_): raise SystemExit('asked for a GPU')"
     asked = ("is_available", "device_count", "init", "_lazy_init")
     patched = "; ".join(f"torch.cuda.{name} = no" for name in asked)
-    code = f"import torch\n{forbidden}\n{patched}\nimport benchmarks.registry"
+    code = f"import torch\n{forbidden}\n{patched}\nimport sys, benchmarks.registry\n"
+    code += "assert 'salcr.ops' in sys.modules and not {'salcr._cuda', 'cupy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 

@@ -421,22 +421,24 @@ def test_a_part_without_a_gpu_says_what_it_would_do(tmp_path, registry, capsys):
     assert fingerprint(tmp_path) and not (tmp_path / "out/verified.json").exists()
 
 
-WITHOUT_PYDANTIC = "import sys; sys.modules['pydantic'] = None; import pytest; "
+WITHOUT_PYDANTIC = """
+import json, sys
+sys.modules["pydantic"] = None
+import pytest
+from benchmarks import registry
+print(json.dumps([registry.LEFT_OUT, len(registry.CASES)]), flush=True)
+sys.exit(pytest.main(["--collect-only", "-q", "-p", "no:cacheprovider", "tests/objectives", "tests/nn"]))
+"""
 
 
-def test_without_the_engines_dependencies_the_registry_says_what_it_leaves_out():
-    code = "import json; from benchmarks import registry; print(json.dumps([registry.LEFT_OUT, len(registry.CASES)]))"
-    done = subprocess.run([sys.executable, "-c", WITHOUT_PYDANTIC + code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    left_out, count = json.loads(done.stdout)
+def test_without_the_engines_dependencies_registry_and_pytest_say_what_they_leave_out():
+    done = subprocess.run([sys.executable, "-c", WITHOUT_PYDANTIC], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    of_registry, collected = done.stdout.split("\n", 1)
+    left_out, count = json.loads(of_registry)
     assert set(left_out) == {"evaluation", "training_step"}
     assert all(reason.endswith(" is not installed") for reason in left_out.values())
     assert count == len({case.name for case in runner.CASES} - set(left_out))
 
-
-def test_without_the_engines_dependencies_pytest_says_what_it_leaves_out():
-    code = "sys.exit(pytest.main(['--collect-only', '-q', '-p', 'no:cacheprovider', 'tests/objectives', 'tests/nn']))"
-    done = subprocess.run([sys.executable, "-c", WITHOUT_PYDANTIC + code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"left out: tests/objectives/test_stage_two.py \(\w+ is not installed\)", done.stdout)
-    assert "tests/objectives/test_gpcr.py::" in done.stdout and "left out: tests/nn" not in done.stdout
+    assert re.search(r"left out: tests/objectives/test_stage_two.py \(\w+ is not installed\)", collected)
+    assert "tests/objectives/test_gpcr.py::" in collected and "left out: tests/nn" not in collected

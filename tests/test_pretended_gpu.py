@@ -3,11 +3,14 @@
 import subprocess
 import sys
 
+import pytest
+
 from benchmarks.machine import ROOT
 
 FOLDERS = "ops", "nn", "data"
 
 
+@pytest.mark.long
 def test_bodies_of_cuda_marked_tests_keep_to_one_device():
     done = run("tests.pretended_gpu", *FOLDERS)
     assert done.returncode == 0, done.stdout + done.stderr

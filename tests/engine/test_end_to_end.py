@@ -13,23 +13,13 @@ import pytest
 from salcr.engine import load_config
 from salcr.engine.images import open_dataset
 from tests.engine.tree import tiny
-from tests.kills import killed_runs
+from tests.kills import killed_runs, run_cli
 
 SALCR = [sys.executable, "-c", "from salcr.cli import main; main()"]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 PATIENCE = 300
 
-
-def start(*arguments):
-    return subprocess.Popen(
-        [*SALCR, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
-    )
-
-
-def finish(process):
-    out, err = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, err
-    return out, err
+pytestmark = pytest.mark.long  # all of them, beside each other: they share a run
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +34,10 @@ def train(tree, tmp_path_factory):
 def whole(train, tmp_path_factory):
     """The folder of an uninterrupted run, and what it printed."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    return folder, finish(start(*train, "--out", folder))
+    command = [*SALCR, *map(str, train), "--out", folder]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    return folder, (done.stdout, done.stderr)
 
 
 def test_killed_runs_end_as_an_uninterrupted_one(train, whole, tmp_path, seed):
@@ -76,10 +69,12 @@ def test_training_prints_a_table_and_plain_lines(whole):
 
 def test_a_checkpoint_gives_the_final_figures_and_features(whole, tree, tmp_path):
     last = whole[0] / "checkpoints/epoch_0003.pt"
-    evaluating = start("evaluate", "--checkpoint", last)
-    finish(start("extract", "--checkpoint", last, "--out", tmp_path / "features.npz"))
+    for command, out in (("evaluate", "figures.json"), ("extract", "features.npz")):
+        log = tmp_path / f"{command}.log"
+        arguments = [command, "--checkpoint", str(last), "--out", str(tmp_path / out)]
+        assert run_cli(arguments, log) == 0, log.read_text()
     final = json.loads((whole[0] / "summary.json").read_text())["final"]
-    assert json.loads(finish(evaluating)[0]) == final
+    assert json.loads((tmp_path / "figures.json").read_text()) == final
 
     test = open_dataset(load_config(overrides=tiny(tree))).test
     with np.load(tmp_path / "features.npz") as written:

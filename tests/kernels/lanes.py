@@ -47,15 +47,15 @@ class Resources(NamedTuple):
     cubin: bytes
 
 
-def interpret(module: Path) -> None:
-    """Run the tests of ``module`` with pytest in a process of its own, in which Triton interprets its kernels.
+def interpret(*modules: Path) -> None:
+    """Run the tests of ``modules`` with pytest in a process of its own, in which Triton interprets its kernels.
 
     Raises:
         AssertionError: with pytest's output, unless every test passed.
     """
     own_warning = "ignore:Conversion of an array with ndim:DeprecationWarning"  # the interpreter's, under NumPy 2
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-W", own_warning, str(module)],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", own_warning, *map(str, modules)],
         cwd=ROOT,
         env=os.environ | {"TRITON_INTERPRET": "1"},
         capture_output=True,

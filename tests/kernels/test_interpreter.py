@@ -1,4 +1,4 @@
-"""Every module ``interpreted_*.py`` beside this one, in a process of its own whose Triton interprets its kernels."""
+"""Every module ``interpreted_*.py`` beside this one, in two processes whose Triton interprets its kernels."""
 
 from pathlib import Path
 
@@ -14,6 +14,7 @@ if triton.__version__.startswith("3.6.") and np.lib.NumpyVersion(np.__version__)
 MODULES = sorted(Path(__file__).parent.glob("interpreted_*.py"))
 
 
-@pytest.mark.parametrize("module", MODULES, ids=lambda path: path.stem)
-def test_interpreted(module):
-    interpret(module)
+@pytest.mark.long
+@pytest.mark.parametrize("modules", (MODULES[::2], MODULES[1::2]), ids=lambda paths: " ".join(x.stem for x in paths))
+def test_interpreted(modules):
+    interpret(*modules)

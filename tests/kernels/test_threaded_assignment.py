@@ -10,6 +10,7 @@ from tests.kernels.lanes import ROOT
 POLL = "*static_cast<volatile unsigned*>(arrived_)"  # no synchronisation to ThreadSanitizer, and an acquire on a GPU
 
 
+@pytest.mark.long
 def test_no_race_in_a_block_or_in_a_grid(tmp_path):
     library = subprocess.run([*compiler(), "-print-file-name=libtsan.so"], capture_output=True, text=True).stdout
     if "/" not in library:
