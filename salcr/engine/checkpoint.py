@@ -2,16 +2,15 @@
 
 import io
 import math
-import pickle
 import re
 import warnings
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from salcr.files import write_atomically
+from salcr.models.checkpoints import load
 
 KEPT = 2
 NAME = re.compile(r"epoch_(\d{4,})(?:_step_(\d{4,}))?\.pt")
@@ -54,38 +53,6 @@ def position(path: Path) -> tuple[int, int | None]:
     """Epoch and, for a checkpoint of an epoch's middle, steps, of one of :func:`files`."""
     epoch, steps = NAME.fullmatch(path.name).groups()
     return int(epoch), None if steps is None else int(steps)
-
-
-def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint (tensors and plain values only), whoever made it: no code of it runs.
-
-    Raises:
-        OSError: no such file, or the disk does not give it.
-        ValueError: it is truncated, damaged (every byte is checked), grows as it is read, or no checkpoint.
-    """
-    content = io.BytesIO(path.read_bytes())
-    try:
-        with zipfile.ZipFile(content) as archive:
-            damaged = archive.testzip()
-            size = sum(entry.file_size for entry in archive.infolist())
-        if damaged is not None:
-            raise ValueError(f"the checksum of {damaged} is wrong")
-        if size > content.getbuffer().nbytes:
-            raise ValueError("its entries are compressed or overlap")
-        content.seek(0)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            state = torch.load(content, map_location="cpu", weights_only=True)
-    except MemoryError:
-        raise
-    except Exception as error:  # a damaged file makes the reader raise nearly anything
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        if isinstance(error, pickle.UnpicklingError) or "weights_only" in reason:  # torch advises to load it unsafely
-            reason = "it must hold nothing but tensors and plain values"
-        raise ValueError(f"{path} is not a readable checkpoint: {reason}") from error
-    if not isinstance(state, dict):
-        raise ValueError(f"{path} is not a checkpoint: it holds a {type(state).__name__}")
-    return state
 
 
 def load_newest(folder: Path) -> dict[str, Any] | None:
