@@ -1,4 +1,5 @@
-"""The command line: ``salcr train | evaluate | extract | check-data | synth | pretrain | demo | info | bench``.
+"""The command line: ``salcr train | evaluate | extract | index | search | check-data | synth | pretrain | demo | info |
+bench``.
 
 Commands import what they need when they run, so ``salcr --help`` stays quick.
 """
@@ -15,6 +16,8 @@ from typing import Annotated, Any, Optional
 import typer
 
 from salcr import __version__
+from salcr.cli import retrieval
+from salcr.cli.text import printable
 from salcr.data.registry import DATASETS
 from salcr.data.sysu import SYSU
 
@@ -42,9 +45,7 @@ def main() -> None:
 
 
 def _one_line(error: Exception) -> str:
-    """Its message; what a terminal would obey or cannot show, which file names and files may hold, is written out."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return printable(" ".join(str(error).split()) or type(error).__name__)
 
 
 def _print_version(wanted: bool) -> None:
@@ -125,6 +126,10 @@ def extract(
 
     extract_checkpoint(checkpoint, out, overrides or [])
     typer.echo(f"features: {out}")
+
+
+app.command()(retrieval.index)
+app.command()(retrieval.search)
 
 
 @app.command("check-data")

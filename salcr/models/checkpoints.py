@@ -1,15 +1,27 @@
 """Reading the files that a training writes: plain values and tensors, whoever made them, and the network among them."""
 
+import hashlib
 import io
 import pickle
 import warnings
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from salcr.models.network import SALCRNetwork
+from salcr.models.resnet import ARCHITECTURES
+
+LARGEST = {"parts": 256, "height": 4096, "width": 4096}
+
+
+class Trained(NamedTuple):
+    """A network in eval mode, and the size in pixels of the images that it was trained with."""
+
+    network: SALCRNetwork
+    height: int
+    width: int
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -44,6 +56,37 @@ def load(path: Path) -> dict[str, Any]:
     return state
 
 
+def load_trained(path: Path, device: torch.device) -> Trained:
+    """The network of a training checkpoint, whoever made it, on ``device``.
+
+    Raises:
+        OSError: no such file, or the disk does not give it.
+        ValueError: it is no checkpoint of this project; the message, one line, names ``path``.
+    """
+    state = load(path)
+    architecture = _setting(state, path, "model", "architecture")
+    if architecture not in ARCHITECTURES:
+        raise ValueError(f"{path}: model.architecture must be one of {', '.join(ARCHITECTURES)}")
+    numbers = {}
+    for section, name in (("model", "parts"), ("data", "height"), ("data", "width")):
+        value = numbers[name] = _setting(state, path, section, name)
+        if type(value) is not int or not 1 <= value <= LARGEST[name]:
+            raise ValueError(f"{path}: {section}.{name} must be a whole number from 1 to {LARGEST[name]}")
+    network = SALCRNetwork(architecture, numbers["parts"])
+    load_state(network, state, path)
+    network = network.to(device, memory_format=torch.channels_last).eval()
+    return Trained(network, numbers["height"], numbers["width"])
+
+
+def network_hash(network: SALCRNetwork) -> str:
+    """SHA-256 of the names, shapes and values of all weights, whatever file they came from."""
+    digest = hashlib.sha256()
+    for name, x in sorted(network.state_dict().items()):
+        digest.update(f"{name} {x.dtype} {tuple(x.shape)}\n".encode())
+        digest.update(x.cpu().contiguous().numpy())
+    return digest.hexdigest()
+
+
 def load_state(network: SALCRNetwork, state: dict[str, Any], path: Path) -> None:
     """Give ``network`` the weights of the training checkpoint ``state``, which was read from ``path``.
 
@@ -59,6 +102,14 @@ def load_state(network: SALCRNetwork, state: dict[str, Any], path: Path) -> None
         network.load_state_dict(given)
     except RuntimeError as error:
         raise ValueError(f"{path} does not fit this network: {' '.join(str(error).split())}") from error
+
+
+def _setting(state: dict[str, Any], path: Path, section: str, name: str) -> Any:
+    settings = state.get("config")
+    settings = settings.get(section) if isinstance(settings, dict) else None
+    if not isinstance(settings, dict) or name not in settings:
+        raise ValueError(f"{path} is not a training checkpoint: it has no setting {section}.{name}")
+    return settings[name]
 
 
 def _is_weight(name: object, x: object) -> bool:

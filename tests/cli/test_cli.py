@@ -20,30 +20,17 @@ from salcr.engine import pretrain as pretraining
 from salcr.engine.config import dump_config
 from salcr.engine.interruption import Interrupted
 from salcr.models import SALCRNetwork
+from tests.cli.conftest import assert_one_line
 from tests.data.trees import make_folder
 from tests.engine.tree import tiny, write_tree
 
-COMMANDS = {"train", "evaluate", "extract", "check-data", "synth", "pretrain", "demo", "info"}
+COMMANDS = {"train", "evaluate", "extract", "index", "search", "check-data", "synth", "pretrain", "demo", "info"}
 FAST = (
     "schedule.iterations=1",
     "schedule.stage_one_epochs=1",
     "schedule.stage_two_epochs=1",
     "evaluation.refinements=[]",
 )
-
-
-@pytest.fixture
-def salcr(monkeypatch, capsys):
-    """Runs the command line in this process: (exit code, what it printed, what it said on stderr)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["salcr", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        captured = capsys.readouterr()
-        return caught.value.code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -56,14 +43,6 @@ def saved(tree, tmp_path_factory):
     (run / "checkpoints").mkdir()
     checkpoint.save_atomically(state, run / "checkpoints/epoch_0000.pt")
     return run / "checkpoints/epoch_0000.pt"
-
-
-def assert_one_line(result, *named):
-    code, out, err = result
-    assert code == 1 and out == ""
-    assert err.startswith("salcr: ") and err.count("\n") == 1 and err.endswith("\n")
-    for text in named:
-        assert str(text) in err
 
 
 def test_the_commands_are_these():
