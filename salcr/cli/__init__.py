@@ -1,5 +1,5 @@
-"""The command line: ``salcr train | evaluate | extract | index | search | check-data | synth | pretrain | demo | info |
-bench``.
+"""The command line: ``salcr train | evaluate | extract | index | search | cluster | check-data | synth | pretrain |
+demo | info | bench``.
 
 Commands import what they need when they run, so ``salcr --help`` stays quick.
 """
@@ -130,6 +130,7 @@ def extract(
 
 app.command()(retrieval.index)
 app.command()(retrieval.search)
+app.command()(retrieval.cluster)
 
 
 @app.command("check-data")

@@ -1,4 +1,4 @@
-"""Commands about one's own images: ``salcr index | search``."""
+"""Commands about one's own images: ``salcr index | search | cluster``."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from salcr.cli.text import printable
+from salcr.defaults import NEIGHBORS
 
 if TYPE_CHECKING:
     from salcr.retrieval import Ranking
@@ -74,11 +75,33 @@ def search(
     elif html is None:
         typer.echo("\n\n".join(_as_text(ranking, modality) for ranking in rankings))
     if html is not None:
-        from salcr.retrieval.page import write_rankings
+        from salcr.retrieval import write_rankings
 
         counts = f"{len(rankings)} queries in {len(opened)} images, refinement: {refine}"
         write_rankings(html, rankings, title=f"Search in {folder.name or folder.absolute().name}", summary=counts)
         typer.echo(f"page: {printable(str(html))}", err=json)
+
+
+def cluster(
+    folder: Annotated[Path, typer.Argument(metavar="INDEX", help="Folder of the index.")],
+    out: Annotated[Path, typer.Option(help="Folder for clusters.csv and clusters.html.")],
+    eps: Annotated[float, typer.Option(help="Largest Jaccard distance of neighbours: smaller, stricter.")] = 0.6,
+    min_samples: Annotated[int, typer.Option(help="Images that close to each other that begin a cluster.")] = 4,
+    k1: Annotated[int, typer.Option(help="Neighbours of the reciprocal sets.")] = NEIGHBORS,
+    k2: Annotated[int, typer.Option(help="Neighbours over which encodings are averaged.")] = 6,
+    across: Annotated[bool, typer.Option("--across", help="Both modalities together, not each alone.")] = False,
+    device: Device = "auto",
+) -> None:
+    """Sort the images of an index into pseudo identities: a table and a page of pictures."""
+    from salcr.files import make_parent
+    from salcr.retrieval import Index
+
+    make_parent(out / "clusters.csv")
+    opened = Index.open(folder, device=device)
+    labels = opened.cluster(eps=eps, min_samples=min_samples, k1=k1, k2=k2, across=across)
+    opened.write_clusters(labels, out)
+    typer.echo(f"{labels.max() + 1} clusters of {(labels >= 0).sum()} images, {(labels < 0).sum()} images in none")
+    typer.echo(f"table and page: {printable(str(out))}")
 
 
 def _as_json(rankings: "list[Ranking]") -> str:

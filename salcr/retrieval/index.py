@@ -8,14 +8,17 @@ import numpy as np
 import torch
 
 from salcr.data._images import name_some
+from salcr.defaults import NEIGHBORS
 from salcr.models import SALCRNetwork
 from salcr.models.checkpoints import load_trained, network_hash
 from salcr.models.features import pick_device
 from salcr.retrieval.build import check_network
+from salcr.retrieval.clusters import cluster, write_clusters
 from salcr.retrieval.images import decode_batches, embed, find_images
 from salcr.retrieval.modality import check_modality
 from salcr.retrieval.nearest import REFINEMENTS, nearest
 from salcr.retrieval.nearest import approximate as search_approximately
+from salcr.retrieval.page import write_page
 from salcr.retrieval.storage import Storage
 
 
@@ -44,6 +47,15 @@ class Ranking:
     query: str
     infrared: bool
     hits: tuple[Hit, ...]
+
+
+def write_rankings(path: Path, rankings: Sequence[Ranking], *, title: str, summary: str) -> None:
+    """A page of the queries and the pictures that were found for each, nearest first.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    write_page(path, "search.html", title=title, summary=summary, rankings=rankings)
 
 
 class Index:
@@ -210,6 +222,32 @@ class Index:
             sides = torch.from_numpy(np.zeros(len(features), bool) if infrared is None else np.asarray(infrared))
             found = REFINEMENTS[refine](self._storage, features, sides, top)
         return found
+
+    def cluster(
+        self, *, eps: float = 0.6, min_samples: int = 4, k1: int = NEIGHBORS, k2: int = 6, across: bool = False
+    ) -> np.ndarray:
+        """Pseudo identities ``[N]``, int64, -1 for images that are in no cluster.
+
+        By default the images of each modality are clustered alone, as in training, and infrared clusters are numbered
+        after the visible ones. All features are in memory.
+
+        Args:
+            eps, min_samples, k1, k2: see :func:`salcr.ops.cluster`.
+            across: cluster images of both modalities together.
+
+        Raises:
+            TypeError, ValueError: a wrong option, an empty index, a feature with NaN or Inf.
+        """
+        options = dict(eps=eps, min_samples=min_samples, k1=k1, k2=k2, across=across)
+        return cluster(self._storage, self._device, **options)
+
+    def write_clusters(self, labels: np.ndarray, out: str | Path) -> None:
+        """Write labels of :meth:`cluster` to ``clusters.csv`` in the folder ``out``, and a page of their pictures.
+
+        Raises:
+            OSError: they cannot be written.
+        """
+        write_clusters(self._storage, labels, Path(out))
 
     def _load_network(self) -> SALCRNetwork:
         if self._network is None:

@@ -5,25 +5,14 @@ File names may be anyone's: the templates escape all they show, and a page allow
 
 import base64
 import io
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from salcr.data._images import read_image
 from salcr.files import make_parent, write_atomically
-from salcr.retrieval.index import Ranking
 
 THUMBNAIL = (160, 160)
 """Largest width and height of a picture on a page, in pixels."""
-
-
-def write_rankings(path: Path, rankings: Sequence[Ranking], *, title: str, summary: str) -> None:
-    """The queries and the pictures that were found for each, nearest first.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    write_page(path, "search.html", title=title, summary=summary, rankings=rankings)
 
 
 def write_page(path: Path, template: str, **values: Any) -> None:

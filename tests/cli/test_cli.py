@@ -24,7 +24,19 @@ from tests.cli.conftest import assert_one_line
 from tests.data.trees import make_folder
 from tests.engine.tree import tiny, write_tree
 
-COMMANDS = {"train", "evaluate", "extract", "index", "search", "check-data", "synth", "pretrain", "demo", "info"}
+COMMANDS = {
+    "train",
+    "evaluate",
+    "extract",
+    "index",
+    "search",
+    "cluster",
+    "check-data",
+    "synth",
+    "pretrain",
+    "demo",
+    "info",
+}
 FAST = (
     "schedule.iterations=1",
     "schedule.stage_one_epochs=1",

@@ -91,3 +91,15 @@ def test_names_never_steer_the_terminal(salcr, pictures, indexed, name):  # noqa
     shutil.copy(pictures / "day/p0/a.png", odd)
     code, said, _ = salcr("search", indexed / "index", odd, "--top", 1)
     assert code == 0 and "\x1b" not in said and r"\x1b[2Jcaf\udce9.png: visible" in said
+
+
+def test_pseudo_identities(salcr, indexed, tmp_path):  # noqa: F811
+    out = tmp_path / "new/clusters"
+    arguments = "cluster", indexed / "index", "--out", out
+    code, said, _ = salcr(*arguments, "--min-samples", 2, "--k1", 3, "--k2", 1)
+    assert code == 0 and re.match(r"\d+ clusters of \d+ images, \d+ images in none\n", said)
+    assert {path.name for path in out.iterdir()} == {"clusters.csv", "clusters.html"}
+    assert (out / "clusters.csv").read_text().count("\n") == 2 * PEOPLE + 1
+    assert_one_line(salcr(*arguments, "--eps", 0), "eps must be positive")
+    (tmp_path / "file").write_text("")
+    assert_one_line(salcr("cluster", "absent", "--out", tmp_path / "file"), tmp_path / "file")

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from salcr.retrieval import Hit, Ranking, page
+from salcr.retrieval import Hit, Ranking, page, write_rankings
 
 HOSTILE = '/crops/<script>alert(1)</script>" onerror="x\' {{ 7*7 }}&amp;\udce9.png'
 
@@ -31,7 +31,7 @@ class Elements(HTMLParser):
 def written(tmp_path, indexed):
     day, night = (str(indexed / f"pictures/{side}/p1/a.png") for side in ("day", "night"))
     hits = (Hit(day, 0.98765, False, 0), Hit(HOSTILE, 0.5, True, 1))
-    page.write_rankings(tmp_path / "new/page.html", [Ranking(night, True, hits)], title=HOSTILE, summary="2 of <3>")
+    write_rankings(tmp_path / "new/page.html", [Ranking(night, True, hits)], title=HOSTILE, summary="2 of <3>")
     return (tmp_path / "new/page.html").read_text()
 
 
