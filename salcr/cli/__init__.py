@@ -1,5 +1,5 @@
-"""The command line: ``salcr train | evaluate | extract | index | search | cluster | check-data | synth | pretrain |
-demo | info | bench``.
+"""The command line: ``salcr train | config | evaluate | extract | index | search | cluster | check-data | synth |
+pretrain | demo | info | bench``.
 
 Commands import what they need when they run, so ``salcr --help`` stays quick.
 """
@@ -16,14 +16,14 @@ from typing import Annotated, Any, Optional
 import typer
 
 from salcr import __version__
-from salcr.cli import retrieval
+from salcr.cli import retrieval, settings
 from salcr.cli.text import printable
 from salcr.data.registry import DATASETS
 from salcr.data.sysu import SYSU
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
-Overrides = Annotated[Optional[list[str]], typer.Argument(help="Settings as key.sub=value, for example seed=1.")]  # noqa: UP045
+Overrides = Annotated[Optional[list[str]], typer.Argument(help="Settings as key.sub=value; salcr config lists them.")]  # noqa: UP045
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 
 _PRESETS = ", ".join(["demo", *(spec.preset for spec in DATASETS.values() if spec.preset)])
@@ -73,7 +73,7 @@ def train(
     restart: Annotated[bool, typer.Option("--restart", help="Train it again from nothing.")] = False,
     stage: Annotated[str, typer.Option(help="both, one or two (two needs model.checkpoint=FILE).")] = "both",
 ) -> None:
-    """Train both stages (or one of them) and evaluate.
+    """Train both stages (or one of them) and evaluate; salcr config lists every setting.
 
     With --resume or --restart and neither --preset nor --config, settings are those of the folder's config.yaml.
     """
@@ -92,6 +92,9 @@ def train(
     if stage == "two" and settings.model.checkpoint is None:
         raise ValueError("--stage two starts from a stage-one network: give model.checkpoint=FILE")
     _report(lambda: run(settings, out, resume=resume, restart=restart), out)
+
+
+app.command()(settings.config)
 
 
 @app.command()
