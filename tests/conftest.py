@@ -19,7 +19,7 @@ torch.set_num_threads(THREADS)
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic cuBLAS; read when CUDA starts
 
 
-NOT_OF_OPERATORS = ("pydantic", "yaml", "typer", "PIL", "tqdm", "safetensors")
+NOT_OF_OPERATORS = ("pydantic", "yaml", "typer", "PIL", "tqdm", "safetensors", "onnxruntime", "onnxscript")
 MISSING = [name for name in NOT_OF_OPERATORS if importlib.util.find_spec(name) is None]
 LEFT_OUT = {}  # test file or folder → the module that it lacks
 

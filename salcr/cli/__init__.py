@@ -1,5 +1,5 @@
-"""The command line: ``salcr train | config | evaluate | extract | index | search | cluster | check-data | synth |
-pretrain | demo | info | bench``.
+"""The command line: ``salcr train | config | evaluate | extract | index | search | cluster | export | check-data |
+synth | pretrain | demo | info | bench``.
 
 Commands import what they need when they run, so ``salcr --help`` stays quick.
 """
@@ -17,6 +17,7 @@ import typer
 
 from salcr import __version__
 from salcr.cli import retrieval, settings
+from salcr.cli.export import export
 from salcr.cli.text import printable
 from salcr.data.registry import DATASETS
 from salcr.data.sysu import SYSU
@@ -134,6 +135,7 @@ def extract(
 app.command()(retrieval.index)
 app.command()(retrieval.search)
 app.command()(retrieval.cluster)
+app.command()(export)
 
 
 @app.command("check-data")

@@ -25,7 +25,7 @@ from tests.data.trees import make_folder
 from tests.engine.tree import tiny, write_tree
 
 COMMANDS = {"train", "config", "evaluate", "extract", "index", "search", "cluster", "check-data", "synth", "pretrain"}
-COMMANDS |= {"demo", "info"}
+COMMANDS |= {"demo", "export", "info"}
 FAST = (
     "schedule.iterations=1",
     "schedule.stage_one_epochs=1",

@@ -4,6 +4,7 @@ import re
 import shutil
 
 import pytest
+import torch
 
 from salcr import ops
 from tests.cli.conftest import assert_one_line
@@ -103,3 +104,19 @@ def test_pseudo_identities(salcr, indexed, tmp_path):  # noqa: F811
     assert_one_line(salcr(*arguments, "--eps", 0), "eps must be positive")
     (tmp_path / "file").write_text("")
     assert_one_line(salcr("cluster", "absent", "--out", tmp_path / "file"), tmp_path / "file")
+
+
+def test_a_network_is_handed_on(salcr, checkpoint, tmp_path):  # noqa: F811
+    arguments = "export", "--checkpoint", checkpoint, "--out", tmp_path / "net"
+    code, said, _ = salcr(*arguments, "--format", "torch", "--modality", "visible", "--dtype", "float16")
+    lines = said.splitlines()
+    assert code == 0 and lines[1] == f"torch: {tmp_path / 'net'}"
+    assert re.fullmatch(
+        r"run by torch \S+ on 10 pictures: features differ from the network's by at most \d\.\de-\d\d, "
+        r"smallest cosine \d\.\d{7}",
+        lines[0],
+    )
+    assert salcr(*arguments, "--format", "authors")[:2] == (0, f"authors: {tmp_path / 'net'}\n")
+    state = torch.load(tmp_path / "net", weights_only=True)
+    assert set(state) == {"state_dict", "epoch", "best_mAP"} and "bottleneck.weight" in state["state_dict"]
+    assert_one_line(salcr(*arguments, "--format", "tflite"), "format must be one of onnx, torch, authors, got 'tflite'")
