@@ -251,6 +251,8 @@ class Index:
 
     def _load_network(self) -> SALCRNetwork:
         if self._network is None:
+            if not self._checkpoint.is_file():  # the manifest may be anyone's, and name a pipe
+                raise FileNotFoundError(f"no checkpoint {self._checkpoint}: --checkpoint says where it is now")
             network = load_trained(self._checkpoint, self._device).network
             check_network(self._storage, network_hash(network))
             self._network = network

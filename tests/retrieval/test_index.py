@@ -175,6 +175,14 @@ def test_an_index_of_another_network_is_refused(indexed, other_checkpoint, pictu
         build_index([pictures], other_checkpoint, indexed / "index", append=True, dtype="float32")
 
 
+@pytest.mark.parametrize("name", ["absent.pt", "pipe"])
+def test_a_checkpoint_that_is_gone_or_no_file_is_named(indexed, tmp_path, name):
+    os.mkfifo(tmp_path / "pipe")
+    index = Index.open(indexed / "index", checkpoint=tmp_path / name)
+    with pytest.raises(FileNotFoundError, match=f"no checkpoint .*{name}: --checkpoint says where it is now"):
+        index.search(indexed / "pictures/day/p0/a.png")
+
+
 def test_the_same_weights_in_another_file_are_the_same_network(indexed, tmp_path):
     moved = save_network(tmp_path / "moved.pt")
     index = Index.open(indexed / "index", checkpoint=moved)
