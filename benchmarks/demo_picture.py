@@ -38,7 +38,8 @@ def ranked_lists(study: Study) -> tuple[list[Path], dict[str, list[list[tuple[Pa
     from salcr.engine import load_config
     from salcr.engine.evaluation import cosine_distances, retrieval_features
     from salcr.engine.images import open_dataset
-    from salcr.engine.network import build_network, load_network, pick_device
+    from salcr.engine.network import build_network, load_network
+    from salcr.models.features import pick_device
 
     config = load_config(preset="demo", overrides=[*study.settings("SALCR"), f"data.root={study.data}"])
     device, dataset = pick_device(config.device), open_dataset(config)

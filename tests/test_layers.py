@@ -16,8 +16,9 @@ ROOMS = {  # each with the rooms it may import
     "data": {"ops"},
     "objectives": {"models", "nn", "ops"},
     "engine": {"data", "models", "nn", "objectives", "ops"},
+    "retrieval": {"data", "models", "ops"},
     "compat": {"ops"},
-    "cli": {"data", "engine", "ops"},
+    "cli": {"data", "engine", "ops", "retrieval"},
 }
 
 

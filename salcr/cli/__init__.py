@@ -1,4 +1,5 @@
-"""The command line: ``salcr train | evaluate | extract | check-data | synth | pretrain | demo | info | bench``.
+"""The command line: ``salcr train | config | evaluate | extract | index | search | cluster | export | check-data |
+synth | pretrain | demo | info | bench``.
 
 Commands import what they need when they run, so ``salcr --help`` stays quick.
 """
@@ -15,15 +16,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from salcr import __version__
+from salcr.cli import retrieval, settings
+from salcr.cli.export import export
+from salcr.cli.text import printable
 from salcr.data.registry import DATASETS
 from salcr.data.sysu import SYSU
 
 if TYPE_CHECKING:
     from salcr.engine import Config
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
-Overrides = Annotated[Optional[list[str]], typer.Argument(help="Settings as key.sub=value, for example seed=1.")]  # noqa: UP045
+Overrides = Annotated[Optional[list[str]], typer.Argument(help="Settings as key.sub=value; salcr config lists them.")]  # noqa: UP045
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 
 _PRESETS = ", ".join(["demo", *(spec.preset for spec in DATASETS.values() if spec.preset)])
@@ -45,9 +49,7 @@ def main() -> None:
 
 
 def _one_line(error: Exception) -> str:
-    """Its message; what a terminal would obey or cannot show, which file names and files may hold, is written out."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return printable(" ".join(str(error).split()) or type(error).__name__)
 
 
 def _print_version(wanted: bool) -> None:
@@ -77,7 +79,7 @@ def train(
     trials: Annotated[Optional[str], typer.Option(help="Train on several splits (1-10), in OUT/trial_K.")] = None,  # noqa: UP045
     jobs: Annotated[int, typer.Option(help="Of --trials: how many run at once, on a GPU each.")] = 1,
 ) -> None:
-    """Train both stages (or one of them) and evaluate.
+    """Train both stages (or one of them) and evaluate; salcr config lists every setting.
 
     With --resume or --restart and neither --preset nor --config, settings are those of the folder's config.yaml, with
     --trials of its trials.yaml.
@@ -114,6 +116,9 @@ def _train_trials(settings: "Config", out: Path, trials: str, **options: Any) ->
         raise typer.Exit(1)
 
 
+app.command()(settings.config)
+
+
 @app.command()
 def evaluate(
     checkpoint: Annotated[Path, typer.Option(help="A checkpoint of a training run.")],
@@ -146,6 +151,12 @@ def extract(
 
     extract_checkpoint(checkpoint, out, overrides or [])
     typer.echo(f"features: {out}")
+
+
+app.command()(retrieval.index)
+app.command()(retrieval.search)
+app.command()(retrieval.cluster)
+app.command()(export)
 
 
 @app.command("check-data")

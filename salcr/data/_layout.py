@@ -3,7 +3,7 @@
 import os
 import random
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
@@ -73,6 +73,23 @@ def scan_cameras(
                 else:
                     left_out.append(f"{place}/{name}")
     return records(root, *zip(*rows, strict=True)) if rows else records(root, (), (), (), ()), tuple(left_out)
+
+
+def files_below(folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[Path]:
+    """Files at any depth below ``folder``, whose own folders are ``above``; nothing hidden, nothing if it is absent."""
+    if not above and not os.path.lexists(folder):
+        return
+    status = folder.stat()
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        raise ValueError(f"{folder} is a link to a folder that it lies in")
+    with os.scandir(folder) as listing:
+        entries = [entry for entry in listing if not entry.name.startswith(".")]
+    for entry in entries:
+        if entry.is_dir():
+            yield from files_below(Path(entry.path), (*above, here))
+        else:
+            yield Path(entry.path)
 
 
 def is_image(name: str) -> bool:

@@ -19,14 +19,12 @@ gallery image without is nobody's match.
 else 0. Evaluation does not need cameras: every gallery image counts.
 """
 
-import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from salcr.data._layout import check_filled, is_image, open_root, records
+from salcr.data._layout import check_filled, files_below, is_image, open_root, records
 from salcr.data.plan import Layout, Plan, Shot, draw_identities, every_image
 from salcr.data.records import NO_IDENTITY, Dataset, Protocol, Records, Trial
 from salcr.data.regdb import REGDB
@@ -101,7 +99,7 @@ def _scan(root: Path, part: str) -> tuple[Records, tuple[str, ...]]:
     rows, left_out = [], []
     for modality in MODALITIES:
         below = root / part / modality
-        for path in sorted(path.relative_to(below).as_posix() for path in _files(below)):
+        for path in sorted(path.relative_to(below).as_posix() for path in files_below(below)):
             place = (Path(part) / modality / path).as_posix()
             if not is_image(path):
                 left_out.append(place)
@@ -112,23 +110,6 @@ def _scan(root: Path, part: str) -> tuple[Records, tuple[str, ...]]:
             identity = int(folder) if known else NO_IDENTITY
             rows.append((place, identity, int(camera[1]) if camera else 0, modality == "infrared"))
     return records(root, *zip(*rows, strict=True)) if rows else records(root, (), (), (), ()), tuple(left_out)
-
-
-def _files(folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[Path]:
-    """Files at any depth below ``folder``, whose own folders are ``above``; nothing hidden, nothing if it is absent."""
-    if not above and not os.path.lexists(folder):
-        return
-    status = folder.stat()
-    here = (status.st_dev, status.st_ino)
-    if here in above:
-        raise ValueError(f"{folder} is a link to a folder that it lies in")
-    with os.scandir(folder) as listing:
-        entries = [entry for entry in listing if not entry.name.startswith(".")]
-    for entry in entries:
-        if entry.is_dir():
-            yield from _files(Path(entry.path), (*above, here))
-        else:
-            yield Path(entry.path)
 
 
 def _plan(ids: int, images: int, test_ids: int, rng: np.random.Generator) -> Plan:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from salcr.files import write_atomically
-from salcr.models.weights import read_zip, why_refused
+from salcr.models.checkpoints import load
 
 KEPT = 2
 NAME = re.compile(r"epoch_(\d{4,})(?:_step_(\d{4,}))?\.pt")
@@ -53,25 +53,6 @@ def position(path: Path) -> tuple[int, int | None]:
     """Epoch and, for a checkpoint of an epoch's middle, steps, of one of :func:`files`."""
     epoch, steps = NAME.fullmatch(path.name).groups()
     return int(epoch), None if steps is None else int(steps)
-
-
-def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint (tensors and plain values only), whoever made it: no code of it runs.
-
-    Raises:
-        OSError: no such file, or the disk does not give it.
-        ValueError: it is truncated, damaged (every byte is checked), grows as it is read, or no checkpoint.
-    """
-    content = path.read_bytes()
-    try:
-        state = read_zip(content)
-    except MemoryError:  # it may well be whole
-        raise
-    except Exception as error:
-        raise ValueError(f"{path} is not a readable checkpoint: {why_refused(error)}") from error
-    if not isinstance(state, dict):
-        raise ValueError(f"{path} is not a checkpoint: it holds a {type(state).__name__}")
-    return state
 
 
 def load_newest(folder: Path) -> dict[str, Any] | None:

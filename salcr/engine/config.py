@@ -2,6 +2,7 @@
 
 import reprlib
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,6 +27,7 @@ from salcr.engine.yaml_settings import parse_yaml, read_settings
 
 PATHS = ("data.root", "data.cache", "model.weights", "model.checkpoint")
 SHOWN = 10  # wrong keys in a message
+LONGEST_KEY = 80  # that a similar one is looked for
 PRESETS = ("demo", *(spec.preset for spec in DATASETS.values() if spec.preset))
 Refinement = Literal["cmfp", "k_reciprocal", "cmrr", "aim"]
 Backend = Literal["auto", "reference", "eager", "cpp", "numba", "triton", "cuda", "faiss"]
@@ -33,19 +35,22 @@ Side = Annotated[int, Field(ge=1, le=4096)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class Data(Section):
     """Where the images are and the size they are trained at."""
 
     name: str = SYSU.name
-    """One of :data:`salcr.data.DATASETS`."""
+    """One of :data:`salcr.data.DATASETS`: sysu, regdb, llcm, folder, or your own."""
     root: Path | None = None
+    """The data set's folder."""
     trial: PositiveInt = 1
     """Which split, from 1, of a data set that has several."""
     height: Side = 288
+    """Of the images that the network sees, in pixels."""
     width: Side = 144
+    """Of the images that the network sees, in pixels."""
     cache: Path | None = None
     """Folder of the decoded images; by default ``.salcr-cache`` below the data set's root, or one of the user's."""
 
@@ -61,36 +66,51 @@ class Model(Section):
     """The network and the weights it starts from."""
 
     architecture: Literal["resnet50", "resnet18", "tiny"] = "resnet50"
+    """``tiny`` is the demo's."""
     parts: int = Field(3, ge=1, le=256)
+    """P, horizontal stripes with features of their own."""
     weights: Path | Literal["bundled"] | None = None
     """A classifier's weights (see :func:`salcr.models.weights.read_weights`), or the small file of the package."""
     checkpoint: Path | None = None
     """A checkpoint of this project whose network to start from, for stage two alone."""
     authors_pg1: bool = False
+    """Take the channel-augmented view's first guided part features from the second, as the published code does."""
 
 
 class Clustering(Section):
     """Pseudo labels of an epoch (docs/method.md, "Pseudo labels")."""
 
     k1: PositiveInt = NEIGHBORS
+    """Neighbours of the reciprocal sets."""
     k2: PositiveInt = 6
+    """Neighbours over which encodings are averaged; 1 skips it."""
     eps: PositiveFloat = 0.6
+    """Largest Jaccard distance of neighbours in a cluster; smaller, stricter."""
     min_samples: PositiveInt = 4
+    """Images within ``eps``, itself counted, that make a cluster's core."""
 
 
 class Schedule(Section):
     """Epochs, batches and the optimiser (docs/method.md, "Schedule")."""
 
     stage_one_epochs: NonNegativeInt = 40
+    """Epochs of each modality alone."""
     stage_two_epochs: NonNegativeInt = 40
+    """Epochs of both modalities together."""
     iterations: PositiveInt = 300
+    """Batches an epoch."""
     identities: PositiveInt = 12
+    """Clusters in a batch of each modality."""
     images: PositiveInt = 12
+    """Images of each cluster in a batch."""
     lr: PositiveFloat = 3.5e-4
+    """Learning rate of the first epochs."""
     weight_decay: float = Field(5e-4, ge=0)
+    """Of Adam."""
     milestones: tuple[NonNegativeInt, ...] = (20, 60)
     """Epochs, counted over both stages, from which the learning rate is multiplied by ``gamma`` once more."""
     gamma: PositiveFloat = 0.1
+    """What each milestone multiplies the learning rate by."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the network's arithmetic (autocast); losses and memories are float32."""
 
@@ -99,33 +119,43 @@ class Augment(Section):
     """See :class:`salcr.data.augment.Augmentation`."""
 
     pad: NonNegativeInt = 10
+    """Black pixels added on each side before the random crop."""
     erase: float = Field(0.5, ge=0, le=1)
+    """Probability of random erasing."""
     jitter: float = Field(0.5, ge=0, le=0.5)
+    """Strength of brightness, contrast, saturation and hue jitter."""
 
 
 class Memory(Section):
     """Cluster and instance memories (docs/method.md, "Stage one")."""
 
     momentum: float = Field(MOMENTUM, ge=0, le=1)
+    """Share of a memory row that an update keeps."""
     temperature: PositiveFloat = TEMPERATURE
+    """Divides every cosine in a contrast."""
 
 
 class Sinkhorn(Section):
     """Options of :func:`salcr.ops.sinkhorn`, for the association ``ot``."""
 
     lam: PositiveFloat = 5.0
+    """λ, the sharpness of the plan."""
     tol: float = Field(0.1, ge=0)
+    """Error of the marginals at which it stops."""
     max_iter: PositiveInt = 500
+    """Iterations after which it stops anyway."""
 
 
 class DAGI(Section):
     """Association and the global loss."""
 
     enabled: bool = True
+    """False leaves the module out."""
     association: str = "ot"
     """``ot``, ``hungarian``, ``graph`` or a name given to :func:`salcr.objectives.register_association`, looked up as a
     run starts."""
     k: PositiveInt = NEIGHBORS
+    """Neighbours in the graphs of feature propagation."""
     sinkhorn: Sinkhorn = Sinkhorn()
 
 
@@ -133,32 +163,42 @@ class FGSAL(Section):
     """Part losses."""
 
     enabled: bool = True
+    """False leaves the module out."""
 
 
 class GPCR(Section):
     """Collaborative refinement."""
 
     enabled: bool = True
+    """False leaves the module out."""
     k: PositiveInt = NEIGHBORS
+    """Most similar instances that the sets are made of."""
     weight: float = Field(0.5, ge=0)
-    """λ₂."""
+    """λ₂, the weight of its losses."""
 
 
 class Evaluation(Section):
     """Protocols are those of the data set; refinements are reported beside the raw numbers."""
 
     batch: PositiveInt = 128
+    """Images that go through the network together."""
     refinements: tuple[Refinement, ...] = ("cmfp",)
+    """Test-time refinements to report."""
     cmfp_k: PositiveInt = NEIGHBORS
+    """Neighbours in the graphs of CMFP."""
     cmrr_k: PositiveInt = 15
+    """Neighbours of CMRR."""
     aim_k1: PositiveInt = 4
+    """Affinities that AIM keeps."""
     aim_k2: PositiveInt = 1
+    """Neighbours over which AIM averages affinities."""
 
 
 class Config(Section):
     """Everything that defines a run. Unknown keys and wrong types are errors that name the key."""
 
     seed: int = Field(0, ge=0, lt=2**63)
+    """Of everything random."""
     device: str = "auto"
     """``"auto"`` is the GPU if there is one, else the CPU."""
     backend: Backend = "auto"
@@ -238,6 +278,16 @@ def differences(one: Config, other: Config) -> dict[str, tuple[Any, Any]]:
     return {key: (before[key], after[key]) for key in before if before[key] != after[key]}
 
 
+def similar_keys(key: str) -> list[str]:
+    """Settings and sections whose names are close to ``key``, or else whose last parts are close to its own."""
+    known = list(dict.fromkeys([*_flat(Config().model_dump()), *Config.model_fields]))
+    if near := get_close_matches(key[:LONGEST_KEY], known, 1, cutoff=0.75):
+        return near
+    last = [name.rpartition(".")[2] for name in known]
+    near = get_close_matches(key[:LONGEST_KEY].rpartition(".")[2], last, 1, cutoff=0.75)
+    return [name for name, end in zip(known, last, strict=True) if end in near]
+
+
 def single_stage(config: Config, stage: str) -> Config:
     """``config`` with stage ``"one"`` or ``"two"`` left alone, at the learning rates it has in the whole schedule.
 
@@ -289,7 +339,8 @@ def _same_value(tree: Any, given: Any, loc: Sequence[str | int]) -> bool:
 def _describe(problem: Mapping[str, Any]) -> str:
     key, message = ".".join(map(str, problem["loc"])), problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
-        return f"unknown key {_SHORT.repr(key)}"
+        near = " or ".join(similar_keys(key))
+        return f"unknown key {_SHORT.repr(key)}" + (f", did you mean {near}?" if near else "")
     return f"{key}: {message}, got {_brief(problem['input'])}" if key else message
 
 

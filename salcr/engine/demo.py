@@ -9,9 +9,10 @@ from salcr.data.synthetic import write_dataset
 from salcr.engine.config import Config, load_config
 from salcr.engine.evaluation import evaluate
 from salcr.engine.images import open_dataset
-from salcr.engine.network import build_network, configured_backend, pick_device
+from salcr.engine.network import build_network, configured_backend
 from salcr.engine.run_folder import RunFolder
 from salcr.engine.trainer import train
+from salcr.models.features import pick_device
 
 PEOPLE = dict(ids=96, test_ids=48, images_per_camera=6)
 STAGES = {"untrained": "untrained", "stage_one": "stage one", "final": "SALCR"}

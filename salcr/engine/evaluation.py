@@ -13,11 +13,11 @@ from salcr import ops
 from salcr.data import Dataset
 from salcr.data.records import Protocol, Trial
 from salcr.engine.config import Config, Evaluation, differences, load_config
-from salcr.engine.features import extract_features
 from salcr.engine.images import open_dataset, open_images
-from salcr.engine.network import configured_backend, load_network, pick_device
+from salcr.engine.network import configured_backend, load_network
 from salcr.files import make_parent, write_atomically
 from salcr.models import SALCRNetwork
+from salcr.models.features import extract_features, pick_device
 
 RANKS = (1, 5, 10, 20)
 ACTING = ("data.", "evaluation.", "device", "backend", "schedule.precision")  # settings that a trained network obeys

@@ -5,14 +5,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from salcr import ops
-from salcr.engine import checkpoint
 from salcr.engine.config import Config, Model, config_of_checkpoint, load_config
 from salcr.models import SALCRNetwork
+from salcr.models.checkpoints import load, load_state
 from salcr.models.weights import read_weights
 
 logger = logging.getLogger("salcr")
@@ -36,7 +35,7 @@ def build_network(settings: Model, generator: torch.Generator) -> SALCRNetwork:
         except ValueError as error:
             raise ValueError(f"{file}, for a {settings.architecture}: {error}") from error
     if settings.checkpoint is not None:
-        _load_state(network, checkpoint.load(settings.checkpoint), settings.checkpoint)
+        load_state(network, load(settings.checkpoint), settings.checkpoint)
     return network
 
 
@@ -59,55 +58,18 @@ def load_network(path: Path, device: torch.device) -> tuple[SALCRNetwork, Config
     Raises:
         OSError, ValueError: no such file, or no checkpoint of this project.
     """
-    state = checkpoint.load(path)
+    state = load(path)
     if "config" not in state:
         raise ValueError(f"{path} is not a training checkpoint: it has no configuration")
     config = config_of_checkpoint(state["config"], path)
     network = SALCRNetwork(config.model.architecture, config.model.parts, authors_pg1=config.model.authors_pg1)
-    _load_state(network, state, path)
+    load_state(network, state, path)
     run = path.absolute().parents[1] / "config.yaml" if path.absolute().parent.name == "checkpoints" else None
     if run is not None and run.exists():
         own = load_config(file=run).data
         places = {"root": own.root, "cache": own.cache}
         config = config.model_copy(update={"data": config.data.model_copy(update=places)})
     return network.to(device, memory_format=torch.channels_last).eval(), config
-
-
-def pick_device(name: str) -> torch.device:
-    """``"auto"`` is the GPU if there is one, else the CPU; anything else is a torch device string.
-
-    Raises:
-        ValueError: no such device, or not here.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"device {name!r} is no device: {str(error).partition(chr(10))[0]}") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices")
-    return device
-
-
-def _load_state(network: SALCRNetwork, state: dict[str, Any], path: Path) -> None:
-    if "network" not in state:
-        raise ValueError(f"{path} is not a training checkpoint: it has no network")
-    given = state["network"]
-    if not isinstance(given, dict) or not all(_is_weight(name, x) for name, x in given.items()):
-        raise ValueError(f"{path} is not a training checkpoint: its network must be tensors of real numbers by name")
-    try:
-        network.load_state_dict(given)
-    except RuntimeError as error:
-        raise ValueError(f"{path} does not fit this network: {' '.join(str(error).split())}") from error
-
-
-def _is_weight(name: object, x: object) -> bool:
-    """Whether a state dict can hold it; anything else makes ``load_state_dict`` fail in ways of its own."""
-    if not isinstance(name, str) or not isinstance(x, torch.Tensor):
-        return False
-    dense = x.layout == torch.strided and not (x.is_quantized or x.is_nested or x.is_meta)
-    return dense and (x.is_floating_point() or name.endswith("num_batches_tracked"))
 
 
 def _weights_file(weights: Path | str) -> Path:

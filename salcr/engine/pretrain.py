@@ -14,9 +14,9 @@ from torch import nn
 from salcr.data.augment import Draws, draw_crops, make_views
 from salcr.data.synthetic import render_objects
 from salcr.engine import checkpoint
-from salcr.engine.network import pick_device
 from salcr.files import make_parent
 from salcr.models import TwoStreamResNet
+from salcr.models.features import pick_device
 from salcr.models.resnet import imagenet_state
 from salcr.nn import GeM
 from salcr.ops.augmentation import Adjust, Draw

@@ -11,13 +11,13 @@ from torch import nn
 
 from salcr.data.augment import Augmentation
 from salcr.engine.config import Config, Schedule
-from salcr.engine.features import autocast, extract_features
 from salcr.engine.images import open_dataset, open_images
 from salcr.engine.interruption import Signals
-from salcr.engine.network import build_network, pick_device
+from salcr.engine.network import build_network
 from salcr.engine.pseudo_labels import pseudo_labels
 from salcr.engine.steps import LossWatch, Rows, load_batches, training_views
 from salcr.models import Embedding
+from salcr.models.features import autocast, extract_features, pick_device
 from salcr.objectives import association_named
 
 Step = Callable[[tuple[torch.Tensor, torch.Tensor], Rows], dict[str, torch.Tensor]]

@@ -20,30 +20,18 @@ from salcr.engine import pretrain as pretraining
 from salcr.engine.config import dump_config
 from salcr.engine.interruption import Interrupted
 from salcr.models import SALCRNetwork
+from tests.cli.conftest import assert_one_line
 from tests.data.trees import make_folder
 from tests.engine.tree import tiny, write_tree
 
-COMMANDS = {"train", "evaluate", "extract", "check-data", "synth", "pretrain", "demo", "info"}
+COMMANDS = {"train", "config", "evaluate", "extract", "index", "search", "cluster", "check-data", "synth", "pretrain"}
+COMMANDS |= {"demo", "export", "info"}
 FAST = (
     "schedule.iterations=1",
     "schedule.stage_one_epochs=1",
     "schedule.stage_two_epochs=1",
     "evaluation.refinements=[]",
 )
-
-
-@pytest.fixture
-def salcr(monkeypatch, capsys):
-    """Runs the command line in this process: (exit code, what it printed, what it said on stderr)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["salcr", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        captured = capsys.readouterr()
-        return caught.value.code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -56,14 +44,6 @@ def saved(tree, tmp_path_factory):
     (run / "checkpoints").mkdir()
     checkpoint.save_atomically(state, run / "checkpoints/epoch_0000.pt")
     return run / "checkpoints/epoch_0000.pt"
-
-
-def assert_one_line(result, *named):
-    code, out, err = result
-    assert code == 1 and out == ""
-    assert err.startswith("salcr: ") and err.count("\n") == 1 and err.endswith("\n")
-    for text in named:
-        assert str(text) in err
 
 
 def test_the_commands_are_these():
@@ -373,3 +353,26 @@ def test_check_data_prints_names_that_are_not_utf_8_and_what_is_good_to_know(sal
     (root / "visible" / os.fsdecode(b"caf\xe9.png")).write_bytes(b"not a picture")
     code, out, _ = salcr("check-data", "--dataset", "folder", "--root", root)
     assert code == 1 and "visible/caf\\udce9.png does not decode" in out
+
+
+def test_the_settings_are_listed(salcr):
+    code, out, _ = salcr("config", "schedule.lr", "--preset", "sysu")
+    assert code == 0 and out.startswith("schedule.lr = 0.00035  [number, above 0]\n    ")
+    assert salcr("config")[1].count("[") >= 50
+    assert_one_line(salcr("config", "lrr"), "unknown key 'lrr', did you mean schedule.lr?")
+    assert_one_line(salcr("config", "--preset", "market"), "preset must be one of demo, sysu")
+    assert "salcr config" in salcr("train", "--help")[1]
+
+
+def test_a_wrong_key_is_answered_with_a_similar_one(salcr, tmp_path):
+    result = salcr("train", "--out", tmp_path / "run", "schedule.leraning_rate=1", "gpcr.wieght=2")
+    assert_one_line(result, "unknown key 'schedule.leraning_rate'", "'gpcr.wieght', did you mean gpcr.weight?")
+
+
+def test_the_shell_completes_commands(salcr, monkeypatch):
+    monkeypatch.setattr(sys.modules["__main__"], "__package__", None)  # else the program is called python -m pytest
+    monkeypatch.setenv("_SALCR_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "salcr se")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    code, out, _ = salcr()
+    assert code == 0 and out.split() == ["search"]

@@ -19,10 +19,10 @@ from salcr.engine.evaluation import (
     extract_checkpoint,
     retrieval_features,
 )
-from salcr.engine.features import extract_features
 from salcr.engine.images import open_dataset, open_images
-from salcr.engine.network import load_network, pick_device
+from salcr.engine.network import load_network
 from salcr.models import SALCRNetwork
+from salcr.models.features import extract_features, pick_device
 from tests.engine.tree import CAMERAS, HEIGHT, IMAGES, TEST, WIDTH, tiny
 
 CPU = torch.device("cpu")

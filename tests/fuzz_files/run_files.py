@@ -77,9 +77,42 @@ def _read_record(path: Path) -> None:
     tables([record])
 
 
+def _index(name: str) -> Kind:
+    """A file of an index of features."""
+
+    def make(folder: Path) -> Path:
+        import numpy as np
+
+        from salcr.retrieval.storage import Manifest, Storage
+
+        manifest = Manifest("a" * 64, "epoch_0000.pt", 288, 144, "auto", "float16", 8)
+        with Storage.create(folder, manifest).writing() as writer:
+            writer.add([f"{i}.jpg" for i in range(9)], np.arange(9) % 2 == 0, np.eye(9, 8))
+            writer.commit(complete=True)
+        return folder / name
+
+    return Kind(make, _read_index)
+
+
+def _read_index(path: Path) -> None:
+    import torch
+
+    from salcr.retrieval import Index
+
+    index = Index.open(path.parent, device="cpu")
+    index.verify()
+    if len(index) and index.features.shape[1] == 8:
+        _, rows = index.nearest(torch.ones(1, 8), top=9)
+        assert all(isinstance(index.path(row), str) for row in rows[0].tolist())
+
+
 KINDS: dict[str, Kind] = {
     "checkpoint": Kind(_write_run, _read_checkpoint, mutate=mutate_in_zip),
     "config": Kind(_write_config, _read_config),
     "metrics": Kind(_write_metrics, _read_metrics),
     "record": Kind(_write_record, _read_record),
+    "index manifest": _index("manifest.json"),
+    "index features": _index("features.npy"),
+    "index modalities": _index("infrared.npy"),
+    "index paths": _index("paths.jsonl"),
 }

@@ -1,4 +1,4 @@
-"""Features of whole record tables, for clustering and for evaluation: no augmentation, model in eval mode."""
+"""Features of whole tables of images, for clustering, evaluation and search: no augmentation, model in eval mode."""
 
 import contextlib
 
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from salcr import ops
-from salcr.models import Embedding, SALCRNetwork
+from salcr.models.network import Embedding, SALCRNetwork
 
 
 @torch.no_grad()
@@ -47,6 +47,23 @@ def extract_features(
         rows_joint.append(F.normalize(sum(side.float() for side in joint)))
     network.train(was_training)
     return Embedding(torch.cat(rows_f), torch.cat(rows_joint))
+
+
+def pick_device(name: str) -> torch.device:
+    """``"auto"`` is the GPU if there is one, else the CPU; anything else is a torch device string.
+
+    Raises:
+        ValueError: no such device, or not here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device {name!r} is no device: {str(error).partition(chr(10))[0]}") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices")
+    return device
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:

@@ -1,0 +1,66 @@
+"""Search of a batch of features in an index on the disk."""
+
+import atexit
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.case import Case
+from benchmarks.cases.knn import same_neighbours
+from benchmarks.features import pedestrians
+from salcr.retrieval.nearest import nearest
+from salcr.retrieval.storage import Manifest, Storage
+
+TOP = 20
+QUERIES = 32
+PIECE = 10_000  # rows of the index that are made at a time
+
+
+def _inputs(device: str, quick: bool) -> tuple[Storage, torch.Tensor]:
+    """An index in a temporary folder, which the process removes as it ends, and queries."""
+    rows, width = (400, 64) if quick else (1_000_000, 2048)
+    folder = Path(tempfile.mkdtemp(prefix="salcr-index-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    some = pedestrians(min(rows, PIECE) + QUERIES, width)
+    queries, some = some[:QUERIES].clone(), some[QUERIES:]
+    generator = torch.Generator().manual_seed(0)
+    with Storage.create(folder, Manifest("", "", 288, 144, "visible", "float16", width)).writing() as writer:
+        for start in range(0, rows, len(some)):
+            features = some + 0.01 * torch.randn(1, width, generator=generator)  # no two rows are the same
+            paths = [f"{row:07}.jpg" for row in range(start, start + len(some))]
+            writer.add(paths, np.zeros(len(some), bool), torch.nn.functional.normalize(features).numpy())
+        writer.commit(complete=True)
+    return Storage(folder), queries.to(device)
+
+
+def _whole(storage: Storage, queries: torch.Tensor) -> Sequence[torch.Tensor]:
+    """What one writes with NumPy: all features as float32, one product, a partial sort."""
+    features = np.asarray(storage.features(0, storage.manifest.rows), dtype=np.float32)
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    asked = queries.numpy() / np.linalg.norm(queries.numpy(), axis=1, keepdims=True)
+    scores = asked @ features.T
+    some = np.argpartition(-scores, TOP, axis=1)[:, :TOP]
+    order = np.argsort(-np.take_along_axis(scores, some, 1), axis=1, kind="stable")
+    some = np.take_along_axis(some, order, 1)
+    return torch.from_numpy(np.take_along_axis(scores, some, 1)), torch.from_numpy(some)
+
+
+def _blocks(storage: Storage, queries: torch.Tensor) -> Sequence[torch.Tensor]:
+    return nearest(storage, queries, TOP)
+
+
+CASES = (
+    Case(
+        "index-search",
+        f"{QUERIES} features of 2048 in an index of 1,000,000 in float16 on the disk, the {TOP} nearest",
+        _inputs,
+        {"reference": _whole, "auto": _blocks},
+        same_neighbours,
+        floor_bytes=lambda storage, queries: storage.manifest.rows * storage.manifest.row_bytes,
+        floor_flops=lambda storage, queries: 2 * len(queries) * storage.manifest.rows * storage.manifest.dimension,
+    ),
+)

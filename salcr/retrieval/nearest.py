@@ -1,0 +1,92 @@
+"""The features of an index that are nearest to given ones: exactly, approximately, or refined."""
+
+from collections.abc import Callable
+
+import torch
+
+from salcr import ops
+from salcr.retrieval.storage import Storage
+
+BLOCK_BYTES = 1 << 24
+"""Features in float32 that are in memory at a time in an exact search."""
+CANDIDATES = 200
+"""Images that a k-reciprocal re-ranking looks at, at least."""
+CHECKED = 32
+"""Queries that an approximate search is compared with the exact one for."""
+
+Found = tuple[torch.Tensor, torch.Tensor]
+
+
+def nearest(storage: Storage, queries: torch.Tensor, top: int) -> Found:
+    """Cosines ``[Q, top]``, largest first, and rows ``[Q, top]`` of the index's features nearest to ``queries [Q, D]``.
+
+    Equal cosines come in the order of their rows, as in :func:`salcr.ops.knn`, which compares block by block: of the
+    features only a block is in memory, whatever the index holds.
+    """
+    rows, block = storage.manifest.rows, max(1, BLOCK_BYTES // (4 * storage.manifest.dimension))
+    values = queries.new_empty(len(queries), 0)
+    indices = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
+    for start in range(0, rows, block):
+        features = read_features(storage, start, min(start + block, rows), queries.device)
+        found, at = ops.knn(queries, min(top, len(features)), database=features)
+        values, order = torch.cat([values, found], 1).sort(dim=1, descending=True, stable=True)
+        indices = torch.cat([indices, at + start], 1).gather(1, order)
+        values, indices = values[:, :top], indices[:, :top]
+    return values, indices
+
+
+def approximate(storage: Storage, queries: torch.Tensor, top: int) -> tuple[Found, float]:
+    """As :func:`nearest` by faiss, with all features in memory, and its recall.
+
+    The recall is the share of the exact search's rows that are found, for the first :data:`CHECKED` queries.
+    """
+    features = read_features(storage, 0, storage.manifest.rows, queries.device)
+    found = ops.knn(queries, top, database=features, method="faiss-ivf")
+    exact = nearest(storage, queries[:CHECKED], top)[1]
+    hits = (exact[:, :, None] == found[1][:CHECKED, None]).any(2)
+    return found, float(hits.float().mean())
+
+
+def propagated(storage: Storage, queries: torch.Tensor, infrared: torch.Tensor, top: int) -> Found:
+    """CMFP over the whole index and all queries together, then the nearest of the propagated features.
+
+    Args:
+        infrared: ``[Q]``, bool: the modality of each query.
+    """
+    rows = storage.manifest.rows
+    everything = torch.cat([read_features(storage, 0, rows, queries.device), queries])
+    side = torch.cat([torch.from_numpy(storage.infrared()).to(infrared.device), infrared]).to(queries.device)
+    if side.all() or not side.any():
+        raise ValueError(
+            f"cmfp propagates features between visible and infrared images, and the index and the queries hold "
+            f"{'infrared' if side.any() else 'visible'} ones alone: choose another refinement"
+        )
+    everything[~side], everything[side] = ops.propagate_features(everything[~side], everything[side])
+    return ops.knn(everything[rows:], top, database=everything[:rows])
+
+
+def reranked(storage: Storage, queries: torch.Tensor, infrared: torch.Tensor, top: int) -> Found:
+    """k-reciprocal re-ranking of the candidates nearest to each query, one query at a time.
+
+    Scores are one less the re-ranked distance. Candidates are :data:`CANDIDATES`, or ``5 * top`` where that is more.
+    """
+    _, candidates = nearest(storage, queries, min(max(CANDIDATES, 5 * top), storage.manifest.rows))
+    scores, rows = [], []
+    for query, near in zip(queries, candidates, strict=True):
+        near = near.sort().values  # equal distances come in the order of their rows
+        gallery = torch.cat([read_features(storage, row, row + 1, queries.device) for row in near.tolist()])
+        distances, order = ops.rerank_k_reciprocal(query[None], gallery)[0].sort(stable=True)
+        scores.append(1 - distances[:top])
+        rows.append(near[order[:top]])
+    return torch.stack(scores), torch.stack(rows)
+
+
+REFINEMENTS: dict[str, Callable[[Storage, torch.Tensor, torch.Tensor, int], Found]] = {
+    "cmfp": propagated,
+    "k_reciprocal": reranked,
+}
+
+
+def read_features(storage: Storage, start: int, end: int, device: torch.device) -> torch.Tensor:
+    """Rows ``start`` to ``end`` of the features in float32, on ``device``."""
+    return torch.from_numpy(storage.features(start, end)).to(device, torch.float32)
