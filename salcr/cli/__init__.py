@@ -76,21 +76,25 @@ def train(
 
     With --resume or --restart and neither --preset nor --config, settings are those of the folder's config.yaml.
     """
+    from salcr import distributed
     from salcr.engine import load_config, single_stage
     from salcr.engine import train as run
 
-    own = out / "config.yaml"
-    if (resume or restart) and preset is None and config is None:
-        if own.exists():
-            config = own
-        elif not overrides:
+    def read_settings() -> Any:
+        own = out / "config.yaml"
+        bare = (resume or restart) and preset is None and config is None
+        if bare and not own.exists() and not overrides:
             raise ValueError(f"{out} holds no run to go on with: no config.yaml")
-    settings = load_config(preset=preset, file=config, overrides=overrides or [])
-    if stage != "both":
-        settings = single_stage(settings, stage)
-    if stage == "two" and settings.model.checkpoint is None:
-        raise ValueError("--stage two starts from a stage-one network: give model.checkpoint=FILE")
-    _report(lambda: run(settings, out, resume=resume, restart=restart), out)
+        settings = load_config(preset=preset, file=own if bare and own.exists() else config, overrides=overrides or [])
+        if stage != "both":
+            settings = single_stage(settings, stage)
+        if stage == "two" and settings.model.checkpoint is None:
+            raise ValueError("--stage two starts from a stage-one network: give model.checkpoint=FILE")
+        return settings
+
+    with distributed.joined():
+        settings = distributed.on_first(read_settings)
+        _report(lambda: run(settings, out, resume=resume, restart=restart), out)
 
 
 @app.command()
@@ -227,14 +231,18 @@ def _terminable() -> Iterator[None]:
 
 def _report(training: Callable[[], dict[str, Any]], folder: Path) -> None:
     """Run a training and print what it found, or where it goes on after a signal."""
+    from salcr.distributed import rank
     from salcr.engine.demo import cross_label_line, summary_table
     from salcr.engine.interruption import Interrupted
 
     try:
         summary = training()
     except Interrupted as error:
-        typer.echo(f"salcr: {error}", err=True)
+        if rank() == 0:
+            typer.echo(f"salcr: {error}", err=True)
         raise typer.Exit(error.exit_status) from error
+    if rank():
+        return
     for text in (summary_table(summary), cross_label_line(folder), f"run folder: {folder}"):
         if text:
             typer.echo(text)

@@ -91,8 +91,9 @@ class Schedule(Section):
     milestones: tuple[NonNegativeInt, ...] = (20, 60)
     """Epochs, counted over both stages, from which the learning rate is multiplied by ``gamma`` once more."""
     gamma: PositiveFloat = 0.1
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the network's arithmetic (autocast); losses and memories are float32."""
+    precision: Literal["float32", "bfloat16", "float64"] = "float32"
+    """Of the network's arithmetic. With bfloat16 (autocast) losses and memories are float32, with float64 everything is
+    float64: slow, and made for comparing runs, see docs/distributed.md."""
 
 
 class Augment(Section):

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from salcr import ops
+from salcr import distributed, ops
 from salcr.engine import checkpoint
 from salcr.engine.config import Config, Model, config_of_checkpoint, load_config
+from salcr.engine.features import parameter_dtype
 from salcr.models import SALCRNetwork
 from salcr.models.weights import read_weights
 
@@ -64,6 +65,7 @@ def load_network(path: Path, device: torch.device) -> tuple[SALCRNetwork, Config
         raise ValueError(f"{path} is not a training checkpoint: it has no configuration")
     config = config_of_checkpoint(state["config"], path)
     network = SALCRNetwork(config.model.architecture, config.model.parts, authors_pg1=config.model.authors_pg1)
+    network.to(parameter_dtype(config.schedule.precision))
     _load_state(network, state, path)
     run = path.absolute().parents[1] / "config.yaml" if path.absolute().parent.name == "checkpoints" else None
     if run is not None and run.exists():
@@ -76,11 +78,20 @@ def load_network(path: Path, device: torch.device) -> tuple[SALCRNetwork, Config
 def pick_device(name: str) -> torch.device:
     """``"auto"`` is the GPU if there is one, else the CPU; anything else is a torch device string.
 
+    Of several processes each gets a GPU of its machine, which becomes its current one.
+
     Raises:
-        ValueError: no such device, or not here.
+        ValueError: no such device, or not here, or one for several processes.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if distributed.world() > 1 and name.startswith("cuda"):
+        if name != "cuda":
+            raise ValueError(f"device {name!r} is one for {distributed.world()} processes: set it to auto, cuda or cpu")
+        if (number := distributed.local_rank()) >= torch.cuda.device_count():
+            raise ValueError(f"no GPU for process {number} of this machine: it has {torch.cuda.device_count()}")
+        torch.cuda.set_device(number)
+        name = f"cuda:{number}"
     try:
         device = torch.device(name)
     except RuntimeError as error:
