@@ -30,7 +30,7 @@ def joined() -> Iterator[None]:
 
     Only the first process logs below an error. A group that is there already is used and stays.
     """
-    if dist.is_initialized() or not all(name in os.environ for name in VARIABLES):
+    if not all(name in os.environ for name in VARIABLES) or dist.is_initialized():
         yield
         return
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")

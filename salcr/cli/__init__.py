@@ -106,12 +106,16 @@ def evaluate(
     """Evaluate a checkpoint by all protocols of its data set (outside of its run folder give data.root=DIR)."""
     import json
 
+    from salcr import distributed
     from salcr.engine.evaluation import evaluate_checkpoint
     from salcr.files import make_parent, write_atomically
 
-    if out is not None:
-        make_parent(out)
-    text = json.dumps(evaluate_checkpoint(checkpoint, overrides or []), indent=2)
+    with distributed.joined():
+        if out is not None:
+            distributed.on_first(lambda: make_parent(out))
+        text = json.dumps(evaluate_checkpoint(checkpoint, overrides or []), indent=2)
+        if distributed.rank():
+            return
     if out is None:
         typer.echo(text)
     else:
@@ -125,9 +129,13 @@ def extract(
     overrides: Overrides = None,
 ) -> None:
     """Write features, ids, cameras, modality and paths of the test images to a .npz file."""
+    from salcr import distributed
     from salcr.engine.evaluation import extract_checkpoint
 
-    extract_checkpoint(checkpoint, out, overrides or [])
+    with distributed.joined():
+        extract_checkpoint(checkpoint, out, overrides or [])
+        if distributed.rank():
+            return
     typer.echo(f"features: {out}")
 
 
@@ -185,9 +193,11 @@ def demo(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted demo.")] = False,
 ) -> None:
     """Render people, train both stages on them, print what stage two adds."""
+    from salcr.distributed import joined
     from salcr.engine.demo import demo as run
 
-    _report(lambda: run(out, seed=seed, overrides=tuple(overrides or ()), resume=resume), out)
+    with joined():
+        _report(lambda: run(out, seed=seed, overrides=tuple(overrides or ()), resume=resume), out)
 
 
 @app.command()

@@ -54,15 +54,19 @@ def evaluate_checkpoint(path: Path, overrides: Sequence[str] = ()) -> dict[str, 
 
 def extract_checkpoint(path: Path, out: Path, overrides: Sequence[str] = ()) -> None:
     """Write ``features [N, D]``, ``ids``, ``cams``, ``infrared`` and ``paths`` of the test images to ``out`` (.npz)."""
-    make_parent(out)
+    distributed.on_first(lambda: make_parent(out))
     network, dataset, config, device = _open_checkpoint(path, overrides)
     test = dataset.test
     columns = dict(ids=test.ids, cams=test.cams, infrared=test.infrared, paths=np.array(test.paths))
     with configured_backend(config):
         features = retrieval_features(network, dataset, config, device).cpu().numpy()
-    content = io.BytesIO()
-    np.savez(content, features=features, **columns)
-    write_atomically(out, content.getbuffer())
+
+    def write() -> None:
+        content = io.BytesIO()
+        np.savez(content, features=features, **columns)
+        write_atomically(out, content.getbuffer())
+
+    distributed.on_first(write)
 
 
 def retrieval_features(network: SALCRNetwork, dataset: Dataset, config: Config, device: torch.device) -> torch.Tensor:

@@ -124,6 +124,6 @@ def test_a_batch_without_equal_shares_is_refused_with_the_numbers(several):
 
 def test_a_process_that_is_killed_ends_the_run_and_is_named(several):
     folder, err = several
-    assert "Signal 9 (SIGKILL) received" in err and "Connection closed by peer" in err
+    assert "Signal 9 (SIGKILL) received" in err
     assert not (folder / "killed/summary.json").exists() and not (folder / "killed/.holder.json").exists()
     assert err.count("starts from random weights") == 5  # one line a run, of the first process
