@@ -55,11 +55,11 @@ class Session:
         sides = self.dataset.train_visible, self.dataset.train_infrared
         self.images = tuple(open_images(records, config) for records in sides)
         self.paths = tuple(records.paths for records in sides)
-        distributed.check_same({"the images that every process finds": _digest(self.paths)})
         self.augmentation = Augmentation(**config.augment.model_dump())
         self.dtype = parameter_dtype(config.schedule.precision)
         network = build_network(config.model, self.generator)
         self.network = synchronised(network.to(self.device, self.dtype, memory_format=torch.channels_last))
+        distributed.check_same({"the list of images": _digest(self.paths)} | self.network.state_dict())
         self.optimiser = self.fresh_optimiser()
         self.labels: tuple[torch.Tensor, torch.Tensor] | None = None
         self.times: dict[str, float] = {}

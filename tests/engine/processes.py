@@ -17,6 +17,7 @@ import torch
 
 from salcr import cli, distributed
 from salcr.engine import checkpoint, load_config, session, train
+from salcr.engine.evaluation import evaluate_checkpoint
 from salcr.engine.interruption import Interrupted
 from salcr.engine.run_folder import RunFolder
 from salcr.engine.trainer import Trainer
@@ -155,6 +156,7 @@ def main(tree, folder, port):
     if rank < 2:
         with group_of_two(rank, port):
             torch.save(recorded(config, folder / "two"), folder / f"two_{rank}.pt")
+            said["evaluated"] = evaluate_checkpoint(folder / "two/checkpoints/epoch_0001.pt")
             train(config, folder / "interrupted_alone", resume=True)
             for what in DRIFTS:
                 said[what] = drift(config, folder / what, what, rank)

@@ -105,6 +105,10 @@ def test_a_training_is_that_of_one_process(alone, several, tree, name):
     torch.testing.assert_close(one["optimiser"], other["optimiser"], rtol=1e-9, atol=1e-9)
 
 
+def test_a_checkpoint_is_evaluated_by_several(alone, several):
+    assert [said(several[0], rank)["evaluated"] for rank in (0, 1)] == [alone[0]["summary"]["final"]] * 2
+
+
 @pytest.mark.parametrize("what", DRIFTS)
 def test_processes_that_drift_apart_end_the_run(several, what):
     for rank in (0, 1):
@@ -126,4 +130,4 @@ def test_a_process_that_is_killed_ends_the_run_and_is_named(several):
     folder, err = several
     assert "Signal 9 (SIGKILL) received" in err
     assert not (folder / "killed/summary.json").exists() and not (folder / "killed/.holder.json").exists()
-    assert err.count("starts from random weights") == 5  # one line a run, of the first process
+    assert err.count("starts from random weights") == 6  # one line a run, of the first process
