@@ -43,7 +43,7 @@ def joined() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-        dist.destroy_process_group()
+    dist.destroy_process_group()  # after an error it would wait for the others, and they notice when the process ends
 
 
 def world() -> int:

@@ -63,7 +63,8 @@ class Signals:
     def anywhere(self) -> bool:
         """Whether a signal has come, to this process or to another one of its group, which then all received it."""
         number = distributed.largest(self.received or 0)
-        self.received = signal.Signals(number) if number else None
+        if number:  # otherwise one may be coming right now
+            self.received = signal.Signals(number)
         return number > 0
 
     def release(self) -> None:
