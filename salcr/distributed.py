@@ -4,7 +4,6 @@ All of them draw the same random numbers and keep the same state; each computes 
 positions. In a single process every function here gives back what it was given.
 """
 
-import gc
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -167,7 +166,6 @@ def data_parallel(network: nn.Module) -> nn.Module:
     """``network`` with gradients that are averaged over the processes; all that requires one must get one."""
     if world() == 1:
         return network
-    gc.collect()  # the one before is in a circle of references and holds a copy of all gradients
     return nn.parallel.DistributedDataParallel(network, gradient_as_bucket_view=True)
 
 

@@ -16,7 +16,7 @@ from salcr.engine.features import autocast, extract_features, parameter_dtype
 from salcr.engine.images import open_dataset, open_images, shows_bars
 from salcr.engine.interruption import Signals
 from salcr.engine.network import build_network, pick_device
-from salcr.engine.pseudo_labels import pseudo_labels
+from salcr.engine.pseudo_labels import label_metrics, pseudo_labels
 from salcr.engine.steps import LossWatch, Rows, load_batches, training_views
 from salcr.models import Embedding
 from salcr.nn import synchronised
@@ -60,6 +60,7 @@ class Session:
         network = build_network(config.model, self.generator)
         self.network = synchronised(network.to(self.device, self.dtype, memory_format=torch.channels_last))
         distributed.check_same({"the list of images": _digest(self.paths)} | self.network.state_dict())
+        self.parallel, self.trained = self.network, ()
         self.optimiser = self.fresh_optimiser()
         self.labels: tuple[torch.Tensor, torch.Tensor] | None = None
         self.times: dict[str, float] = {}
@@ -88,6 +89,13 @@ class Session:
             )
         )
         return self.labels
+
+    def label_metrics(self) -> dict[str, dict[str, Any]]:
+        """Of the labels of both modalities; see :func:`salcr.engine.pseudo_labels.label_metrics`."""
+        sides = {"visible": self.dataset.train_visible, "infrared": self.dataset.train_infrared}
+        return distributed.on_first(
+            lambda: {name: label_metrics(y, sides[name].ids) for name, y in zip(sides, self.labels, strict=True)}
+        )
 
     def of_first(self, function: Callable[[], Iterable[torch.Tensor]]) -> tuple[torch.Tensor, ...]:
         """Tensors that the first process computes alone, on the device of each."""
@@ -161,8 +169,10 @@ class Session:
         frozen = [p for module in unused for p in module.parameters() if p.requires_grad]
         for parameter in frozen:
             parameter.requires_grad_(False)
+        if self.trained != (trained := tuple(p.requires_grad for p in self.network.parameters())):
+            self.parallel, self.trained = distributed.data_parallel(self.network), trained
         try:
-            yield distributed.data_parallel(self.network)
+            yield self.parallel
         finally:
             for parameter in frozen:
                 parameter.requires_grad_(True)

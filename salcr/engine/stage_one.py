@@ -9,7 +9,6 @@ from torch import nn
 from salcr import ops
 from salcr.data.samplers import stage_one_batches
 from salcr.engine.features import widened
-from salcr.engine.pseudo_labels import label_metrics
 from salcr.engine.session import EpochState, Session
 from salcr.engine.steps import Rows, optimise, share_of
 from salcr.models import TrainingFeatures
@@ -38,11 +37,8 @@ def stage_one_epoch(session: Session, epoch: int) -> dict[str, Any]:
         memories[1].update_(r, y_r)
         return losses
 
-    return {
-        "loss": session.run_steps(epoch, state, step, local_scaling=True, unused=[session.network.parts]),
-        "visible": label_metrics(labels[0], session.dataset.train_visible.ids),
-        "infrared": label_metrics(labels[1], session.dataset.train_infrared.ids),
-    }
+    losses = session.run_steps(epoch, state, step, local_scaling=True, unused=[session.network.parts])
+    return {"loss": losses, **session.label_metrics()}
 
 
 def _begin(session: Session) -> EpochState:

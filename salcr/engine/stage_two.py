@@ -13,7 +13,7 @@ from salcr.data.records import NO_IDENTITY
 from salcr.data.samplers import stage_two_batches
 from salcr.engine.config import DAGI, Config
 from salcr.engine.features import widened
-from salcr.engine.pseudo_labels import label_metrics, majority_identities
+from salcr.engine.pseudo_labels import majority_identities
 from salcr.engine.session import EpochState, Session
 from salcr.engine.steps import Rows, optimise, share_of
 from salcr.models import Embedding, SALCRNetwork, TrainingFeatures
@@ -37,13 +37,9 @@ def stage_two_epoch(session: Session, epoch: int) -> dict[str, Any]:
         objective.update_(output, objective.queries(output, labels.of_batch(*rows)), session.generator)
         return losses
 
-    train = session.dataset.train_visible, session.dataset.train_infrared
-    metrics = {
-        "loss": session.run_steps(epoch, state, step, local_scaling=False, unused=objective.unused(session.network)),
-        "visible": label_metrics(session.labels[0], train[0].ids),
-        "infrared": label_metrics(session.labels[1], train[1].ids),
-    }
-    accuracy = cross_accuracy(labels, train[0].ids, train[1].ids)
+    losses = session.run_steps(epoch, state, step, local_scaling=False, unused=objective.unused(session.network))
+    metrics = {"loss": losses, **session.label_metrics()}
+    accuracy = cross_accuracy(labels, session.dataset.train_visible.ids, session.dataset.train_infrared.ids)
     return metrics | {"cross_accuracy": accuracy} if accuracy else metrics
 
 
