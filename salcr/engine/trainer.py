@@ -108,7 +108,7 @@ class Trainer(Session):
         except EpochInterrupted as error:
             self._check_network(epoch)
             logger.info("interrupted in epoch %d, step %d: writing a checkpoint", epoch, error.steps)
-            self._save(epoch, error.middle, error.steps)
+            self._save(epoch, error.middle, steps=error.steps)
         else:
             self._check_network(epoch)
             distributed.on_first(lambda: self._report(epoch, stage, metrics))
@@ -133,9 +133,9 @@ class Trainer(Session):
         )
         logger.info("epoch %d (stage %d): %s; %s; %.1f s", epoch, stage, losses, labels, sum(self.times.values()))
 
-    def _save(self, epoch: int, middle: dict[str, Any] | None = None, steps: int | None = None) -> None:
+    def _save(self, epoch: int, middle: dict[str, Any] | None = None, **steps: int) -> None:
         folder = self.run.checkpoints
-        distributed.on_first(lambda: checkpoint.save_epoch(folder, epoch, self._state(epoch, middle), steps=steps))
+        distributed.on_first(lambda: checkpoint.save_epoch(folder, epoch, self._state(epoch, middle), **steps))
 
     def _state(self, epoch: int, middle: dict[str, Any] | None = None) -> dict[str, Any]:
         """A checkpoint's content; ``epoch`` has ended, or ``middle`` is what its steps that are left need."""

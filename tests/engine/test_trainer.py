@@ -71,7 +71,7 @@ def fake_epochs(monkeypatch):
         monkeypatch.setattr(engine, "stage_one_epoch", fake(1))
         monkeypatch.setattr(engine, "stage_two_epoch", fake(2))
         monkeypatch.setattr(engine, "evaluate", lambda *_: {})
-        monkeypatch.setattr(checkpoint, "save_epoch", lambda *_, **__: None)
+        monkeypatch.setattr(checkpoint, "save_epoch", lambda *_: None)
 
     return install
 
