@@ -21,6 +21,9 @@ ROOMS = {  # each with the rooms it may import
     "cli": {"data", "engine", "ops", "retrieval"},
 }
 
+SHARED = {"salcr", "defaults", "distributed", "files", "jit"}  # which every room may import
+SHARED |= {"use_backend", "cluster", "_C", "_cuda", "__version__"}
+
 
 def imports(path):
     """Modules of salcr that the file imports anywhere, also inside functions; names of modules count as modules."""
@@ -52,7 +55,7 @@ def test_a_room_imports_only_rooms_below_it(room):
     for path in folder.rglob("*.py"):
         for name in imports(path):
             target = name.split(".")[1] if "." in name else "salcr"
-            if target in ("defaults", "files", "jit", "use_backend", "cluster", "_C", "_cuda", "salcr", "__version__"):
+            if target in SHARED:
                 continue
             assert target == room or target in ROOMS[room], f"{path.relative_to(ROOT)} imports {name}"
 

@@ -84,31 +84,38 @@ def train(
     With --resume or --restart and neither --preset nor --config, settings are those of the folder's config.yaml, with
     --trials of its trials.yaml.
     """
+    from salcr import distributed
     from salcr.engine import load_config, single_stage
     from salcr.engine import train as run
 
-    own = out / ("config.yaml" if trials is None else "trials.yaml")
-    if (resume or restart) and preset is None and config is None:
-        if own.exists():
-            config = own
-        elif not overrides:
+    def read_settings() -> Any:
+        own = out / ("config.yaml" if trials is None else "trials.yaml")
+        bare = (resume or restart) and preset is None and config is None
+        if bare and not own.exists() and not overrides:
             raise ValueError(f"{out} holds no run to go on with: no {own.name}")
-    settings = load_config(preset=preset, file=config, overrides=overrides or [])
-    if stage != "both":
-        settings = single_stage(settings, stage)
-    if stage == "two" and settings.model.checkpoint is None:
-        raise ValueError("--stage two starts from a stage-one network: give model.checkpoint=FILE")
-    if trials is not None:
-        _train_trials(settings, out, trials, jobs=jobs, resume=resume, restart=restart)
-    elif jobs != 1:
-        raise ValueError("--jobs is of --trials")
-    else:
-        _report(lambda: run(settings, out, resume=resume, restart=restart), out)
+        settings = load_config(preset=preset, file=own if bare and own.exists() else config, overrides=overrides or [])
+        if stage != "both":
+            settings = single_stage(settings, stage)
+        if stage == "two" and settings.model.checkpoint is None:
+            raise ValueError("--stage two starts from a stage-one network: give model.checkpoint=FILE")
+        return settings
+
+    with distributed.joined():
+        settings = distributed.on_first(read_settings)
+        if trials is not None:
+            _train_trials(settings, out, trials, jobs=jobs, resume=resume, restart=restart)
+        elif jobs != 1:
+            raise ValueError("--jobs is of --trials")
+        else:
+            _report(lambda: run(settings, out, resume=resume, restart=restart), out)
 
 
 def _train_trials(settings: "Config", out: Path, trials: str, **options: Any) -> None:
     from salcr.cli.trials import parse_trials, train_trials, trials_table
+    from salcr.distributed import world
 
+    if world() > 1:
+        raise ValueError("--trials starts a process for each trial: call it without torchrun")
     numbers = parse_trials(trials, settings.data.name)
     summary = _until_signal(lambda: train_trials(settings, out, numbers, **options))
     typer.echo(f"{trials_table(summary)}\nrun folder: {out}")
@@ -128,12 +135,16 @@ def evaluate(
     """Evaluate a checkpoint by all protocols of its data set (outside of its run folder give data.root=DIR)."""
     import json
 
+    from salcr import distributed
     from salcr.engine.evaluation import evaluate_checkpoint
     from salcr.files import make_parent, write_atomically
 
-    if out is not None:
-        make_parent(out)
-    text = json.dumps(evaluate_checkpoint(checkpoint, overrides or []), indent=2)
+    with distributed.joined():
+        if out is not None:
+            distributed.on_first(lambda: make_parent(out))
+        text = json.dumps(evaluate_checkpoint(checkpoint, overrides or []), indent=2)
+        if distributed.rank():
+            return
     if out is None:
         typer.echo(text)
     else:
@@ -147,9 +158,13 @@ def extract(
     overrides: Overrides = None,
 ) -> None:
     """Write features, ids, cameras, modality and paths of the test images to a .npz file."""
+    from salcr import distributed
     from salcr.engine.evaluation import extract_checkpoint
 
-    extract_checkpoint(checkpoint, out, overrides or [])
+    with distributed.joined():
+        extract_checkpoint(checkpoint, out, overrides or [])
+        if distributed.rank():
+            return
     typer.echo(f"features: {out}")
 
 
@@ -213,9 +228,11 @@ def demo(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted demo.")] = False,
 ) -> None:
     """Render people, train both stages on them, print what stage two adds."""
+    from salcr.distributed import joined
     from salcr.engine.demo import demo as run
 
-    _report(lambda: run(out, seed=seed, overrides=tuple(overrides or ()), resume=resume), out)
+    with joined():
+        _report(lambda: run(out, seed=seed, overrides=tuple(overrides or ()), resume=resume), out)
 
 
 @app.command()
@@ -259,19 +276,24 @@ def _terminable() -> Iterator[None]:
 
 def _report(training: Callable[[], dict[str, Any]], folder: Path) -> None:
     """Run a training and print what it found, or where it goes on after a signal."""
+    from salcr.distributed import rank
     from salcr.engine.demo import cross_label_line, summary_table
 
     summary = _until_signal(training)
+    if rank():
+        return
     for text in (summary_table(summary), cross_label_line(folder), f"run folder: {folder}"):
         if text:
             typer.echo(text)
 
 
 def _until_signal(training: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    from salcr.distributed import rank
     from salcr.engine.interruption import Interrupted
 
     try:
         return training()
     except Interrupted as error:
-        typer.echo(f"salcr: {error}", err=True)
+        if rank() == 0:
+            typer.echo(f"salcr: {error}", err=True)
         raise typer.Exit(error.exit_status) from error

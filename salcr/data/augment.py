@@ -21,6 +21,10 @@ class Draws(NamedTuple):
     table: torch.Tensor
     scalings: torch.Tensor | None = None
 
+    def of(self, views: slice) -> "Draws":
+        """Those of some of the views."""
+        return self._replace(table=self.table[views])
+
 
 @dataclass(frozen=True)
 class Augmentation:

@@ -111,8 +111,9 @@ class Schedule(Section):
     """Epochs, counted over both stages, from which the learning rate is multiplied by ``gamma`` once more."""
     gamma: PositiveFloat = 0.1
     """What each milestone multiplies the learning rate by."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the network's arithmetic (autocast); losses and memories are float32."""
+    precision: Literal["float32", "bfloat16", "float64"] = "float32"
+    """Of the network's arithmetic. With bfloat16 (autocast) losses and memories are float32, with float64 everything is
+    float64: slow, and made for comparing runs, see docs/distributed.md."""
 
 
 class Augment(Section):

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from salcr import distributed
 from salcr.data.synthetic import write_dataset
 from salcr.engine.config import Config, load_config
 from salcr.engine.evaluation import evaluate
@@ -33,10 +34,10 @@ def demo(out: Path, *, seed: int = 0, overrides: tuple[str, ...] = (), resume: b
     """
     root = out / "data"
     config = load_config(preset="demo", overrides=[f"seed={seed}", f"data.root={root}", *overrides])
-    render(root, config, PEOPLE)
+    distributed.on_first(lambda: render(root, config, PEOPLE))
     summary = train(config, out, resume=resume)
     summary = {"untrained": evaluate_start(config), **summary}
-    RunFolder(out).write_summary(summary)
+    distributed.on_first(lambda: RunFolder(out).write_summary(summary))
     return summary
 
 

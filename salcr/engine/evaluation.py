@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from salcr import ops
+from salcr import distributed, ops
 from salcr.data import Dataset
 from salcr.data.records import Protocol, Trial
 from salcr.engine.config import Config, Evaluation, differences, load_config
@@ -17,7 +17,7 @@ from salcr.engine.images import open_dataset, open_images
 from salcr.engine.network import configured_backend, load_network
 from salcr.files import make_parent, write_atomically
 from salcr.models import SALCRNetwork
-from salcr.models.features import extract_features, pick_device
+from salcr.models.features import extract_features, parameter_dtype, pick_device
 
 RANKS = (1, 5, 10, 20)
 ACTING = ("data.", "evaluation.", "device", "backend", "schedule.precision")  # settings that a trained network obeys
@@ -54,21 +54,25 @@ def evaluate_checkpoint(path: Path, overrides: Sequence[str] = ()) -> dict[str, 
 
 def extract_checkpoint(path: Path, out: Path, overrides: Sequence[str] = ()) -> None:
     """Write ``features [N, D]``, ``ids``, ``cams``, ``infrared`` and ``paths`` of the test images to ``out`` (.npz)."""
-    make_parent(out)
+    distributed.on_first(lambda: make_parent(out))
     network, dataset, config, device = _open_checkpoint(path, overrides)
     test = dataset.test
     columns = dict(ids=test.ids, cams=test.cams, infrared=test.infrared, paths=np.array(test.paths))
     with configured_backend(config):
         features = retrieval_features(network, dataset, config, device).cpu().numpy()
-    content = io.BytesIO()
-    np.savez(content, features=features, **columns)
-    write_atomically(out, content.getbuffer())
+
+    def write() -> None:
+        content = io.BytesIO()
+        np.savez(content, features=features, **columns)
+        write_atomically(out, content.getbuffer())
+
+    distributed.on_first(write)
 
 
 def retrieval_features(network: SALCRNetwork, dataset: Dataset, config: Config, device: torch.device) -> torch.Tensor:
     """Unit features ``[N, D]`` of ``dataset.test``, averaged with those of the mirror images, on ``device``."""
     records = dataset.test
-    features = torch.empty(len(records), network.width, device=device)
+    features = torch.empty(len(records), network.width, dtype=network.norm.weight.dtype, device=device)
     for infrared in (False, True):
         rows = np.flatnonzero(records.infrared == infrared)
         if len(rows) == 0:
@@ -88,17 +92,21 @@ def retrieval_features(network: SALCRNetwork, dataset: Dataset, config: Config, 
 def evaluate_protocol(
     features: torch.Tensor, dataset: Dataset, protocol: Protocol, settings: Evaluation
 ) -> dict[str, Any]:
-    """Figures of one protocol from the features ``[N, D]`` of ``dataset.test``."""
+    """Figures of one protocol from the features ``[N, D]`` of ``dataset.test``; several processes share its trials."""
     methods = {"raw": cosine_distances} | {name: REFINEMENTS[name] for name in settings.refinements}
-    figures: dict[str, list[dict[str, float]]] = {name: [] for name in methods}
-    for trial in protocol.trials:
+
+    def figures(trial: Trial) -> dict[str, dict[str, float]]:
         query, gallery = (features[torch.from_numpy(rows).to(features.device)] for rows in (trial.query, trial.gallery))
         infrared_query = bool(dataset.test.infrared[trial.query[0]])
-        for name, method in methods.items():
-            figures[name].append(_rank(method(query, gallery, infrared_query, settings), dataset, trial, protocol.rule))
+        return {
+            name: _rank(method(query, gallery, infrared_query, settings), dataset, trial, protocol.rule)
+            for name, method in methods.items()
+        }
+
+    trials = distributed.spread(figures, protocol.trials)
     means = {
-        name: {key: round(float(np.mean([trial[key] for trial in trials])), 2) for key in trials[0]}
-        for name, trials in figures.items()
+        name: {key: round(float(np.mean([trial[name][key] for trial in trials])), 2) for key in trials[0][name]}
+        for name in methods
     }
     return means.pop("raw") | means
 
@@ -119,7 +127,7 @@ def _open_checkpoint(path: Path, overrides: Sequence[str]) -> tuple[SALCRNetwork
     device, dataset = pick_device(config.device), open_dataset(config)
     if not dataset.protocols:
         raise ValueError(f"nothing to evaluate: {dataset.root} has no query and gallery")
-    return network.to(device), dataset, config, device
+    return network.to(device, parameter_dtype(config.schedule.precision)), dataset, config, device
 
 
 def _propagated(query, gallery, infrared_query, settings):

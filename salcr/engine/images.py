@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from salcr import distributed
 from salcr.data import Dataset, Records, load_dataset, open_store
 from salcr.data._images import Progress, say_left_out
 from salcr.engine.config import Config
@@ -35,12 +36,18 @@ def open_dataset(config: Config) -> Dataset:
 def open_images(records: Records, config: Config) -> np.ndarray:
     """The pixels of ``records`` at the training size; see :func:`salcr.data.open_store`.
 
+    Of several processes one decodes them, and the others on its machine find the file.
+
     The store lies in ``config.data.cache``, else in ``.salcr-cache`` below the data set's root, else, where nothing can
     be written there, in ``salcr/images`` of the user's cache folder (``$XDG_CACHE_HOME`` or ``~/.cache``); the log says
     so.
     """
     if not len(records):
         raise ValueError(f"{records.root} has no images to train on")
+    return distributed.in_turn(lambda: _open_images(records, config))
+
+
+def _open_images(records: Records, config: Config) -> np.ndarray:
     size = dict(height=config.data.height, width=config.data.width)
     cache = config.data.cache or records.root / ".salcr-cache"
     with counting("decoding images") as progress:
@@ -85,7 +92,7 @@ def counting(title: str) -> Iterator[Progress]:
     """A function to call with what is done and the total: a bar on a terminal, elsewhere one line at the start."""
     from tqdm import tqdm
 
-    with tqdm(desc=title, leave=False, delay=1, disable=not sys.stderr.isatty()) as bar:
+    with tqdm(desc=title, leave=False, delay=1, disable=not shows_bars()) as bar:
 
         def show(done: int, total: int) -> None:
             if done == 1 and bar.disable:
@@ -94,3 +101,8 @@ def counting(title: str) -> Iterator[Progress]:
             bar.update(done - bar.n)
 
         yield show
+
+
+def shows_bars() -> bool:
+    """Whether there is a terminal for progress bars, which only the first of several processes writes to."""
+    return sys.stderr.isatty() and distributed.rank() == 0

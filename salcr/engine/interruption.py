@@ -4,6 +4,8 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
+from salcr import distributed
+
 PACKAGE = __name__.split(".")[0]
 STANDARD = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 
@@ -30,7 +32,9 @@ class Signals:
     """Here SIGINT and SIGTERM raise :class:`Interrupted`: at once or, after :meth:`hold`, on :meth:`release`.
 
     After the first of them a second Ctrl-C ends the process there and then, and a second SIGTERM, which some schedulers
-    send, does nothing. Handlers that others than this package have installed stay; outside of the main thread, all.
+    send, does nothing. Of several processes, which get a signal once from a terminal and once from ``torchrun``, a
+    second Ctrl-C does nothing either. Handlers that others than this package have installed stay; outside of the main
+    thread, all.
     """
 
     def __init__(self) -> None:
@@ -56,6 +60,13 @@ class Signals:
         """Until :meth:`release`, only note a signal in ``received``."""
         self._held = True
 
+    def anywhere(self) -> bool:
+        """Whether a signal has come, to this process or to another one of its group, which then all received it."""
+        number = distributed.largest(self.received or 0)
+        if number:  # otherwise one may be coming right now
+            self.received = signal.Signals(number)
+        return number > 0
+
     def release(self) -> None:
         """Raise for a signal that came since :meth:`hold`, or before it and was lost on the way.
 
@@ -69,6 +80,7 @@ class Signals:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number)
         for other in self._before:
-            signal.signal(other, signal.SIG_DFL if other == signal.SIGINT else signal.SIG_IGN)
+            ends = other == signal.SIGINT and distributed.world() == 1
+            signal.signal(other, signal.SIG_DFL if ends else signal.SIG_IGN)
         if not self._held:
             raise Interrupted(self.received)

@@ -12,6 +12,7 @@ from salcr import ops
 from salcr.engine.config import Config, Model, config_of_checkpoint, load_config
 from salcr.models import SALCRNetwork
 from salcr.models.checkpoints import load, load_state
+from salcr.models.features import parameter_dtype
 from salcr.models.weights import read_weights
 
 logger = logging.getLogger("salcr")
@@ -63,6 +64,7 @@ def load_network(path: Path, device: torch.device) -> tuple[SALCRNetwork, Config
         raise ValueError(f"{path} is not a training checkpoint: it has no configuration")
     config = config_of_checkpoint(state["config"], path)
     network = SALCRNetwork(config.model.architecture, config.model.parts, authors_pg1=config.model.authors_pg1)
+    network.to(parameter_dtype(config.schedule.precision))
     load_state(network, state, path)
     run = path.absolute().parents[1] / "config.yaml" if path.absolute().parent.name == "checkpoints" else None
     if run is not None and run.exists():

@@ -1,26 +1,28 @@
 """What an epoch of either stage works with: network, optimiser, random generator, images and labels of a run."""
 
-import sys
+import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
+from salcr import distributed
 from salcr.data.augment import Augmentation
 from salcr.engine.config import Config, Schedule
-from salcr.engine.images import open_dataset, open_images
+from salcr.engine.images import open_dataset, open_images, shows_bars
 from salcr.engine.interruption import Signals
 from salcr.engine.network import build_network
-from salcr.engine.pseudo_labels import pseudo_labels
+from salcr.engine.pseudo_labels import label_metrics, pseudo_labels
 from salcr.engine.steps import LossWatch, Rows, load_batches, training_views
 from salcr.models import Embedding
-from salcr.models.features import autocast, extract_features, pick_device
+from salcr.models.features import autocast, extract_features, parameter_dtype, pick_device
+from salcr.nn import synchronised
 from salcr.objectives import association_named
 
-Step = Callable[[tuple[torch.Tensor, torch.Tensor], Rows], dict[str, torch.Tensor]]
+Step = Callable[[nn.Module, tuple[torch.Tensor, torch.Tensor], Rows], dict[str, torch.Tensor]]
 
 
 class EpochState(NamedTuple):
@@ -43,18 +45,22 @@ class Session:
     """The state of a run in memory; :mod:`salcr.engine.trainer` schedules its epochs and keeps it on disk."""
 
     def __init__(self, config: Config, signals: Signals | None = None) -> None:
-        association_named(config.dagi.association)  # an unknown name ends a run before it starts
+        distributed.on_first(lambda: _check(config))
         self.config = config
         self.signals = signals or Signals()
         self.middle: dict[str, Any] | None = None  # of the next epoch, where it was interrupted
         self.device = pick_device(config.device)
         self.generator = torch.Generator().manual_seed(config.seed)
-        self.dataset = open_dataset(config)
+        self.dataset = distributed.in_turn(lambda: open_dataset(config))
         sides = self.dataset.train_visible, self.dataset.train_infrared
         self.images = tuple(open_images(records, config) for records in sides)
         self.paths = tuple(records.paths for records in sides)
         self.augmentation = Augmentation(**config.augment.model_dump())
-        self.network = build_network(config.model, self.generator).to(self.device, memory_format=torch.channels_last)
+        self.dtype = parameter_dtype(config.schedule.precision)
+        network = build_network(config.model, self.generator)
+        self.network = synchronised(network.to(self.device, self.dtype, memory_format=torch.channels_last))
+        distributed.check_same({"the list of images": _digest(self.paths)} | self.network.state_dict())
+        self.parallel, self.trained = self.network, ()
         self.optimiser = self.fresh_optimiser()
         self.labels: tuple[torch.Tensor, torch.Tensor] | None = None
         self.times: dict[str, float] = {}
@@ -76,11 +82,25 @@ class Session:
     def update_labels(self, visible: torch.Tensor, infrared: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Pseudo labels of both modalities from their features; the previous ones stay where clustering fails."""
         previous = self.labels or (None, None)
-        self.labels = tuple(
-            pseudo_labels(name, f, self.config.clustering, before)
-            for name, f, before in zip(("visible", "infrared"), (visible, infrared), previous, strict=True)
+        self.labels = self.of_first(
+            lambda: (
+                pseudo_labels(name, f, self.config.clustering, before)
+                for name, f, before in zip(("visible", "infrared"), (visible, infrared), previous, strict=True)
+            )
         )
         return self.labels
+
+    def label_metrics(self) -> dict[str, dict[str, Any]]:
+        """Of the labels of both modalities; see :func:`salcr.engine.pseudo_labels.label_metrics`."""
+        sides = {"visible": self.dataset.train_visible, "infrared": self.dataset.train_infrared}
+        return distributed.on_first(
+            lambda: {name: label_metrics(y, sides[name].ids) for name, y in zip(sides, self.labels, strict=True)}
+        )
+
+    def of_first(self, function: Callable[[], Iterable[torch.Tensor]]) -> tuple[torch.Tensor, ...]:
+        """Tensors that the first process computes alone, on the device of each."""
+        found = distributed.on_first(lambda: tuple(x.cpu() for x in function()))
+        return tuple(x.to(self.device) for x in found)
 
     def batch_plan(self) -> dict[str, Any]:
         """How the samplers of either stage draw: batches an epoch, their shape, the random generator."""
@@ -88,18 +108,23 @@ class Session:
         shape = dict(iterations=schedule.iterations, identities=schedule.identities, images=schedule.images)
         return shape | {"generator": self.generator}
 
-    def run_steps(self, epoch: int, state: EpochState, step: Step, *, local_scaling: bool) -> dict[str, float]:
+    def run_steps(
+        self, epoch: int, state: EpochState, step: Step, *, local_scaling: bool, unused: Iterable[nn.Module] = ()
+    ) -> dict[str, float]:
         """Train on each batch of ``state``, with a progress bar on a terminal; returns the mean of each loss.
 
         Args:
             epoch: named in the bar and in errors.
             state: the epoch's; with ``self.middle`` the steps that this has losses of are done.
-            step: takes the network's inputs and the batch's rows on the device, trains, returns its losses.
+            step: takes the network, its inputs and the batch's rows on the device, trains, returns its losses. Of
+                several processes each has inputs of its share of the batch, and the rows of all.
             local_scaling: see :meth:`salcr.data.augment.Augmentation.visible`.
+            unused: parts of the network that get no gradient from these losses.
 
         Raises:
             NonFiniteLoss: a loss became NaN or infinite.
             EpochInterrupted: a signal has come and there are steps left.
+            Drifted: several processes do not hold the same network, memories and generator any more.
 
         ``self.signals`` is on hold from the first step on: the caller releases it when the epoch is on disk.
         """
@@ -110,21 +135,22 @@ class Session:
             watch.resume(self.middle["losses"], batches, self.device)
             done, self.times, self.middle = len(watch.values), self.middle["seconds"], None
         loaded = load_batches(batches[done:], self.images[0], self.images[1], self.device)
-        hidden = not sys.stderr.isatty()
-        bar = tqdm(loaded, f"epoch {epoch}", len(batches), leave=False, initial=done, disable=hidden)
-        self.network.train()
+        bar = tqdm(loaded, f"epoch {epoch}", len(batches), leave=False, initial=done, disable=not shows_bars())
         self.signals.hold()
-        with self.timed("steps"):
+        with self.timed("steps"), self._in_training(unused) as network:
             for visible, infrared, rows in bar:
                 inputs = training_views(
                     visible, infrared, self.augmentation, self.generator, local_scaling=local_scaling
                 )
-                losses = step(inputs, tuple(r.to(self.device, non_blocking=True) for r in rows))
+                inputs = tuple(x.to(self.dtype) for x in inputs)
+                losses = step(network, inputs, tuple(r.to(self.device, non_blocking=True) for r in rows))
                 watch.add(losses, rows)
                 done += 1
-                if self.signals.received:
+                if self.signals.anywhere():
                     break
             means = watch.means()
+        changing = self.network.state_dict() | state.memories.state_dict(prefix="memories.")
+        distributed.check_same(changing | {"the random generator": self.generator.get_state()})
         if done < len(batches):
             middle = {
                 "labels": tuple(y.cpu() for y in state.labels),
@@ -135,6 +161,21 @@ class Session:
             }
             raise EpochInterrupted(middle, done)
         return means
+
+    @contextmanager
+    def _in_training(self, unused: Iterable[nn.Module]) -> Iterator[nn.Module]:
+        """The network for the steps of an epoch, without gradients of the ``unused`` modules."""
+        self.network.train()
+        frozen = [p for module in unused for p in module.parameters() if p.requires_grad]
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        if self.trained != (trained := tuple(p.requires_grad for p in self.network.parameters())):
+            self.parallel, self.trained = distributed.data_parallel(self.network), trained
+        try:
+            yield self.parallel
+        finally:
+            for parameter in frozen:
+                parameter.requires_grad_(True)
 
     def autocast(self) -> AbstractContextManager:
         """The network's arithmetic at the configured precision."""
@@ -162,6 +203,22 @@ class Session:
     def set_learning_rate(self, epoch: int) -> None:
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.config.schedule, epoch)
+
+
+def _check(config: Config) -> None:
+    """What ends a run before it starts: an unknown association, a batch that has no equal shares."""
+    association_named(config.dagi.association)
+    identities, images, processes = config.schedule.identities, config.schedule.images, distributed.world()
+    if identities * images % processes:
+        raise ValueError(
+            f"{processes} processes cannot share {identities * images} batch positions (schedule.identities "
+            f"{identities} x schedule.images {images}) equally"
+        )
+
+
+def _digest(paths: tuple[tuple[str, ...], ...]) -> torch.Tensor:
+    digest = hashlib.sha256(repr(paths).encode(errors="surrogateescape")).digest()
+    return torch.frombuffer(bytearray(digest), dtype=torch.int64)
 
 
 def learning_rate(schedule: Schedule, epoch: int) -> float:

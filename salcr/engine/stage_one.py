@@ -8,9 +8,10 @@ from torch import nn
 
 from salcr import ops
 from salcr.data.samplers import stage_one_batches
-from salcr.engine.pseudo_labels import label_metrics
 from salcr.engine.session import EpochState, Session
-from salcr.engine.steps import Rows, optimise
+from salcr.engine.steps import Rows, optimise, share_of
+from salcr.models import TrainingFeatures
+from salcr.models.features import widened
 from salcr.nn import ClusterMemory
 
 
@@ -19,25 +20,25 @@ def stage_one_epoch(session: Session, epoch: int) -> dict[str, Any]:
     state = _begin(session) if session.middle is None else _resume(session, session.middle)
     labels, memories = state.labels, state.memories
 
-    def step(inputs: Rows, rows: Rows) -> dict:
+    def step(network: nn.Module, inputs: Rows, rows: Rows) -> dict:
         with session.autocast():
-            v, a, r = session.network(*inputs, with_parts=False).f.float().chunk(3)
-        y_v, y_r = (y[index] for y, index in zip(labels, rows, strict=True))
+            output = TrainingFeatures(widened(network(*inputs, with_parts=False).f), None)
+        v, a, r = output.f.chunk(3)
+        y_v, y_r = (y[index] for y, index in zip(labels, share_of(rows), strict=True))
         losses = {
             "visible": memories[0].contrast(v, y_v),
             "augmented": memories[0].contrast(a, y_v),
             "infrared": memories[1].contrast(r, y_r),
         }
         optimise(session.optimiser, sum(losses.values()))
+        v, a, r = output.of_whole_batch().f.chunk(3)
+        y_v, y_r = (y[index] for y, index in zip(labels, rows, strict=True))
         memories[0].update_(torch.cat([a, v]), torch.cat([y_v, y_v]))  # rows end close to their last plain sample
         memories[1].update_(r, y_r)
         return losses
 
-    return {
-        "loss": session.run_steps(epoch, state, step, local_scaling=True),
-        "visible": label_metrics(labels[0], session.dataset.train_visible.ids),
-        "infrared": label_metrics(labels[1], session.dataset.train_infrared.ids),
-    }
+    losses = session.run_steps(epoch, state, step, local_scaling=True, unused=[session.network.parts])
+    return {"loss": losses, **session.label_metrics()}
 
 
 def _begin(session: Session) -> EpochState:

@@ -12,10 +12,11 @@ from salcr import ops
 from salcr.data.records import NO_IDENTITY
 from salcr.data.samplers import stage_two_batches
 from salcr.engine.config import DAGI, Config
-from salcr.engine.pseudo_labels import label_metrics, majority_identities
+from salcr.engine.pseudo_labels import majority_identities
 from salcr.engine.session import EpochState, Session
-from salcr.engine.steps import Rows, optimise
-from salcr.models import Embedding, TrainingFeatures
+from salcr.engine.steps import Rows, optimise, share_of
+from salcr.models import Embedding, SALCRNetwork, TrainingFeatures
+from salcr.models.features import widened
 from salcr.nn import ClusterMemory
 from salcr.objectives import CrossLabels, GlobalObjective, PartObjective, PartQueries, RefinementObjective, associate
 
@@ -26,23 +27,19 @@ def stage_two_epoch(session: Session, epoch: int) -> dict[str, Any]:
     labels = CrossLabels(*state.labels)
     objective: StageTwoObjective = state.memories
 
-    def step(inputs: Rows, rows: Rows) -> dict:
+    def step(network: nn.Module, inputs: Rows, rows: Rows) -> dict:
         with session.autocast():
-            output = session.network(*inputs, with_parts=objective.uses_parts)
-        output = TrainingFeatures(*(None if x is None else x.float() for x in output))
-        queries = objective.queries(output, labels.of_batch(*rows))
-        losses = objective.losses(output, queries)
+            output = network(*inputs, with_parts=objective.uses_parts)
+        output = TrainingFeatures(*(None if x is None else widened(x) for x in output))
+        losses = objective.losses(output, objective.queries(output, labels.of_batch(*share_of(rows))))
         optimise(session.optimiser, total(losses))
-        objective.update_(output, queries, session.generator)
+        output = output.of_whole_batch()
+        objective.update_(output, objective.queries(output, labels.of_batch(*rows)), session.generator)
         return losses
 
-    train = session.dataset.train_visible, session.dataset.train_infrared
-    metrics = {
-        "loss": session.run_steps(epoch, state, step, local_scaling=False),
-        "visible": label_metrics(session.labels[0], train[0].ids),
-        "infrared": label_metrics(session.labels[1], train[1].ids),
-    }
-    accuracy = cross_accuracy(labels, train[0].ids, train[1].ids)
+    losses = session.run_steps(epoch, state, step, local_scaling=False, unused=objective.unused(session.network))
+    metrics = {"loss": losses, **session.label_metrics()}
+    accuracy = cross_accuracy(labels, session.dataset.train_visible.ids, session.dataset.train_infrared.ids)
     return metrics | {"cross_accuracy": accuracy} if accuracy else metrics
 
 
@@ -98,6 +95,11 @@ class StageTwoObjective(nn.Module):
     @property
     def uses_parts(self) -> bool:
         return self.fgsal is not None or self.gpcr is not None
+
+    def unused(self, network: SALCRNetwork) -> list[nn.Module]:
+        """Modules of ``network`` that get no gradient from :meth:`losses`."""
+        used = {network.parts: self.uses_parts, network.norm: self.dagi is not None or self.gpcr is not None}
+        return [module for module, is_used in used.items() if not is_used]
 
     def queries(self, features: TrainingFeatures, labels: CrossLabels) -> "StepQueries":
         """What the step's losses and updates both need of a batch."""
@@ -179,7 +181,7 @@ def _begin(session: Session) -> EpochState:
     with session.timed("labels"):
         clusters = session.update_labels(*(side.f for side in features))
     with session.timed("association"):
-        labels = cross_labels(features, clusters, session.config.dagi)
+        labels = CrossLabels(*session.of_first(lambda: cross_labels(features, clusters, session.config.dagi)))
         objective = StageTwoObjective.build(session, features, clusters)
     batches = stage_two_batches(
         *(labels.visible.cpu(), labels.infrared_to_visible.cpu()),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from salcr import distributed
 from salcr.data.augment import Augmentation, make_views
 
 CHECK_EVERY = 10
@@ -38,11 +39,14 @@ class LossWatch:
     def add(self, losses: dict[str, torch.Tensor], rows: Rows) -> None:
         """Note the losses of a step and the image rows of its batch; every few steps look for non-finite ones.
 
+        Of several processes each gives the losses of its share of the batch, and all note their mean.
+
         Raises:
             NonFiniteLoss: one of the steps since the last look had a NaN or infinite loss.
         """
         self.names = tuple(losses)
-        self.values.append(torch.stack([loss.detach().float() for loss in losses.values()]))
+        values = torch.stack([loss.detach() for loss in losses.values()])
+        self.values.append(distributed.total(values) / distributed.world())
         self.rows.append(rows)
         if len(self.values) % CHECK_EVERY == 0:
             self._check(CHECK_EVERY)
@@ -89,11 +93,13 @@ def load_batches(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, Rows]]:
     """(visible images, infrared images, rows) of each batch, uint8 ``[S, H, W, 3]`` on ``device``.
 
-    One batch is gathered ahead in a thread while the one before it is trained on.
+    The rows are those of the whole batch, the images those of this process's share. One batch is gathered ahead in a
+    thread while the one before it is trained on.
     """
 
     def gather(rows):
-        images = (torch.from_numpy(store[r.numpy()]) for store, r in zip((visible, infrared), rows, strict=True))
+        own = share_of(rows)
+        images = (torch.from_numpy(store[r.numpy()]) for store, r in zip((visible, infrared), own, strict=True))
         if device.type == "cuda":
             images = (x.pin_memory().to(device, non_blocking=True) for x in images)
         return (*images, rows)
@@ -117,12 +123,23 @@ def training_views(
     *,
     local_scaling: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Network inputs ``[2S, 3, H, W]`` (visible, channel-augmented) and ``[S, 3, H, W]``, channels last."""
-    batch, height, width, _ = visible.shape
+    """Network inputs ``[2S, 3, H, W]`` (visible, channel-augmented) and ``[S, 3, H, W]``, channels last.
+
+    Of several processes each has images of its share of a batch, and draws the numbers of the whole batch.
+    """
+    height, width = visible.shape[1:3]
+    batch = len(visible) * distributed.world()
     plain = augmentation.visible(batch, height, width, generator, local_scaling=local_scaling)
     augmented = augmentation.channel_augmented(batch, height, width, generator)
-    other = augmentation.infrared(len(infrared), height, width, generator)
+    other = augmentation.infrared(batch, height, width, generator)
+    plain, augmented, other = (draws.of(distributed.share(batch)) for draws in (plain, augmented, other))
     return make_views(visible, plain, augmented), make_views(infrared, other)
+
+
+def share_of(rows: Rows) -> Rows:
+    """Those of this process's positions of a batch."""
+    visible, infrared = rows
+    return visible[distributed.share(len(visible))], infrared[distributed.share(len(infrared))]
 
 
 def optimise(optimiser: torch.optim.Optimizer, loss: torch.Tensor) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from salcr import distributed
 from salcr.engine import checkpoint
 from salcr.engine.config import Config, dump_config
 from salcr.engine.evaluation import evaluate
@@ -24,6 +25,8 @@ logger = logging.getLogger("salcr")
 
 def train(config: Config, folder: str | Path, *, resume: bool = False, restart: bool = False) -> dict[str, Any]:
     """Train as configured and evaluate; everything is written to ``folder``.
+
+    Called by every process that ``torchrun`` started, they train together (docs/distributed.md); the first writes.
 
     Ctrl-C and SIGTERM end the run: within an epoch's steps after the one under way and a checkpoint of the epoch's
     middle; while features are extracted, labelled or evaluated at once, since the last checkpoint is as far.
@@ -50,15 +53,22 @@ def train(config: Config, folder: str | Path, *, resume: bool = False, restart: 
     if resume and restart:
         raise ValueError("resume or restart, not both")
     run = RunFolder(folder)
-    with run.locked(), Signals() as signals:
+
+    def begin() -> dict[str, Any] | None:
         if run.has_trained() and not (resume or restart):
             raise FileExistsError(f"{run.path} already holds a run: resume it or choose another folder")
+        return newest_state(config, run) if resume else None
+
+    def write_config() -> None:
+        if restart:
+            run.clear()
+        write_atomically(run.config, dump_config(config))
+
+    with distributed.joined(), distributed.held_by_first(run.locked), Signals() as signals:
         try:
-            state = newest_state(config, run) if resume else None
+            state = distributed.on_first(begin)
             trainer = Trainer(config, run, signals)
-            if restart:
-                run.clear()
-            write_atomically(run.config, dump_config(config))
+            distributed.on_first(write_config)
             with configured_backend(config):
                 return trainer.fit(state)
         except Interrupted as error:
@@ -82,7 +92,7 @@ class Trainer(Session):
         self.results["final"] = evaluate(self.network, self.dataset, self.config, self.device)
         self.results.setdefault("stage_one", self.results["final"])
         summary = {"stage_one": self.results["stage_one"], "final": self.results["final"]}
-        self.run.write_summary(summary)
+        distributed.on_first(lambda: self.run.write_summary(summary))
         return summary
 
     def _run_epoch(self, epoch: int) -> None:
@@ -98,11 +108,11 @@ class Trainer(Session):
         except EpochInterrupted as error:
             self._check_network(epoch)
             logger.info("interrupted in epoch %d, step %d: writing a checkpoint", epoch, error.steps)
-            checkpoint.save_epoch(self.run.checkpoints, epoch, self._state(epoch, error.middle), steps=error.steps)
+            self._save(epoch, error.middle, steps=error.steps)
         else:
             self._check_network(epoch)
-            self._report(epoch, stage, metrics)
-            checkpoint.save_epoch(self.run.checkpoints, epoch, self._state(epoch))
+            distributed.on_first(lambda: self._report(epoch, stage, metrics))
+            self._save(epoch)
         self.signals.release()
 
     def _check_network(self, epoch: int) -> None:
@@ -123,6 +133,10 @@ class Trainer(Session):
         )
         logger.info("epoch %d (stage %d): %s; %s; %.1f s", epoch, stage, losses, labels, sum(self.times.values()))
 
+    def _save(self, epoch: int, middle: dict[str, Any] | None = None, **steps: int) -> None:
+        folder = self.run.checkpoints
+        distributed.on_first(lambda: checkpoint.save_epoch(folder, epoch, self._state(epoch, middle), **steps))
+
     def _state(self, epoch: int, middle: dict[str, Any] | None = None) -> dict[str, Any]:
         """A checkpoint's content; ``epoch`` has ended, or ``middle`` is what its steps that are left need."""
         return {
@@ -141,13 +155,13 @@ class Trainer(Session):
         """Continue from a checkpoint's content; returns the epoch to begin, or to go on with in its middle."""
         if state is None:
             warn_of_random_weights(self.config.model)
-            self.run.rewind(0)
+            distributed.on_first(lambda: self.run.rewind(0))
             return 0
         self.middle = state.get("middle")
         begin, steps = state["epoch"] + 1, 0
         if self.middle:
             begin, steps = state["epoch"], len(self.middle["losses"]["values"])
-        self.run.rewind(begin)
+        distributed.on_first(lambda: self.run.rewind(begin))
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.generator.set_state(state["generator"])

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from salcr import ops
+from salcr import distributed, ops
 from salcr.models.network import Embedding, SALCRNetwork
 
 
@@ -23,40 +23,57 @@ def extract_features(
 ) -> Embedding:
     """Evaluation features of all ``images``, on ``device``.
 
+    Of several processes each computes a share of the forward passes, and all have the same features: those of one.
+
     Args:
         network: put into eval mode for the call and back into its mode after it.
         images: uint8 ``[N, H, W, 3]`` of one modality, memory-mapped or not.
         infrared: which stem they go through.
         batch: images a forward pass.
         device: where to compute.
-        precision: ``"float32"`` or ``"bfloat16"`` (autocast); results are float32.
+        precision: of the network's arithmetic, see :func:`autocast`.
         mirror: average the features of each image and its mirror image and normalise again.
 
     Returns:
-        ``f [N, D]`` and ``joint [N, (P+1)·D]``, unit rows, float32.
+        ``f [N, D]`` and ``joint [N, (P+1)·D]``, unit rows, of the dtype of the network's parameters.
     """
     was_training = network.training
     network.eval()
-    rows_f, rows_joint = [], []
-    for start in range(0, len(images), batch):
-        x = ops.augment(torch.from_numpy(np.array(images[start : start + batch])).to(device))
+    parts, width = network.parts.tokens.shape
+    dtype = network.parts.tokens.dtype
+    features = Embedding(*(torch.empty(len(images), n * width, dtype=dtype, device=device) for n in (1, parts + 1)))
+    starts = range(0, len(images), batch)
+    for start in starts[distributed.share(len(starts))]:
+        rows = slice(start, start + batch)
+        x = ops.augment(torch.from_numpy(np.array(images[rows])).to(device)).to(dtype)
         views = [x, x.flip(3)] if mirror else [x]
         with autocast(device, precision):
-            f, joint = zip(*(network.embed(view, infrared=infrared) for view in views), strict=True)
-        rows_f.append(F.normalize(sum(side.float() for side in f)))
-        rows_joint.append(F.normalize(sum(side.float() for side in joint)))
+            found = zip(*(network.embed(view, infrared=infrared) for view in views), strict=True)
+        for all_rows, of_views in zip(features, found, strict=True):
+            all_rows[rows] = F.normalize(sum(widened(x) for x in of_views))
+    for all_rows in features:
+        distributed.complete_(all_rows, [min(bound * batch, len(images)) for bound in distributed.shares(len(starts))])
     network.train(was_training)
-    return Embedding(torch.cat(rows_f), torch.cat(rows_joint))
+    return features
 
 
 def pick_device(name: str) -> torch.device:
     """``"auto"`` is the GPU if there is one, else the CPU; anything else is a torch device string.
 
+    Of several processes each gets a GPU of its machine, which becomes its current one.
+
     Raises:
-        ValueError: no such device, or not here.
+        ValueError: no such device, or not here, or one for several processes.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if distributed.world() > 1 and name.startswith("cuda"):
+        if name != "cuda":
+            raise ValueError(f"device {name!r} is one for {distributed.world()} processes: set it to auto, cuda or cpu")
+        if (number := distributed.local_rank()) >= torch.cuda.device_count():
+            raise ValueError(f"no GPU for process {number} of this machine: it has {torch.cuda.device_count()}")
+        torch.cuda.set_device(number)
+        name = f"cuda:{number}"
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -67,7 +84,17 @@ def pick_device(name: str) -> torch.device:
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
-    """The network's arithmetic in ``precision``."""
-    if precision == "float32":
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=getattr(torch, precision))
+    """The network's arithmetic in ``precision``, with parameters of :func:`parameter_dtype`."""
+    if precision == "bfloat16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+def parameter_dtype(precision: str) -> torch.dtype:
+    """Of the network, and of everything that is computed from its features."""
+    return torch.float64 if precision == "float64" else torch.float32
+
+
+def widened(x: torch.Tensor) -> torch.Tensor:
+    """``x`` in float32, or in float64 where it is that."""
+    return x if x.dtype == torch.float64 else x.float()

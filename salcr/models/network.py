@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from salcr import distributed
 from salcr.models.resnet import TwoStreamResNet
 from salcr.nn import GeM, SemanticParts, frozen_bias_batch_norm
 
@@ -15,6 +16,11 @@ class TrainingFeatures(NamedTuple):
 
     f: torch.Tensor
     parts: torch.Tensor | None
+
+    def of_whole_batch(self) -> "TrainingFeatures":
+        """These of the positions of all processes, without gradients."""
+        parts = None if self.parts is None else distributed.gather(self.parts, 2, runs=3)
+        return TrainingFeatures(distributed.gather(self.f, runs=3), parts)
 
 
 class Embedding(NamedTuple):

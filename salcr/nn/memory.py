@@ -1,12 +1,13 @@
 """Memory banks (docs/method.md, "Memory update" and "GPCR"): rows that follow the features, rows that are frozen."""
 
+import functools
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from salcr import ops
+from salcr import distributed, ops
 from salcr.defaults import MOMENTUM, NEIGHBORS, TEMPERATURE
 
 
@@ -77,7 +78,18 @@ class InstanceMemory(nn.Module):
     def contrast(
         self, features: torch.Tensor, positives: torch.Tensor, lse: torch.Tensor, mean_row: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Pull features towards sets of rows; see :func:`salcr.ops.set_contrast`."""
-        return ops.set_contrast(
-            features, self.rows, positives, temperature=self.temperature, lse=lse, mean_row=mean_row
-        )
+        """Pull features towards sets of rows; see :func:`salcr.ops.set_contrast`.
+
+        Of several processes each returns its part of the mean over the rows of all that have a positive: the mean of
+        what they return is the loss of the whole batch.
+        """
+        contrast = functools.partial(ops.set_contrast, temperature=self.temperature)
+        if distributed.world() == 1:
+            return contrast(features, self.rows, positives, lse=lse, mean_row=mean_row)
+        counts = (positives[..., 0] >= 0).sum(-1).to(features.dtype)  # a part
+        weights = counts * distributed.world() / distributed.total(counts).clamp_min(1)
+        each = []
+        for p in range(len(features)) if features.ndim == 3 else [...]:
+            mean = None if mean_row is None else mean_row[p]
+            each.append(contrast(features[p], self.rows[p], positives[p], lse=lse[p], mean_row=mean))
+        return (weights * torch.stack(each)).mean()

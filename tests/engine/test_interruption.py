@@ -7,6 +7,7 @@ from contextlib import suppress
 import pytest
 
 from salcr import cli
+from salcr.engine import interruption
 from salcr.engine.interruption import Interrupted, Signals
 
 BOTH = pytest.mark.parametrize(("number", "exit_status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -95,3 +96,18 @@ def test_another_thread_can_train():
     thread.start()
     thread.join()
     assert entered == [signal.SIG_DFL]
+
+
+def test_one_that_comes_while_others_are_asked_is_not_lost(monkeypatch):
+    """``anywhere`` of several processes takes a while."""
+
+    def asked(number):
+        signal.raise_signal(signal.SIGTERM)
+        return number
+
+    monkeypatch.setattr(interruption.distributed, "largest", asked)
+    with pytest.raises(Interrupted), Signals() as signals:
+        signals.hold()
+        assert not signals.anywhere()
+        assert signals.received == signal.SIGTERM
+        signals.release()

@@ -205,6 +205,7 @@ def test_a_checkpoint_of_another_network_is_named(tree, stage_one_run, from_stag
 
 
 ABLATIONS = {
+    "fgsal": PARTS,
     "dagi": GLOBAL,
     "dagi fgsal": GLOBAL | PARTS,
     "dagi fgsal gpcr": GLOBAL | PARTS | REFINED,
@@ -215,7 +216,15 @@ ABLATIONS = {
 
 
 @pytest.mark.parametrize("modules", ABLATIONS)
-def test_modules_are_switched_off_alone(from_stage_one, tmp_path, modules):
+def test_modules_are_switched_off_alone(from_stage_one, tmp_path, monkeypatch, modules):
+    optimise = stage_two.optimise
+
+    def watched(optimiser, loss):
+        optimise(optimiser, loss)
+        for p in optimiser.param_groups[0]["params"]:  # several processes wait for the gradients of all that is trained
+            assert (p.grad is not None) == p.requires_grad
+
+    monkeypatch.setattr(stage_two, "optimise", watched)
     off = [f"{name}.enabled=false" for name in ("dagi", "fgsal", "gpcr") if name not in modules.split()]
     train(from_stage_one(*off), tmp_path)
     (record,) = metrics(tmp_path)

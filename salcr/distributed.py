@@ -1,0 +1,209 @@
+"""Several processes that train one network, as ``torchrun`` starts them (docs/distributed.md).
+
+All of them draw the same random numbers and keep the same state; each computes the network for its share of a batch's
+positions. In a single process every function here gives back what it was given.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+T = TypeVar("T")
+Item = TypeVar("Item")
+
+
+class Drifted(RuntimeError):
+    """Processes that should hold the same numbers do not; the message names what differs."""
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Inside, this process is one of the group that ``torchrun`` started; without its variables nothing happens.
+
+    Only the first process logs below an error. A group that is there already is used and stays.
+    """
+    if not all(name in os.environ for name in VARIABLES) or dist.is_initialized():
+        yield
+        return
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    logger = logging.getLogger("salcr")
+    level = logger.level
+    if rank():
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+    dist.destroy_process_group()  # after an error it would wait for the others, and they notice when the process ends
+
+
+def world() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """The number of this process, from 0."""
+    return dist.get_rank() if world() > 1 else 0
+
+
+def local_rank() -> int:
+    """The number of this process on its machine, from 0."""
+    return int(os.environ.get("LOCAL_RANK", rank())) if world() > 1 else 0
+
+
+def share(count: int) -> slice:
+    """Which of ``count`` items, in order, are this process's."""
+    bounds = shares(count)
+    return slice(bounds[rank()], bounds[rank() + 1])
+
+
+def shares(count: int) -> list[int]:
+    """Where the share of each process begins, and at last ``count``."""
+    return [count * number // world() for number in range(world() + 1)]
+
+
+def on_first(function: Callable[[], T]) -> T:
+    """``function()`` of the first process, for all; the others do not call it. What it returns can be pickled.
+
+    Where it raises, the others end without a word: the first says what happened.
+    """
+    if world() == 1:
+        return function()
+    outcome: list[Any] = [False, None]
+    if rank() == 0:
+        try:
+            outcome = [True, function()]
+        finally:
+            dist.broadcast_object_list(outcome, src=0, device=torch.device("cpu"))
+        return outcome[1]
+    dist.broadcast_object_list(outcome, src=0, device=torch.device("cpu"))
+    if not outcome[0]:
+        with suppress(Exception):
+            _meet()  # until the first is gone: torchrun ends all others as soon as one of them has
+        raise SystemExit(1)
+    return outcome[1]
+
+
+@contextmanager
+def held_by_first(context: Callable[[], AbstractContextManager]) -> Iterator[None]:
+    """``with context()`` for the first process alone."""
+    with ExitStack() as stack:
+        on_first(lambda: stack.enter_context(context()) and None)
+        yield
+
+
+def in_turn(function: Callable[[], T]) -> T:
+    """``function()`` of every process: of the first, then of the first on each machine, then of the others.
+
+    What one of them leaves in a file system, those after it find.
+    """
+    found: list[T] = []
+    on_first(lambda: found.append(function()))
+    if local_rank() == 0 and not found:
+        found.append(function())
+    _meet()
+    return found[0] if found else function()
+
+
+def spread(function: Callable[[Item], T], items: Sequence[Item]) -> list[T]:
+    """``[function(x) for x in items]``, each call by one of the processes. What they return can be pickled."""
+    own = [function(item) for item in items[rank() :: world()]]
+    if world() == 1:
+        return own
+    found: list[Any] = [None] * world()
+    dist.all_gather_object(found, own)
+    return [found[i % world()][i // world()] for i in range(len(items))]
+
+
+def largest(number: int) -> int:
+    """The largest of the processes' numbers. The device does not take part."""
+    if world() == 1:
+        return number
+    found = torch.tensor(number)
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return int(found)
+
+
+def total(x: torch.Tensor) -> torch.Tensor:
+    """The sum of the processes' ``x``; differentiable."""
+    return x if world() == 1 else _Total.apply(x)
+
+
+def gather(x: torch.Tensor, dim: int = 0, runs: int = 1) -> torch.Tensor:
+    """The processes' shares of a batch together, in the order of its positions, without a gradient.
+
+    Args:
+        x: axis ``dim`` has ``runs`` runs, one behind the other, of this process's positions.
+        dim: the axis.
+        runs: that ``dim`` of the result has too, each of all positions.
+    """
+    if world() == 1:
+        return x
+    own = x.detach().unflatten(dim, (runs, -1)).contiguous()
+    found = [torch.empty_like(own) for _ in range(world())]
+    dist.all_gather(found, own)
+    return torch.cat(found, dim + 1).flatten(dim, dim + 1)
+
+
+def complete_(x: torch.Tensor, bounds: Sequence[int]) -> None:
+    """Every process has filled its rows ``x[bounds[rank] : bounds[rank + 1]]``; afterwards each has all."""
+    for number in range(world() if world() > 1 else 0):
+        rows = x[bounds[number] : bounds[number + 1]]
+        if len(rows):
+            dist.broadcast(rows, src=number)
+
+
+def data_parallel(network: nn.Module) -> nn.Module:
+    """``network`` with gradients that are averaged over the processes; all that requires one must get one."""
+    if world() == 1:
+        return network
+    return nn.parallel.DistributedDataParallel(network, gradient_as_bucket_view=True)
+
+
+def check_same(tensors: Mapping[str, torch.Tensor]) -> None:
+    """Whether all processes hold the same bits.
+
+    Raises:
+        Drifted: they do not.
+    """
+    if world() == 1:
+        return
+    sums = gather(torch.stack([_checksum(x).cpu() for x in tensors.values()])[None])
+    if different := [name for name, of in zip(tensors, (sums != sums[0]).any(0).tolist(), strict=True) if of]:
+        raise Drifted(
+            f"{len(different)} of {len(tensors)} values differ between the {world()} processes, first {different[0]}"
+        )
+
+
+class _Total(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        total = x.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return _Total.apply(gradient)
+
+
+def _meet() -> None:
+    """Wait for all processes."""
+    if world() > 1:
+        dist.all_reduce(torch.zeros(1))
+
+
+def _checksum(x: torch.Tensor) -> torch.Tensor:
+    """Of the bits of ``x`` taken as whole numbers: a sum of its rows' sums, each times the row's number."""
+    whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]
+    rows = x.detach().view(whole).reshape(len(x) if x.ndim else 1, -1).sum(1, dtype=torch.int64)
+    return (rows * torch.arange(1, len(rows) + 1, device=rows.device)).sum()

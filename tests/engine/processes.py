@@ -1,0 +1,173 @@
+"""What the processes of test_distributed.py do; ``torchrun`` starts three of them with this file as module.
+
+They train in a group of three, then two of them in one of two, and leave what they find in files. In the end one kills
+itself.
+"""
+
+import json
+import os
+import signal
+import sys
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from salcr import cli, distributed
+from salcr.engine import checkpoint, load_config, session, train
+from salcr.engine.evaluation import evaluate_checkpoint
+from salcr.engine.interruption import Interrupted
+from salcr.engine.run_folder import RunFolder
+from salcr.engine.trainer import Trainer
+from salcr.nn import ClusterMemory
+from tests.engine.tree import tiny
+
+STEPS = 3  # an epoch; two epochs, one of either stage
+DRIFTS = "memories.1.rows", "the random generator"
+
+
+def settings(tree, *more):
+    """Of a run in float64 whose batches of 12 positions two and three processes can share."""
+    exact = "schedule.precision=float64", "schedule.images=3", f"schedule.iterations={STEPS}"
+    short = "schedule.stage_one_epochs=1", "schedule.stage_two_epochs=1", "evaluation.refinements=[]"
+    small = "data.height=32", "data.width=16", "model.parts=2"
+    return tiny(tree, *exact, *short, *small, *more)
+
+
+def configuration(tree, *more):
+    return load_config(overrides=settings(tree, *more))
+
+
+def recorded(config, folder):
+    """A training: losses and gradients of every step, and of every epoch the labels and what there is at its end."""
+    epochs, steps = [], []
+    add, run_steps = session.LossWatch.add, Trainer.run_steps
+    with pytest.MonkeyPatch.context() as patch:
+
+        def spied_add(self, *arguments):
+            add(self, *arguments)
+            steps[-1]["losses"] = self.values[-1]
+
+        def spied_run_steps(self, epoch, state, step, **options):
+            def spied(network, *arguments):
+                losses = step(network, *arguments)
+                named = self.network.named_parameters()
+                steps.append({"gradients": {n: p.grad.clone() for n, p in named if p.grad is not None}})
+                return losses
+
+            result = run_steps(self, epoch, state, spied, **options)
+            end = self.network.state_dict() | state.memories.state_dict(prefix="memories.")
+            found = dict(labels=state.labels, generator=self.generator.get_state(), steps=steps.copy())
+            epochs.append(found | {"end": {name: x.clone() for name, x in end.items()}})
+            steps.clear()
+            return result
+
+        patch.setattr(session.LossWatch, "add", spied_add)
+        patch.setattr(Trainer, "run_steps", spied_run_steps)
+        summary = train(config, folder)
+    return {"epochs": [dict(epoch, labels=tuple(epoch["labels"])) for epoch in epochs], "summary": summary}
+
+
+@contextmanager
+def at_step(number, action):
+    """``action(generator)`` at the beginning of a step of the training inside."""
+    views, steps = session.training_views, []
+
+    def acting(visible, infrared, augmentation, generator, **options):
+        steps.append(None)
+        if len(steps) == number:
+            action(generator)
+        return views(visible, infrared, augmentation, generator, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "training_views", acting)
+        yield
+
+
+def terminate(_):
+    signal.raise_signal(signal.SIGTERM)
+
+
+def interrupt(config, folder, number=STEPS + 2):
+    """A training that gets a SIGTERM in its second step of the second epoch."""
+    with at_step(number, terminate), pytest.raises(Interrupted):
+        train(config, folder)
+
+
+@contextmanager
+def group_of_two(rank, port):
+    """``torchrun``'s variables for a group of its own, and the group."""
+    os.environ.pop("TORCHELASTIC_USE_AGENT_STORE", None)
+    variables = dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=2, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    os.environ.update({name: str(value) for name, value in variables.items()})
+    with distributed.joined():
+        yield
+
+
+def drift(config, folder, what, rank):
+    """The error of a training in which process 1 comes to hold other numbers than process 0."""
+    update = ClusterMemory.update_
+
+    def drifting(memory, *arguments):
+        update(memory, *arguments)
+        if rank == 1 and what == "memories.1.rows" and len(arguments[1]) < 24:
+            memory.rows[0] *= 1 + 2**-50
+
+    def draw(generator):
+        if rank == 1 and what == "the random generator":
+            torch.rand(1, generator=generator)
+
+    with at_step(STEPS, draw), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ClusterMemory, "update_", drifting)
+        with pytest.raises(distributed.Drifted) as caught:
+            train(config, folder)
+    return str(caught.value)
+
+
+def only_the_first_writes(rank):
+    """In the other processes whatever writes a run's files fails."""
+
+    def forbidden(*_, **__):
+        raise AssertionError(f"process {rank} writes")
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(checkpoint, "save_epoch", forbidden)
+    for name in ("log", "write_summary", "rewind", "clear", "locked"):
+        patch.setattr(RunFolder, name, forbidden)
+    patch.setattr("salcr.engine.trainer.write_atomically", forbidden)
+
+
+def main(tree, folder, port):
+    rank, config, said = int(os.environ["RANK"]), configuration(tree), {}
+    warnings.simplefilter("error")
+    torch.set_num_threads(1)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    torch.use_deterministic_algorithms(True)
+    if rank:
+        only_the_first_writes(rank)
+    with distributed.joined():
+        torch.save(recorded(config, folder / "three"), folder / f"three_{rank}.pt")
+        try:
+            train(configuration(tree, "schedule.identities=5", "schedule.images=2"), folder / "refused")
+        except (ValueError, SystemExit) as error:
+            said["refused"] = repr(error)
+    if rank < 2:
+        with group_of_two(rank, port):
+            torch.save(recorded(config, folder / "two"), folder / f"two_{rank}.pt")
+            said["evaluated"] = evaluate_checkpoint(folder / "two/checkpoints/epoch_0001.pt")
+            train(config, folder / "interrupted_alone", resume=True)
+            for what in DRIFTS:
+                said[what] = drift(config, folder / what, what, rank)
+            interrupt(config, folder / "interrupted", *([] if rank else [-1]))  # only one of the two gets the signal
+    (folder / f"said_{rank}.json").write_text(json.dumps(said))
+    if rank == 2:
+        signal.pause()
+    with group_of_two(rank, port + 1), at_step(2, lambda _: os.kill(os.getpid(), signal.SIGKILL) if rank else None):
+        sys.argv = ["salcr", "train", "--out", str(folder / "killed"), *settings(tree)]
+        cli.main()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
