@@ -6,6 +6,7 @@ counts is on the disk: whatever a killed process leaves beyond that is cut off b
 """
 
 import io
+import itertools
 import json
 import math
 import os
@@ -108,18 +109,12 @@ class Storage:
         """The path of an image."""
         with (self.folder / PATHS).open("rb") as file:
             file.seek(self._lines[row])
-            line = file.read(self._lines[row + 1] - self._lines[row])
-        try:
-            found = json.loads(line)
-        except (ValueError, RecursionError):
-            found = None
-        if not isinstance(found, str):
-            raise _damaged(self.folder / PATHS, f"line {row + 1} is no path")
-        return found
+            return self._decode(row, file.read(self._lines[row + 1] - self._lines[row]))
 
     def paths(self) -> Iterator[str]:
         """The paths of all images, in order."""
-        return map(self.path, range(self.manifest.rows))
+        with (self.folder / PATHS).open("rb") as file:
+            yield from itertools.starmap(self._decode, enumerate(itertools.islice(file, self.manifest.rows)))
 
     def verify(self) -> None:
         """Read every byte that counts.
@@ -153,6 +148,15 @@ class Storage:
                 yield writer
             finally:
                 writer.close()
+
+    def _decode(self, row: int, line: bytes) -> str:
+        try:
+            found = json.loads(line)
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, str):
+            raise _damaged(self.folder / PATHS, f"line {row + 1} is no path")
+        return found
 
     def _rows(self, name: str, dtype: str, start: int, end: int, columns: int) -> np.ndarray:
         if start == end:

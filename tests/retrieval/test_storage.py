@@ -206,6 +206,8 @@ def test_a_path_that_is_none_is_named(tmp_path):
     )
     again = Storage(tmp_path / "index")
     assert again.path(3) == "a"
+    with pytest.raises(ValueError, match="line 1 is no path"):
+        list(again.paths())
     for row in range(3):
         with pytest.raises(ValueError, match=rf"paths.jsonl is damaged: line {row + 1} is no path"):
             again.path(row)
