@@ -17,7 +17,8 @@ def rerank_k_reciprocal(
     from salcr.reference._reciprocal import encode, half, jaccard_distances
 
     features, queries = unit_rows(torch.cat([query, gallery])), len(query)
-    farthest = (2 + 2 * knn(features, 1, database=-features)[0].squeeze(1)).clamp_min(TINY_DISTANCE)
+    farthest = 2 + 2 * knn(features, 1, database=-features)[0].squeeze(1)
+    farthest = torch.where(farthest > TINY_DISTANCE, farthest, torch.inf)
     ranks = knn(features, min(k1 + 1, len(features)))[1].cpu().numpy()
     scale = farthest.cpu().numpy()
     encodings = encode(

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 TIE_MARGIN = 1e-5
-PERTURBATIONS = 4
+PERTURBATIONS = 16
 
 Values = list[torch.Tensor]
 Arguments = dict[str, object]

@@ -249,3 +249,9 @@ def test_bad_options_are_named():
     ):
         with pytest.raises(ValueError, match=next(iter(option))):
             operator(x, x, **option)
+
+
+def test_rows_of_one_direction_are_at_no_distance():
+    """Their farthest is a rounding: divided by it, other roundings would be distances."""
+    row = torch.tensor([[0.71875, -1.015625, 2.109375, -1.796875]])
+    assert not ops.rerank_k_reciprocal(row, torch.cat([row, 3 * row]), k1=3, k2=1).any()
