@@ -27,7 +27,7 @@ from salcr.files import write_atomically
 
 logger = logging.getLogger("salcr")
 
-SALCR = (sys.executable, "-c", "from salcr.cli import main; main()")
+SALCR = (sys.executable, "-m", "salcr")
 SETTINGS = "trials.yaml"
 LOG = "train.log"
 SECONDS = 0.2  # between two looks at the processes

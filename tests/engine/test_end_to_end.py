@@ -15,7 +15,7 @@ from salcr.engine.images import open_dataset
 from tests.engine.tree import tiny
 from tests.kills import killed_runs, run_cli
 
-SALCR = [sys.executable, "-c", "from salcr.cli import main; main()"]
+SALCR = [sys.executable, "-m", "salcr"]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 PATIENCE = 300
 

@@ -127,7 +127,8 @@ def complaints(group):
         "neighbors": lambda x: ops.cluster(good, eps=0.6, k1=2, neighbors=x, group=group),
         "no rows": lambda x: ops.knn(good[:0], 1, group=group),
     }
-    lists = [(torch.ones(6, 2), torch.arange(6)[:, None] + torch.tensor([first, 0])) for first in (0, 6)]
+    twins = torch.stack([torch.arange(12), (torch.arange(12) + 6) % 12], dim=1)  # the rows of both ranks are the same
+    lists = [(torch.ones(6, 2), twins[rows]) for rows in (slice(6), slice(6, 12))]
     wrong = {"NaN": nan, "NaN in cluster": nan, "width": good[:, :5], "dtype": good.double(), "no tensor": None}
     wrong |= {"k": 4, "large k": 13, "eps": -1.0, "method": 0, "impl": "reference", "no rows": None}
     right = {"k": 3, "large k": 13, "eps": 0.6, "method": 0, "impl": "cpp", "no rows": None, "neighbors": lists[0]}
