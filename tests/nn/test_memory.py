@@ -175,3 +175,10 @@ def test_a_sum_of_contrasts_has_one_temperature(generator):
     memories = [ClusterMemory(rows, temperature=t) for t in (0.05, 0.1)]
     with pytest.raises(ValueError, match=r"differ in temperature: 0\.05, 0\.1"):
         contrast_sum(rows, memories, [torch.arange(3)] * 2)
+
+
+@pytest.mark.parametrize("memory", [ClusterMemory, InstanceMemory])
+@pytest.mark.parametrize("entry", [1e20, torch.inf, torch.nan])
+def test_a_row_that_has_no_length_is_nan(memory, entry):
+    rows = memory(torch.tensor([[3.0, 4.0], [entry, 0.0]])).rows
+    assert torch.equal(rows[0], torch.tensor([0.6, 0.8])) and rows[1].isnan().any()
