@@ -55,7 +55,7 @@ def tiny(root: Path, *more: str) -> list[str]:
         "schedule.stage_two_epochs=2",
         "schedule.iterations=3",
         "schedule.identities=4",
-        "schedule.images=2",
+        "schedule.images=4",
         "schedule.milestones=[1, 3]",
         "augment.pad=2",
         "dagi.k=5",
