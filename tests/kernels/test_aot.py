@@ -69,7 +69,7 @@ def check(launch, arch):
         check_sums_of_blocks(used, kernel, constants["M"] * constants["N"] // threads)
     elif "PRECISION" in constants or kernel in KNN_PRODUCTS:
         assert TENSOR_CORES[arch] in used.ptx, kernel
-    if kernel == "update_kernel":
+    if kernel == "inverse_norms_kernel":
         assert "max.NaN.f32" in used.ptx  # the interpreter's maximum keeps NaN whatever it is told
     return used
 
