@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 
-from salcr import cli, engine
+from salcr import engine
 from salcr.cli import trials
 from salcr.cli.trials import parse_trials, train_trials
 from salcr.engine import load_config
@@ -200,17 +200,6 @@ def test_jobs_share_the_processor(tmp_path, config, monkeypatch):
     assert [calls(tmp_path, trial)[0][2] for trial in (1, 2)] == ["3", "3"]
     with pytest.raises(ValueError, match=r"^--jobs must be at least 1, got 0$"):
         train_trials(config, tmp_path, [3], jobs=0)
-
-
-@pytest.fixture
-def salcr(monkeypatch, capsys):
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["salcr", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        return caught.value.code, *capsys.readouterr()
-
-    return run
 
 
 def test_the_command_prints_one_table(salcr, tmp_path):
