@@ -14,7 +14,8 @@ html_title = f"salcr {version}"
 nitpicky = True
 nitpick_ignore_regex = [  # nothing is fetched from other projects' pages
     (r"py:.*", r"(torch|numpy|pathlib|os|signal|collections\.abc|annotated_types|pydantic|typer|PIL)\..*"),
-    (r"py:class", r"Module|\d.*|dict\[str"),
+    # type variables, and what pydantic shows of its fields
+    (r"py:class", r"Module|Network|FieldInfo|NoneType|[GL][et]|\d.*|dict\[str|salcr\.nn\.batch_norm\.Network"),
     (r"py:.*", r"salcr\..*\._.*"),
 ]
 
