@@ -35,7 +35,8 @@ class OptionalBuild(build_ext):
         try:
             if extension.name == "salcr._cuda":
                 self.build_with_nvcc(extension)
-            else:
+            else:  # linked anew: what stands there may be of other objects
+                Path(self.get_ext_fullpath(extension.name)).unlink(missing_ok=True)
                 super().build_extension(extension)
         except Exception as error:
             if not extension.optional:
