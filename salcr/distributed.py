@@ -138,6 +138,11 @@ def total(x: torch.Tensor) -> torch.Tensor:
     return x if world() == 1 else _Total.apply(x)
 
 
+def mean(x: torch.Tensor) -> torch.Tensor:
+    """The mean of the processes' ``x``; differentiable."""
+    return x if world() == 1 else total(x) / world()
+
+
 def gather(x: torch.Tensor, dim: int = 0, runs: int = 1) -> torch.Tensor:
     """The processes' shares of a batch together, in the order of its positions, without a gradient.
 

@@ -11,6 +11,7 @@ from torch import nn
 from salcr import ops
 from salcr.data.records import NO_IDENTITY
 from salcr.data.samplers import stage_two_batches
+from salcr.distributed import world
 from salcr.engine.config import DAGI, Config
 from salcr.engine.pseudo_labels import majority_identities
 from salcr.engine.session import EpochState, Session
@@ -31,10 +32,13 @@ def stage_two_epoch(session: Session, epoch: int) -> dict[str, Any]:
         with session.autocast():
             output = network(*inputs, with_parts=objective.uses_parts)
         output = TrainingFeatures(*(None if x is None else widened(x) for x in output))
-        losses = objective.losses(output, objective.queries(output, labels.of_batch(*share_of(rows))))
+        queries = objective.queries(output, labels.of_batch(*share_of(rows)))
+        losses = objective.losses(output, queries)
         optimise(session.optimiser, total(losses))
-        output = output.of_whole_batch()
-        objective.update_(output, objective.queries(output, labels.of_batch(*rows)), session.generator)
+        if world() > 1:
+            output = output.of_whole_batch()
+            queries = objective.queries(output, labels.of_batch(*rows))
+        objective.update_(output, queries, session.generator)
         return losses
 
     losses = session.run_steps(epoch, state, step, local_scaling=False, unused=objective.unused(session.network))

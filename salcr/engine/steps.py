@@ -46,7 +46,7 @@ class LossWatch:
         """
         self.names = tuple(losses)
         values = torch.stack([loss.detach() for loss in losses.values()])
-        self.values.append(distributed.total(values) / distributed.world())
+        self.values.append(distributed.mean(values))
         self.rows.append(rows)
         if len(self.values) % CHECK_EVERY == 0:
             self._check(CHECK_EVERY)

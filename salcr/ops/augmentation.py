@@ -9,9 +9,9 @@ from salcr.ops._parts import HALF_TO_SINGLE
 from salcr.ops._register import register
 from salcr.ops.backends.cpp import augmentation as _cpp
 from salcr.ops.backends.triton import augmentation as _triton
-from salcr.reference.augmentation import Adjust, Draw, Mix
+from salcr.reference.augmentation import MEAN, STD, Adjust, Draw, Mix
 
-__all__ = ["Adjust", "Draw", "Mix", "augment"]
+__all__ = ["MEAN", "STD", "Adjust", "Draw", "Mix", "augment"]
 SCALING_COLUMNS = 7
 
 

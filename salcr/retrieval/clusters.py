@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from salcr import ops
-from salcr.defaults import NEIGHBORS
 from salcr.files import write_atomically
 from salcr.retrieval.nearest import read_features
 from salcr.retrieval.page import write_page
@@ -33,11 +32,11 @@ def cluster(
     storage: Storage,
     device: torch.device,
     *,
-    eps: float = 0.6,
-    min_samples: int = 4,
-    k1: int = NEIGHBORS,
-    k2: int = 6,
-    across: bool = False,
+    eps: float,
+    min_samples: int,
+    k1: int,
+    k2: int,
+    across: bool,
 ) -> np.ndarray:
     """See :meth:`salcr.retrieval.Index.cluster`."""
     if not storage.manifest.rows:

@@ -23,6 +23,7 @@ from salcr.models import SALCRNetwork
 from salcr.models.authors import authors_state
 from salcr.models.checkpoints import Trained, load_trained
 from salcr.models.features import extract_features
+from salcr.ops.augmentation import MEAN, STD
 
 FORMATS = ("onnx", "torch", "authors")
 MODALITIES = ("visible", "infrared", "both")
@@ -31,7 +32,6 @@ INPUTS = ("uint8", "float32")
 CHECKED = 10
 """Pictures that an exported network is compared on."""
 LEAST_COSINE = {"float32": 0.9999, "float16": 0.99, "bfloat16": 0.99}
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Run = Callable[..., np.ndarray]
 
 

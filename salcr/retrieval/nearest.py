@@ -71,10 +71,11 @@ def reranked(storage: Storage, queries: torch.Tensor, infrared: torch.Tensor, to
     Scores are one less the re-ranked distance. Candidates are :data:`CANDIDATES`, or ``5 * top`` where that is more.
     """
     _, candidates = nearest(storage, queries, min(max(CANDIDATES, 5 * top), storage.manifest.rows))
+    features = storage.features(0, storage.manifest.rows)
     scores, rows = [], []
     for query, near in zip(queries, candidates, strict=True):
         near = near.sort().values  # equal distances come in the order of their rows
-        gallery = torch.cat([read_features(storage, row, row + 1, queries.device) for row in near.tolist()])
+        gallery = torch.from_numpy(features[near.numpy(force=True)]).to(queries.device, torch.float32)
         distances, order = ops.rerank_k_reciprocal(query[None], gallery)[0].sort(stable=True)
         scores.append(1 - distances[:top])
         rows.append(near[order[:top]])
