@@ -306,7 +306,7 @@ OPERATORS: dict[str, Entry] = {
     "part_prototypes": pooling(part_prototypes),
     "propagate_features": Entry(propagate_features, magnitude=lambda _: 1.0),
     "rerank_cross_modality": Entry(rerank_cross_modality, judges.close_to_exact),
-    "rerank_distances": Entry(rerank_distances, judges.close_to_exact),
+    "rerank_distances": Entry(rerank_distances, partial(judges.close_to_exact, unit_rows=False)),
     "rerank_k_reciprocal": Entry(rerank_k_reciprocal, judges.close_to_exact),
     "semantic_parts": pooling(partial(part_prototypes, views=3)),
     "semantic_pool": pooling(partial(part_prototypes, views=3, p=3.0, eps=1e-12)),
