@@ -46,7 +46,7 @@ class Job(NamedTuple):
 JOBS = {
     "products.half": Job("cluster_contrast", torch.bfloat16),
     "products.tf32": Job("cluster_contrast", tf32=True),
-    "products.ieee": Job("cluster_contrast"),
+    "products.tf32x3": Job("cluster_contrast"),
     "products.norms": Job("cluster_contrast", torch.bfloat16),
     "cluster_memory.losses": Job("set_contrast"),
     "cluster_memory.mean": Job("set_contrast"),

@@ -6,12 +6,16 @@ B×N. Temperature, norm, exponential and the target's one are applied as a tile 
 normalised by a factor a row, so no normalised copy exists. Written and read: the scratch once each, the float32 sum
 once a chunk. Floor: 2·B·N·D multiply-adds on tensor cores; at D = 2048 the traffic is a tenth of that time.
 
-Sums are float32; a float32 memory is multiplied in TF32 only where PyTorch allows it for its own products. The scratch
-of weights has the memory's dtype and holds them times ``WEIGHT_ONE`` = 2¹⁵, which the sum takes back: powers of two, so
-exact. In float16 a weight up to 1 stays below the largest number, 65,504, and one above 2⁻²⁹ keeps all its 11 bits; a
-smaller one errs by at most 2⁻⁴⁰. Against a sum of weights of at least 1 that is 1e-6 in all for N = 10⁶, far below the
-2⁻¹¹ of rounding; without the factor it would be 3e-2, and weights below 3e-8 would vanish. bfloat16 has the range of
-float32.
+Sums are float32. A float32 memory is multiplied in three products of TF32, as exact as float32 and a third
+as fast as TF32 (docs/numerics.md, "float32 on tensor cores"), and in one where PyTorch allows it for its own products.
+Three take 12 wgmma a block of 128 x 64 x 32 and 130 registers, which leaves two blocks an SM on sm_90: read off the
+machine code, not measured yet.
+
+The scratch of weights has the memory's dtype and holds them times ``WEIGHT_ONE`` = 2¹⁵, which the sum takes back:
+powers of two, so exact. In float16 a weight up to 1 stays below the largest number, 65,504, and one above 2⁻²⁹ keeps
+all its 11 bits; a smaller one errs by at most 2⁻⁴⁰. Against a sum of weights of at least 1 that is 1e-6 in all for
+N = 10⁶, far below the 2⁻¹¹ of rounding; without the factor it would be 3e-2, and weights below 3e-8 would vanish.
+bfloat16 has the range of float32.
 """
 
 import torch
@@ -40,11 +44,11 @@ def inverse_norms_kernel(x, out, width, BLOCK: tl.constexpr):
 
 @triton.jit
 def add_product(total, a, b, PRECISION: tl.constexpr):
-    """``total + a @ b``. In float32 without tensor cores the block is summed apart and added once.
+    """``total + a @ b``. In float32 the block is summed apart and added once.
 
-    One chain of multiply-adds over D = 2048 would err more than cuBLAS, which keeps partial sums.
+    Tensor cores cut off what they add to a long sum instead of rounding it: in one chain over D = 2048 that adds up.
     """
-    if PRECISION == "ieee" and a.dtype == tl.float32:
+    if PRECISION == "tf32x3" and a.dtype == tl.float32:
         # max_num_imprecise_acc means nothing here, but without it the compiler makes one chain of the two sums again.
         return total + tl.dot(a, b, input_precision=PRECISION, max_num_imprecise_acc=a.shape[1])
     else:
@@ -140,10 +144,10 @@ def mean_row_kernel(
 
 
 def kind(x: torch.Tensor) -> str:
-    """``"half"``, ``"tf32"`` or ``"ieee"``: how products of ``x`` are multiplied."""
+    """``"half"``, ``"tf32"`` or ``"tf32x3"``: how products of ``x`` are multiplied."""
     if x.dtype != torch.float32:
         return "half"
-    return "tf32" if architecture(x.device) is not None and tf32_allowed() else "ieee"
+    return "tf32" if architecture(x.device) is not None and tf32_allowed() else "tf32x3"
 
 
 def tf32_allowed() -> bool:
@@ -160,7 +164,7 @@ def tiles(x: torch.Tensor) -> dict[str, int]:
 
 def precision(x: torch.Tensor) -> str:
     """``input_precision`` of ``tl.dot``; half precision ignores it."""
-    return "tf32" if kind(x) == "tf32" else "ieee"
+    return "tf32" if kind(x) == "tf32" else "tf32x3"
 
 
 def chunk_columns(x: torch.Tensor, num_columns: int) -> int:

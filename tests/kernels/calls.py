@@ -161,7 +161,7 @@ def attention(parts=3, **shape):
 CALLS = {
     "cluster_contrast-half": Call(partial(cluster_contrast, HALF)),
     "cluster_contrast-tf32": Call(partial(cluster_contrast, SINGLE), tf32=True),
-    "cluster_contrast-ieee": Call(partial(cluster_contrast, SINGLE)),
+    "cluster_contrast-tf32x3": Call(partial(cluster_contrast, SINGLE)),
     "cluster_contrast-none": Call(partial(cluster_contrast, HALF, "none"), everywhere=False),
     "cluster_contrast-odd": Call(partial(cluster_contrast, HALF, width=2047, parts=1), everywhere=False),
     "cluster_contrast-one": Call(partial(cluster_contrast, SINGLE, count=1, columns=1), everywhere=False),

@@ -92,7 +92,7 @@ def test_a_second_derivative_is_an_error(generator, name):
 
 
 def test_a_memory_of_more_tiles_than_a_launch_has_programs_is_named():
-    columns = 65536 * launch.configuration("products.ieee", torch.device("cpu"))["N"]
+    columns = 65536 * launch.configuration("products.tf32x3", torch.device("cpu"))["N"]
     memory, target = torch.ones(columns, 1), torch.zeros(1, dtype=torch.int64)
     with pytest.raises(ValueError, match=f"memory has {columns} rows, Triton contrasts take at most {columns - 32}"):
         ops.cluster_contrast(torch.ones(1, 1), memory, target, impl="triton")

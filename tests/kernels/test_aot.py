@@ -65,17 +65,18 @@ def check(launch, arch):
     if kernel == "augment_kernel":
         programs = 3 if constants["CHAIN"] else 5 if constants["DRAWS"] else 8
         assert used.registers * threads * programs <= REGISTERS, f"{kernel}: {used[:4]}"
-    if constants.get("PRECISION") == "ieee" and launch.types[0] == "*fp32":
-        check_sums_of_blocks(used, kernel, constants["M"] * constants["N"] // threads)
-    elif "PRECISION" in constants or kernel in KNN_PRODUCTS:
+    if "PRECISION" in constants or kernel in KNN_PRODUCTS:
         assert TENSOR_CORES[arch] in used.ptx, kernel
+    if constants.get("PRECISION") == "tf32x3" and launch.types[0] == "*fp32":
+        check_sums_of_blocks(used, kernel, constants["M"] * constants["N"] // threads)
     if kernel == "inverse_norms_kernel":
         assert "max.NaN.f32" in used.ptx  # the interpreter's maximum keeps NaN whatever it is told
     return used
 
 
 def check_sums_of_blocks(used, kernel, accumulators):
-    """Exact float32: no tensor cores, and what a block of the depth sums up is added to each accumulator apart."""
-    assert not any(name in used.ptx for name in TENSOR_CORES.values()), kernel
+    """Three products of what TF32 keeps and leaves of float32, and each accumulator takes a block's sum apart."""
+    products = len(re.findall(r"mma\.sync|wgmma\.mma_async|tcgen05\.mma", used.ptx))
+    assert products % 3 == 0 and "cvt.rna.tf32" in used.ptx, f"{kernel}: {products} products"
     added = sum(2 if pair else 1 for pair in re.findall(r"\badd(?:\.rn)?\.f32(x2)?", used.ptx))
     assert added >= accumulators, kernel

@@ -35,6 +35,43 @@ def test_tf32_follows_the_flag_of_pytorch_old_or_new():
     assert done.stdout.split() == ["True", "False"] * (len(changes) // 2), done.stderr
 
 
+@pytest.mark.parametrize("rows", ["unit", "alike", "of both signs"])
+def test_three_products_of_tf32_are_as_good_as_float32(generator, rows):
+    """A model of what tensor cores do with float32 split in two: they cut off what they add, and a block of 32 columns
+    is added to the sum by a rounding of its own."""
+    a, b = torch.randn(2, 64, 2048, generator=generator).abs()
+    if rows == "alike":
+        b = a + 0.01 * b
+    elif rows == "of both signs":
+        a, b = a * torch.randn(a.shape, generator=generator).sign(), b - b.mean()
+    a, b = F.normalize(a, dim=1), F.normalize(b, dim=1)
+    exact = (a.double() * b.double()).sum(1)
+
+    big_a, big_b = to_tf32(a, cut=False), to_tf32(b, cut=False)
+    small_a, small_b = to_tf32(a - big_a, cut=True), to_tf32(b - big_b, cut=True)
+    total = torch.zeros(len(a))
+    for block in torch.arange(2048).split(32):
+        partial = torch.zeros(len(a), dtype=torch.float64)
+        for x, y in ((small_a, big_b), (big_a, small_b), (big_a, big_b)):
+            for columns in block.split(8):
+                partial = cut_to_float32(partial + (x[:, columns].double() * y[:, columns].double()).sum(1))
+        total += partial.float()
+    assert_within_budget(total, exact, (a * b).sum(1), terms=2048)
+    assert (total - exact).abs().max() < 1e-6  # far inside the tie margin
+
+
+def to_tf32(x, *, cut):
+    """The ten bits that TF32 keeps of a float32's 23: rounded as ``cvt.rna`` does, or cut off as the units do."""
+    bits = x.view(torch.int32) + (0 if cut else 1 << 12)
+    return (bits & ~0x1FFF).view(torch.float32)
+
+
+def cut_to_float32(x):
+    """Towards zero."""
+    near = x.float()
+    return torch.where(near.double().abs() > x.abs(), torch.nextafter(near, torch.zeros(())), near).double()
+
+
 GPU_CASES = [  # every precision in every shape, but for float16, which takes the tiles of bfloat16
     (*shape, dtype)
     for shape in ((1, 3, 5000, 2048), (3, 131, 4097, 384), (2, 65, 7, 100))
