@@ -1,6 +1,7 @@
 """Features of whole tables of images, for clustering, evaluation and search: no augmentation, model in eval mode."""
 
 import contextlib
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ def extract_features(
     Of several processes each computes a share of the forward passes, and all have the same features: those of one.
 
     Args:
-        network: put into eval mode for the call and back into its mode after it.
+        network: see :func:`for_features`.
         images: uint8 ``[N, H, W, 3]`` of one modality, memory-mapped or not.
         infrared: which stem they go through.
         batch: images a forward pass.
@@ -37,24 +38,38 @@ def extract_features(
     Returns:
         ``f [N, D]`` and ``joint [N, (P+1)·D]``, unit rows, of the dtype of the network's parameters.
     """
-    was_training = network.training
-    network.eval()
     parts, width = network.parts.tokens.shape
     dtype = network.parts.tokens.dtype
     features = Embedding(*(torch.empty(len(images), n * width, dtype=dtype, device=device) for n in (1, parts + 1)))
     starts = range(0, len(images), batch)
-    for start in starts[distributed.share(len(starts))]:
-        rows = slice(start, start + batch)
-        x = ops.augment(torch.from_numpy(np.array(images[rows])).to(device)).to(dtype)
-        views = [x, x.flip(3)] if mirror else [x]
-        with autocast(device, precision):
-            found = zip(*(network.embed(view, infrared=infrared) for view in views), strict=True)
-        for all_rows, of_views in zip(features, found, strict=True):
-            all_rows[rows] = F.normalize(sum(widened(x) for x in of_views))
+    with for_features(network):
+        for start in starts[distributed.share(len(starts))]:
+            rows = slice(start, start + batch)
+            x = ops.augment(torch.from_numpy(np.array(images[rows])).to(device)).to(dtype)
+            views = [x, x.flip(3)] if mirror else [x]
+            with autocast(device, precision):
+                found = zip(*(network.embed(view, infrared=infrared) for view in views), strict=True)
+            for all_rows, of_views in zip(features, found, strict=True):
+                all_rows[rows] = F.normalize(sum(widened(x) for x in of_views))
     for all_rows in features:
         distributed.complete_(all_rows, [min(bound * batch, len(images)) for bound in distributed.shares(len(starts))])
-    network.train(was_training)
     return features
+
+
+@contextlib.contextmanager
+def for_features(network: SALCRNetwork) -> Iterator[None]:
+    """``network`` in eval mode and with its batch norms folded into convolutions; afterwards it is as it was.
+
+    Whoever calls :func:`extract_features` many times does so within, and folds once.
+    """
+    was_training, backbone = network.training, network.backbone
+    network.eval()
+    network.backbone = backbone.folded()
+    try:
+        yield
+    finally:
+        network.backbone = backbone
+        network.train(was_training)
 
 
 def pick_device(name: str) -> torch.device:

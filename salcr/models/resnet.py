@@ -1,10 +1,14 @@
 """Residual networks with one stem a modality and shared stages (docs/method.md, "Two-stream network")."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from salcr.models.weights import misfits, tensors_by_name
 
@@ -63,6 +67,18 @@ class TwoStreamResNet(nn.Module):
         for stage in self.stages:
             x = stage(x)
         return x
+
+    def folded(self) -> "TwoStreamResNet":
+        """A copy in eval mode, for features alone: every batch norm is part of the convolution before it."""
+        if not any(isinstance(module, _BatchNorm) for module in self.modules()):
+            return self
+        network = copy.deepcopy(self).eval()
+        for module in network.modules():
+            for (name, convolution), (norm_name, norm) in pairwise(list(module.named_children())):
+                if isinstance(convolution, nn.Conv2d) and isinstance(norm, _BatchNorm):
+                    module.add_module(name, fuse_conv_bn_eval(convolution, norm))
+                    module.add_module(norm_name, nn.Identity())
+        return network
 
     def load_imagenet(self, state: Mapping[str, torch.Tensor]) -> None:
         """Start from a classifier's weights: one stem's into both stems, the stages', the classifier's ignored.

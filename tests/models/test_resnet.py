@@ -4,6 +4,7 @@ import torch.nn.functional as F
 
 from salcr.models import ARCHITECTURES, TwoStreamResNet
 from salcr.models.resnet import imagenet_state
+from tests.ops.contract import assert_within_budget
 
 PUBLISHED = {"resnet50": 25_557_032, "resnet18": 11_689_512}  # parameters of the ImageNet classifiers
 SMALL = {"tiny": (33, 17), "resnet18": (40, 24), "resnet50": (32, 16)}
@@ -231,3 +232,25 @@ def test_other_files_are_refused(generator, kind):
 def test_an_unknown_architecture_is_named():
     with pytest.raises(ValueError, match=r"resnet50, resnet18, tiny, got 'resnet34'"):
         TwoStreamResNet("resnet34")
+
+
+@pytest.mark.parametrize("architecture", SMALL)
+def test_norms_folded_into_convolutions_give_the_same_maps(generator, architecture):
+    network = TwoStreamResNet(architecture)
+    network.load_imagenet(classifier_state(architecture, generator))
+    network.train()
+    before = {name: x.clone() for name, x in network.state_dict().items()}
+    images = torch.randn(2, 3, *SMALL[architecture], generator=generator)
+    folded = network.folded()
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+    assert folded.folded() is folded
+    assert network.training and not folded.training
+    assert all(torch.equal(x, before[name]) for name, x in network.state_dict().items())
+    network.eval()
+    with torch.no_grad():
+        exact, found = network.double(), folded(images, images)
+        expected = exact(images.double(), images.double())
+        in_double = network.folded()(images.double(), images.double())
+        plain = network.float()(images, images)
+    torch.testing.assert_close(in_double, expected, rtol=1e-10, atol=1e-10 * float(expected.abs().max()))
+    assert_within_budget(found, expected, plain, terms=2 * sum(1 for _ in folded.modules()))
