@@ -75,6 +75,8 @@ class Model(Section):
     """A checkpoint of this project whose network to start from, for stage two alone."""
     authors_pg1: bool = False
     """Take the channel-augmented view's first guided part features from the second, as the published code does."""
+    compile: Literal["auto"] | bool = "auto"
+    """Train the network as ``torch.compile`` makes it, which rounds otherwise: ``auto`` does on a GPU, in one process."""
 
 
 class Clustering(Section):

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import resources
 from pathlib import Path
+from typing import Literal
 
 import torch
 
-from salcr import ops
+from salcr import distributed, ops
 from salcr.engine.config import Config, Model, config_of_checkpoint, load_config
 from salcr.models import SALCRNetwork
 from salcr.models.checkpoints import load, load_state
@@ -38,6 +39,15 @@ def build_network(settings: Model, generator: torch.Generator) -> SALCRNetwork:
     if settings.checkpoint is not None:
         load_state(network, load(settings.checkpoint), settings.checkpoint)
     return network
+
+
+def compile_for_training(network: SALCRNetwork, choice: Literal["auto"] | bool, device: torch.device) -> None:
+    """Have ``network``'s forward compiled whole at its first call, where ``choice`` (``model.compile``) wants that.
+
+    Parameters keep their names, and features for clustering and evaluation do not go through it.
+    """
+    if choice is True or (choice == "auto" and device.type == "cuda" and distributed.world() == 1):
+        network.compile(fullgraph=True, dynamic=False)
 
 
 def warn_of_random_weights(settings: Model) -> None:

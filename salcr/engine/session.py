@@ -14,7 +14,7 @@ from salcr.data.augment import Augmentation
 from salcr.engine.config import Config, Schedule
 from salcr.engine.images import open_dataset, open_images, shows_bars
 from salcr.engine.interruption import Signals
-from salcr.engine.network import build_network
+from salcr.engine.network import build_network, compile_for_training
 from salcr.engine.pseudo_labels import label_metrics, pseudo_labels
 from salcr.engine.steps import LossWatch, Rows, load_batches, training_views
 from salcr.models import Embedding
@@ -60,6 +60,7 @@ class Session:
         network = build_network(config.model, self.generator)
         self.network = synchronised(network.to(self.device, self.dtype, memory_format=torch.channels_last))
         distributed.check_same({"the list of images": _digest(self.paths)} | self.network.state_dict())
+        compile_for_training(self.network, config.model.compile, self.device)
         self.parallel, self.trained = self.network, ()
         self.optimiser = self.fresh_optimiser()
         self.labels: tuple[torch.Tensor, torch.Tensor] | None = None
@@ -193,7 +194,8 @@ class Session:
     def fresh_optimiser(self) -> torch.optim.Optimizer:
         schedule = self.config.schedule
         trained = [p for p in self.network.parameters() if p.requires_grad]
-        return torch.optim.Adam(trained, lr=schedule.lr, weight_decay=schedule.weight_decay)
+        fused = True if self.device.type == "cuda" else None
+        return torch.optim.Adam(trained, lr=schedule.lr, weight_decay=schedule.weight_decay, fused=fused)
 
     def begin_stage_two(self) -> None:
         """A fresh optimiser, fresh part tokens and part norm (stage one gives them no gradient)."""

@@ -1,0 +1,46 @@
+"""Training with the network compiled, by PyTorch's graph capture alone: no code is generated."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from salcr import distributed
+from salcr.engine import load_config, train
+from salcr.engine.network import compile_for_training
+from salcr.models.checkpoints import load
+from tests.engine.tree import tiny
+
+
+def test_a_stage_is_captured_whole_and_once_and_trains_the_same(tree, tmp_path, monkeypatch):
+    compiled = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: compiled(self, backend="eager", **options))
+    settings = ("schedule.stage_one_epochs=1", "schedule.stage_two_epochs=2", "schedule.iterations=2")
+    torch._dynamo.reset()
+    graphs = torch._dynamo.utils.counters["stats"]
+    graphs.clear()
+    ends = []
+    for choice in ("true", "false"):
+        config = load_config(overrides=tiny(tree, *settings, f"model.compile={choice}"))
+        train(config, tmp_path / choice)
+        ends.append(load(tmp_path / choice / "checkpoints" / "epoch_0002.pt")["network"])
+    assert graphs["unique_graphs"] == 2  # one a stage: clusters come and go
+    assert all(torch.equal(x, ends[1][name]) for name, x in ends[0].items())
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize(
+    ("choice", "device", "processes", "expected"),
+    [
+        ("auto", "cpu", 1, False),
+        ("auto", "cuda", 1, True),
+        ("auto", "cuda", 2, False),
+        (True, "cpu", 2, True),
+        (False, "cuda", 1, False),
+    ],
+)
+def test_who_is_compiled(monkeypatch, choice, device, processes, expected):
+    monkeypatch.setattr(distributed, "world", lambda: processes)
+    calls = []
+    compile_for_training(SimpleNamespace(compile=lambda **options: calls.append(options)), choice, torch.device(device))
+    assert calls == [dict(fullgraph=True, dynamic=False)] * expected
