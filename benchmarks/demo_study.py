@@ -11,6 +11,7 @@ with what the record holds, and says what it does not hold yet.
 
 import argparse
 import hashlib
+import json
 import re
 import shutil
 import sys
@@ -141,11 +142,14 @@ class Study:
         return given
 
     def digest(self, row: str) -> str:
-        """Of everything that a run is made from but the code: people, settings, preset and bundled weights."""
-        from salcr.engine.config import dump_config, load_config
+        """Of everything that a run is made from but the code: people, settings, preset and bundled weights.
 
-        config = dump_config(load_config(preset="demo", overrides=self.settings(row)))
-        what = f"{sizes()[self.size].people} {config}".encode() + WEIGHTS.read_bytes()
+        Of the settings those that are not the defaults count, so that a new one makes no run out of date.
+        """
+        from salcr.engine import load_config
+
+        config = load_config(preset="demo", overrides=self.settings(row)).model_dump(mode="json", exclude_defaults=True)
+        what = json.dumps([sizes()[self.size].people, config], sort_keys=True).encode() + WEIGHTS.read_bytes()
         return hashlib.sha256(what).hexdigest()[:16]
 
     def run(self, row: str) -> dict:

@@ -76,7 +76,7 @@ class Model(Section):
     authors_pg1: bool = False
     """Take the channel-augmented view's first guided part features from the second, as the published code does."""
     compile: Literal["auto"] | bool = "auto"
-    """Train the network as ``torch.compile`` makes it, which rounds otherwise: ``auto`` does on a GPU, in one process."""
+    """Train the network as ``torch.compile`` makes it, which rounds otherwise; ``auto`` does so on a single GPU."""
 
 
 class Clustering(Section):
