@@ -7,6 +7,11 @@ from statistics import mean, stdev
 BEGIN, END = "<!-- tables: python -m benchmarks.demo_study -->", "<!-- end of tables -->"
 PROTOCOL = "all-single"
 METHOD = "SALCR"
+STEPS = [
+    ("FGSAL", "DAGI + FGSAL", "DAGI"),
+    ("GPCR", METHOD, "DAGI + FGSAL"),
+    ("bfloat16", "SALCR in bfloat16", METHOD),
+]
 
 
 def tables(
@@ -26,7 +31,8 @@ def tables(
         return f"{title}\n\nNo run of it is recorded yet.\n"
     figures = {key: run["figures"][PROTOCOL] for key, run in runs.items()}
     parts = [title, _headline(figures, seeds, controls), _rows(figures, seeds, rows)]
-    parts += [_cross_labels(runs, seeds), _rounding(record, size, figures), _baselines(runs, seeds)]
+    parts += [_steps(figures, seeds, controls), _cross_labels(runs, seeds)]
+    parts += [_rounding(record, size, figures), _baselines(runs, seeds)]
     parts += [_missing(runs, seeds, rows), _origin(runs)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -48,12 +54,28 @@ def _headline(figures, seeds, controls) -> str:
     if found is None:
         return "SALCR cannot be compared with the best control yet: runs are missing, see below."
     best, values = found
-    each = ", ".join(f"{value:+.1f}" for value in values)
-    text = f"**SALCR against the best control (*{best}*): {mean(values):+.1f} mAP"
+    return f"**SALCR against the best control (*{best}*): {_average(values)}"
+
+
+def _average(values: list[float]) -> str:
+    """The rest of a sentence in bold."""
     if len(values) < 2:
-        return f"{text}**, one seed."
-    error = stdev(values) / sqrt(len(values))
-    return f"{text} on average over {len(values)} seeds, standard error {error:.1f}** (seed by seed: {each})."
+        return f"{values[0]:+.1f} mAP**, one seed."
+    error, each = stdev(values) / sqrt(len(values)), ", ".join(f"{value:+.1f}" for value in values)
+    average = f"{mean(values):+.1f} mAP on average over {len(values)} seeds"
+    return f"{average}, standard error {error:.1f}** (seed by seed: {each})."
+
+
+def _steps(figures, seeds, controls) -> str:
+    """What a row gains over the one before it."""
+    best = gains(figures, seeds, controls)
+    lines = []
+    for title, row, before in [("DAGI", "DAGI", best[0]), *STEPS] if best else STEPS:
+        done = [seed for seed in seeds if (row, seed) in figures and (before, seed) in figures]
+        if done:
+            values = [figures[row, seed]["mAP"] - figures[before, seed]["mAP"] for seed in done]
+            lines.append(f"- **{title}, over *{before}*: {_average(values)}")
+    return "\n".join(["What each adds:", "", *lines]) if lines else ""
 
 
 def _rows(figures, seeds, rows) -> str:

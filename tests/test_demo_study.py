@@ -55,6 +55,16 @@ def test_a_page_of_a_part_names_what_is_missing():
     assert "No run of it is recorded yet." in page({})
 
 
+def test_what_a_module_adds_is_told_for_the_seeds_that_have_both_rows():
+    found = record(untrained=(30, 31), stage_one=(33, 34), longer=(40, 44), SALCR=(50, 52))
+    found |= {f"demo: {row}, seed {seed}": run(mAP) for row, seed, mAP in (("DAGI", 0, 46), ("DAGI + FGSAL", 0, 47))}
+    text = demo_page.tables(found, "demo", SEEDS, [*ROWS, "DAGI", "DAGI + FGSAL"], CONTROLS)
+    assert "- **DAGI, over *longer*: +6.0 mAP**, one seed." in text
+    assert "- **FGSAL, over *DAGI*: +1.0 mAP**, one seed." in text
+    assert "- **GPCR, over *DAGI + FGSAL*: +3.0 mAP**, one seed." in text
+    assert "bfloat16" not in text and "What each adds" not in page(record(SALCR=(50,)))
+
+
 def test_seeds_without_salcr_do_not_choose_the_control():
     found = record(untrained=(30, 31, 99), stage_one=(33, 34, 35), longer=(40, 40, 41), SALCR=(50, 52, None))
     assert "best control (*longer*): +11.0 mAP on average over 2 seeds" in page(found)
