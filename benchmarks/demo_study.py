@@ -33,11 +33,12 @@ WEIGHTS = ROOT / "salcr" / "models" / "weights" / "tiny.pt"
 
 @dataclass(frozen=True)
 class Size:
-    """How many people a study renders, its settings over the ``demo`` preset, and its seeds."""
+    """How many people a study renders, its settings over the ``demo`` preset, its seeds and its rows."""
 
     people: dict[str, int]
     settings: tuple[str, ...]
     seeds: tuple[int, ...]
+    rows: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ ROWS = {
     "SALCR from random weights": Row(settings=("model.weights=null",), shares_stage_one=False),
     "SALCR in bfloat16": Row(settings=("schedule.precision=bfloat16",), shares_stage_one=False),
 }
+METHOD = demo_page.METHOD
 CONTROLS = ("untrained", STAGE_ONE, "stage one, as many steps")
 
 
@@ -72,13 +74,17 @@ def sizes() -> dict[str, Size]:
     from salcr.engine.demo import PEOPLE
 
     schedule = ("schedule.stage_one_epochs=6", "schedule.stage_two_epochs=94", "schedule.milestones=[80]")
-    large = Size(dict(ids=160, test_ids=64, images_per_camera=6), (*schedule, "schedule.iterations=60"), (0, 1, 2))
-    return {"demo": Size(PEOPLE, (), (0, 1, 2, 3, 4)), "large": large}
+    settings = (*schedule, "schedule.iterations=60")
+    people = dict(ids=160, test_ids=64, images_per_camera=6)
+    return {
+        "demo": Size(PEOPLE, (), (0, 1, 2, 3, 4), tuple(ROWS)),
+        "large": Size(people, settings, (0, 1, 2), (*CONTROLS, METHOD)),
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.demo_study", description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="*", choices=list(ROWS), default=list(ROWS), metavar="ROW", help="rows to run")
+    parser.add_argument("--only", nargs="*", choices=list(ROWS), metavar="ROW", help="to run; by default the size's")
     parser.add_argument("--seeds", type=int, nargs="*", help="to run; none: only the page; by default the size's")
     parser.add_argument("--size", choices=list(sizes()), default="demo")
     parser.add_argument("--rounding", action="store_true", help="record apart, by vector instructions and threads")
@@ -88,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     size = sizes()[options.size]
     variant = arithmetic() if options.rounding else None
     for seed in size.seeds if options.seeds is None else options.seeds:
-        for row in options.only:
+        for row in size.rows if options.only is None else options.only:
             study = Study(options.out, options.size, seed, variant)
             done = ledger.read(RECORD).get(study.name(row))
             if options.again or done is None or done["settings"] != study.digest(row):
@@ -101,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def tables(record: dict[str, dict]) -> str:
     """What the page says of ``record``."""
-    return "\n".join(demo_page.tables(record, name, size.seeds, list(ROWS), CONTROLS) for name, size in sizes().items())
+    return "\n".join(demo_page.tables(record, name, size.seeds, size.rows, CONTROLS) for name, size in sizes().items())
 
 
 def arithmetic() -> str:
