@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from salcr import distributed, ops
 from salcr.data import Dataset
 from salcr.data.records import Protocol, Trial
-from salcr.engine.config import Config, Evaluation, differences, load_config
+from salcr.engine.config import Config, differences, load_config
 from salcr.engine.images import open_dataset, open_images
 from salcr.engine.network import configured_backend, load_network
+from salcr.engine.sections import Evaluation
 from salcr.files import make_parent, write_atomically
 from salcr.models import SALCRNetwork
 from salcr.models.features import extract_features, parameter_dtype, pick_device
