@@ -64,6 +64,8 @@ ROWS = {
     "SALCR in bfloat16": Row(settings=("schedule.precision=bfloat16",), shares_stage_one=False),
 }
 CONTROLS = ("untrained", STAGE_ONE, "stage one, as many steps")
+TRAINING = "features", "labels", "association", "steps"  # phases whose seconds are reported
+WATCHING = {"checkpoints": True, "logging": True, "evaluation": {"every"}}  # settings that change no figure
 
 
 def sizes() -> dict[str, Size]:
@@ -141,10 +143,10 @@ class Study:
         return given
 
     def digest(self, row: str) -> str:
-        """Of everything that a run is made from but the code: people, settings, preset and bundled weights."""
+        """Of everything that its figures are made from but the code: people, settings, preset and bundled weights."""
         from salcr.engine.config import dump_config, load_config
 
-        config = dump_config(load_config(preset="demo", overrides=self.settings(row)))
+        config = dump_config(load_config(preset="demo", overrides=self.settings(row)), without=WATCHING)
         what = f"{sizes()[self.size].people} {config}".encode() + WEIGHTS.read_bytes()
         return hashlib.sha256(what).hexdigest()[:16]
 
@@ -167,7 +169,7 @@ class Study:
                 branch(self.run_folder(STAGE_ONE), folder, config)
             entry["figures"] = train(config, folder, resume=True)["final"]
             epochs = RunFolder(folder).read_metrics()
-            entry["seconds"] = round(sum(sum(epoch["seconds"].values()) for epoch in epochs), 1)
+            entry["seconds"] = round(sum(epoch["seconds"].get(p, 0.0) for epoch in epochs for p in TRAINING), 1)
             entry["cross_accuracy"] = [epoch["cross_accuracy"] for epoch in epochs if "cross_accuracy" in epoch]
         return entry | {"commit": commit(), "machine": machine(), "arithmetic": arithmetic(), "versions": versions()}
 

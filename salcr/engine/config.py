@@ -21,7 +21,7 @@ from pydantic import (
 from salcr.data import DATASETS
 from salcr.data.sysu import SYSU
 from salcr.defaults import MOMENTUM, NEIGHBORS, TEMPERATURE
-from salcr.engine.sections import Evaluation, Section
+from salcr.engine.sections import Checkpoints, Evaluation, Logging, Section
 from salcr.engine.yaml_settings import parse_yaml, read_settings
 
 PATHS = ("data.root", "data.cache", "model.weights", "model.checkpoint")
@@ -191,11 +191,19 @@ class Config(Section):
     fgsal: FGSAL = FGSAL()
     gpcr: GPCR = GPCR()
     evaluation: Evaluation = Evaluation()
+    checkpoints: Checkpoints = Checkpoints()
+    logging: Logging = Logging()
 
     @model_validator(mode="after")
     def _something_to_train(self) -> "Config":
         if self.schedule.stage_two_epochs and not (self.dagi.enabled or self.fgsal.enabled or self.gpcr.enabled):
             raise ValueError("stage two needs one of dagi.enabled, fgsal.enabled and gpcr.enabled")
+        return self
+
+    @model_validator(mode="after")
+    def _something_to_choose_from(self) -> "Config":
+        if self.checkpoints.keep.best and not self.evaluation.every:
+            raise ValueError("checkpoints.keep.best needs evaluation.every: the epochs to choose from")
         return self
 
 
@@ -283,9 +291,14 @@ def single_stage(config: Config, stage: str) -> Config:
     return config.model_copy(update={"schedule": schedule.model_copy(update=change)})
 
 
-def dump_config(config: Config) -> str:
-    """The configuration as YAML that :func:`salcr.engine.load_config` reads back."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+def dump_config(config: Config, *, without: Mapping[str, Any] | None = None) -> str:
+    """The configuration as YAML that :func:`salcr.engine.load_config` reads back.
+
+    Args:
+        config: what to write.
+        without: settings to leave out, as pydantic's ``exclude``.
+    """
+    return yaml.safe_dump(config.model_dump(mode="json", exclude=without), sort_keys=False)
 
 
 _SHORT = reprlib.Repr()
