@@ -28,7 +28,7 @@ class Crash(BaseException):
 
 @pytest.fixture(scope="module")
 def config(tree):
-    return load_config(overrides=tiny(tree, NO_REFINEMENTS))
+    return load_config(overrides=tiny(tree, NO_REFINEMENTS, "checkpoints.keep.stage_one=false"))
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +71,7 @@ STOPS = {
     "after the steps, before the checkpoint": (checkpoint, "save_epoch", 2, False, 0),
     "after the checkpoint, before the record": (RunFolder, "log", 1, False, 0),
     "after stage one is evaluated": (engine, "evaluate", 1, True, 1),
+    "after the last checkpoint, before an older one goes": (checkpoint, "prune", 4, False, 3),
 }
 
 
