@@ -21,7 +21,17 @@ import torch  # noqa: E402
 torch.set_num_threads(THREADS)
 
 
-NOT_OF_OPERATORS = ("pydantic", "yaml", "typer", "PIL", "tqdm", "safetensors", "onnxruntime", "onnxscript")
+NOT_OF_OPERATORS = (
+    "pydantic",
+    "yaml",
+    "typer",
+    "PIL",
+    "tqdm",
+    "safetensors",
+    "onnxruntime",
+    "onnxscript",
+    "tensorboard",
+)
 MISSING = [name for name in NOT_OF_OPERATORS if importlib.util.find_spec(name) is None]
 LEFT_OUT = {}  # test file or folder → the module that it lacks
 

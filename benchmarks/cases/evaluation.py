@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from benchmarks.case import Case
 from salcr.data._layout import draw_trials
 from salcr.data.records import Dataset, Protocol, Records
-from salcr.engine.config import Evaluation
 from salcr.engine.evaluation import RANKS, evaluate_protocol
+from salcr.engine.sections import Evaluation
 from salcr.reference.published import ranking
 
 

@@ -4,6 +4,7 @@ import io
 import math
 import re
 import warnings
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -27,24 +28,38 @@ def save_atomically(payload: dict[str, Any], path: Path) -> None:
     write_atomically(path, content.getbuffer())
 
 
-def save_epoch(folder: Path, epoch: int, payload: dict[str, Any], *, steps: int | None = None) -> Path:
-    """Write the checkpoint of ``epoch``, or with ``steps`` that of its middle, after so many steps.
-
-    Of the files of :func:`files`, the last two of whole epochs stay, and that of a middle until a newer one is there.
-    Those of later epochs go: a run that went back to an earlier one could not read them.
-    """
+def save_epoch(
+    folder: Path,
+    epoch: int,
+    payload: dict[str, Any],
+    *,
+    steps: int | None = None,
+    last: int = KEPT,
+    spared: Container[int] = (),
+) -> Path:
+    """Write the checkpoint of ``epoch``, or with ``steps`` that after so many steps of it; then :func:`prune`."""
     path = folder / (f"epoch_{epoch:04d}.pt" if steps is None else f"epoch_{epoch:04d}_step_{steps:04d}.pt")
     save_atomically(payload, path)
-    found = files(folder)
-    whole = [other for other in found[found.index(path) :] if position(other)[1] is None]
-    for other in found:
-        if other != path and other not in whole[:KEPT]:
-            other.unlink()
+    prune(folder, path, last=last, spared=spared)
     return path
 
 
+def prune(folder: Path, newest: Path, *, last: int = KEPT, spared: Container[int] = ()) -> None:
+    """Of :func:`files`, keep ``newest``, the ``last`` of whole epochs and those of the epochs ``spared``.
+
+    So that of an epoch's middle stays until a newer one is there. Those of later epochs go: a run that went back to an
+    earlier one could not read them.
+    """
+    found = files(folder)
+    whole = [path for path in found[found.index(newest) :] if position(path)[1] is None]
+    stay = {newest, *whole[:last], *(path for path in whole if position(path)[0] in spared)}
+    for path in found:
+        if path not in stay:
+            path.unlink()
+
+
 def files(folder: Path) -> list[Path]:
-    """The checkpoints that training wrote to ``folder``, newest first; ``epoch_best.pt`` and other copies are not."""
+    """The checkpoints that training wrote to ``folder``, newest first; copies under other names are not."""
     own = [path for path in folder.iterdir() if NAME.fullmatch(path.name)]
     return sorted(own, key=lambda path: [math.inf if n is None else n for n in position(path)], reverse=True)
 

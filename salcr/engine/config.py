@@ -9,8 +9,6 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     NonNegativeInt,
     PositiveFloat,
@@ -23,19 +21,15 @@ from pydantic import (
 from salcr.data import DATASETS
 from salcr.data.sysu import SYSU
 from salcr.defaults import MOMENTUM, NEIGHBORS, TEMPERATURE
+from salcr.engine.sections import Checkpoints, Evaluation, Logging, Section
 from salcr.engine.yaml_settings import parse_yaml, read_settings
 
 PATHS = ("data.root", "data.cache", "model.weights", "model.checkpoint")
 SHOWN = 10  # wrong keys in a message
 LONGEST_KEY = 80  # that a similar one is looked for
 PRESETS = ("demo", *(spec.preset for spec in DATASETS.values() if spec.preset))
-Refinement = Literal["cmfp", "k_reciprocal", "cmrr", "aim"]
 Backend = Literal["auto", "reference", "eager", "cpp", "numba", "triton", "cuda", "faiss"]
 Side = Annotated[int, Field(ge=1, le=4096)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class Data(Section):
@@ -180,23 +174,6 @@ class GPCR(Section):
     """λ₂, the weight of its losses."""
 
 
-class Evaluation(Section):
-    """Protocols are those of the data set; refinements are reported beside the raw numbers."""
-
-    batch: PositiveInt = 128
-    """Images that go through the network together."""
-    refinements: tuple[Refinement, ...] = ("cmfp",)
-    """Test-time refinements to report."""
-    cmfp_k: PositiveInt = NEIGHBORS
-    """Neighbours in the graphs of CMFP."""
-    cmrr_k: PositiveInt = 15
-    """Neighbours of CMRR."""
-    aim_k1: PositiveInt = 4
-    """Affinities that AIM keeps."""
-    aim_k2: PositiveInt = 1
-    """Neighbours over which AIM averages affinities."""
-
-
 class Config(Section):
     """Everything that defines a run. Unknown keys and wrong types are errors that name the key."""
 
@@ -216,11 +193,19 @@ class Config(Section):
     fgsal: FGSAL = FGSAL()
     gpcr: GPCR = GPCR()
     evaluation: Evaluation = Evaluation()
+    checkpoints: Checkpoints = Checkpoints()
+    logging: Logging = Logging()
 
     @model_validator(mode="after")
     def _something_to_train(self) -> "Config":
         if self.schedule.stage_two_epochs and not (self.dagi.enabled or self.fgsal.enabled or self.gpcr.enabled):
             raise ValueError("stage two needs one of dagi.enabled, fgsal.enabled and gpcr.enabled")
+        return self
+
+    @model_validator(mode="after")
+    def _something_to_choose_from(self) -> "Config":
+        if self.checkpoints.keep.best and not self.evaluation.every:
+            raise ValueError("checkpoints.keep.best needs evaluation.every: the epochs to choose from")
         return self
 
 

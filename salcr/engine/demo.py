@@ -7,6 +7,7 @@ import torch
 
 from salcr import distributed
 from salcr.data.synthetic import write_dataset
+from salcr.engine import best
 from salcr.engine.config import Config, load_config
 from salcr.engine.evaluation import evaluate
 from salcr.engine.images import open_dataset
@@ -59,7 +60,8 @@ def evaluate_start(config: Config) -> dict[str, Any]:
 def summary_table(summary: dict[str, Any]) -> str:
     """The stages below each other, rows by protocol: rank-1, mAP and mINP raw, rank-1 and mAP with CMFP, in per cent.
 
-    A run of stage one alone has no rows for SALCR. Where the data set has no protocol one sentence says so.
+    A run of stage one alone has no rows for SALCR. The best checkpoint, where one was kept, is in a sentence below.
+    Where the data set has no protocol one sentence says so.
     """
     if not summary["final"]:
         return "not evaluated: the data set has no query and gallery"
@@ -74,6 +76,8 @@ def summary_table(summary: dict[str, Any]) -> str:
             if "cmfp" in raw:
                 row += f"{raw['cmfp']['rank-1']:>14.2f}{raw['cmfp']['mAP']:>10.2f}"
             lines.append(row)
+    if best.MARK in summary:
+        lines.append(f"the best checkpoint was {best.describe(summary[best.MARK])}")
     return "\n".join(lines)
 
 

@@ -1,6 +1,7 @@
 """Evaluation by the data sets' protocols, features extracted once, refinements beside the raw numbers."""
 
 import io
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,16 @@ import torch.nn.functional as F
 from salcr import distributed, ops
 from salcr.data import Dataset
 from salcr.data.records import Protocol, Trial
-from salcr.engine.config import Config, Evaluation, differences, load_config
+from salcr.engine import best
+from salcr.engine.config import Config, differences, load_config
 from salcr.engine.images import open_dataset, open_images
 from salcr.engine.network import configured_backend, load_network
+from salcr.engine.sections import Evaluation
 from salcr.files import make_parent, write_atomically
 from salcr.models import SALCRNetwork
 from salcr.models.features import extract_features, parameter_dtype, pick_device
+
+logger = logging.getLogger("salcr")
 
 RANKS = (1, 5, 10, 20)
 ACTING = ("data.", "evaluation.", "device", "backend", "schedule.precision")  # settings that a trained network obeys
@@ -43,13 +48,21 @@ def evaluate(network: SALCRNetwork, dataset: Dataset, config: Config, device: to
 def evaluate_checkpoint(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """:func:`evaluate` of a training checkpoint on the data set of its configuration, changed by ``overrides``.
 
+    Where the checkpoint was chosen on test data, the result says so under ``chosen_on_test_data``, beside the
+    protocols, and so does the log.
+
     Raises:
         OSError, ValueError: no such checkpoint, an override that is wrong or cannot change what the network is, or a
             data set without a query and a gallery.
     """
     network, dataset, config, device = _open_checkpoint(path, overrides)
+    mark = best.mark_of(path)
     with configured_backend(config):
-        return evaluate(network, dataset, config, device)
+        figures = evaluate(network, dataset, config, device)
+    if mark is None:
+        return figures
+    logger.warning("%s was %s", path, best.describe(mark))
+    return figures | {best.MARK: mark}
 
 
 def extract_checkpoint(path: Path, out: Path, overrides: Sequence[str] = ()) -> None:

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 
 from salcr import distributed, ops
+from salcr.engine import best
 from salcr.engine.config import Config, Model, config_of_checkpoint, load_config
 from salcr.models import SALCRNetwork
 from salcr.models.checkpoints import load, load_state
@@ -58,6 +59,12 @@ def warn_of_random_weights(settings: Model) -> None:
             "the paper starts from ImageNet's",
             settings.architecture,
         )
+
+
+def warn_of_choice(settings: Model) -> None:
+    """Say so where a training begins with a network that was chosen on test data: what it finds was chosen, too."""
+    if settings.checkpoint is not None and (mark := best.mark_of(settings.checkpoint)):
+        logger.warning("model.checkpoint=%s was %s", settings.checkpoint, best.describe(mark))
 
 
 def load_network(path: Path, device: torch.device) -> tuple[SALCRNetwork, Config]:

@@ -1,4 +1,5 @@
-"""The folder of a run: ``config.yaml``, ``metrics.jsonl``, ``summary.json`` and ``checkpoints/``, and its lock."""
+"""The folder of a run: ``config.yaml``, ``metrics.jsonl``, ``summary.json``, ``checkpoints/`` and, where TensorBoard is
+asked for, ``tensorboard/``; and its lock."""
 
 import json
 import os
@@ -11,7 +12,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from salcr.engine import checkpoint
+from salcr.engine import best, checkpoint
 from salcr.files import write_atomically
 
 
@@ -33,6 +34,7 @@ class RunFolder:
         self.config = self.path / "config.yaml"
         self.metrics = self.path / "metrics.jsonl"
         self.summary = self.path / "summary.json"
+        self.board = self.path / "tensorboard"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -63,7 +65,8 @@ class RunFolder:
 
     def clear(self) -> None:
         """Remove the training's results; the configuration and what others put here stays."""
-        for path in (self.summary, *checkpoint.files(self.checkpoints), self.metrics):
+        own = *checkpoint.files(self.checkpoints), *best.files(self.checkpoints), *self.board.glob("events.out.*")
+        for path in (self.summary, *own, self.metrics):
             path.unlink(missing_ok=True)
 
     def log(self, record: dict[str, Any]) -> None:
@@ -81,9 +84,13 @@ class RunFolder:
             raise OSError(error.errno, f"cannot write the file: {error.strerror}", str(self.metrics)) from error
 
     def rewind(self, epoch: int) -> None:
-        """Drop what ``metrics.jsonl`` says of ``epoch`` and later, and what a killed process left half written."""
-        for leftover in (*self.path.glob(".*.part"), *self.checkpoints.glob(".*.part")):
-            leftover.unlink()
+        """Drop what ``metrics.jsonl`` says of ``epoch`` and later, and what a killed process left half written.
+
+        The best checkpoint goes where it is of such an epoch.
+        """
+        leftovers = *self.path.glob(".*.part"), *self.checkpoints.glob(".*.part")
+        for path in (*leftovers, *best.files(self.checkpoints, since=epoch)):
+            path.unlink()
         if not self.metrics.exists():
             return
         kept = (line + b"\n" for line, record in self._records(half_written=True) if record["epoch"] < epoch)

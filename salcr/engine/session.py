@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
 from salcr import distributed
 from salcr.data.augment import Augmentation
+from salcr.engine import tensorboard
 from salcr.engine.config import Config, Schedule
 from salcr.engine.images import open_dataset, open_images, shows_bars
 from salcr.engine.interruption import Signals
@@ -65,6 +67,9 @@ class Session:
         self.optimiser = self.fresh_optimiser()
         self.labels: tuple[torch.Tensor, torch.Tensor] | None = None
         self.times: dict[str, float] = {}
+        self.left = ""  # what is said of the time that the whole run will still take
+        self.wants_views = False  # a picture of a batch's
+        self.views: np.ndarray | None = None
 
     def extract(self) -> tuple[Embedding, Embedding]:
         """Evaluation features of all training images, visible and infrared."""
@@ -136,17 +141,22 @@ class Session:
             watch.resume(self.middle["losses"], batches, self.device)
             done, self.times, self.middle = len(watch.values), self.middle["seconds"], None
         loaded = load_batches(batches[done:], self.images[0], self.images[1], self.device)
-        bar = tqdm(loaded, f"epoch {epoch}", len(batches), leave=False, initial=done, disable=not shows_bars())
+        title = f"epoch {epoch}" + (f", {self.left} of the run" if self.left else "")
+        bar = tqdm(loaded, title, len(batches), leave=False, initial=done, disable=not shows_bars())
         self.signals.hold()
         with self.timed("steps"), self._in_training(unused) as network:
             for visible, infrared, rows in bar:
                 inputs = training_views(
                     visible, infrared, self.augmentation, self.generator, local_scaling=local_scaling
                 )
+                if self.wants_views:
+                    self.views, self.wants_views = tensorboard.views_sheet(inputs), False
                 inputs = tuple(x.to(self.dtype) for x in inputs)
                 losses = step(network, inputs, tuple(r.to(self.device, non_blocking=True) for r in rows))
                 watch.add(losses, rows)
                 done += 1
+                if not bar.disable and (loss := watch.recent()) is not None:
+                    bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
                 if self.signals.anywhere():
                     break
             means = watch.means()
@@ -208,8 +218,10 @@ class Session:
 
 
 def _check(config: Config) -> None:
-    """What ends a run before it starts: an unknown association, a batch that has no equal shares."""
+    """What ends a run before it starts: an unknown association, no TensorBoard, a batch that has no equal shares."""
     association_named(config.dagi.association)
+    if config.logging.tensorboard:
+        tensorboard.require()
     identities, images, processes = config.schedule.identities, config.schedule.images, distributed.world()
     if identities * images % processes:
         raise ValueError(

@@ -51,6 +51,12 @@ class LossWatch:
         if len(self.values) % CHECK_EVERY == 0:
             self._check(CHECK_EVERY)
 
+    def recent(self) -> float | None:
+        """Mean sum of the losses over the last steps, right after a look at them; otherwise None."""
+        if not self.values or len(self.values) % CHECK_EVERY:
+            return None
+        return float(torch.stack(self.values[-CHECK_EVERY:]).sum(1).mean())
+
     def means(self) -> dict[str, float]:
         """Mean of each loss over the epoch.
 

@@ -1,23 +1,27 @@
 """Training: stage one, stage two, and everything needed to stop anywhere and go on (docs/method.md, "Schedule")."""
 
 import logging
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from salcr import distributed
-from salcr.engine import checkpoint
+from salcr.engine import best, checkpoint
 from salcr.engine.config import Config, dump_config
 from salcr.engine.evaluation import evaluate
 from salcr.engine.interruption import Interrupted, Signals
-from salcr.engine.network import configured_backend, warn_of_random_weights
+from salcr.engine.network import configured_backend, warn_of_choice, warn_of_random_weights
+from salcr.engine.progress import epoch_line, time_left
 from salcr.engine.resumption import newest_state, place, way_on
 from salcr.engine.run_folder import RunFolder
 from salcr.engine.session import EpochInterrupted, Session, stage_of
 from salcr.engine.stage_one import stage_one_epoch
 from salcr.engine.stage_two import stage_two_epoch
 from salcr.engine.steps import NonFiniteLoss
+from salcr.engine.tensorboard import PICTURES_EVERY, Board, clusters_sheet
 from salcr.files import write_atomically
 
 logger = logging.getLogger("salcr")
@@ -40,13 +44,15 @@ def train(config: Config, folder: str | Path, *, resume: bool = False, restart: 
         restart: train again from nothing; the checkpoints and results in ``folder`` are removed.
 
     Returns:
-        The summary that is also written to ``summary.json``: ``stage_one`` and ``final``, each by protocol.
+        The summary that is also written to ``summary.json``: ``stage_one`` and ``final``, each by protocol; with
+        ``checkpoints.keep.best`` also ``chosen_on_test_data``, the best epoch with its ``figures``.
 
     Raises:
         FileExistsError: a run in the folder has got to its first checkpoint, and ``resume`` and ``restart`` are False.
         RunInUse: another process trains in the folder.
         ValueError: a resumed run's configuration differs; none of its checkpoints can be read; both ``resume`` and
-            ``restart``; no association of the configured name.
+            ``restart``; no association of the configured name; no TensorBoard where it is asked for, or no test images
+            to choose the best checkpoint by.
         ClusteringError, NonFiniteLoss: training cannot go on; the last checkpoint is intact.
         Interrupted: by Ctrl-C or SIGTERM: a ``KeyboardInterrupt`` that says from where the run goes on.
     """
@@ -80,40 +86,114 @@ class Trainer(Session):
 
     def __init__(self, config: Config, run: RunFolder, signals: Signals | None = None) -> None:
         super().__init__(config, signals)
+        if config.checkpoints.keep.best and not self.dataset.protocols:
+            raise ValueError(f"checkpoints.keep.best needs test images: {self.dataset.root} has no query and gallery")
         self.run = run
+        self.board = Board(run.board) if config.logging.tensorboard and distributed.rank() == 0 else None
         self.results: dict[str, Any] = {}
+        self.figures: dict[str, Any] | None = None  # of the network as it is, once it was evaluated
+        self.records: list[dict[str, Any]] = []  # of the epochs so far, in the first process
+        self.unwritten: dict[str, Any] | None = None  # the record of the last epoch, where the run ended before it
 
     def fit(self, state: dict[str, Any] | None = None) -> dict[str, Any]:
         """Run the epochs that are left after the checkpoint ``state``, then evaluate; returns the summary."""
-        schedule = self.config.schedule
         start = self._restore(state)
-        for epoch in range(start, schedule.stage_one_epochs + schedule.stage_two_epochs):
-            self._run_epoch(epoch)
-        self.results["final"] = evaluate(self.network, self.dataset, self.config, self.device)
+        with closing(self.board) if self.board else nullcontext():
+            if self.unwritten is not None:
+                self._conclude(self.unwritten)
+            for epoch in range(start, self._epochs):
+                self._run_epoch(epoch)
+        self.results["final"] = self._evaluate()
         self.results.setdefault("stage_one", self.results["final"])
-        summary = {"stage_one": self.results["stage_one"], "final": self.results["final"]}
-        distributed.on_first(lambda: self.run.write_summary(summary))
-        return summary
+        return distributed.on_first(self._summarise)
+
+    @property
+    def _epochs(self) -> int:
+        return self.config.schedule.stage_one_epochs + self.config.schedule.stage_two_epochs
 
     def _run_epoch(self, epoch: int) -> None:
         """An epoch and its checkpoint; if a signal comes in the middle, that of the middle."""
         stage = stage_of(self.config.schedule, epoch)
         if epoch == self.config.schedule.stage_one_epochs and self.middle is None:
-            self.results["stage_one"] = evaluate(self.network, self.dataset, self.config, self.device)
+            self.results["stage_one"] = self._evaluate()
             self.begin_stage_two()
         self.set_learning_rate(epoch)
-        self.times = {}
+        self.times, self.figures, self.views = {}, None, None
+        self.wants_views = self._shows_pictures(epoch)
         try:
             metrics = (stage_one_epoch if stage == 1 else stage_two_epoch)(self, epoch)
         except EpochInterrupted as error:
             self._check_network(epoch)
             logger.info("interrupted in epoch %d, step %d: writing a checkpoint", epoch, error.steps)
-            self._save(epoch, error.middle, steps=error.steps)
+            self._save(epoch, middle=error.middle, steps=error.steps)
+            self.signals.release()
         else:
             self._check_network(epoch)
-            distributed.on_first(lambda: self._report(epoch, stage, metrics))
-            self._save(epoch)
+            record = {"epoch": epoch, "stage": stage, "lr": self.optimiser.param_groups[0]["lr"], **metrics}
+            record["seconds"] = self.times
+            with self.timed("checkpoint"):
+                self._save(epoch, record=record)
+            self._conclude(record)
+
+    def _conclude(self, record: dict[str, Any]) -> None:
+        """Evaluate where that is due and write down the epoch, whose checkpoint is on disk."""
+        self.times = record["seconds"]
+        if self._is_evaluated(record["epoch"]):
+            self.signals.release()
+            with self.timed("evaluation"):
+                record = record | {"evaluation": self._evaluate()}
+        self.signals.hold()
+        distributed.on_first(lambda: self._write_down(record))
         self.signals.release()
+
+    def _is_evaluated(self, epoch: int) -> bool:
+        every, done = self.config.evaluation.every, epoch + 1
+        due = done in (self.config.schedule.stage_one_epochs, self._epochs) or (every > 0 and done % every == 0)
+        return due and len(self.dataset.protocols) > 0
+
+    def _evaluate(self) -> dict[str, Any]:
+        if self.figures is None:
+            self.figures = evaluate(self.network, self.dataset, self.config, self.device)
+        return self.figures
+
+    def _write_down(self, record: dict[str, Any]) -> None:
+        """The best checkpoint if this is one, the epoch's record in ``metrics.jsonl``, the log and TensorBoard."""
+        metric, epoch = self.config.checkpoints.keep.best, record["epoch"]
+        if metric and (mark := best.best_epoch([*self.records, record], metric)) and mark["epoch"] == epoch:
+            with self.timed("checkpoint"):
+                best.save_best(self.run.checkpoints, mark, self._state(epoch, record=record))
+            record = record | {best.MARK: mark}
+        record = record | {"seconds": {phase: round(value, 3) for phase, value in self.times.items()}}
+        if self.board is not None:
+            self.board.write(record, self._pictures(epoch))
+        self.run.log(record)
+        self.records.append(record)
+        self.left = time_left(self.records, self.config.schedule)
+        logger.info("%s", "; ".join([epoch_line(record), *([self.left] if self.left else [])]))
+
+    def _shows_pictures(self, epoch: int) -> bool:
+        before = 0 if epoch < self.config.schedule.stage_one_epochs else self.config.schedule.stage_one_epochs
+        return self.board is not None and (epoch - before) % PICTURES_EVERY == 0
+
+    def _pictures(self, epoch: int) -> dict[str, np.ndarray]:
+        """Sheets by name; without views where the run was ended between the epoch's steps and its record."""
+        if not self._shows_pictures(epoch):
+            return {}
+        sides = zip(("visible", "infrared"), self.images, self.labels, strict=True)
+        sheets = {f"clusters/{side}": clusters_sheet(images, y) for side, images, y in sides}
+        return sheets if self.views is None else sheets | {"views": self.views}
+
+    def _summarise(self) -> dict[str, Any]:
+        """Write the summary, and leave the checkpoints that are to stay."""
+        summary = {"stage_one": self.results["stage_one"], "final": self.results["final"]}
+        keep, files = self.config.checkpoints.keep, checkpoint.files(self.run.checkpoints)
+        if keep.best and (chosen := best.best_epoch(self.records, keep.best)):
+            figures = next(x["evaluation"] for x in self.records if x["epoch"] == chosen["epoch"])
+            summary[best.MARK] = chosen | {"figures": figures}
+        if files:  # one that was killed as it saved has left more
+            checkpoint.prune(self.run.checkpoints, files[0], last=keep.last, spared=self._spared())
+        self.run.write_summary(summary)
+        return summary
 
     def _check_network(self, epoch: int) -> None:
         """The watch over the losses does not see what the last step of an epoch did; a checkpoint must not keep it."""
@@ -121,27 +201,31 @@ class Trainer(Session):
         if bad:
             raise NonFiniteLoss(f"epoch {epoch}: its last step left NaN or Inf in {len(bad)} tensors, first {bad[0]}")
 
-    def _report(self, epoch: int, stage: int, metrics: dict[str, Any]) -> None:
-        seconds = {phase: round(value, 3) for phase, value in self.times.items()}
-        self.run.log({"epoch": epoch, "stage": stage, **metrics, "seconds": seconds})
-        losses = " ".join(f"{name} {value:.3f}" for name, value in metrics["loss"].items())
-        sides = ((side, metrics[side]) for side in ("visible", "infrared"))
-        labels = ", ".join(
-            f"{side} {found['clusters']} clusters, noise {found['noise']:.0%}"
-            + (f", ARI {found['ari']:.2f}" if "ari" in found else "")
-            for side, found in sides
+    def _save(
+        self, epoch: int, *, record: dict[str, Any] | None = None, middle: dict[str, Any] | None = None, **steps: int
+    ) -> None:
+        folder, options = self.run.checkpoints, dict(last=self.config.checkpoints.keep.last, spared=self._spared())
+        distributed.on_first(
+            lambda: checkpoint.save_epoch(folder, epoch, self._state(epoch, record, middle), **options, **steps)
         )
-        logger.info("epoch %d (stage %d): %s; %s; %.1f s", epoch, stage, losses, labels, sum(self.times.values()))
 
-    def _save(self, epoch: int, middle: dict[str, Any] | None = None, **steps: int) -> None:
-        folder = self.run.checkpoints
-        distributed.on_first(lambda: checkpoint.save_epoch(folder, epoch, self._state(epoch, middle), **steps))
+    def _spared(self) -> set[int]:
+        """Epochs whose checkpoints stay beside the last ones."""
+        keep, spared = self.config.checkpoints.keep, set[int]()
+        if keep.every:
+            spared.update(range(keep.every - 1, self._epochs, keep.every))
+        if keep.stage_one:
+            spared.add(self.config.schedule.stage_one_epochs - 1)
+        return spared
 
-    def _state(self, epoch: int, middle: dict[str, Any] | None = None) -> dict[str, Any]:
-        """A checkpoint's content; ``epoch`` has ended, or ``middle`` is what its steps that are left need."""
+    def _state(
+        self, epoch: int, record: dict[str, Any] | None = None, middle: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """A checkpoint's content; ``epoch`` has ended as ``record`` says, or ``middle`` is what its steps left need."""
         return {
             "epoch": epoch,
             "middle": middle,
+            "record": record,
             "config": self.config.model_dump(mode="json"),
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
@@ -155,18 +239,27 @@ class Trainer(Session):
         """Continue from a checkpoint's content; returns the epoch to begin, or to go on with in its middle."""
         if state is None:
             warn_of_random_weights(self.config.model)
-            distributed.on_first(lambda: self.run.rewind(0))
+            warn_of_choice(self.config.model)
+            distributed.on_first(lambda: self._take_up(0))
             return 0
         self.middle = state.get("middle")
         begin, steps = state["epoch"] + 1, 0
         if self.middle:
             begin, steps = state["epoch"], len(self.middle["losses"]["values"])
-        distributed.on_first(lambda: self.run.rewind(begin))
+        written = distributed.on_first(lambda: self._take_up(begin))
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.generator.set_state(state["generator"])
         torch.set_rng_state(state["torch_random"])
         self.labels = tuple(y.to(self.device) for y in state["labels"])
         self.results = state["results"]
+        if self.middle is None and state["epoch"] not in written:
+            self.unwritten = state.get("record")
         logger.info("resuming %s %s", self.run.path, place(self.config, begin, steps))
         return begin
+
+    def _take_up(self, epoch: int) -> list[int]:
+        """Rewind the folder to the beginning of ``epoch``; returns the epochs that have a record."""
+        self.run.rewind(epoch)
+        self.records = self.run.read_metrics()
+        return [record["epoch"] for record in self.records]

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from salcr import cli, distributed
-from salcr.engine import checkpoint, load_config, session, train
+from salcr.engine import best, checkpoint, load_config, session, train
 from salcr.engine.evaluation import evaluate_checkpoint
 from salcr.engine.interruption import Interrupted
 from salcr.engine.run_folder import RunFolder
@@ -33,7 +33,8 @@ def settings(tree, *more):
     exact = "schedule.precision=float64", "schedule.images=3", f"schedule.iterations={STEPS}"
     short = "schedule.stage_one_epochs=1", "schedule.stage_two_epochs=1", "evaluation.refinements=[]"
     small = "data.height=32", "data.width=16", "model.parts=2"
-    return tiny(tree, *exact, *short, *small, *more)
+    watched = "evaluation.every=1", "checkpoints.keep.best=mAP"
+    return tiny(tree, *exact, *short, *small, *watched, *more)
 
 
 def configuration(tree, *more):
@@ -133,7 +134,9 @@ def only_the_first_writes(rank):
         raise AssertionError(f"process {rank} writes")
 
     patch = pytest.MonkeyPatch()
-    patch.setattr(checkpoint, "save_epoch", forbidden)
+    for name in ("save_epoch", "prune"):
+        patch.setattr(checkpoint, name, forbidden)
+    patch.setattr(best, "save_best", forbidden)
     for name in ("log", "write_summary", "rewind", "clear", "locked"):
         patch.setattr(RunFolder, name, forbidden)
     patch.setattr("salcr.engine.trainer.write_atomically", forbidden)

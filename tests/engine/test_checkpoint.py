@@ -86,6 +86,32 @@ def test_two_are_kept_and_the_newest_is_loaded(tmp_path):
     assert names(tmp_path) == ["epoch_0010.pt", "epoch_0011.pt"]
 
 
+@pytest.mark.parametrize(
+    ("last", "spared", "left"),
+    [
+        (1, (), [9]),
+        (3, (), [7, 8, 9]),
+        (1, {2, 5}, [2, 5, 9]),
+        (2, range(2, 100, 3), [2, 5, 8, 9]),
+        (20, {0}, range(10)),
+    ],
+)
+def test_others_can_be_spared(tmp_path, last, spared, left):
+    for epoch in range(10):
+        for steps in (1, None):
+            checkpoint.save_epoch(tmp_path, epoch, {}, steps=steps, last=last, spared=spared)
+    assert names(tmp_path) == [f"epoch_{epoch:04d}.pt" for epoch in left]
+
+
+def test_those_of_later_epochs_are_not_spared(tmp_path):
+    for epoch in range(5):
+        checkpoint.save_epoch(tmp_path, epoch, {}, last=9)
+    path = checkpoint.save_epoch(tmp_path, 2, {}, spared=range(9))
+    assert names(tmp_path) == ["epoch_0000.pt", "epoch_0001.pt", "epoch_0002.pt"]
+    checkpoint.prune(tmp_path, path, last=1)
+    assert names(tmp_path) == ["epoch_0002.pt"]
+
+
 def test_copies_of_ones_own_are_neither_loaded_nor_removed(tmp_path):
     own = "epoch_best.pt", "epoch_0007 copy.pt", "epoch_0009.pt.bak", "epoch_9.pt", "my_epoch_0009.pt"
     for name in own:

@@ -260,6 +260,15 @@ def test_stage_two_needs_a_module():
     assert load_config(overrides=off[:2]).gpcr.enabled
 
 
+def test_the_best_epoch_is_one_that_is_evaluated():
+    with pytest.raises(ValueError, match=r"checkpoints\.keep\.best needs evaluation\.every"):
+        load_config(overrides=["checkpoints.keep.best=mAP"])
+    chosen = load_config(overrides=["checkpoints.keep.best=rank-1", "evaluation.every=5"])
+    assert chosen.checkpoints.keep.best == "rank-1"
+    with pytest.raises(ValueError, match=r"checkpoints\.keep\.best: .*'rank-1', 'mAP' or 'mINP'"):
+        load_config(overrides=["checkpoints.keep.best=loss", "evaluation.every=5"])
+
+
 def test_a_configuration_cannot_be_changed():
     config = load_config(preset="sysu")
     with pytest.raises(ValueError, match="frozen"):

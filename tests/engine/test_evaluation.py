@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from salcr import ops
 from salcr.data import Dataset, Protocol, Records, Trial
 from salcr.engine import checkpoint, load_config
-from salcr.engine.config import Evaluation, dump_config
+from salcr.engine.config import dump_config
 from salcr.engine.evaluation import (
     evaluate,
     evaluate_checkpoint,
@@ -21,6 +21,7 @@ from salcr.engine.evaluation import (
 )
 from salcr.engine.images import open_dataset, open_images
 from salcr.engine.network import load_network
+from salcr.engine.sections import Evaluation
 from salcr.models import SALCRNetwork
 from salcr.models.features import extract_features, pick_device
 from tests.engine.tree import CAMERAS, HEIGHT, IMAGES, TEST, WIDTH, tiny

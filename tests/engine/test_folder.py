@@ -85,6 +85,16 @@ def test_a_run_without_figures_goes_on_where_it_stopped(unknown, tmp_path):
     assert [record["epoch"] for record in RunFolder(tmp_path / "run").read_metrics()] == [0, 1]
 
 
+def test_nothing_is_chosen_without_a_split(unknown, tmp_path):
+    root = load_config(file=unknown[0] / "run/config.yaml").data.root
+    best = "evaluation.every=1", "checkpoints.keep.best=mAP"
+    with pytest.raises(
+        ValueError, match=r"checkpoints\.keep\.best needs test images: .*images has no query and gallery"
+    ):
+        train(load_config(overrides=tiny(root, "data.name=folder", *best)), tmp_path / "run")
+    assert not (tmp_path / "run/config.yaml").exists()
+
+
 def test_the_trained_network_is_evaluated_on_a_split(unknown, tree, tmp_path):
     last = unknown[0] / "run/checkpoints/epoch_0001.pt"
     with pytest.raises(ValueError, match=r"nothing to evaluate: .*images has no query and gallery"):

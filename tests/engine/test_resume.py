@@ -28,7 +28,7 @@ class Crash(BaseException):
 
 @pytest.fixture(scope="module")
 def config(tree):
-    return load_config(overrides=tiny(tree, NO_REFINEMENTS))
+    return load_config(overrides=tiny(tree, NO_REFINEMENTS, "checkpoints.keep.stage_one=false"))
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +68,10 @@ def crash_at_call(monkeypatch):
 # The place, the call of it that stops the run, whether it has done its work, and the newest checkpoint that is left.
 STOPS = {
     "before the first step": (stage_one, "optimise", 1, False, None),
-    "after the log, before the checkpoint": (checkpoint, "save_epoch", 2, False, 0),
+    "after the steps, before the checkpoint": (checkpoint, "save_epoch", 2, False, 0),
+    "after the checkpoint, before the record": (RunFolder, "log", 1, False, 0),
     "after stage one is evaluated": (engine, "evaluate", 1, True, 1),
+    "after the last checkpoint, before an older one goes": (checkpoint, "prune", 4, False, 3),
 }
 
 
@@ -132,8 +134,8 @@ def test_a_finished_run_can_be_resumed(config, whole, tmp_path):
 def test_files_that_were_cut_off_are_noticed_and_the_checkpoint_before_is_used(config, whole, tmp_path, monkeypatch):
     saved = checkpoint.save_epoch
 
-    def stop_after_two(folder, epoch, payload):
-        path = saved(folder, epoch, payload)
+    def stop_after_two(folder, epoch, payload, **options):
+        path = saved(folder, epoch, payload, **options)
         if epoch == 2:
             content = path.read_bytes()
             path.write_bytes(content[:-100])
@@ -223,7 +225,7 @@ def test_a_loss_that_is_not_finite_leaves_the_last_checkpoint(config, whole, tmp
     assert_same_end(tmp_path, whole)
 
 
-FLUSHES = {4: r"checkpoints/epoch_0000\.pt", 7: r"metrics\.jsonl", 11: r"summary\.json"}
+FLUSHES = {3: r"checkpoints/epoch_0000\.pt", 6: r"metrics\.jsonl", 11: r"summary\.json"}
 
 
 @pytest.mark.parametrize("flush", FLUSHES)
@@ -242,6 +244,6 @@ def test_a_disk_that_is_full_at_any_write(config, whole, tmp_path, monkeypatch, 
         train(config, tmp_path)
     monkeypatch.undo()
     assert not list(tmp_path.rglob("*.part")) and not list(tmp_path.rglob(".*.part"))
-    assert newest_epoch(tmp_path) == {4: None, 7: 1, 11: 3}[flush]
+    assert newest_epoch(tmp_path) == {3: None, 6: 1, 11: 3}[flush]
     train(config, tmp_path, resume=True)
     assert_same_end(tmp_path, whole)

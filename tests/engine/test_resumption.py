@@ -25,6 +25,7 @@ def check(*changes, begun=2):
 @pytest.mark.parametrize(
     "change",
     ["device=cuda:1", "backend=eager", "data.cache=/tmp/cache", "evaluation.refinements=[aim]", "evaluation.batch=7"]
+    + ["evaluation.every=5", "checkpoints.keep.last=7", "checkpoints.keep.stage_one=false", "logging.tensorboard=true"]
     + [f"data.root={form}" for form in (os.path.abspath("images"), "images/../images")],
 )
 def test_what_cannot_change_the_result_may_change(change):
@@ -126,7 +127,7 @@ def test_other_settings_of_evaluation_are_said(run, caplog):
         newest_state(config("evaluation.refinements=[]"), run)
         assert not caplog.records  # stage one is not evaluated yet
         checkpoint.save_epoch(run.checkpoints, 3, state(3, results={"stage_one": {}}))
-        newest_state(config(), run)
+        newest_state(config("evaluation.every=3"), run)
         assert not caplog.records
         newest_state(config("evaluation.refinements=[]"), run)
     assert "stage one was evaluated with other settings" in caplog.text

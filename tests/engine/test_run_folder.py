@@ -86,6 +86,14 @@ def test_rewind_without_metrics_makes_none(tmp_path):
     assert not run.metrics.exists()
 
 
+def test_rewind_removes_the_best_checkpoint_of_later_epochs(tmp_path):
+    run = RunFolder(tmp_path)
+    for name in ("best_mAP_on_test_data_epoch_0003.pt", "best_mINP_on_test_data_epoch_0004.pt"):
+        (run.checkpoints / name).write_bytes(b"")
+    run.rewind(4)
+    assert os.listdir(run.checkpoints) == ["best_mAP_on_test_data_epoch_0003.pt"]
+
+
 def test_rewind_removes_what_a_killed_process_left(tmp_path):
     run = RunFolder(tmp_path)
     run.log({"epoch": 0})
@@ -121,13 +129,16 @@ def test_a_folder_that_holds_a_training_and_is_cleared(tmp_path, file):
     run = RunFolder(tmp_path)
     run.config.write_text("seed: 0\n")
     (run.checkpoints / "epoch_best.pt").write_bytes(b"a copy of one's own")
+    (run.checkpoints / "best_mAP_on_test_data_epoch_0000.pt").write_bytes(b"")
+    run.board.mkdir()
+    (run.board / "events.out.tfevents.1").write_bytes(b"")
     run.log({"epoch": 0})  # its checkpoint was never written
     assert not run.has_trained()
     (tmp_path / file).write_bytes(b"")
     assert run.has_trained()
     run.clear()
     assert not run.has_trained()
-    assert {path.name for path in tmp_path.rglob("*")} == {"checkpoints", "config.yaml", "epoch_best.pt"}
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"config.yaml", "epoch_best.pt"}
     run.log({"epoch": 0})
     run.log({"epoch": 1})  # somebody has removed the checkpoints
     assert run.has_trained()

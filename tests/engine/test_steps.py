@@ -26,6 +26,18 @@ def test_means_of_an_epoch():
     assert watch.means() == {"visible": round(sum(range(23)) / 4 / 23, 5), "infrared": 1.0}
 
 
+def test_the_recent_loss_is_told_at_every_look():
+    watch, told = LossWatch(0, PATHS), {}
+    assert watch.recent() is None
+    for step in range(2 * CHECK_EVERY + 3):
+        watch.add(losses_of(step), batch_of(step))
+        told[step + 1] = watch.recent()
+    assert {step: loss for step, loss in told.items() if loss is not None} == {
+        CHECK_EVERY: 1 + sum(range(10)) / 40,
+        2 * CHECK_EVERY: 1 + sum(range(10, 20)) / 40,
+    }
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("bad", [0, 3, CHECK_EVERY - 1, CHECK_EVERY, 2 * CHECK_EVERY - 1])
 def test_a_bad_loss_is_found_soon_and_named(bad, value):

@@ -70,8 +70,8 @@ def fake_epochs(monkeypatch):
 
         monkeypatch.setattr(engine, "stage_one_epoch", fake(1))
         monkeypatch.setattr(engine, "stage_two_epoch", fake(2))
-        monkeypatch.setattr(engine, "evaluate", lambda *_: {})
-        monkeypatch.setattr(checkpoint, "save_epoch", lambda *_: None)
+        monkeypatch.setattr(engine, "evaluate", lambda *_: {"all": {"rank-1": 0.0, "mAP": 0.0}})
+        monkeypatch.setattr(checkpoint, "save_epoch", lambda *_, **__: None)
 
     return install
 
@@ -154,14 +154,16 @@ def test_both_stages(tree, tmp_path):
     assert summary["stage_one"] != summary["final"]
     records = metrics(tmp_path)
     assert [(record["epoch"], record["stage"]) for record in records] == [(0, 1), (1, 1), (2, 2), (3, 2)]
+    assert [record["lr"] for record in records] == pytest.approx([3.5e-4, 3.5e-5, 3.5e-5, 3.5e-6])
     for record in records:
         assert set(record["loss"]) == (STAGE_ONE if record["stage"] == 1 else GLOBAL | PARTS | REFINED)
         assert all(math.isfinite(loss) for loss in record["loss"].values())
         for side in ("visible", "infrared"):
             assert record[side].keys() == {"clusters", "noise", "ari", "nmi"}
             assert record[side]["clusters"] >= 2
-        phases = {"features", "labels", "steps"} | ({"association"} if record["stage"] == 2 else set())
-        assert record["seconds"].keys() == phases
+        phases = {"features", "labels", "steps", "checkpoint"} | ({"association"} if record["stage"] == 2 else set())
+        assert record["seconds"].keys() == phases | ({"evaluation"} if record["epoch"] in (1, 3) else set())
+        assert record.get("evaluation") == {1: summary["stage_one"], 3: summary["final"]}.get(record["epoch"])
         assert ("cross_accuracy" in record) == (record["stage"] == 2)
     state = last_state(tmp_path)
     assert state.keys() >= {"epoch", "config", "network", "optimiser", "generator", "torch_random", "labels"}

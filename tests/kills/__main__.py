@@ -23,7 +23,8 @@ def main() -> int:
     found = []
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        training = ["train", *tiny(write_tree(folder / "tree"), "schedule.iterations=4", "evaluation.refinements=[]")]
+        settings = tiny(write_tree(folder / "tree"), "schedule.iterations=4", "evaluation.refinements=[]")
+        training = ["train", *settings, "evaluation.every=1", "checkpoints.keep.best=mAP"]
         if run_cli([*training, "--out", str(folder / "whole")], folder / "whole.log") != 0:
             raise ChildProcessError((folder / "whole.log").read_text())
         options = dict(kills=arguments.kills, seed=arguments.seed)
