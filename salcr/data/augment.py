@@ -77,7 +77,7 @@ def make_views(images: torch.Tensor, *draws: Draws) -> torch.Tensor:
     table = torch.cat([views.table for views in draws])
     scalings = next((views.scalings for views in draws if views.scalings is not None), None)
     rows = None if len(draws) == 1 else torch.arange(len(images)).repeat(len(draws))
-    table, scalings, rows = (None if x is None else _send(x, images.device) for x in (table, scalings, rows))
+    table, scalings, rows = (None if x is None else sent(x, images.device) for x in (table, scalings, rows))
     return augment(images, table, rows=rows, scalings=scalings)
 
 
@@ -146,6 +146,6 @@ def draw_rectangles(batch: int, height: int, width: int, generator: torch.Genera
     return torch.stack([top, top + tall * fits, left, left + wide], 1)
 
 
-def _send(drawn: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """What was drawn on the CPU, without waiting for the device."""
-    return drawn.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else drawn
+def sent(x: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """``x`` of the CPU on ``device``, without waiting for that."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x

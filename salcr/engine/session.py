@@ -145,18 +145,17 @@ class Session:
         bar = tqdm(loaded, title, len(batches), leave=False, initial=done, disable=not shows_bars())
         self.signals.hold()
         with self.timed("steps"), self._in_training(unused) as network:
-            for visible, infrared, rows in bar:
+            for batch in bar:
                 inputs = training_views(
-                    visible, infrared, self.augmentation, self.generator, local_scaling=local_scaling
+                    batch.visible, batch.infrared, self.augmentation, self.generator, local_scaling=local_scaling
                 )
                 if self.wants_views:
                     self.views, self.wants_views = tensorboard.views_sheet(inputs), False
                 inputs = tuple(x.to(self.dtype) for x in inputs)
-                losses = step(network, inputs, tuple(r.to(self.device, non_blocking=True) for r in rows))
-                watch.add(losses, rows)
+                watch.add(step(network, inputs, batch.rows_on_device), batch.rows)
                 done += 1
-                if not bar.disable and (loss := watch.recent()) is not None:
-                    bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+                if not bar.disable and watch.recent is not None:
+                    bar.set_postfix(loss=f"{watch.recent:.3f}", refresh=False)
                 if self.signals.anywhere():
                     break
             means = watch.means()

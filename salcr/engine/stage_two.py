@@ -125,8 +125,8 @@ class StageTwoObjective(nn.Module):
     def update_(self, features: TrainingFeatures, queries: "StepQueries", generator: torch.Generator) -> None:
         """Update the cluster memories with the step's samples, in random orders drawn from ``generator``."""
         if self.dagi is not None:
-            order = torch.randperm(len(features.f), generator=generator).to(features.f.device, non_blocking=True)
-            self.dagi.update_(features.f, queries.labels, order)
+            order = torch.randperm(len(features.f), generator=generator, pin_memory=features.f.is_cuda)
+            self.dagi.update_(features.f, queries.labels, order.to(features.f.device, non_blocking=True))
         if self.fgsal is not None:
             self.fgsal.update_(queries.parts, queries.parts.random_orders(generator))
 

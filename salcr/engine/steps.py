@@ -1,17 +1,17 @@
 """What a training step of either stage does around its losses: views, the optimiser, and a watch over the losses.
 
-Nothing here waits for the device within a step: losses stay there and are looked at every ``CHECK_EVERY`` steps.
+Nothing here waits for the device within a step: what goes there is pinned, and losses are read when they are here.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from salcr import distributed
-from salcr.data.augment import Augmentation, make_views
+from salcr.data.augment import Augmentation, make_views, sent
 
 CHECK_EVERY = 10
 
@@ -23,7 +23,9 @@ class NonFiniteLoss(ArithmeticError):
 
 
 class LossWatch:
-    """Losses of an epoch's steps, kept on the device.
+    """Losses of an epoch's steps, kept on the device and looked at every ``CHECK_EVERY`` steps.
+
+    A look judges what the look before began to copy, which has arrived by now, so that on a GPU none waits.
 
     Args:
         epoch: named in the error.
@@ -35,6 +37,10 @@ class LossWatch:
         self.names: tuple[str, ...] = ()
         self.values: list[torch.Tensor] = []
         self.rows: list[Rows] = []
+        self.recent: float | None = None
+        """Mean sum of the losses of the steps that were judged last."""
+        self._copied = 0
+        self._coming: tuple[int, torch.Tensor, Callable[[], None] | None] | None = None
 
     def add(self, losses: dict[str, torch.Tensor], rows: Rows) -> None:
         """Note the losses of a step and the image rows of its batch; every few steps look for non-finite ones.
@@ -42,20 +48,14 @@ class LossWatch:
         Of several processes each gives the losses of its share of the batch, and all note their mean.
 
         Raises:
-            NonFiniteLoss: one of the steps since the last look had a NaN or infinite loss.
+            NonFiniteLoss: a step of the last two looks (on a CPU: of this one) had a NaN or infinite loss.
         """
         self.names = tuple(losses)
         values = torch.stack([loss.detach() for loss in losses.values()])
         self.values.append(distributed.mean(values))
         self.rows.append(rows)
         if len(self.values) % CHECK_EVERY == 0:
-            self._check(CHECK_EVERY)
-
-    def recent(self) -> float | None:
-        """Mean sum of the losses over the last steps, right after a look at them; otherwise None."""
-        if not self.values or len(self.values) % CHECK_EVERY:
-            return None
-        return float(torch.stack(self.values[-CHECK_EVERY:]).sum(1).mean())
+            self._look()
 
     def means(self) -> dict[str, float]:
         """Mean of each loss over the epoch.
@@ -63,7 +63,9 @@ class LossWatch:
         Raises:
             NonFiniteLoss: as :meth:`add`.
         """
-        self._check(len(self.values) % CHECK_EVERY)
+        if self._copied < len(self.values):
+            self._look()
+        self._judge()
         means = torch.stack(self.values).mean(0).tolist()
         return {name: round(mean, 5) for name, mean in zip(self.names, means, strict=True)}
 
@@ -74,11 +76,23 @@ class LossWatch:
     def resume(self, losses: dict[str, Any], rows: Sequence[Rows], device: torch.device) -> None:
         """Go on after the steps that :meth:`so_far` returned ``losses`` of; their batches are the first of ``rows``."""
         self.names, self.values = losses["names"], list(losses["values"].to(device))
-        self.rows = list(rows[: len(self.values)])
+        self.rows, self._copied = list(rows[: len(self.values)]), len(self.values)
 
-    def _check(self, last: int) -> None:
-        for step in range(len(self.values) - last, len(self.values)):
-            values = self.values[step]
+    def _look(self) -> None:
+        self._judge()
+        values, wait = begin_copy(torch.stack(self.values[self._copied :]))
+        self._coming, self._copied = (self._copied, values, wait), len(self.values)
+        if wait is None:
+            self._judge()
+
+    def _judge(self) -> None:
+        if self._coming is None:
+            return
+        (first, losses, wait), self._coming = self._coming, None
+        if wait is not None:
+            wait()
+        self.recent = float(losses.sum(1).mean())
+        for step, values in enumerate(losses, first):
             if not torch.isfinite(values).all():
                 terms = ", ".join(f"{n} {v:g}" for n, v in zip(self.names, values.tolist(), strict=True))
                 files = [
@@ -91,24 +105,37 @@ class LossWatch:
                 )
 
 
+def begin_copy(x: torch.Tensor) -> tuple[torch.Tensor, Callable[[], None] | None]:
+    """``x`` on the host, and the function after which it is there; None if it is there already."""
+    if x.device.type != "cuda":
+        return x, None
+    host, arrived = x.to("cpu", non_blocking=True), torch.cuda.Event()  # pinned, since the copy is not waited for
+    arrived.record()
+    return host, arrived.synchronize
+
+
+class Batch(NamedTuple):
+    """Images of this process's share of a batch, uint8 ``[S, H, W, 3]``, and the rows of the whole batch."""
+
+    visible: torch.Tensor
+    infrared: torch.Tensor
+    rows: Rows  # on the CPU
+    rows_on_device: Rows
+
+
 def load_batches(
     batches: Iterable[Rows],
     visible: np.ndarray,
     infrared: np.ndarray,
     device: torch.device,
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, Rows]]:
-    """(visible images, infrared images, rows) of each batch, uint8 ``[S, H, W, 3]`` on ``device``.
+) -> Iterator[Batch]:
+    """The images and rows of each batch on ``device``; one is gathered in a thread while another is trained on."""
 
-    The rows are those of the whole batch, the images those of this process's share. One batch is gathered ahead in a
-    thread while the one before it is trained on.
-    """
-
-    def gather(rows):
+    def gather(rows: Rows) -> Batch:
         own = share_of(rows)
         images = (torch.from_numpy(store[r.numpy()]) for store, r in zip((visible, infrared), own, strict=True))
-        if device.type == "cuda":
-            images = (x.pin_memory().to(device, non_blocking=True) for x in images)
-        return (*images, rows)
+        visible_images, infrared_images = (sent(x, device) for x in images)
+        return Batch(visible_images, infrared_images, rows, (sent(rows[0], device), sent(rows[1], device)))
 
     with ThreadPoolExecutor(1) as pool:
         ahead = None

@@ -80,5 +80,8 @@ class PartQueries(NamedTuple):
 
     def random_orders(self, generator: torch.Generator) -> list[torch.Tensor]:
         """A random order of the rows for each of the four, drawn from ``generator`` (on the CPU)."""
-        drawn = ((torch.randperm(len(y), generator=generator), y.device) for _, y in self.by_kind())
-        return [order.to(device, non_blocking=True) for order, device in drawn]
+        orders = []
+        for _, y in self.by_kind():
+            drawn = torch.randperm(len(y), generator=generator, pin_memory=y.is_cuda)
+            orders.append(drawn.to(y.device, non_blocking=True))
+        return orders

@@ -1,3 +1,4 @@
+import contextlib
 import math
 import re
 
@@ -6,6 +7,7 @@ import pytest
 import torch
 
 from salcr.data.augment import Augmentation, make_views
+from salcr.engine import steps
 from salcr.engine.steps import CHECK_EVERY, LossWatch, NonFiniteLoss, load_batches, optimise, training_views
 
 PATHS = tuple(f"cam1/{i:04d}.jpg" for i in range(50)), tuple(f"cam3/{i:04d}.jpg" for i in range(50))
@@ -26,16 +28,33 @@ def test_means_of_an_epoch():
     assert watch.means() == {"visible": round(sum(range(23)) / 4 / 23, 5), "infrared": 1.0}
 
 
-def test_the_recent_loss_is_told_at_every_look():
-    watch, told = LossWatch(0, PATHS), {}
-    assert watch.recent() is None
+def test_the_recent_loss_is_that_of_the_steps_looked_at_last():
+    watch, told = LossWatch(0, PATHS), []
     for step in range(2 * CHECK_EVERY + 3):
         watch.add(losses_of(step), batch_of(step))
-        told[step + 1] = watch.recent()
-    assert {step: loss for step, loss in told.items() if loss is not None} == {
-        CHECK_EVERY: 1 + sum(range(10)) / 40,
-        2 * CHECK_EVERY: 1 + sum(range(10, 20)) / 40,
-    }
+        told.append(watch.recent)
+    first, second = 1 + sum(range(10)) / 40, 1 + sum(range(10, 20)) / 40
+    assert told == [None] * (CHECK_EVERY - 1) + [first] * CHECK_EVERY + [second] * 4
+
+
+@pytest.mark.parametrize("bad", [None, 3, CHECK_EVERY + 1, 2 * CHECK_EVERY + 1])
+def test_losses_that_arrive_late_are_judged_a_look_later(monkeypatch, bad):
+    """As from a GPU: what is copied is on the host only after it was waited for."""
+    waited = []
+
+    def begin_copy(x):
+        host = torch.full_like(x, math.nan)
+        return host, lambda: (host.copy_(x), waited.append(step))
+
+    monkeypatch.setattr(steps, "begin_copy", begin_copy)
+    watch, end = LossWatch(7, PATHS), 2 * CHECK_EVERY + 3
+    with contextlib.nullcontext() if bad is None else pytest.raises(NonFiniteLoss, match=rf"step {bad}:"):
+        for step in range(end):
+            watch.add(losses_of(step, bad), batch_of(step))
+        step = "end"
+        assert watch.means()["visible"] == round(sum(range(end)) / 4 / end, 5)
+    looks = [2 * CHECK_EVERY - 1, "end", "end"]
+    assert waited == looks[: 3 if bad is None else bad // CHECK_EVERY + 1]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -119,8 +138,9 @@ def test_batches_come_in_order_with_their_images():
     batches = [batch_of(step) for step in range(7)]
     loaded = list(load_batches(batches, visible, infrared, torch.device("cpu")))
     assert len(loaded) == 7
-    for (v, r, rows), (rows_v, rows_r) in zip(loaded, batches, strict=True):
+    for (v, r, rows, on_device), (rows_v, rows_r) in zip(loaded, batches, strict=True):
         assert rows[0] is rows_v and rows[1] is rows_r
+        assert all(torch.equal(x, y) for x, y in zip(on_device, rows, strict=True))
         assert v.dtype == r.dtype == torch.uint8 and v.shape == r.shape == (3, 2, 1, 3)
         assert torch.equal(v[:, 0, 0, 0].long(), rows_v) and torch.equal(r[:, 1, 0, 2].long(), rows_r + 100)
 
@@ -150,7 +170,7 @@ def test_few_batches(count):
 def test_an_image_that_cannot_be_read_stops_its_batch():
     loaded = load_batches(map(batch_of, range(6)), Store(0, fails=4), Store(100), torch.device("cpu"))
     for step in range(3):
-        assert next(loaded)[2][0][0] == step
+        assert next(loaded).rows[0][0] == step
     with pytest.raises(OSError, match="cannot read the image"):
         next(loaded)
 
@@ -159,7 +179,7 @@ def test_batches_of_a_memory_map(tmp_path):
     mapped = np.memmap(tmp_path / "images", dtype=np.uint8, mode="w+", shape=(50, 4, 2, 3))
     mapped[:] = np.arange(50, dtype=np.uint8)[:, None, None, None]
     mapped = np.memmap(tmp_path / "images", dtype=np.uint8, mode="r", shape=(50, 4, 2, 3))
-    ((v, _, _),) = load_batches([batch_of(3)], mapped, mapped, torch.device("cpu"))
+    ((v, *_),) = load_batches([batch_of(3)], mapped, mapped, torch.device("cpu"))
     v += 1  # a copy: neither the file nor a warning about read-only memory
     assert v[:, 0, 0, 0].tolist() == [4, 5, 4] and mapped[3, 0, 0, 0] == 3
 
