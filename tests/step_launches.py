@@ -1,0 +1,96 @@
+"""``python -m tests.step_launches``: what the losses and updates of a stage-two step launch on a GPU, without one.
+
+The step has SYSU-MM01's sizes and tensors without contents (see tests/counted_variants.py). It prints a JSON object:
+by phase, launches of each Triton kernel and of each PyTorch operation that computes or copies. Reading a value back,
+which would wait for the device, is an error.
+"""
+
+import json
+from collections import Counter
+from unittest import mock
+
+import torch
+
+from tests.counted_variants import GPU, Shaped, Shaping  # first, to note the operators as they register
+
+# isort: split
+from salcr.engine import load_config
+from salcr.engine.stage_two import StageTwoObjective, total
+from salcr.models import TrainingFeatures
+from salcr.objectives import CrossLabels
+
+POSITIONS, WIDTH, PARTS = 144, 2048, 3
+SIDES = {"visible": (22_258, 400), "infrared": (11_909, 380)}  # images and clusters
+VIEWS = {"_unsafe_view", "alias", "as_strided", "chunk", "detach", "expand", "permute", "select", "slice", "split"}
+VIEWS |= {"split_with_sizes", "squeeze", "t", "transpose", "unbind", "unflatten", "unsqueeze", "view"}
+ALLOCATIONS = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
+WAITING = {"_local_scalar_dense", "is_nonzero", "item", "nonzero", "equal"}
+
+
+class Counting(Shaping):
+    """Counts launches by phase."""
+
+    def __init__(self):
+        super().__init__()
+        self.phases: dict[str, dict[str, Counter]] = {}
+
+    def phase(self, name: str) -> None:
+        self.phases[name] = {"triton": Counter(), "torch": Counter()}
+
+    def count(self, kind: str, name: str) -> None:
+        if self.phases:
+            [*self.phases.values()][-1][kind][name] += 1
+
+    def call(self, function, args, kwargs):
+        if function is torch.Tensor.tolist and isinstance(args[0], Shaped):
+            raise RuntimeError("a step reads values back")
+        return super().call(function, args, kwargs)
+
+
+def main() -> None:
+    mode, dispatch = Counting(), Shaped.__torch_dispatch__
+
+    def counted(function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        if name in WAITING or (kwargs or {}).get("device") == torch.device("cpu"):
+            raise RuntimeError(f"a step waits for the device: {name}")
+        if function.namespace != "salcr" and name not in VIEWS | ALLOCATIONS:
+            mode.count("torch", name)
+        return dispatch(function, types, args, kwargs)
+
+    def launch(kernel, *args, grid, warmup, **kwargs):
+        mode.count("triton", kernel.__name__)
+
+    with (
+        mode,
+        mock.patch.object(Shaped, "__torch_dispatch__", staticmethod(counted)),
+        mock.patch("triton.runtime.jit.JITFunction.run", launch),
+    ):
+        step(mode)
+    print(json.dumps(mode.phases))
+
+
+def step(mode: Counting) -> None:
+    """The losses, the backward pass to the features and the updates."""
+    rows = {}
+    for i, (name, (images, clusters)) in enumerate(SIDES.items()):
+        rows[f"dagi.{name}.rows"] = torch.empty(clusters, WIDTH, device=GPU)
+        rows[f"fgsal.{name}_to_{name}.rows"] = torch.empty(PARTS, clusters, WIDTH, device=GPU)
+        rows[f"gpcr.{i}.whole.rows"] = torch.empty(images, WIDTH, device=GPU)
+        rows[f"gpcr.{i}.parts.rows"] = torch.empty(PARTS, images, WIDTH, device=GPU)
+    objective = StageTwoObjective.with_rows(load_config(preset="sysu"), rows)
+    labels = CrossLabels(*(torch.zeros(POSITIONS, dtype=torch.int64, device=GPU) for _ in range(4)))
+    f = torch.empty(3 * POSITIONS, WIDTH, device=GPU, requires_grad=True)
+    parts = torch.empty(PARTS, 3, 3 * POSITIONS, WIDTH, device=GPU, requires_grad=True)
+    features = TrainingFeatures(f, parts)
+    mode.phase("losses")
+    queries = objective.queries(features, labels)
+    loss = total(objective.losses(features, queries))
+    mode.phase("backward")
+    loss.backward()
+    mode.phase("updates")
+    objective.update_(features, queries, torch.Generator())
+
+
+if __name__ == "__main__":
+    main()
