@@ -72,8 +72,8 @@ class Model(Section):
     weights: Path | Literal["bundled"] | None = None
     """A classifier's weights (see :func:`salcr.models.weights.read_weights`), or the small file of the package."""
     checkpoint: Path | None = None
-    """A checkpoint whose network to start from, for stage two alone: of this project, or with the names of the authors'
-    code (see docs/checkpoints.md)."""
+    """A checkpoint whose network to start from, for stage two alone, of this project or of the authors' code
+    (docs/checkpoints.md)."""
     checkpoint_layout: Literal["auto", "salcr", "authors"] = "auto"
     """Whose names the checkpoint has; ``auto`` is what it has."""
     authors_pg1: bool = False

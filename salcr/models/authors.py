@@ -36,7 +36,7 @@ class AuthorsWeights(NamedTuple):
 
     Attributes:
         path: the file.
-        architecture: of :data:`salcr.models.ARCHITECTURES`, as the blocks say.
+        architecture: of ``salcr.models.ARCHITECTURES``, as the blocks say.
         parts: P, as the shapes say; None where the file has no part modules.
         weights: tensors by the names of the network's ``state_dict``.
         missing: published names of part modules' weights that are not there.

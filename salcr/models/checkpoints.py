@@ -13,6 +13,7 @@ from salcr.models.resnet import ARCHITECTURES
 from salcr.models.weights import is_dense, read_content, why_refused
 
 LAYOUTS = ("auto", "salcr", "authors")
+OWN = {"network", "config"}
 LARGEST = {"parts": MOST_PARTS, "height": 4096, "width": 4096}
 
 
@@ -49,7 +50,8 @@ def read_checkpoint(path: Path, layout: str = "auto") -> dict[str, Any] | Author
 
     Args:
         path: a file in a format of :func:`salcr.models.weights.read_weights`.
-        layout: ``"salcr"``; ``"authors"``, the published names; or ``"auto"``, which is what the file has.
+        layout: ``"salcr"``; ``"authors"``, the published names; or ``"auto"``: salcr, where the file has a
+            ``network`` or a ``config``.
 
     Raises:
         OSError: as :func:`load`.
@@ -58,7 +60,7 @@ def read_checkpoint(path: Path, layout: str = "auto") -> dict[str, Any] | Author
     if layout not in LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
     state = load(path)
-    if layout == "salcr" or (layout == "auto" and "network" in state):
+    if layout == "salcr" or (layout == "auto" and not OWN.isdisjoint(state)):
         return state
     weights = authors_weights(state, path)
     weights.report()

@@ -195,7 +195,7 @@ class Payload:
             {"fc.weight": torch.ones(1)},
             r"no weights under the published names \(base_resnet\.base\.layer1…\) either, but 'fc",
         ),
-        ({"epoch": 3, "config": {}}, "either, but 'epoch', 'config'$"),
+        ({"epoch": 3, "args": {}}, "either, but 'epoch', 'args'$"),
         ({"state_dict": {"x\n": torch.ones(1)}}, r"either, but 'x\\n'"),
         ({}, "either, but nothing"),
     ],
@@ -216,6 +216,10 @@ def test_the_layout_that_was_asked_for(tmp_path, network):
         load_trained(theirs, CPU, layout="salcr")
     with pytest.raises(ValueError, match=re.escape(f"{ours} is no checkpoint of this project, and has no weights")):
         load_trained(ours, CPU, layout="authors")
+    both = write(wrapped(published_state(network)) | {"config": {}}, tmp_path / "both.pth")
+    with pytest.raises(ValueError, match="is not a training checkpoint"):
+        load_trained(both, CPU)
+    assert network_hash(load_trained(both, CPU, layout="authors").network) == network_hash(network)
     with pytest.raises(ValueError, match="layout must be one of auto, salcr, authors, got 'torchvision'"):
         load_trained(theirs, CPU, layout="torchvision")
     with pytest.raises(ValueError, match="width must be a whole number from 1 to 4096, got 0"):
