@@ -368,7 +368,7 @@ def both_assignments(case: Case, got: Values, expected: Values) -> str | None:
 
 def figures(case: Case, got: Values, expected: Values) -> str | None:
     for one, other in zip(got, expected, strict=True):
-        if not np.allclose(one, other, rtol=1e-12, atol=0):
+        if not np.allclose(one, other, rtol=1e-12, atol=0, equal_nan=True):
             return f"{short(one)}, reference {short(other)}"
     return None
 

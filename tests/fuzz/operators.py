@@ -110,7 +110,7 @@ def evaluate_ranking(d: Draw) -> Arguments:
         gallery_ids=d.integers(images, low=0, high=4),
         query_cams=d.integers(queries, low=1, high=5),
         gallery_cams=d.integers(images, low=1, high=5),
-        protocol=d.choice(("sysu", "regdb", "llcm")),
+        protocol=d.choice(("sysu", "regdb", "llcm", "market1501", "cuhk03")),
         max_rank=d.size(1, 20),
     )
     if d.chance(0.3):
