@@ -35,5 +35,5 @@ def _ranking_case(name: str, protocol: str, queries: int, gallery: int, identiti
 CASES = (
     _ranking_case("evaluate_ranking-sysu", "sysu", 3803, 301, 96),
     _ranking_case("evaluate_ranking-regdb", "regdb", 2060, 2060, 206),
-    _ranking_case("evaluate_ranking-cuhk03", "cuhk03", 140, 5332, 700),
+    _ranking_case("evaluate_ranking-cuhk03", "cuhk03", 70, 5332, 700),
 )

@@ -96,5 +96,5 @@ def summarise(found: np.ndarray, matches: np.ndarray, query_ap: np.ndarray, quer
     if count == 0:
         raise ValueError("no query has a match in the gallery")
     precision = matches.cumsum() / np.arange(1, len(matches) + 1) / count
-    means = (float(x[valid].mean()) for x in (query_ap, query_inp))
-    return RankingResult(found / count, *means, count, precision, query_ap, query_inp)
+    mean_ap, mean_inp = (float(x[valid].mean()) for x in (query_ap, query_inp))
+    return RankingResult(found / count, mean_ap, mean_inp, count, precision, query_ap, query_inp)
