@@ -8,3 +8,6 @@ MOMENTUM = 0.1
 
 NEIGHBORS = 30
 """Of k-reciprocal sets, of propagation graphs and of the refinement's sets."""
+
+HEIGHT, WIDTH = 288, 144
+"""Pixels of the images that the network is trained with."""

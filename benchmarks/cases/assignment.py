@@ -69,6 +69,11 @@ def same_totals(outputs: Solution, expected: Solution) -> None:
         torch.testing.assert_close(*totals, rtol=1e-6, atol=0.0)
 
 
+def same_partners(outputs: Solution, expected: Solution) -> None:
+    for found, best in zip(outputs, expected, strict=True):
+        assert torch.equal(found, best)
+
+
 def _random_distances(count: int, rows: int, cols: int) -> torch.Tensor:
     """Squared distances of ``rows`` to ``cols`` random unit centroids, ``count`` times."""
     generator = torch.Generator().manual_seed(0)
@@ -132,6 +137,13 @@ def _bidirectional_case(kind: str, make: Callable, shape: tuple[int, int]) -> Ca
     return Case(name, note, partial(make, shape), _variants(solvers), same_totals)
 
 
+def _progressive_case(kind: str, make: Callable, shape: tuple[int, int]) -> Case:
+    solvers = _solvers(ops.progressive_matching, "reference", "cpp")
+    name = f"progressive_matching-{kind.split()[0]}-{shape[0]}x{shape[1]}"
+    note = f"{kind} {shape[0]} x {shape[1]}, matched in rounds; reference calls SciPy in each"
+    return Case(name, note, partial(make, shape), _variants(solvers), same_partners)
+
+
 VARIANTS = _variants(_solvers(ops.linear_assignment, "reference", "auto"))
 CASES = (
     *(_case("uniform costs", uniform, (size, size)) for size in (500, 1000, 2000, 4000)),
@@ -140,6 +152,7 @@ CASES = (
     _case("centroid distances", centroid_distances, (2000, 2000)),
     _bidirectional_case("uniform costs", uniform, (800, 400)),
     _bidirectional_case("centroid distances", centroid_distances, (800, 400)),
+    _progressive_case("centroid distances", centroid_distances, (800, 400)),
     Case("linear_assignment-batch", "64 problems of 800 x 500 centroid distances", batch, VARIANTS, same_total),
     Case(
         "linear_assignment-large",

@@ -48,6 +48,16 @@ def _labels_case(name: str, count: int, options: dict, what: str) -> Case:
     return Case(name, note, partial(searched, count, options), variants, same_labels)
 
 
+def _labellings(device: str, quick: bool) -> tuple[torch.Tensor, ...]:
+    """The second moves a twentieth of the images to other clusters."""
+    count, clusters = (400, 30) if quick else (5000, 350)
+    generator = torch.Generator().manual_seed(0)
+    labels, drawn = (torch.randint(clusters, (count,), generator=generator) for _ in range(2))
+    moved, noise, other_noise = (torch.rand(count, generator=generator) < share for share in (0.05, 0.1, 0.1))
+    other = torch.where(moved, drawn, labels).masked_fill(other_noise, -1)
+    return labels.masked_fill(noise, -1).to(device), other.to(device)
+
+
 CASES = (
     Case(
         "jaccard_graph",
@@ -66,6 +76,14 @@ CASES = (
     _labels_case("labels-visible", 22258, {}, "clusters and 5 to 10 % noise"),
     _labels_case("labels-infrared", 11909, {}, "clusters and 5 to 10 % noise"),
     _labels_case("labels-hubs", 22258, HUBS, "hubs, more than half noise"),
+    Case(
+        "label_agreement",
+        "5,000 images in two labellings of 350 clusters with a tenth of noise; reference counts all pairs",
+        _labellings,
+        {impl: partial(ops.label_agreement, impl=impl) for impl in ("reference", "eager")},
+        same_labels,
+        floor_bytes=lambda labels, other: 2 * labels.nbytes,
+    ),
     Case(
         "cluster-visible",
         "22,258 features of 2048, clusters and 5 to 10 % noise: from features (k1 30, k2 6) to labels (eps 0.6, "

@@ -10,7 +10,7 @@ from salcr import ops
 def same_ranking(outputs: ops.RankingResult, expected: ops.RankingResult) -> None:
     """Equal counts; the means agree to the rounding of a float64 sum."""
     assert outputs.valid_queries == expected.valid_queries
-    for name in ("cmc", "mAP", "mINP"):
+    for name in ("cmc", "mAP", "mINP", "precision", "query_ap", "query_inp"):
         np.testing.assert_allclose(getattr(outputs, name), getattr(expected, name), rtol=1e-12, err_msg=name)
 
 
@@ -35,4 +35,5 @@ def _ranking_case(name: str, protocol: str, queries: int, gallery: int, identiti
 CASES = (
     _ranking_case("evaluate_ranking-sysu", "sysu", 3803, 301, 96),
     _ranking_case("evaluate_ranking-regdb", "regdb", 2060, 2060, 206),
+    _ranking_case("evaluate_ranking-cuhk03", "cuhk03", 70, 5332, 700),
 )

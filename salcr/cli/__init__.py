@@ -6,6 +6,7 @@ Commands import what they need when they run, so ``salcr --help`` stays quick.
 
 import io
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ import typer
 from salcr import __version__
 from salcr.cli import retrieval, settings
 from salcr.cli.export import export
+from salcr.cli.options import Checkpoint, Layout
 from salcr.cli.text import printable
 from salcr.data.registry import DATASETS
 from salcr.data.sysu import SYSU
@@ -34,6 +36,11 @@ _PRESETS = ", ".join(["demo", *(spec.preset for spec in DATASETS.values() if spe
 _LAYOUTS = ", ".join(name for name, spec in DATASETS.items() if spec.layout)
 _DESCRIPTIONS = "; ".join(f"{name}: {spec.description}" for name, spec in DATASETS.items())
 
+SettingsOf = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--preset", help=f"For a checkpoint that holds no settings: one of {_PRESETS}."),
+]
+
 
 def main() -> None:
     """Entry point: known failures end as one line on stderr and exit code 1, anything else as a traceback."""
@@ -41,6 +48,8 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names are bytes; stderr has it so by itself
     try:
+        if level := os.environ.get("SALCR_LOG"):
+            logging.getLogger("salcr").setLevel(level.upper())
         with _terminable():
             app()
     except (ValueError, OSError, ArithmeticError, MemoryError) as error:
@@ -128,9 +137,11 @@ app.command()(settings.config)
 
 @app.command()
 def evaluate(
-    checkpoint: Annotated[Path, typer.Option(help="A checkpoint of a training run.")],
+    checkpoint: Checkpoint,
     overrides: Overrides = None,
     out: Annotated[Optional[Path], typer.Option(help="JSON file for the figures; else they are printed.")] = None,  # noqa: UP045
+    layout: Layout = "auto",
+    preset: SettingsOf = None,
 ) -> None:
     """Evaluate a checkpoint by all protocols of its data set (outside of its run folder give data.root=DIR)."""
     import json
@@ -142,7 +153,7 @@ def evaluate(
     with distributed.joined():
         if out is not None:
             distributed.on_first(lambda: make_parent(out))
-        text = json.dumps(evaluate_checkpoint(checkpoint, overrides or []), indent=2)
+        text = json.dumps(evaluate_checkpoint(checkpoint, overrides or [], layout=layout, preset=preset), indent=2)
         if distributed.rank():
             return
     if out is None:
@@ -153,16 +164,18 @@ def evaluate(
 
 @app.command()
 def extract(
-    checkpoint: Annotated[Path, typer.Option(help="A checkpoint of a training run.")],
+    checkpoint: Checkpoint,
     out: Annotated[Path, typer.Option(help="The .npz file to write.")],
     overrides: Overrides = None,
+    layout: Layout = "auto",
+    preset: SettingsOf = None,
 ) -> None:
     """Write features, ids, cameras, modality and paths of the test images to a .npz file."""
     from salcr import distributed
     from salcr.engine.evaluation import extract_checkpoint
 
     with distributed.joined():
-        extract_checkpoint(checkpoint, out, overrides or [])
+        extract_checkpoint(checkpoint, out, overrides or [], layout=layout, preset=preset)
         if distributed.rank():
             return
     typer.echo(f"features: {out}")

@@ -5,11 +5,12 @@ from typing import Annotated
 
 import typer
 
+from salcr.cli.options import Checkpoint, Height, Layout, Width
 from salcr.cli.text import printable
 
 
 def export(
-    checkpoint: Annotated[Path, typer.Option(help="A checkpoint of a training run.")],
+    checkpoint: Checkpoint,
     out: Annotated[Path, typer.Option(help="The file to write.")],
     format: Annotated[
         str, typer.Option(help="onnx; torch, for torch.export.load; or authors, weights under the published names.")
@@ -25,11 +26,15 @@ def export(
         bool,
         typer.Option("--mirror", help="Average with the mirror image's feature, as an index does."),
     ] = False,
+    layout: Layout = "auto",
+    height: Height = None,
+    width: Width = None,
 ) -> None:
     """Write a trained network to a file that runs without salcr, and compare the two on ten pictures."""
     from salcr.retrieval.export import CHECKED, export_network
 
     options = dict(format=format, modality=modality, dtype=dtype, input=input, mirror=mirror)
+    options |= dict(layout=layout, height=height, width=width)
     check = export_network(checkpoint, out, **options)
     if check is not None:
         typer.echo(

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from salcr.cli.options import Checkpoint, Height, Layout, Width
 from salcr.cli.text import printable
 from salcr.defaults import NEIGHBORS
 
@@ -18,13 +19,16 @@ Device = Annotated[str, typer.Option(help="auto (the GPU if there is one), cpu, 
 
 def index(
     images: Annotated[list[Path], typer.Argument(help="Images, and folders of them at any depth.")],
-    checkpoint: Annotated[Path, typer.Option(help="A checkpoint of a training run.")],
+    checkpoint: Checkpoint,
     out: Annotated[Path, typer.Option(help="Folder of the index.")],
     modality: Modality = "auto",
     dtype: Annotated[str, typer.Option(help="Of the stored features: float16 or float32.")] = "float16",
     append: Annotated[bool, typer.Option("--append", help="Add images that a finished index does not have.")] = False,
     batch: Annotated[int, typer.Option(min=1, help="Images that go through the network together.")] = 64,
     device: Device = "auto",
+    layout: Layout = "auto",
+    height: Height = None,
+    width: Width = None,
 ) -> None:
     """Write the features of images to an index for salcr search; the same command goes on after any interruption."""
     from salcr.engine.images import counting
@@ -32,6 +36,7 @@ def index(
 
     with counting("indexing images") as progress:
         options = dict(modality=modality, dtype=dtype, append=append, batch=batch, device=device)
+        options |= dict(layout=layout, height=height, width=width)
         done = build_index(images, checkpoint, out, **options, progress=progress)
     if done.added:
         told = "told by their colours" if modality == "auto" else "as said"
@@ -56,6 +61,7 @@ def search(
         Optional[Path],  # noqa: UP045
         typer.Option(help="Where the network of the index is now, if it was moved."),
     ] = None,
+    layout: Layout = "auto",
     device: Device = "auto",
 ) -> None:
     """Find the images of an index most like each query."""
@@ -64,7 +70,7 @@ def search(
 
     if html is not None:
         make_parent(html)
-    opened = Index.open(folder, checkpoint=checkpoint, device=device)
+    opened = Index.open(folder, checkpoint=checkpoint, device=device, layout=layout)
     if not opened.complete:
         typer.echo(f"salcr: {printable(str(folder))} is not finished: {len(opened)} images so far", err=True)
     rankings = opened.search(queries, top=top, modality=modality, refine=refine, approximate=approximate)

@@ -49,24 +49,22 @@ def evaluate_rank(
     use_metric_cuhk03: bool = False,
     use_cython: bool = True,
 ) -> tuple[np.ndarray, float]:
-    """torchreid's: images of the query's identity from its camera are ignored, the CMC counts images.
+    """torchreid's: images of the query's identity from its camera are ignored.
 
     Args:
         distmat, q_pids, g_pids, q_camids, g_camids, max_rank: as in :func:`eval_sysu`.
-        use_metric_cuhk03: False alone; that metric draws galleries at random.
+        use_metric_cuhk03: the CMC is that of galleries with one image of each identity, which torchreid draws ten times
+            and this expects, see :func:`salcr.ops.evaluate_ranking`; else it counts images.
         use_cython: accepted, and without effect.
 
     Returns:
         ``(cmc [max_rank], mAP)``; the curve is cut to the gallery's size where that is smaller.
 
     Raises:
-        TypeError, ValueError: as :func:`salcr.ops.evaluate_ranking`; ``use_metric_cuhk03``.
+        TypeError, ValueError: as :func:`salcr.ops.evaluate_ranking`.
     """
-    if use_metric_cuhk03:
-        raise ValueError("use_metric_cuhk03 must be False: CUHK03's metric is not provided")
-    curve, mean_precision, _ = _figures(
-        distmat, q_pids, g_pids, q_camids, g_camids, protocol="market1501", max_rank=min(max_rank, distmat.shape[1])
-    )
+    options = dict(protocol="cuhk03" if use_metric_cuhk03 else "market1501", max_rank=min(max_rank, distmat.shape[1]))
+    curve, mean_precision, _ = _figures(distmat, q_pids, g_pids, q_camids, g_camids, **options)
     return curve, mean_precision
 
 
@@ -94,5 +92,4 @@ def re_ranking(
 
 
 def _figures(distmat: Array, *columns: Array, protocol: str, max_rank: int) -> Figures:
-    found = ops.evaluate_ranking(as_tensor("distmat", distmat), *columns, protocol=protocol, max_rank=max_rank)
-    return found.cmc, found.mAP, found.mINP
+    return tuple(ops.evaluate_ranking(as_tensor("distmat", distmat), *columns, protocol=protocol, max_rank=max_rank))

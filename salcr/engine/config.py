@@ -20,7 +20,7 @@ from pydantic import (
 
 from salcr.data import DATASETS
 from salcr.data.sysu import SYSU
-from salcr.defaults import MOMENTUM, NEIGHBORS, TEMPERATURE
+from salcr.defaults import HEIGHT, MOMENTUM, NEIGHBORS, TEMPERATURE, WIDTH
 from salcr.engine.sections import Checkpoints, Evaluation, Logging, Section
 from salcr.engine.yaml_settings import parse_yaml, read_settings
 
@@ -41,9 +41,9 @@ class Data(Section):
     """The data set's folder."""
     trial: PositiveInt = 1
     """Which split, from 1, of a data set that has several."""
-    height: Side = 288
+    height: Side = HEIGHT
     """Of the images that the network sees, in pixels."""
-    width: Side = 144
+    width: Side = WIDTH
     """Of the images that the network sees, in pixels."""
     cache: Path | None = None
     """Folder of the decoded images; by default ``.salcr-cache`` below the data set's root, or one of the user's."""
@@ -66,7 +66,10 @@ class Model(Section):
     weights: Path | Literal["bundled"] | None = None
     """A classifier's weights (see :func:`salcr.models.weights.read_weights`), or the small file of the package."""
     checkpoint: Path | None = None
-    """A checkpoint of this project whose network to start from, for stage two alone."""
+    """A checkpoint whose network to start from, for stage two alone, of this project or of the authors' code
+    (docs/checkpoints.md)."""
+    checkpoint_layout: Literal["auto", "salcr", "authors"] = "auto"
+    """Whose names the checkpoint has; ``auto`` is what it has."""
     authors_pg1: bool = False
     """Take the channel-augmented view's first guided part features from the second, as the published code does."""
     compile: Literal["auto"] | bool = "auto"

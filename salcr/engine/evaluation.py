@@ -45,17 +45,24 @@ def evaluate(network: SALCRNetwork, dataset: Dataset, config: Config, device: to
     }
 
 
-def evaluate_checkpoint(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """:func:`evaluate` of a training checkpoint on the data set of its configuration, changed by ``overrides``.
+def evaluate_checkpoint(
+    path: Path, overrides: Sequence[str] = (), *, layout: str = "auto", preset: str | None = None
+) -> dict[str, Any]:
+    """:func:`evaluate` of a checkpoint on the data set of its configuration, changed by ``overrides``.
 
     Where the checkpoint was chosen on test data, the result says so under ``chosen_on_test_data``, beside the
     protocols, and so does the log.
+
+    Args:
+        path: of the checkpoint.
+        overrides: as ``key.sub=value``.
+        layout, preset: see :func:`salcr.engine.network.load_network`.
 
     Raises:
         OSError, ValueError: no such checkpoint, an override that is wrong or cannot change what the network is, or a
             data set without a query and a gallery.
     """
-    network, dataset, config, device = _open_checkpoint(path, overrides)
+    network, dataset, config, device = _open_checkpoint(path, overrides, layout, preset)
     mark = best.mark_of(path)
     with configured_backend(config):
         figures = evaluate(network, dataset, config, device)
@@ -65,10 +72,15 @@ def evaluate_checkpoint(path: Path, overrides: Sequence[str] = ()) -> dict[str, 
     return figures | {best.MARK: mark}
 
 
-def extract_checkpoint(path: Path, out: Path, overrides: Sequence[str] = ()) -> None:
-    """Write ``features [N, D]``, ``ids``, ``cams``, ``infrared`` and ``paths`` of the test images to ``out`` (.npz)."""
+def extract_checkpoint(
+    path: Path, out: Path, overrides: Sequence[str] = (), *, layout: str = "auto", preset: str | None = None
+) -> None:
+    """Write ``features [N, D]``, ``ids``, ``cams``, ``infrared`` and ``paths`` of the test images to ``out`` (.npz).
+
+    Arguments and errors as :func:`evaluate_checkpoint`.
+    """
     distributed.on_first(lambda: make_parent(out))
-    network, dataset, config, device = _open_checkpoint(path, overrides)
+    network, dataset, config, device = _open_checkpoint(path, overrides, layout, preset)
     test = dataset.test
     columns = dict(ids=test.ids, cams=test.cams, infrared=test.infrared, paths=np.array(test.paths))
     with configured_backend(config):
@@ -131,12 +143,14 @@ def cosine_distances(
     return 2 - 2 * F.normalize(query) @ F.normalize(gallery).mT
 
 
-def _open_checkpoint(path: Path, overrides: Sequence[str]) -> tuple[SALCRNetwork, Dataset, Config, torch.device]:
-    network, trained = load_network(path, torch.device("cpu"))
+def _open_checkpoint(
+    path: Path, overrides: Sequence[str], layout: str, preset: str | None
+) -> tuple[SALCRNetwork, Dataset, Config, torch.device]:
+    network, trained = load_network(path, torch.device("cpu"), layout=layout, preset=preset)
     config = load_config(overrides=overrides, **trained.model_dump(mode="json"))
     for key, (before, after) in differences(trained, config).items():
         if not key.startswith(ACTING):
-            raise ValueError(f"{key}={after} cannot act on {path}: its network was trained with {key}={before}")
+            raise ValueError(f"{key}={after} cannot act on {path}: a trained network is evaluated, with {key}={before}")
     device, dataset = pick_device(config.device), open_dataset(config)
     if not dataset.protocols:
         raise ValueError(f"nothing to evaluate: {dataset.root} has no query and gallery")

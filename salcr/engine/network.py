@@ -13,7 +13,8 @@ from salcr import distributed, ops
 from salcr.engine import best
 from salcr.engine.config import Config, Model, config_of_checkpoint, load_config
 from salcr.models import SALCRNetwork
-from salcr.models.checkpoints import load, load_state
+from salcr.models.authors import AuthorsWeights
+from salcr.models.checkpoints import load_state, read_checkpoint
 from salcr.models.features import parameter_dtype
 from salcr.models.weights import read_weights
 
@@ -38,7 +39,11 @@ def build_network(settings: Model, generator: torch.Generator) -> SALCRNetwork:
         except ValueError as error:
             raise ValueError(f"{file}, for a {settings.architecture}: {error}") from error
     if settings.checkpoint is not None:
-        load_state(network, load(settings.checkpoint), settings.checkpoint)
+        found = read_checkpoint(settings.checkpoint, settings.checkpoint_layout)
+        if isinstance(found, AuthorsWeights):
+            found.load_into(network, settings.architecture, settings.parts)
+        else:
+            load_state(network, found, settings.checkpoint)
     return network
 
 
@@ -67,16 +72,31 @@ def warn_of_choice(settings: Model) -> None:
         logger.warning("model.checkpoint=%s was %s", settings.checkpoint, best.describe(mark))
 
 
-def load_network(path: Path, device: torch.device) -> tuple[SALCRNetwork, Config]:
-    """The network of a training checkpoint, in eval mode on ``device``, and the configuration it was trained with.
+def load_network(
+    path: Path, device: torch.device, *, layout: str = "auto", preset: str | None = None
+) -> tuple[SALCRNetwork, Config]:
+    """The network of a checkpoint, in eval mode on ``device``, and the configuration it was trained with.
 
     The file may be anyone's: its paths are left out. Where it lies in ``checkpoints/`` of a run folder, ``data.root``
-    and ``data.cache`` are those of the folder's ``config.yaml``, otherwise they are None.
+    and ``data.cache`` are those of the folder's ``config.yaml``, otherwise they are None. A file of the authors' code
+    has no configuration: it is that of ``preset``, with the file's architecture and number of parts.
+
+    Args:
+        path, layout: see :func:`salcr.models.checkpoints.read_checkpoint`.
+        device: where the network is to be.
+        preset: for a file without a configuration; by default the paper's settings for SYSU-MM01.
 
     Raises:
-        OSError, ValueError: no such file, or no checkpoint of this project.
+        OSError, ValueError: no such file, no checkpoint, or a preset for one that has a configuration.
     """
-    state = load(path)
+    state = read_checkpoint(path, layout)
+    if isinstance(state, AuthorsWeights):
+        network = state.network()
+        model = {"architecture": state.architecture, "parts": len(network.parts.tokens), "weights": None}
+        config = load_config(preset=preset, model=model)
+        return network.to(device, memory_format=torch.channels_last).eval(), config
+    if preset is not None:
+        raise ValueError(f"{path} has its own settings: preset is for files of the authors' code, which have none")
     if "config" not in state:
         raise ValueError(f"{path} is not a training checkpoint: it has no configuration")
     config = config_of_checkpoint(state["config"], path)

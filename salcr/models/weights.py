@@ -5,7 +5,7 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,12 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
     """
     content = Path(path).read_bytes()
     try:
-        state = _read_safetensors(content) if _is_safetensors(content) else _read_torch(content)
+        state = read_content(content)
     except Exception as error:  # a damaged file makes the readers raise nearly anything
         raise ValueError(f"{path} cannot be read as network weights: {why_refused(error)}") from error
     tensors = tensors_by_name(state)
     if not tensors:
-        found = [*map(repr, state)][:NAMED] if isinstance(state, Mapping) else [f"a {type(state).__name__}"]
-        raise ValueError(f"{path} holds no tensors by name, but {', '.join(found)[:200] or 'nothing'}")
+        raise ValueError(f"{path} holds no tensors by name, but {describe(state)}")
     return tensors
 
 
@@ -58,10 +57,21 @@ def misfits(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) 
     found = [f"{name} {tuple(x.shape)} {wrong}" for name, x in own.items() if (wrong := _misfit(x, given.get(name)))]
     if not found:
         return ""
-    more = f"; and {len(found) - NAMED} more" if len(found) > NAMED else ""
     others = [name for name in given if name not in own]
     holds = f" (it has {', '.join(others[:NAMED])})" if others and not own.keys() & given.keys() else ""
-    return "; ".join(found[:NAMED]) + more + holds
+    return name_some(found, "; ") + holds
+
+
+def name_some(names: Sequence[str], separator: str = ", ") -> str:
+    """The first five, and how many more there are."""
+    more = [f"and {len(names) - NAMED} more"] if len(names) > NAMED else []
+    return separator.join([*names[:NAMED], *more])
+
+
+def describe(state: Any) -> str:
+    """In a few words what was found in the place of tensors by name."""
+    found = [*map(repr, state)] if isinstance(state, Mapping) else [f"a {type(state).__name__}"]
+    return name_some(found)[:200] or "nothing"
 
 
 def why_refused(error: Exception) -> str:
@@ -77,23 +87,38 @@ def why_refused(error: Exception) -> str:
     return line[:300] if line and "weights_only" not in line else type(error).__name__
 
 
-def read_zip(content: bytes) -> Any:
-    """What ``torch.save`` wrote in its zip format: tensors and plain values only, every byte checked.
+def read_content(content: bytes) -> Any:
+    """What a file of ``torch.save``, in either of its formats, or of safetensors holds: tensors and plain values only.
+
+    Of the zip format every byte is checked; the others have no checksums.
 
     Raises:
         Exception: of nearly any kind, for :func:`why_refused`.
     """
-    _check_zip(content)
-    return _load(content)
+    if _is_safetensors(content):
+        return _read_safetensors(content)
+    if content.startswith(b"PK"):
+        _check_zip(content)
+    elif not content.startswith(b"\x80"):
+        raise ValueError(f"neither torch's format nor safetensors, it begins with {content[:16]!r}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of pickle's protocol, where an error with the file's name follows
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+
+
+def is_dense(x: torch.Tensor) -> bool:
+    """Whether it has values, all of them and one by one: a file may hold other kinds of tensors."""
+    return x.layout == torch.strided and not (x.is_quantized or x.is_nested or x.is_meta)
 
 
 def _misfit(own: torch.Tensor, given: torch.Tensor | None) -> str:
     if given is None:
         return "is missing"
+    if not (is_dense(given) and given.is_floating_point()):
+        kind = "nested" if given.is_nested else given.layout
+        return f"got {given.dtype}, {kind} on {given.device}"
     if given.shape != own.shape:
         return f"got {tuple(given.shape)}"
-    if given.layout != torch.strided or given.is_meta or not given.is_floating_point():
-        return f"got {given.dtype}, {given.layout} on {given.device}"
     return "" if given.float().isfinite().all() else "got values that are not finite"
 
 
@@ -107,20 +132,6 @@ def _read_safetensors(content: bytes) -> dict[str, torch.Tensor]:
     except ImportError as error:
         raise ValueError("it is a safetensors file, and safetensors is not installed") from error
     return load(content)
-
-
-def _read_torch(content: bytes) -> Any:
-    if content.startswith(b"PK"):
-        return read_zip(content)
-    if not content.startswith(b"\x80"):
-        raise ValueError(f"neither torch's format nor safetensors, it begins with {content[:16]!r}")
-    return _load(content)
-
-
-def _load(content: bytes) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of pickle's protocol, where an error with the file's name follows
-        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
 def _check_zip(content: bytes) -> None:

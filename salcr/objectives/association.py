@@ -53,32 +53,6 @@ def association_named(name: str) -> Strategy:
     return _STRATEGIES[name]
 
 
-def progressive_matching(cost: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Partners of all rows and all columns, matched one to one in rounds.
-
-    A first minimum-cost matching pairs every cluster of the smaller side, which keeps that partner. The clusters of the
-    larger side that it leaves are matched to the smaller side again, and so on until none is left.
-
-    Args:
-        cost: ``[M, N]``, float.
-
-    Returns:
-        ``(row_to_col [M], col_to_row [N])``, int64.
-    """
-    num_rows, num_cols = cost.shape
-    if num_rows < num_cols:
-        return progressive_matching(cost.mT)[::-1]
-    left = torch.arange(num_rows, device=cost.device)
-    row_to_col, col_to_row = torch.empty_like(left), None
-    while len(left):
-        rows, cols = ops.linear_assignment(cost[left])
-        row_to_col[left[rows]] = cols
-        if col_to_row is None:
-            col_to_row = rows[cols.argsort()]
-        left = left[torch.isin(torch.arange(len(left), device=left.device), rows, invert=True)]
-    return row_to_col, col_to_row
-
-
 def squared_distances(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """``[M, N]``, of every row of ``x [M, D]`` to every row of ``y [N, D]``; beside the result, blocks of rows."""
     distances, of_y = x @ y.mT, y.square().sum(1)
@@ -102,7 +76,7 @@ def _hungarian(state: Association) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _graph(state: Association) -> tuple[torch.Tensor, torch.Tensor]:
     """Cluster to cluster in rounds: each image takes the partner of its own cluster."""
-    return _of_partners(state, progressive_matching)
+    return _of_partners(state, ops.progressive_matching)
 
 
 def _of_partners(

@@ -17,11 +17,11 @@ Examples in the docstrings assume ``import torch`` and ``from salcr import ops``
 """
 
 from salcr.ops._dispatch import BackendError, use_backend
-from salcr.ops.assignment import bidirectional_assignment, linear_assignment
+from salcr.ops.assignment import bidirectional_assignment, linear_assignment, progressive_matching
 from salcr.ops.augmentation import augment
 from salcr.ops.centroids import cluster_centroids
 from salcr.ops.cluster_memory import cluster_contrast, cluster_contrast_sum, update_cluster_memory_
-from salcr.ops.clustering import cluster
+from salcr.ops.clustering import cluster, label_agreement
 from salcr.ops.dbscan import dbscan
 from salcr.ops.index_sets import intersect_sets, unite_sets
 from salcr.ops.instance_memory import instance_neighbors, instance_search, set_contrast
@@ -52,9 +52,11 @@ __all__ = [
     "jaccard_distance",
     "jaccard_graph",
     "knn",
+    "label_agreement",
     "linear_assignment",
     "part_attention",
     "part_prototypes",
+    "progressive_matching",
     "propagate_features",
     "rerank_cross_modality",
     "rerank_distances",

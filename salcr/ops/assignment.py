@@ -3,11 +3,13 @@
 Plain functions on the host side of an epoch, not registered with torch.library: no compiled graph contains them.
 """
 
+from functools import partial
+
 import torch
 
 from salcr import reference
 from salcr.ops._checks import check_flag, check_tensor, check_values
-from salcr.ops._dispatch import add_backend, check_impl, pick
+from salcr.ops._dispatch import add_backend, check_impl, pick, share_backends
 from salcr.ops.backends.cpp import assignment as _cpp
 from salcr.ops.backends.cuda import assignment as _cuda
 
@@ -110,6 +112,57 @@ def bidirectional_assignment(cost: torch.Tensor, *, impl: str = "auto") -> tuple
     return pick("bidirectional_assignment", impl, cost)(cost)
 
 
+def progressive_matching(cost: torch.Tensor, *, impl: str = "auto") -> tuple[torch.Tensor, torch.Tensor]:
+    """Partners of all rows and all columns, matched one to one in rounds.
+
+    Equivalent expression, for M >= N::
+
+        row_to_col, left = torch.empty(M, dtype=torch.int64), list(range(M))
+        while left:
+            rows, cols = scipy.optimize.linear_sum_assignment(cost[left])  # the first time these are col_to_row
+            row_to_col[[left[row] for row in rows]] = torch.from_numpy(cols)
+            left = [left[row] for row in range(len(left)) if row not in rows]
+
+    The first minimum-cost matching pairs all of the smaller side, which keeps these partners. What it leaves of the
+    larger side is matched to the smaller side again, until nothing is left: ceil(M / N) rounds. So all partners
+    are used equally often, but for the last round's, and the surest pairs are settled first, where
+    :func:`bidirectional_assignment` finds the smallest total over all. Where several matchings of a round are optimal,
+    which of them counts is not specified.
+
+    Args:
+        cost: ``[M, N]``, float, of any sign; float16 and bfloat16 are converted to float32. ``inf`` forbids a pair.
+        impl: backend of :func:`linear_assignment`.
+
+    Returns:
+        ``(row_to_col [M], col_to_row [N])``, int64 on the device of ``cost``.
+
+    Raises:
+        TypeError, ValueError: a wrong shape or dtype; a cost that is NaN or ``-inf``; a round that cannot avoid all
+            forbidden pairs.
+
+    Example:
+        >>> cost = torch.tensor([[4.0, 6.0], [0.0, 9.0], [9.0, 0.0], [5.0, 4.0]])  # four visible clusters, two infrared
+        >>> row_to_col, col_to_row = ops.progressive_matching(cost)
+        >>> row_to_col.tolist(), col_to_row.tolist()
+        ([0, 0, 1, 1], [1, 2])
+
+    Source: docs/method.md, "Progressive matching"; after Progressive Graph Matching (Wu and Ye, 2023).
+    """
+    check_tensor("cost", cost, ndim=2)
+    impl = check_impl(impl)
+    cost = _check_cost(cost, maximize=False)
+    match = partial(pick("linear_assignment", impl, cost), maximize=False, return_duals=False)
+    turned = cost.shape[0] < cost.shape[1]
+    cost = cost.mT if turned else cost
+    rows, cols = match(cost)
+    small_to_large = rows[cols.argsort()]
+    large_to_small = torch.full((len(cost),), -1, device=cost.device).index_copy_(0, rows, cols)
+    while len(left := (large_to_small < 0).nonzero()[:, 0]):
+        rows, cols = match(cost[left])
+        large_to_small[left[rows]] = cols
+    return (small_to_large, large_to_small) if turned else (large_to_small, small_to_large)
+
+
 def _check_cost(cost: torch.Tensor, maximize: bool) -> torch.Tensor:
     """``cost`` in float32 or float64, without NaN and without an infinity that is no prohibition."""
     check_values("cost", cost)
@@ -125,3 +178,4 @@ for _operator in ("linear_assignment", "bidirectional_assignment"):
     add_backend(_operator, "cpp", getattr(_cpp, _operator))
     add_backend(_operator, "cuda", getattr(_cuda, _operator), needs=_cuda.missing_solver)
     add_backend(_operator, "reference", getattr(reference, _operator))
+share_backends("progressive_matching", "linear_assignment")

@@ -1,14 +1,16 @@
-"""From features to pseudo labels."""
+"""From features to pseudo labels, and how far two labellings agree."""
 
 from functools import partial
 
 import torch
 import torch.distributed as dist
 
+from salcr import reference
 from salcr.defaults import NEIGHBORS
-from salcr.ops._checks import check_integer, check_positive
-from salcr.ops._dispatch import check_impl, share_backends
+from salcr.ops._checks import check_integer, check_positive, check_same, check_tensor, check_values
+from salcr.ops._dispatch import add_backend, check_impl, pick, share_backends
 from salcr.ops._sharded import labels_of_shard
+from salcr.ops.backends.eager import clustering as _eager
 from salcr.ops.dbscan import dbscan
 from salcr.ops.jaccard import Neighbors, jaccard_graph
 
@@ -77,6 +79,50 @@ def cluster(
     return dbscan(graph, eps=eps, min_samples=min_samples, impl=of_graph)
 
 
+def label_agreement(labels: torch.Tensor, other: torch.Tensor, *, impl: str = "auto") -> torch.Tensor:
+    """How far each image's clusters in two labellings agree: intersection over union.
+
+    Equivalent eager expression::
+
+        def together(labels):  # [N, N]: noise is with itself alone
+            return ((labels[:, None] == labels) & (labels >= 0)) | torch.eye(len(labels), dtype=torch.bool)
+
+        (together(labels) & together(other)).sum(1) / (together(labels) | together(other)).sum(1)
+
+    Numbers of clusters mean nothing: labellings of two epochs, two values of ``eps`` or two feature spaces are compared
+    as they are. An image that is noise is a cluster of its own: noise in both it agrees fully, noise in one and in a
+    cluster of n in the other by 1/n. Nothing N×N is held.
+
+    Args:
+        labels, other: ``[N]``, int64, of the same images; noise is -1.
+        impl: backend, see :mod:`salcr.ops`.
+
+    Returns:
+        ``[N]``, float32, from 1/N to 1, on the device of ``labels``.
+
+    Raises:
+        TypeError, ValueError: a wrong shape or dtype, other lengths or devices, a label below -1.
+
+    Example:
+        >>> loose, strict = torch.tensor([0, 0, 0, 1, 1, -1]), torch.tensor([1, 1, -1, 0, 0, -1])
+        >>> ops.label_agreement(loose, strict).round(decimals=2).tolist()
+        [0.67, 0.67, 0.33, 1.0, 1.0, 1.0]
+
+    Source: docs/method.md, "Agreement of labels"; Self-paced Contrastive Learning (Ge et al., 2020), whose independence
+    and compactness of clusters are this between two ``eps``.
+    """
+    for name, y in (("labels", labels), ("other", other)):
+        check_tensor(name, y, ndim=1, floating=False)
+        check_values(name, y)
+    check_same("other", other, "labels", labels)
+    if len(labels) != len(other):
+        raise ValueError(f"other has {len(other)} entries, labels {len(labels)}")
+    for name, y in (("labels", labels), ("other", other)):
+        if (low := int(y.min())) < -1:
+            raise ValueError(f"{name} must be at least -1, got {low}")
+    return pick("label_agreement", check_impl(impl), labels)(labels, other)
+
+
 def _check(eps: float, min_samples: int, impl: str) -> None:
     check_positive("eps", eps)
     check_integer("min_samples", min_samples)
@@ -84,3 +130,5 @@ def _check(eps: float, min_samples: int, impl: str) -> None:
 
 
 share_backends("cluster", "jaccard_graph")
+add_backend("label_agreement", "eager", _eager.label_agreement)
+add_backend("label_agreement", "reference", reference.label_agreement)

@@ -9,7 +9,7 @@ from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.reference.ranking import RankingResult
 
 LONGEST_CURVE = 2**20
-PROTOCOLS = ("sysu", "regdb", "llcm", "market1501")
+PROTOCOLS = ("sysu", "regdb", "llcm", "market1501", "cuhk03")
 
 
 def evaluate_ranking(
@@ -34,22 +34,25 @@ def evaluate_ranking(
         cmc = arange(max_rank) >= flatnonzero(listed == query_ids[q])[0]
         ap = mean(arange(1, len(ranks) + 1) / ranks)
         inp = len(ranks) / ranks[-1]
+        precision = [(ranks <= k).sum() / k for k in range(1, max_rank + 1)]
 
-    Protocols: ``"sysu"`` ignores all camera-2 images for a camera-3 query; ``"llcm"`` and ``"market1501"`` ignore
-    images of the query's identity from the query's camera; ``"regdb"`` ignores none. ``"sysu"`` and ``"llcm"`` count
-    identities in the CMC (the ranking reduced to each identity's first image), the others count images. A query
-    without a match left is in no mean. A curve longer than its ranking repeats its last value.
+    Protocols: ``"sysu"`` ignores all camera-2 images for a camera-3 query; ``"llcm"``, ``"market1501"`` and
+    ``"cuhk03"`` ignore images of the query's identity from the query's camera; ``"regdb"`` ignores none. ``"sysu"`` and
+    ``"llcm"`` count identities in the CMC (the ranking reduced to each identity's first image), ``"regdb"`` and
+    ``"market1501"`` count images. That of ``"cuhk03"`` is of galleries with one image of each identity: not the mean of
+    some random draws, but what is expected of one. A query without a match left is in no mean. A curve longer than its
+    ranking repeats its last value; precision at more images than there are counts the absent ones as wrong.
 
     Args:
         distances: ``[Q, G]``, floating; tensors on any device are brought to the CPU.
         query_ids, gallery_ids: ``[Q]`` and ``[G]``, integers.
         query_cams, gallery_cams: ``[Q]`` and ``[G]``, integers; not used by ``"regdb"``, needed by the others.
-        protocol: ``"sysu"``, ``"regdb"``, ``"llcm"`` or ``"market1501"``.
-        max_rank: length of the CMC curve, up to 2**20.
+        protocol: ``"sysu"``, ``"regdb"``, ``"llcm"``, ``"market1501"`` or ``"cuhk03"``.
+        max_rank: length of the CMC curve and of the precisions, up to 2**20.
         impl: backend, see :mod:`salcr.ops`; ``"numba"`` is compiled at the first call and kept on disk.
 
     Returns:
-        A :class:`RankingResult`.
+        A :class:`RankingResult`, of which ``cmc, mAP, mINP`` can be unpacked.
 
     Raises:
         TypeError, ValueError: a wrong shape, dtype, protocol or ``max_rank``, identities or cameras beyond int64,
@@ -59,10 +62,10 @@ def evaluate_ranking(
         >>> distances = torch.tensor([[0.1, 0.5, 0.3], [0.9, 0.2, 0.4]])
         >>> query_ids, gallery_ids = torch.tensor([7, 8]), torch.tensor([7, 7, 8])
         >>> result = ops.evaluate_ranking(distances, query_ids, gallery_ids, protocol="regdb", max_rank=3)
-        >>> result.cmc.tolist(), round(result.mAP, 4)
-        ([0.5, 1.0, 1.0], 0.6667)
+        >>> result.cmc.tolist(), round(result.mAP, 4), result.query_ap.round(4).tolist()
+        ([0.5, 1.0, 1.0], 0.6667, [0.8333, 0.5])
 
-    Source: docs/method.md, "Ranking metrics".
+    Source: docs/method.md, "Ranking metrics"; of CUHK03 Li et al. (CVPR 2014), of Market-1501 Zheng et al. (ICCV 2015).
     """
     if isinstance(distances, np.ndarray):
         if distances.dtype.kind != "f":

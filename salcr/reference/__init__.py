@@ -4,11 +4,11 @@ Same names, same arguments (without ``impl``), no argument checks, any device, f
 :mod:`salcr.reference.published` holds the forms that published implementations use, for measuring against them.
 """
 
-from salcr.reference.assignment import bidirectional_assignment, linear_assignment
+from salcr.reference.assignment import bidirectional_assignment, linear_assignment, progressive_matching
 from salcr.reference.augmentation import augment
 from salcr.reference.centroids import cluster_centroids
 from salcr.reference.cluster_memory import cluster_contrast, cluster_contrast_sum, update_cluster_memory_
-from salcr.reference.clustering import cluster
+from salcr.reference.clustering import cluster, label_agreement
 from salcr.reference.dbscan import dbscan
 from salcr.reference.index_sets import intersect_sets, unite_sets
 from salcr.reference.instance_memory import instance_neighbors, instance_search, set_contrast
@@ -43,9 +43,11 @@ __all__ = [
     "jaccard_distance",
     "jaccard_graph",
     "knn",
+    "label_agreement",
     "linear_assignment",
     "part_attention",
     "part_prototypes",
+    "progressive_matching",
     "propagate_features",
     "rerank_cross_modality",
     "rerank_distances",

@@ -52,6 +52,20 @@ def bidirectional_assignment(cost: torch.Tensor) -> tuple[torch.Tensor, torch.Te
     return row_to_col, _assign_rows(cost.mT)
 
 
+def progressive_matching(cost: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Round after round of matching what is left; see :func:`salcr.ops.progressive_matching`."""
+    if cost.shape[0] < cost.shape[1]:
+        return progressive_matching(cost.mT)[::-1]
+    row_to_col, rounds = torch.empty(len(cost), dtype=torch.int64, device=cost.device), []
+    left = torch.arange(len(cost), device=cost.device)
+    while len(left):
+        rows, cols = linear_assignment(cost[left])
+        row_to_col[left[rows]] = cols
+        rounds.append(rows[cols.argsort()])
+        left = left[torch.isin(torch.arange(len(left), device=cost.device), rows, invert=True)]
+    return row_to_col, rounds[0]
+
+
 def _assign_rows(cost: torch.Tensor) -> torch.Tensor:
     """The column of each row, where all columns are there as often as it takes to have one for every row."""
     num_rows, num_cols = cost.shape

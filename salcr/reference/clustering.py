@@ -1,4 +1,4 @@
-"""From features to pseudo labels: the reference's graph and the reference's labels."""
+"""From features to pseudo labels, by the reference's graph and the reference's labels; how two labellings agree."""
 
 import torch
 
@@ -12,3 +12,15 @@ def cluster(
 ) -> torch.Tensor:
     """DBSCAN of Jaccard distances; see :func:`salcr.ops.cluster`."""
     return dbscan(jaccard_graph(features, k1=k1, k2=k2, max_distance=eps), eps=eps, min_samples=min_samples)
+
+
+def label_agreement(labels: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Counts of all pairs; see :func:`salcr.ops.label_agreement`."""
+    one, two = _together(labels), _together(other)
+    return (one & two).sum(1).float() / (one | two).sum(1).float()
+
+
+def _together(labels: torch.Tensor) -> torch.Tensor:
+    """``[N, N]``: which images share a cluster, each with itself."""
+    same = (labels[:, None] == labels) & (labels >= 0)
+    return same | torch.eye(len(labels), dtype=torch.bool, device=labels.device)

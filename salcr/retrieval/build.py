@@ -46,13 +46,16 @@ def build_index(
     append: bool = False,
     batch: int = 64,
     device: str = "auto",
+    layout: str = "auto",
+    height: int | None = None,
+    width: int | None = None,
     progress: Progress | None = None,
 ) -> Summary:
     """Write the features of images to an index, or go on with one whose making was interrupted.
 
     Args:
         images: files, and folders that are searched at any depth.
-        checkpoint: of a training run.
+        checkpoint: of a training run, or with the names of the authors' code.
         out: the index's folder, made if absent.
         modality: of the images: ``"infrared"``, ``"visible"``, or ``"auto"``, see
             :func:`salcr.retrieval.modality.chroma`.
@@ -60,6 +63,7 @@ def build_index(
         append: add those of ``images`` that a finished index does not have; files are told by their absolute paths.
         batch: images that go through the network together.
         device: where to compute, see :func:`salcr.models.features.pick_device`.
+        layout, height, width: of the checkpoint, see :func:`salcr.models.checkpoints.load_trained`.
         progress: called with the number of images looked at and their total.
 
     Files that do not decode are named in the log and left out. What is in the index is never written again.
@@ -80,7 +84,7 @@ def build_index(
     if not found:
         raise ValueError(f"no image in {', '.join(map(str, images))}")
     folder = Path(out)
-    trained = load_trained(Path(checkpoint), pick_device(device))
+    trained = load_trained(Path(checkpoint), pick_device(device), layout=layout, height=height, width=width)
     wanted = Manifest(
         network=network_hash(trained.network),
         checkpoint=os.path.abspath(checkpoint),

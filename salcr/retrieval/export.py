@@ -103,11 +103,14 @@ def export_network(
     dtype: str = "float32",
     input: str = "uint8",
     mirror: bool = False,
+    layout: str = "auto",
+    height: int | None = None,
+    width: int | None = None,
 ) -> Check | None:
     """Write a trained network to a file that runs without this package, once it has been run and compared.
 
     Args:
-        checkpoint: of a training run.
+        checkpoint: of a training run, or with the names of the authors' code.
         out: the file.
         format: ``"onnx"``; ``"torch"``, a program for ``torch.export.load``; or ``"authors"``, a checkpoint with the
             names of the published code, which the other arguments say nothing about.
@@ -116,6 +119,7 @@ def export_network(
             float32.
         input: ``"uint8"``, pictures ``[B, H, W, 3]``, or ``"float32"``, ``[B, 3, H, W]`` from 0 to 1.
         mirror: see :class:`Embedder`.
+        layout, height, width: of the checkpoint, see :func:`salcr.models.checkpoints.load_trained`.
 
     Returns:
         The comparison with the network in float32 on :data:`CHECKED` pictures; None for ``"authors"``.
@@ -134,7 +138,7 @@ def export_network(
         raise ValueError("bfloat16 goes with the format torch: onnxruntime cannot run it on a CPU to compare it")
     path = Path(out)
     make_parent(path)
-    trained = load_trained(Path(checkpoint), torch.device("cpu"))
+    trained = load_trained(Path(checkpoint), torch.device("cpu"), layout=layout, height=height, width=width)
     if format == "authors":
         content = io.BytesIO()
         torch.save({"state_dict": authors_state(trained.network), "epoch": 0, "best_mAP": 0.0}, content)

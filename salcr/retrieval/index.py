@@ -65,13 +65,20 @@ class Index:
         recall: of the last approximate search, the share of what the exact one finds that it found; else None.
     """
 
-    def __init__(self, storage: Storage, checkpoint: Path, device: torch.device) -> None:
-        self._storage, self._checkpoint, self._device = storage, checkpoint, device
+    def __init__(self, storage: Storage, checkpoint: Path, device: torch.device, layout: str = "auto") -> None:
+        self._storage, self._checkpoint, self._device, self._layout = storage, checkpoint, device, layout
         self._network: SALCRNetwork | None = None
         self.recall: float | None = None
 
     @classmethod
-    def open(cls, folder: str | Path, *, checkpoint: str | Path | None = None, device: str = "auto") -> "Index":
+    def open(
+        cls,
+        folder: str | Path,
+        *,
+        checkpoint: str | Path | None = None,
+        device: str = "auto",
+        layout: str = "auto",
+    ) -> "Index":
         """An index that :func:`salcr.retrieval.build_index` or ``salcr index`` made.
 
         The checkpoint is read with the first search by pictures. The lengths of all files are compared with the
@@ -81,13 +88,14 @@ class Index:
             folder: the index's.
             checkpoint: where the network is now; by default where it was when the index was made.
             device: where to compute, see :func:`salcr.models.features.pick_device`.
+            layout: of the checkpoint, see :func:`salcr.models.checkpoints.load_trained`.
 
         Raises:
             FileNotFoundError: there is no index.
             ValueError: it is damaged; the message, one line, names the file.
         """
         storage = Storage(folder)
-        return cls(storage, Path(checkpoint or storage.manifest.checkpoint), pick_device(device))
+        return cls(storage, Path(checkpoint or storage.manifest.checkpoint), pick_device(device), layout)
 
     def __len__(self) -> int:
         return self._storage.manifest.rows
@@ -253,7 +261,7 @@ class Index:
         if self._network is None:
             if not self._checkpoint.is_file():  # the manifest may be anyone's, and name a pipe
                 raise FileNotFoundError(f"no checkpoint {self._checkpoint}: --checkpoint says where it is now")
-            network = load_trained(self._checkpoint, self._device).network
+            network = load_trained(self._checkpoint, self._device, layout=self._layout).network
             check_network(self._storage, network_hash(network))
             self._network = network
         return self._network

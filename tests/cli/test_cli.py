@@ -181,7 +181,7 @@ def test_checkpoints_that_are_none(salcr, tmp_path, saved, command):
     (tmp_path / "cut.pt").write_bytes(saved.read_bytes()[:-1000])
     assert_one_line(salcr(command, "--checkpoint", tmp_path / "cut.pt", *out), "cut.pt is not a readable checkpoint")
     torch.save(SALCRNetwork("tiny").state_dict(), tmp_path / "weights.pt")
-    assert_one_line(salcr(command, "--checkpoint", tmp_path / "weights.pt", *out), "is not a training checkpoint")
+    assert_one_line(salcr(command, "--checkpoint", tmp_path / "weights.pt", *out), "is no checkpoint of this project")
     assert_one_line(salcr(command, "--checkpoint", saved, *out, "data.root=elsewhere"), "elsewhere")
     assert_one_line(salcr(command, "--checkpoint", saved, *out, "colour=1"), "unknown key 'colour'")
     assert not (tmp_path / "out").exists()

@@ -26,15 +26,18 @@ def test_figures_are_the_protocols(generator, name, as_given):
 
 
 @pytest.mark.parametrize(("max_rank", "length"), [(50, 40), (5, 5)])
-def test_evaluate_rank_is_market1501s(generator, max_rank, length):
+def test_evaluate_rank_is_market1501s_or_cuhk03s(generator, max_rank, length):
     given = problem(generator)
     cmc, mean_precision = compat.evaluate_rank(*given, max_rank=max_rank, use_metric_cuhk03=False, use_cython=True)
     expected = by_hand(*given, "market1501", length)
     assert len(cmc) == length
     np.testing.assert_allclose(cmc, expected[0], atol=1e-12)
     assert mean_precision == pytest.approx(expected[1], abs=1e-12)
-    with pytest.raises(ValueError, match="use_metric_cuhk03 must be False"):
-        compat.evaluate_rank(*given, use_metric_cuhk03=True)
+    few = given[0][:, :9], given[1], given[2][:9], given[3], given[4][:9]
+    cmc, mean_precision = compat.evaluate_rank(*few, max_rank=5, use_metric_cuhk03=True)
+    expected = by_hand(*few, "cuhk03", 5)
+    np.testing.assert_allclose(cmc, expected[0], atol=1e-12)
+    assert mean_precision == pytest.approx(expected[1], abs=1e-12)
 
 
 @pytest.mark.parametrize("squared", [False, True])

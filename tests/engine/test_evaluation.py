@@ -25,6 +25,7 @@ from salcr.engine.sections import Evaluation
 from salcr.models import SALCRNetwork
 from salcr.models.features import extract_features, pick_device
 from tests.engine.tree import CAMERAS, HEIGHT, IMAGES, TEST, WIDTH, tiny
+from tests.models.published import published_state, wrapped, write
 
 CPU = torch.device("cpu")
 FIGURES = {"rank-1", "rank-5", "rank-10", "rank-20", "mAP", "mINP"}
@@ -306,7 +307,8 @@ def test_what_is_no_training_checkpoint_is_named(saved, tmp_path):
     config, network = whole["config"], whole["network"]
     name = "backbone.stages.0.0.conv1.weight"
     cases = {
-        "weights": (built.state_dict(), "has no configuration"),
+        "weights": (built.state_dict(), "is no checkpoint of this project, .* either, but 'backbone"),
+        "settings": ({"network": network}, "has no configuration"),
         "config": ({"config": config}, "has no network"),
         "other": (whole | {"network": SALCRNetwork("tiny", parts=2).state_dict()}, "does not fit this network"),
         "unknown": (whole | {"config": config | {"colour": 1}}, "unknown key 'colour'"),
@@ -387,6 +389,45 @@ def test_settings_that_cannot_act_on_a_checkpoint(saved, override, before):
 
 def test_a_setting_that_says_what_the_checkpoint_says(saved):
     assert evaluate_checkpoint(saved[0], ["model.parts=3", "evaluation.refinements=[]"])
+
+
+@pytest.fixture
+def theirs(saved, tmp_path):
+    """The same weights as the authors' code saves them."""
+    return write(wrapped(published_state(saved[2])), tmp_path / "theirs.pth.tar")
+
+
+def test_a_checkpoint_of_the_authors_code_is_evaluated_as_ours(saved, theirs, tree, tmp_path):
+    path = saved[0]
+    settings = [
+        f"data.root={tree}",
+        f"data.height={HEIGHT}",
+        f"data.width={WIDTH}",
+        "evaluation.cmfp_k=4",
+        "device=cpu",
+    ]
+    for preset in (None, "sysu"):
+        assert evaluate_checkpoint(theirs, settings, preset=preset) == evaluate_checkpoint(path)
+    extract_checkpoint(theirs, tmp_path / "theirs.npz", settings, layout="authors")
+    extract_checkpoint(path, tmp_path / "ours.npz")
+    with np.load(tmp_path / "theirs.npz") as one, np.load(tmp_path / "ours.npz") as other:
+        for name in other.files:
+            assert np.array_equal(one[name], other[name]), name
+
+
+def test_settings_of_a_checkpoint_of_the_authors_code(saved, theirs, tree):
+    _, config = load_network(theirs, CPU)
+    assert config == load_config(model={"architecture": "tiny"}) and config.data.root is None
+    _, config = load_network(theirs, CPU, preset="regdb")
+    assert config == load_config(preset="regdb", model={"architecture": "tiny"})
+    _, config = load_network(theirs, CPU, preset="demo")
+    assert config.model.weights is None
+    with pytest.raises(ValueError, match=r"data\.root is not set"):
+        evaluate_checkpoint(theirs)
+    with pytest.raises(ValueError, match=r"model\.parts=4 cannot act on .*theirs\.pth\.tar: .*model\.parts=3"):
+        evaluate_checkpoint(theirs, [f"data.root={tree}", "model.parts=4"])
+    with pytest.raises(ValueError, match=r"epoch_0003\.pt has its own settings: preset is for files of the authors'"):
+        evaluate_checkpoint(saved[0], preset="sysu")
 
 
 def test_devices():

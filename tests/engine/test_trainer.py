@@ -22,6 +22,7 @@ from salcr.engine.trainer import Trainer
 from salcr.models import SALCRNetwork
 from salcr.objectives import association, register_association
 from tests.engine.tree import tiny, write_tree
+from tests.models.published import behind_module, published_state, related_state, wrapped, write
 
 STAGE_ONE = {"visible", "augmented", "infrared"}
 GLOBAL, PARTS, REFINED = {"global"}, {"parts"}, {"global_instance", "part_instance"}
@@ -194,6 +195,28 @@ def test_stage_two_alone_starts_from_a_checkpoint(stage_one_run, from_stage_one,
     assert again["stage_one"] == summary["stage_one"]
     for side in ("visible", "infrared"):
         assert metrics(tmp_path / "other")[0][side] == record[side]
+
+
+def test_stage_two_starts_from_a_file_of_the_authors_code(stage_one_run, from_stage_one, tmp_path):
+    network = SALCRNetwork("tiny")
+    network.load_state_dict(last_state(stage_one_run[0])["network"])
+    states = {"ours": last_state(stage_one_run[0]), "authors": wrapped(published_state(network))}
+    states |= {"family": wrapped(behind_module(related_state(network)))}
+    ends = {}
+    for name, state in states.items():
+        file = write(state, tmp_path / f"{name}.pth.tar")
+        summary = train(from_stage_one(f"model.checkpoint={file}"), tmp_path / name)
+        assert summary["stage_one"] == stage_one_run[1]["final"]
+        ends[name] = last_state(tmp_path / name)["network"]
+    for name in ("authors", "family"):  # part modules start fresh in any case
+        torch.testing.assert_close(ends[name], ends["ours"], rtol=0, atol=0)
+    other = "model.parts=2", f"model.checkpoint={tmp_path / 'authors.pth.tar'}"
+    with pytest.raises(
+        ValueError, match=r"authors\.pth\.tar does not fit .*model\.parts=2: it holds a tiny with 3 parts"
+    ):
+        train(from_stage_one(*other), tmp_path / "other")
+    with pytest.raises(ValueError, match=r"authors\.pth\.tar is not a training checkpoint: it has no network"):
+        train(from_stage_one(other[1], "model.checkpoint_layout=salcr"), tmp_path / "other")
 
 
 def test_a_checkpoint_of_another_network_is_named(tree, stage_one_run, from_stage_one, tmp_path):

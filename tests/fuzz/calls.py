@@ -121,7 +121,7 @@ def _tensors(values: Any) -> Values:
         elif isinstance(x, np.ndarray):
             found.append(torch.from_numpy(x) if x.dtype.kind in "fiu" and x.dtype.itemsize < 16 else torch.empty(0))
         elif isinstance(x, ops.RankingResult):
-            found += [torch.as_tensor(y) for y in (x.cmc, x.mAP, x.mINP, x.valid_queries)]
+            found += [torch.as_tensor(y) for y in vars(x).values()]
         elif isinstance(x, (list, tuple)):
             found += _tensors(x)
     return found

@@ -91,6 +91,11 @@ def bidirectional_assignment(d: Draw) -> Arguments:
     return dict(cost=costs(d))
 
 
+def label_agreement(d: Draw) -> Arguments:
+    count, clusters = d.size(1, 12), d.size(1, 5)
+    return {name: d.integers(count, low=-1, high=clusters) for name in ("labels", "other")}
+
+
 def sinkhorn(d: Draw) -> Arguments:
     cost = costs(d, *d.choice(((), (1,), (3,))))
     options = dict(lam=d.choice((5.0, 0.5, 50.0)), tol=d.choice((0.1, 1e-3)))
@@ -110,7 +115,7 @@ def evaluate_ranking(d: Draw) -> Arguments:
         gallery_ids=d.integers(images, low=0, high=4),
         query_cams=d.integers(queries, low=1, high=5),
         gallery_cams=d.integers(images, low=1, high=5),
-        protocol=d.choice(("sysu", "regdb", "llcm")),
+        protocol=d.choice(("sysu", "regdb", "llcm", "market1501", "cuhk03")),
         max_rank=d.size(1, 20),
     )
     if d.chance(0.3):
@@ -301,9 +306,11 @@ OPERATORS: dict[str, Entry] = {
     "jaccard_distance": Entry(encoded, judges.same_distances, magnitude=lambda _: 1.0),
     "jaccard_graph": Entry(jaccard_graph, judges.same_graph, ragged=True),
     "knn": Entry(knn, judges.nearest),
+    "label_agreement": Entry(label_agreement, judges.identical),
     "linear_assignment": Entry(linear_assignment, judges.assignment),
     "part_attention": pooling(part_attention),
     "part_prototypes": pooling(part_prototypes),
+    "progressive_matching": Entry(bidirectional_assignment, judges.first_round),
     "propagate_features": Entry(propagate_features, magnitude=lambda _: 1.0),
     "rerank_cross_modality": Entry(rerank_cross_modality, judges.close_to_exact),
     "rerank_distances": Entry(rerank_distances, partial(judges.close_to_exact, unit_rows=False)),

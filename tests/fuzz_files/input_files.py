@@ -104,6 +104,33 @@ def _weights(written: str) -> Kind:
     return Kind(make, _read_weights, mutate=mutate_in_zip if written == "zip" else mutate)
 
 
+def _published(written: str) -> Kind:
+    """A checkpoint of the authors' code, a few kilobytes: every weight is one number, expanded."""
+
+    def make(folder: Path) -> Path:
+        import torch
+
+        from salcr.models import SALCRNetwork
+        from salcr.models.authors import authors_state
+
+        one = torch.ones(())
+        state = {name: one.to(x.dtype).expand(x.shape) for name, x in authors_state(SALCRNetwork("tiny")).items()}
+        state |= {"gem.p": one * 3, "disnet.0.weight": one, "classifier.weight": one}
+        path = folder / "checkpoint.pth.tar"
+        torch.save({"state_dict": state, "epoch": 39}, path, _use_new_zipfile_serialization=written == "zip")
+        return path
+
+    return Kind(make, _read_published, mutate=mutate_in_zip if written == "zip" else mutate)
+
+
+def _read_published(path: Path) -> None:
+    import torch
+
+    from salcr.models.checkpoints import load_trained
+
+    load_trained(path, torch.device("cpu"))
+
+
 def _tensors():
     import torch
 
@@ -135,4 +162,6 @@ KINDS: dict[str, Kind] = {
     "weights": _weights("zip"),
     "older weights": _weights("older"),
     "safetensors": _weights("safetensors"),
+    "authors' checkpoint": _published("zip"),
+    "older authors' checkpoint": _published("older"),
 }

@@ -4,27 +4,7 @@ import pytest
 import torch
 
 from salcr.objectives import association_named, register_association
-from salcr.objectives.association import progressive_matching, squared_distances
-
-
-def test_rounds_worked_by_hand():
-    """Rows 1 and 2 are the cheapest pair for the columns; then 0 and 3 share them; the last takes what it likes."""
-    cost = torch.tensor([[4.0, 6.0], [0.0, 9.0], [9.0, 0.0], [5.0, 4.0], [7.0, 9.0]])
-    row_to_col, col_to_row = progressive_matching(cost)
-    assert row_to_col.tolist() == [0, 0, 1, 1, 0] and col_to_row.tolist() == [1, 2]
-    col_to_row, row_to_col = progressive_matching(cost.T)
-    assert row_to_col.tolist() == [0, 0, 1, 1, 0] and col_to_row.tolist() == [1, 2]
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (6, 6), (50, 1), (1, 50), (101, 7), (7, 20), (9, 8)])
-def test_both_sides_are_matched_evenly(generator, shape):
-    partners = progressive_matching(torch.randn(shape, generator=generator))
-    for mine, theirs, found in zip(shape, shape[::-1], partners, strict=True):
-        used = found.bincount(minlength=theirs)
-        assert found.shape == (mine,) and found.dtype == torch.int64
-        assert mine // theirs <= used.min() and used.max() <= -(-mine // theirs)
-    larger, smaller = sorted(partners, key=len, reverse=True)
-    assert torch.equal(larger[smaller], torch.arange(len(smaller)))  # the first round's pairs are mutual
+from salcr.objectives.association import squared_distances
 
 
 def test_squared_distances(generator, monkeypatch):

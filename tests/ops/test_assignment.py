@@ -275,7 +275,51 @@ def test_published_forms_choose_the_same_pairs(generator):
                 assert torch.equal(got, expected)
 
 
-@pytest.mark.parametrize("operator", [ops.linear_assignment, ops.bidirectional_assignment])
+@pytest.mark.parametrize("impl", IMPLS)
+def test_rounds_worked_by_hand(impl):
+    """Rows 1 and 2 are the cheapest pair for the columns; then 0 and 3 share them; the last takes what it likes."""
+    cost = torch.tensor([[4.0, 6.0], [0.0, 9.0], [9.0, 0.0], [5.0, 4.0], [7.0, 9.0]])
+    row_to_col, col_to_row = ops.progressive_matching(cost, impl=impl)
+    assert row_to_col.tolist() == [0, 0, 1, 1, 0] and col_to_row.tolist() == [1, 2]
+    col_to_row, row_to_col = ops.progressive_matching(cost.T, impl=impl)
+    assert row_to_col.tolist() == [0, 0, 1, 1, 0] and col_to_row.tolist() == [1, 2]
+
+
+def rounds_by_hand(cost):
+    """With dictionaries: the larger side's partners, then the smaller side's, of more rows than columns."""
+    partner, back = {}, {}
+    while len(partner) < len(cost):
+        left = [row for row in range(len(cost)) if row not in partner]
+        pairs = [(left[row], int(col)) for row, col in zip(*linear_sum_assignment(cost[left]), strict=True)]
+        partner |= dict(pairs)
+        back = back or {col: row for row, col in pairs}
+    return [[found[key] for key in sorted(found)] for found in (partner, back)]
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("shape", [(1, 1), (6, 6), (50, 1), (101, 7), (20, 7), (9, 8)])
+def test_rounds_are_matched_one_after_the_other_and_evenly(generator, shape, impl):
+    cost = torch.randn(shape, generator=generator)
+    expected = rounds_by_hand(cost.double().numpy())
+    partners = ops.progressive_matching(cost, impl=impl)
+    assert [x.tolist() for x in partners] == expected
+    assert [x.tolist() for x in ops.progressive_matching(cost.mT, impl=impl)] == expected[::-1]
+    for mine, theirs, found in zip(shape, shape[::-1], partners, strict=True):
+        used = found.bincount(minlength=theirs)
+        assert found.dtype == torch.int64 and mine // theirs <= used.min() and used.max() <= -(-mine // theirs)
+    larger, smaller = partners
+    assert torch.equal(larger[smaller], torch.arange(shape[1]))  # the first round's pairs are mutual
+
+
+def test_a_round_without_a_way_around_forbidden_pairs_is_an_error():
+    cost = torch.tensor([[0.0, 9.0], [9.0, 0.0], [INF, INF]])
+    with pytest.raises(ValueError, match="cost"):
+        ops.progressive_matching(cost)
+    cost[2, 1] = 3.0
+    assert ops.progressive_matching(cost.half())[0].tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize("operator", [ops.linear_assignment, ops.bidirectional_assignment, ops.progressive_matching])
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [

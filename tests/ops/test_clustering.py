@@ -224,3 +224,57 @@ def test_neighbours_of_half_precision_and_among_duplicates_fit(generator):
     _, indices = ops.knn(features, 6)
     neighbors = (unit @ unit.T).float().gather(1, indices), indices
     assert ops.cluster(features, eps=0.5, k1=6, neighbors=neighbors).shape == (40,)
+
+
+def agreement_by_hand(labels, other):
+    """With sets of images."""
+    found = []
+    for i in range(len(labels)):
+        one, two = ({j for j in range(len(y)) if y[j] == y[i] != -1} | {i} for y in (labels, other))
+        found.append(len(one & two) / len(one | two))
+    return torch.tensor(found)
+
+
+@pytest.mark.parametrize("impl", ["eager", "reference"])
+def test_agreement_worked_by_hand(impl):
+    """Images 0-3 were together and 3 has left for noise; 4 was noise and has joined 5; 6 is noise in both."""
+    labels, other = torch.tensor([2, 2, 2, 2, -1, 7, -1]), torch.tensor([0, 0, 0, -1, 1, 1, -1])
+    found = ops.label_agreement(labels, other, impl=impl)
+    assert found.dtype == torch.float32
+    assert found.tolist() == torch.tensor([3 / 4, 3 / 4, 3 / 4, 1 / 4, 1 / 2, 1 / 2, 1]).tolist()
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.lists(st.tuples(st.integers(-1, 4), st.integers(-1, 4)), min_size=1, max_size=16))
+def test_agreement_is_that_of_the_sets(pairs):
+    labels, other = torch.tensor(pairs).T
+    expected = agreement_by_hand(*(y.tolist() for y in (labels, other)))
+    renamed = torch.where(other < 0, other, 2**62 - 3 * other)
+    for impl in ("eager", "reference"):
+        assert torch.equal(ops.label_agreement(labels, other, impl=impl), expected)
+        assert torch.equal(ops.label_agreement(renamed, labels, impl=impl), expected)
+
+
+def test_agreement_of_many_images_holds_no_pairs():
+    count = 1_000_000
+    labels = torch.arange(count) // 10
+    found = ops.label_agreement(labels, labels // 2)
+    assert found.shape == (count,) and (found == 0.5).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (dict(labels=torch.zeros(3)), TypeError, "labels must be int64, got torch.float32"),
+        (dict(other=[0, 1, 2]), TypeError, "other must be a torch.Tensor, got list"),
+        (dict(labels=torch.zeros(0, dtype=torch.int64)), ValueError, "labels is empty"),
+        (dict(other=torch.tensor([0, 1])), ValueError, "other has 2 entries, labels 3"),
+        (dict(other=torch.tensor([0, -2, 1])), ValueError, "other must be at least -1, got -2"),
+        (dict(other=torch.zeros(3, dtype=torch.int64, device="meta")), ValueError, "other is a meta tensor"),
+        (dict(impl="cpp"), ValueError, "label_agreement has the backends eager, reference"),
+    ],
+)
+def test_labellings_that_do_not_fit_are_named(change, error, message):
+    good = dict(labels=torch.tensor([0, 0, 1]), other=torch.tensor([0, -1, 1]))
+    with pytest.raises(error, match=message):
+        ops.label_agreement(**(good | change))

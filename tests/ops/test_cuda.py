@@ -117,7 +117,9 @@ TABLE: dict[str, list[Row]] = {
         ),
     ],
     "dbscan": [Row((distances,), dict(eps=0.5)), Row((near_distances,), dict(eps=0.5, min_samples=3))],
-    "evaluate_ranking": [Row(RANKING, dict(protocol=protocol)) for protocol in ("sysu", "regdb", "llcm")],
+    "evaluate_ranking": [
+        Row(RANKING, dict(protocol=protocol)) for protocol in ("sysu", "regdb", "llcm", "market1501", "cuhk03")
+    ],
     "gem_pool": [Row((lambda g: torch.rand(4, 10, 7, 5, generator=g),), gradients=(0,))],
     "instance_neighbors": [
         Row((normal(23, 19), unit(90, 19), 8)),
@@ -137,6 +139,7 @@ TABLE: dict[str, list[Row]] = {
         Row((normal(50, 24), 7), dict(metric="sqeuclidean")),
         Row((normal(20, 24), 30), dict(database=normal(60, 24))),
     ],
+    "label_agreement": [Row((integers(-1, 9, 90), integers(-1, 9, 90))), Row((integers(-1, 1, 5), integers(-1, 1, 5)))],
     "linear_assignment": [
         Row((normal(7, 17),)),
         Row((normal(4, 17, 7),), dict(maximize=True)),
@@ -144,6 +147,7 @@ TABLE: dict[str, list[Row]] = {
     ],
     "part_attention": [Row((normal(4, 3, 20), normal(4, 20, 7, 5)), gradients=(0, 1))],
     "part_prototypes": [Row(PARTS, gradients=(0, 1))],
+    "progressive_matching": [Row((normal(7, 17),)), Row((normal(17, 7),))],
     "propagate_features": [Row((clustered(50, 5), clustered(40, 5)), dict(k=8)), Row(RETRIEVAL, dict(k=30))],
     "rerank_cross_modality": [Row(RETRIEVAL, dict(k=8)), Row(RETRIEVAL, dict(k=8, eta=0.3))],
     "rerank_distances": [
@@ -262,5 +266,5 @@ def flatten(results):
     if isinstance(results, torch.Tensor):
         return (results,)
     if isinstance(results, ops.RankingResult):
-        return tuple(torch.from_numpy(np.asarray(x)) for x in astuple(results))
+        return tuple(torch.from_numpy(np.asarray(x)).nan_to_num(-1) for x in astuple(results))  # NaN: no match
     return results

@@ -1,3 +1,4 @@
+import itertools
 import time
 
 import numpy as np
@@ -10,19 +11,19 @@ from salcr import ops
 from salcr.ops.backends.numba.ranking import _measure
 
 BACKENDS = ["numba", "reference"]
-PROTOCOLS = ["sysu", "regdb", "llcm", "market1501"]
+PROTOCOLS = ["sysu", "regdb", "llcm", "market1501", "cuhk03"]
 
 
 def by_hand(distances, query_ids, gallery_ids, query_cams, gallery_cams, protocol, max_rank):
     """docs/method.md, "Ranking metrics", with lists, one query after the other."""
-    curves, precisions, penalties = [], [], []
+    curves, precisions, penalties, shares = [], [], [], []
     for q, row in enumerate(np.asarray(distances).tolist()):
         ranking = []
         for g in sorted(range(len(row)), key=lambda g: (row[g], g)):
             if protocol == "sysu" and query_cams[q] == 3 and gallery_cams[g] == 2:
                 continue
             if (
-                protocol in ("llcm", "market1501")
+                protocol in ("llcm", "market1501", "cuhk03")
                 and query_cams[q] == gallery_cams[g]
                 and query_ids[q] == gallery_ids[g]
             ):
@@ -30,17 +31,27 @@ def by_hand(distances, query_ids, gallery_ids, query_cams, gallery_cams, protoco
             ranking.append(int(gallery_ids[g]))
         wanted = int(query_ids[q])
         if wanted not in ranking:
+            precisions.append(np.nan)
+            penalties.append(np.nan)
             continue
-        reduced = ranking if protocol in ("regdb", "market1501") else list(dict.fromkeys(ranking))
-        curve = [float(wanted in reduced[: r + 1]) for r in range(len(reduced))]
-        curves.append((curve + [curve[-1]] * max_rank)[:max_rank])
+        if protocol == "cuhk03":  # every gallery of one image of each identity, as often as the others
+            places = [[n for n, one in enumerate(ranking) if one == identity] for identity in dict.fromkeys(ranking)]
+            listings = [[ranking[n] for n in sorted(gallery)] for gallery in itertools.product(*places)]
+        else:
+            listings = [ranking if protocol in ("regdb", "market1501") else list(dict.fromkeys(ranking))]
+        curves.append([np.mean([wanted in listed[: r + 1] for listed in listings]) for r in range(max_rank)])
+        shares.append([ranking[: r + 1].count(wanted) / (r + 1) for r in range(max_rank)])
         hits = [rank for rank, identity in enumerate(ranking, 1) if identity == wanted]
         precisions.append(sum(n / rank for n, rank in enumerate(hits, 1)) / len(hits))
         penalties.append(len(hits) / hits[-1])
-    return np.mean(curves, 0), np.mean(precisions), np.mean(penalties), len(curves)
+    means = (float(np.nanmean(x)) for x in (precisions, penalties))
+    each = dict(precision=np.mean(shares, 0), query_ap=precisions, query_inp=penalties)
+    return np.mean(curves, 0), *means, len(curves), each
 
 
-def assert_result(result, cmc, mean_precision, mean_penalty, valid):
+def assert_result(result, cmc, mean_precision, mean_penalty, valid, each=None):
+    for name, expected in (each or {}).items():
+        np.testing.assert_allclose(getattr(result, name), expected, rtol=0, atol=1e-12, err_msg=name)
     assert result.cmc.dtype == np.float64
     np.testing.assert_allclose(result.cmc, cmc, rtol=0, atol=1e-12)
     assert result.mAP == pytest.approx(mean_precision, abs=1e-12)
@@ -113,13 +124,13 @@ def rankings(draw):
 @given(rankings(), st.sampled_from(PROTOCOLS), st.integers(1, 14))
 def test_any_ranking_is_the_formula(ranking, protocol, max_rank):
     options = dict(protocol=protocol, max_rank=max_rank)
-    *expected, valid = by_hand(*ranking, **options) if _has_match(ranking, protocol) else (0, 0, 0, 0)
+    *expected, valid, each = by_hand(*ranking, **options) if _has_match(ranking, protocol) else (0, 0, 0, 0, {})
     for impl in BACKENDS:
         if valid == 0:
             with pytest.raises(ValueError, match="no query has a match"):
                 ops.evaluate_ranking(*ranking, **options, impl=impl)
         else:
-            assert_result(ops.evaluate_ranking(*ranking, **options, impl=impl), *expected, valid)
+            assert_result(ops.evaluate_ranking(*ranking, **options, impl=impl), *expected, valid, each)
 
 
 def _has_match(ranking, protocol):
@@ -127,7 +138,7 @@ def _has_match(ranking, protocol):
     match = query_ids[:, None] == gallery_ids
     if protocol == "sysu":
         match &= ~((query_cams[:, None] == 3) & (gallery_cams == 2))
-    if protocol in ("llcm", "market1501"):
+    if protocol in ("llcm", "market1501", "cuhk03"):
         match &= query_cams[:, None] != gallery_cams
     return match.any()
 
@@ -136,17 +147,41 @@ def _has_match(ranking, protocol):
 @pytest.mark.parametrize("quantised", [False, True])
 def test_backends_agree_on_many_queries_and_runs_to_the_last_bit(rng, protocol, quantised):
     """Enough distances that several threads share them."""
-    distances = rng.random((1500, 400), dtype=np.float32)
+    sizes = (220, 2000) if protocol == "cuhk03" else (1500, 400)
+    distances = rng.random(sizes, dtype=np.float32)
     if quantised:
         distances = np.round(distances * 20) / 20
-    sizes = (1500, 400)
     ids, cams = ([rng.integers(low, high, n) for n in sizes] for low, high in ((0, 40), (1, 7)))
     got, again, expected = (
         ops.evaluate_ranking(distances, *ids, *cams, protocol=protocol, impl=impl)
         for impl in ("numba", "auto", "reference")
     )
     assert np.array_equal(got.cmc, again.cmc) and (got.mAP, got.mINP) == (again.mAP, again.mINP)
-    assert_result(got, expected.cmc, expected.mAP, expected.mINP, expected.valid_queries)
+    each = {name: getattr(expected, name) for name in ("precision", "query_ap", "query_inp")}
+    assert_result(got, expected.cmc, expected.mAP, expected.mINP, expected.valid_queries, each)
+
+
+@pytest.mark.parametrize("impl", BACKENDS)
+def test_cuhk03_worked_by_hand(impl):
+    """Identities 4 5 4 6 5 by distance; one image of each: 4 and 5 are drawn from two places each."""
+    given = torch.arange(5.0)[None], [4], [4, 5, 4, 6, 5], [9], [1, 1, 2, 1, 1]
+    result = ops.evaluate_ranking(*given, protocol="cuhk03", max_rank=4, impl=impl)
+    # Its first image is always first; its second is behind 5 with the first image of that, in half of the draws.
+    each = dict(precision=[1, 1 / 2, 2 / 3, 2 / 4], query_ap=[(1 + 2 / 3) / 2], query_inp=[2 / 3])
+    assert_result(result, [3 / 4, 1, 1, 1], (1 + 2 / 3) / 2, 2 / 3, 1, each)
+    same_camera = ops.evaluate_ranking(*given[:3], [2], given[4], protocol="cuhk03", max_rank=2, impl=impl)
+    assert_result(same_camera, [1, 1], 1, 1, 1)
+
+
+@pytest.mark.parametrize("impl", BACKENDS)
+def test_figures_of_each_query_and_the_three_that_are_unpacked(impl):
+    distances = torch.arange(3.0).repeat(3, 1)
+    result = ops.evaluate_ranking(distances, [1, 9, 2], [1, 2, 2], protocol="regdb", max_rank=5, impl=impl)
+    np.testing.assert_array_equal(result.query_ap, [1, np.nan, (1 / 2 + 2 / 3) / 2])
+    np.testing.assert_array_equal(result.query_inp, [1, np.nan, 2 / 3])
+    np.testing.assert_allclose(result.precision, [1 / 2, 1 / 2, 1 / 2, 3 / 8, 3 / 10])
+    cmc, mean_precision, mean_penalty = result
+    assert cmc is result.cmc and (mean_precision, mean_penalty) == (result.mAP, result.mINP)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -195,7 +230,11 @@ def test_the_size_of_regdb_is_quick(rng):
         (dict(query_cams=None), ValueError, "query_cams is None, and this protocol needs cameras"),
         (dict(gallery_cams=[1]), ValueError, "gallery_cams must have shape"),
         (dict(query_ids=[7, 8]), ValueError, "no query has a match"),
-        (dict(protocol="market"), ValueError, "protocol must be one of sysu, regdb, llcm, market1501, got 'market'"),
+        (
+            dict(protocol="market"),
+            ValueError,
+            "protocol must be one of sysu, regdb, llcm, market1501, cuhk03, got 'market'",
+        ),
         (dict(max_rank=0), ValueError, "max_rank must be between 1 and"),
         (dict(impl="cuda"), ValueError, "has the backends numba, reference"),
     ],

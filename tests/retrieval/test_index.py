@@ -14,9 +14,10 @@ from salcr import ops
 from salcr.models.checkpoints import load_trained
 from salcr.models.features import extract_features
 from salcr.retrieval import Index, Summary, build, build_index, images
+from salcr.retrieval.export import export_network
 from salcr.retrieval.images import decode_batches, find_images
 from tests.retrieval.conftest import save_network
-from tests.retrieval.pictures import PEOPLE
+from tests.retrieval.pictures import HEIGHT, PEOPLE, WIDTH
 
 CPU = dict(device="cpu")
 
@@ -187,6 +188,20 @@ def test_the_same_weights_in_another_file_are_the_same_network(indexed, tmp_path
     moved = save_network(tmp_path / "moved.pt")
     index = Index.open(indexed / "index", checkpoint=moved)
     assert index.search(indexed / "pictures/day/p0/a.png", top=1)[0].hits[0].row == 0
+
+
+def test_a_file_of_the_authors_code_makes_the_same_index(indexed, checkpoint, tmp_path):
+    theirs = tmp_path / "theirs.pth.tar"
+    export_network(checkpoint, theirs, format="authors")
+    query = indexed / "pictures/day/p0/a.png"
+    index = Index.open(indexed / "index", checkpoint=theirs, layout="authors")
+    assert index.search(query, top=1)[0].hits[0].row == 0
+    size = dict(height=HEIGHT, width=WIDTH)
+    options = dict(dtype="float32", layout="authors", **size, **CPU)
+    build_index([indexed / "pictures"], theirs, tmp_path / "index", **options)
+    assert_same(tmp_path / "index", indexed / "index")
+    with pytest.raises(ValueError, match=r"theirs\.pth\.tar is not a training checkpoint"):
+        Index.open(tmp_path / "index", layout="salcr").search(query)
 
 
 @pytest.mark.parametrize(

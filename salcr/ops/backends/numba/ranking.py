@@ -14,8 +14,8 @@ import torch
 from salcr.jit import njit
 from salcr.reference.ranking import RankingResult, summarise
 
-REGDB, SYSU, LLCM, MARKET = 0, 1, 2, 3
-PROTOCOLS = {"regdb": REGDB, "sysu": SYSU, "llcm": LLCM, "market1501": MARKET}
+REGDB, SYSU, LLCM, MARKET, CUHK = range(5)
+PROTOCOLS = {"regdb": REGDB, "sysu": SYSU, "llcm": LLCM, "market1501": MARKET, "cuhk03": CUHK}
 MIN_WORK = 200_000  # distances that make a thread worth starting
 
 
@@ -36,21 +36,26 @@ def evaluate_ranking(
     count = len(query)
     if protocol == "regdb":
         query_cams, gallery_cams = np.zeros(count, np.int64), np.zeros(len(gallery), np.int64)
-    first, precision, penalty = np.zeros(count, np.int64), np.zeros(count), np.zeros(count)
+    first, (precision, penalty) = np.zeros(count, np.int64), np.full((2, count), np.nan)
+    curves = np.zeros((count if protocol == "cuhk03" else 0, min(max_rank, len(identities))))
     members = gallery.argsort(kind="stable")
     bounds = np.searchsorted(gallery[members], np.arange(len(identities) + 1))
     arguments = distances, query, members, bounds, gallery, query_cams, gallery_cams, PROTOCOLS[protocol]
     threads = max(1, min(torch.get_num_threads(), distances.size // MIN_WORK))
     shares = np.linspace(0, count, threads + 1).astype(np.int64)
+    matches = np.zeros((threads, max_rank), np.int64)
     with ThreadPoolExecutor(threads) as pool:
         jobs = [
-            pool.submit(_measure, *arguments, start, stop, first, precision, penalty)
-            for start, stop in pairwise(shares)
+            pool.submit(_measure, *arguments, start, stop, first, curves, precision, penalty, matches[thread])
+            for thread, (start, stop) in enumerate(pairwise(shares))
         ]
         for job in jobs:
             job.result()
-    valid = first > 0
-    return summarise(first[valid], precision[valid], penalty[valid], max_rank)
+    if protocol == "cuhk03":
+        found = np.pad(curves.sum(0), (0, max_rank - curves.shape[1]), "edge")
+    else:
+        found = np.searchsorted(np.sort(first[first > 0]), np.arange(1, max_rank + 1), side="right")
+    return summarise(found, matches.sum(0), precision, penalty)
 
 
 @njit(nogil=True)
@@ -66,10 +71,15 @@ def _measure(
     start,
     stop,
     first,
+    curves,
     precision,
     penalty,
+    matches_at,
 ):
-    """Fill ``first``, ``precision`` and ``penalty`` of the queries from ``start`` to ``stop``."""
+    """Fill ``first`` or ``curves``, ``precision`` and ``penalty`` of the queries from ``start`` to ``stop``.
+
+    ``matches_at`` counts their matches at each rank.
+    """
     row = np.empty(distances.shape[1], distances.dtype)
     matches = np.empty(len(row), np.int64)
     ranks = np.empty(len(row), np.int64)
@@ -84,7 +94,7 @@ def _measure(
                     row[g] = np.nan  # is neither smaller nor equal: never counted
         positives = 0
         for g in members[bounds[query[q]] : bounds[query[q] + 1]]:
-            if protocol in (LLCM, MARKET) and gallery_cams[g] == query_cams[q]:
+            if protocol in (LLCM, MARKET, CUHK) and gallery_cams[g] == query_cams[q]:
                 row[g] = np.nan
             if not np.isnan(row[g]):
                 matches[positives] = g
@@ -93,7 +103,9 @@ def _measure(
             continue
         for p in range(positives):
             ranks[p] = 1 + _count_before(row, matches[p])
-        if protocol in (REGDB, MARKET):
+        if protocol == CUHK:
+            _expected_cmc(row, matches[:positives], query[q], gallery, bounds, curves[q])
+        elif protocol in (REGDB, MARKET):
             first[q] = ranks[:positives].min()
         else:
             nearest = matches[ranks[:positives].argmin()]
@@ -107,8 +119,34 @@ def _measure(
         total = 0.0
         for p in range(positives):
             total += (p + 1) / ranks[p]
+            if ranks[p] <= len(matches_at):
+                matches_at[ranks[p] - 1] += 1
         precision[q] = total / positives
         penalty[q] = positives / ranks[positives - 1]
+
+
+@njit(nogil=True)
+def _expected_cmc(row, matches, own, gallery, bounds, curve):
+    """See :func:`salcr.reference.ranking.expected_cmc`."""
+    before, ahead = np.empty(len(bounds) - 1, np.int64), np.empty(len(curve))
+    for match in matches:
+        before[:] = 0
+        for g in range(len(row)):
+            before[gallery[g]] += row[g] < row[match] or (row[g] == row[match] and g < match)
+        ahead[:] = 0
+        ahead[0] = 1
+        for identity in range(len(before)):
+            if identity != own and before[identity]:
+                share = before[identity] / (bounds[identity + 1] - bounds[identity])
+                for r in range(len(ahead) - 1, 0, -1):
+                    ahead[r] = ahead[r] * (1 - share) + ahead[r - 1] * share
+                ahead[0] *= 1 - share
+        total = 0.0
+        for r in range(len(curve)):
+            total += ahead[r]
+            curve[r] += total
+    for r in range(len(curve)):
+        curve[r] = min(curve[r] / len(matches), 1.0)
 
 
 @njit(nogil=True)
