@@ -7,6 +7,7 @@ import signal
 
 import pytest
 import torch
+import tqdm
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from salcr.engine import best, checkpoint, load_config, session, stage_two, steps, tensorboard, train
@@ -127,10 +128,18 @@ def test_the_board_shows_every_figure_once_an_epoch(watched):
         assert [event.step for event in shown.Images(tag)] == [0, 2], tag
 
 
+class DrawnAtEveryStep(tqdm.tqdm):
+    """However quick a step is."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, mininterval=0, miniters=1, **options)
+
+
 def test_the_bar_shows_the_loss_and_the_time_left_of_the_run(config, watched, tmp_path, monkeypatch, capsys, caplog):
     monkeypatch.setattr(session, "shows_bars", lambda: True)
     monkeypatch.setattr(steps, "CHECK_EVERY", 1)
     monkeypatch.setattr("tqdm.std.TMonitor", None)  # its thread would outlive the test
+    monkeypatch.setattr("tqdm.tqdm", DrawnAtEveryStep)
     quiet = dict(logging=Logging(), checkpoints=Checkpoints(), evaluation=Evaluation(refinements=()))
     with caplog.at_level(logging.INFO, logger="salcr"):
         train(config.model_copy(update=quiet), tmp_path)
