@@ -23,7 +23,7 @@ def best_epoch(records: Iterable[Mapping[str, Any]], metric: str) -> dict[str, A
         if not record.get("evaluation"):
             continue
         protocol, figures = next(iter(record["evaluation"].items()))
-        if best is None or figures[metric] > best["value"]:
+        if metric in figures and (best is None or figures[metric] > best["value"]):
             best = {"metric": metric, "protocol": protocol, "value": figures[metric], "epoch": record["epoch"]}
     return best
 

@@ -40,7 +40,8 @@ def time_left(records: Sequence[Mapping[str, Any]], schedule: Schedule) -> str:
         return ""
     seconds: dict[int, list[float]] = {1: [], 2: []}
     for record in records:
-        seconds[record["stage"]].append(sum(record["seconds"].values()))
+        if record.get("stage") in seconds and "seconds" in record:
+            seconds[record["stage"]].append(sum(record["seconds"].values()))
     known = {stage: sum(found[-LATELY:]) / len(found[-LATELY:]) for stage, found in seconds.items() if found}
     stages = [stage_of(schedule, epoch) for epoch in rest]
     left = sum(known.get(stage, known.get(1, 0.0)) for stage in stages)

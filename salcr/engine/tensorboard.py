@@ -85,7 +85,7 @@ def _numbers(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, f
     for name, value in tree.items():
         if isinstance(value, Mapping):
             yield from _numbers(value, f"{prefix}{name}/")
-        elif isinstance(value, (int, float)) and prefix + name != "epoch":
+        elif isinstance(value, (int, float)) and name != "epoch":
             yield prefix + name, value
 
 

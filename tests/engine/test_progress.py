@@ -34,6 +34,11 @@ def test_the_time_left_follows_the_last_epochs():
     assert time_left(slow_then_fast, long) == "about 01:40 left"
 
 
+def test_lines_that_others_have_shortened_count_as_no_epoch():
+    lines = [{"epoch": 0}, {"epoch": 1, "stage": 1}, {"epoch": 2, "stage": 1, "seconds": {"steps": 30.0}}]
+    assert time_left(lines, Schedule(stage_one_epochs=4, stage_two_epochs=0)) == "about 00:30 left"
+
+
 def test_the_time_left_of_stage_two_alone():
     alone = [{"epoch": 0, "stage": 2, "seconds": {"steps": 90.0}}]
     assert time_left(alone, Schedule(stage_one_epochs=0, stage_two_epochs=3)) == "about 03:00 left"
