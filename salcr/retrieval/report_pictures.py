@@ -1,5 +1,6 @@
 """Which pictures a report shows of a run: ranked lists, the worst queries, clusters and who is wrong in them."""
 
+from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
@@ -40,7 +41,7 @@ class Ranked(NamedTuple):
 
 
 class Sheet(NamedTuple):
-    """A cluster and some of its images, one of each person first; ``strangers`` are not of its most frequent person."""
+    """A cluster and some of its images, its people by turns; ``strangers`` are not of its most frequent person."""
 
     label: int
     size: int
@@ -140,8 +141,12 @@ class _Cluster(NamedTuple):
 
 def _sheet(cluster: _Cluster, records: Records, images: int) -> Sheet:
     ids = records.ids[cluster.rows]
-    heads = [int((ids == person).argmax()) for person in cluster.people]
-    order = list(dict.fromkeys([*heads, *range(len(ids))]))[:images]
+    place = {person: number for number, person in enumerate(cluster.people.tolist())}
+    turns, seen = [], Counter[int]()
+    for i, person in enumerate(ids.tolist()):
+        turns.append((seen[person], place.get(person, len(place)), i))
+        seen[person] += 1
+    order = [i for *_, i in sorted(turns)[:images]]
     pictures = [
         Picture(_file(records, cluster.rows[i]), None if ids[i] == NO_IDENTITY else bool(ids[i] == cluster.people[0]))
         for i in order

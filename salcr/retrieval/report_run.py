@@ -89,7 +89,7 @@ def _read(folder: Path, name: str) -> Run:
         if isinstance(best := summary.get(CHOSEN), dict) and isinstance(best.get("figures"), dict):
             results.append((f"epoch {best.get('epoch')}, chosen on test data", best["figures"]))
     if not any(figures for _, figures in results):
-        notes.append("no retrieval figures: " + ("no evaluation yet" if summary is None else "nothing was evaluated"))
+        notes.append("no retrieval figures: " + ("no evaluation is recorded yet" if summary is None else "nothing was evaluated"))
     state = "finished" if summary is not None else _holder(folder / ".holder.json")
     return Run(folder, name, state, records, results, notes)
 
@@ -148,7 +148,7 @@ def _holder(path: Path) -> str:
     try:
         holder = json.loads(_content(path))
         host, process, since = str(holder["host"]), int(holder["pid"]), str(holder["since"])
-    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+    except (OSError, ValueError, OverflowError, RecursionError, KeyError, TypeError):
         return "stopped before its end"
     if host == socket.gethostname() and not _is_alive(process):
         return f"killed (process {process} on {host}, begun {since})"

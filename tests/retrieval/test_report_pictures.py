@@ -66,14 +66,14 @@ def test_a_query_without_a_match_is_no_bad_one():
 
 
 def test_impure_clusters_come_first_and_strangers_are_seen():
-    labels = np.array([0, 0, 0, 0, 1, 1, 1, 2, 2, -1])
-    ids = [5, 5, 5, 6, 8, 8, 8, 9, 9, 9]
-    side = contact_sheets(labels, records(ids), "visible", Amount(0, 0, clusters=2, images=2))
+    labels = np.array([0, 0, 0, 0, 0, 1, 1, 1, 2, 2, -1])
+    ids = [5, 5, 5, 6, 6, 8, 8, 8, 9, 9, 9]
+    side = contact_sheets(labels, records(ids), "visible", Amount(0, 0, clusters=2, images=4))
     assert (side.clusters, side.impure, side.noise) == (3, 1, 1)
     impure, largest = side.sheets
-    assert impure[:4] == (0, 4, 2, 1)
-    assert impure.pictures == [("/data/0.png", True), ("/data/3.png", False)]
-    assert largest[:4] == (1, 3, 1, 0) and [right for _, right in largest.pictures] == [True, True]
+    assert impure[:4] == (0, 5, 2, 2)
+    assert impure.pictures == [(f"/data/{n}.png", right) for n, right in ((0, True), (3, False), (1, True), (4, False))]
+    assert largest[:4] == (1, 3, 1, 0) and [right for _, right in largest.pictures] == [True] * 3
 
 
 def test_clusters_of_unknown_people_are_shown_unmarked():

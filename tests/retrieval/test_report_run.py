@@ -53,8 +53,9 @@ def test_a_killed_run_is_told_from_one_that_was_stopped(tmp_path):
     holder = {"pid": ended.pid, "host": socket.gethostname(), "since": "noon"}
     (folder / ".holder.json").write_text(json.dumps(holder))
     assert read(folder).state.startswith(f"killed (process {ended.pid} ")
-    (folder / ".holder.json").write_text('{"pid": ')
-    assert read(folder).state == "stopped before its end"
+    for damaged in ('{"pid": ', '{"pid": 1e999, "host": "a", "since": "b"}', "[]"):
+        (folder / ".holder.json").write_text(damaged)
+        assert read(folder).state == "stopped before its end"
 
 
 def test_half_a_line_is_left_out_and_said(tmp_path):
@@ -81,7 +82,7 @@ def test_a_run_that_died_at_once(tmp_path):
     (tmp_path / "config.yaml").write_text("seed: 1\n")
     run = read(tmp_path)
     assert run.records == [] and run.results == []
-    assert run.notes == ["no curves: no epoch has ended yet", "no retrieval figures: no evaluation yet"]
+    assert run.notes == ["no curves: no epoch has ended yet", "no retrieval figures: no evaluation is recorded yet"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml"]  # and nothing was written
 
 
