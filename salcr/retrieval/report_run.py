@@ -89,8 +89,9 @@ def _read(folder: Path, name: str) -> Run:
         if isinstance(best := summary.get(CHOSEN), dict) and isinstance(best.get("figures"), dict):
             results.append((f"epoch {best.get('epoch')}, chosen on test data", best["figures"]))
     if not any(figures for _, figures in results):
-        notes.append("no retrieval figures: " + ("no evaluation is recorded yet" if summary is None else "nothing was evaluated"))
-    state = "finished" if summary is not None else _holder(folder / ".holder.json")
+        why = "no evaluation is recorded yet" if summary is None else "nothing was evaluated"
+        notes.append(f"no retrieval figures: {why}")
+    state = _state(folder / ".holder.json", finished=summary is not None)
     return Run(folder, name, state, records, results, notes)
 
 
@@ -143,16 +144,16 @@ def _content(path: Path) -> bytes:
     return content
 
 
-def _holder(path: Path) -> str:
-    """What the file says that a training leaves in its folder as long as it goes on, or after it was killed."""
+def _state(holder: Path, *, finished: bool) -> str:
+    """``holder``: the file that a training leaves in its folder as long as it goes on, or after it was killed."""
     try:
-        holder = json.loads(_content(path))
-        host, process, since = str(holder["host"]), int(holder["pid"]), str(holder["since"])
+        found = json.loads(_content(holder))
+        host, process, since = str(found["host"]), int(found["pid"]), str(found["since"])
     except (OSError, ValueError, OverflowError, RecursionError, KeyError, TypeError):
-        return "stopped before its end"
-    if host == socket.gethostname() and not _is_alive(process):
-        return f"killed (process {process} on {host}, begun {since})"
-    return f"training (process {process} on {host}, since {since})"
+        return "finished" if finished else "stopped before its end"
+    if host != socket.gethostname() or _is_alive(process):
+        return f"training (process {process} on {host}, since {since})"
+    return "finished" if finished else f"killed (process {process} on {host}, begun {since})"
 
 
 def _is_alive(process: int) -> bool:

@@ -33,6 +33,8 @@ def test_a_run_that_goes_on_shows_its_newest_evaluations_of_both_stages(tmp_path
     assert run.state == f"training (process {os.getpid()} on {socket.gethostname()}, since noon)"
     assert [title for title, _ in run.results] == ["epoch 3", "epoch 7"]
     assert run.results[1][1] == record(7)["evaluation"]
+    (folder / "summary.json").write_text("{}")  # of a run that was resumed with more epochs
+    assert read(folder).state.startswith("training")
 
 
 def test_a_best_epoch_is_said_to_be_chosen_on_test_data(tmp_path):
@@ -53,6 +55,9 @@ def test_a_killed_run_is_told_from_one_that_was_stopped(tmp_path):
     holder = {"pid": ended.pid, "host": socket.gethostname(), "since": "noon"}
     (folder / ".holder.json").write_text(json.dumps(holder))
     assert read(folder).state.startswith(f"killed (process {ended.pid} ")
+    (folder / "summary.json").write_text("{}")
+    assert read(folder).state == "finished"
+    (folder / "summary.json").unlink()
     for damaged in ('{"pid": ', '{"pid": 1e999, "host": "a", "since": "b"}', "[]"):
         (folder / ".holder.json").write_text(damaged)
         assert read(folder).state == "stopped before its end"
