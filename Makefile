@@ -12,7 +12,7 @@ install: .venv/installed
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	SALCR_REQUIRE_CPP=1 SALCR_BUILD_JOBS=$(JOBS) $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,docs]'
+	SALCR_REQUIRE_CPP=1 SALCR_BUILD_JOBS=$(JOBS) $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,docs,browser]'
 	touch $@
 
 test: install

@@ -1,5 +1,5 @@
-"""The command line: ``salcr train | config | evaluate | extract | index | search | cluster | export | check-data |
-synth | pretrain | demo | info | bench``.
+"""The command line: ``salcr train | config | evaluate | extract | report | index | search | cluster | export |
+check-data | synth | pretrain | demo | info | bench``.
 
 Commands import what they need when they run, so ``salcr --help`` stays quick.
 """
@@ -20,6 +20,7 @@ from salcr import __version__
 from salcr.cli import retrieval, settings
 from salcr.cli.export import export
 from salcr.cli.options import Checkpoint, Layout
+from salcr.cli.report import PAGE, report, write_page
 from salcr.cli.text import printable
 from salcr.data.registry import DATASETS
 from salcr.data.sysu import SYSU
@@ -181,6 +182,7 @@ def extract(
     typer.echo(f"features: {out}")
 
 
+app.command()(report)
 app.command()(retrieval.index)
 app.command()(retrieval.search)
 app.command()(retrieval.cluster)
@@ -240,12 +242,16 @@ def demo(
     seed: Seed = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted demo.")] = False,
 ) -> None:
-    """Render people, train both stages on them, print what stage two adds."""
-    from salcr.distributed import joined
+    """Render people, train both stages on them, print what stage two adds, write the run's report."""
+    from salcr.distributed import joined, rank
     from salcr.engine.demo import demo as run
 
     with joined():
         _report(lambda: run(out, seed=seed, overrides=tuple(overrides or ()), resume=resume), out)
+        is_first = rank() == 0
+    if is_first:
+        write_page([out], out / PAGE)
+        typer.echo(f"report: {out / PAGE}")
 
 
 @app.command()

@@ -265,13 +265,21 @@ def config_of_checkpoint(sections: object, path: Path) -> Config:
 
 def differences(one: Config, other: Config) -> dict[str, tuple[Any, Any]]:
     """``{"schedule.lr": (its value in one, its value in other), …}`` of the settings that are not the same."""
-    before, after = _flat(one.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
+    before, after = flattened(one.model_dump(mode="json")), flattened(other.model_dump(mode="json"))
     return {key: (before[key], after[key]) for key in before if before[key] != after[key]}
+
+
+def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"schedule.lr": its value, …}`` of settings that stand in sections."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found |= flattened(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return found
 
 
 def similar_keys(key: str) -> list[str]:
     """Settings and sections whose names are close to ``key``, or else whose last parts are close to its own."""
-    known = list(dict.fromkeys([*_flat(Config().model_dump()), *Config.model_fields]))
+    known = list(dict.fromkeys([*flattened(Config().model_dump()), *Config.model_fields]))
     if near := get_close_matches(key[:LONGEST_KEY], known, 1, cutoff=0.75):
         return near
     last = [name.rpartition(".")[2] for name in known]
@@ -341,13 +349,6 @@ def _brief(value: Any) -> str:
         return "a number of more than 64 bits"
     plain = value is None or isinstance(value, (bool, int, float, str, list, tuple, dict, Path))
     return _SHORT.repr(value) if plain else f"a {type(value).__name__}"
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return found
 
 
 def _merged(tree: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

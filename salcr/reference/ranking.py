@@ -48,11 +48,8 @@ def evaluate_ranking(
     query_ap, query_inp = np.full((2, len(distances)), np.nan)
     for q, row in enumerate(distances):
         order = np.argsort(row, kind="stable")
-        if protocol == "sysu" and query_cams[q] == 3:
-            order = order[np.asarray(gallery_cams)[order] != 2]
-        if protocol in ("llcm", "market1501", "cuhk03"):
-            same_camera = np.asarray(gallery_cams)[order] == query_cams[q].item()
-            order = order[~(same_camera & (gallery_ids[order] == query_ids[q]))]
+        camera = None if query_cams is None else int(query_cams[q])
+        order = order[is_ranked(query_ids[q], camera, gallery_ids, gallery_cams, protocol)[order]]
         ids = gallery_ids[order]
         ranks = np.flatnonzero(ids == query_ids[q]) + 1
         if len(ranks) == 0:
@@ -66,6 +63,17 @@ def evaluate_ranking(
         query_ap[q] = (np.arange(1, len(ranks) + 1) / ranks).mean()
         query_inp[q] = len(ranks) / ranks[-1]
     return summarise(found, matches, query_ap, query_inp)
+
+
+def is_ranked(
+    query_id: int, query_cam: int | None, gallery_ids: np.ndarray, gallery_cams: np.ndarray | None, protocol: str
+) -> np.ndarray:
+    """``[G]``, bool: which images of the gallery are ranked for a query, and not ignored."""
+    if protocol == "sysu" and query_cam == 3:
+        return np.asarray(gallery_cams) != 2
+    if protocol in ("llcm", "market1501", "cuhk03"):
+        return (np.asarray(gallery_cams) != query_cam) | (gallery_ids != query_id)
+    return np.ones(len(gallery_ids), dtype=bool)
 
 
 def expected_cmc(ids: np.ndarray, wanted: int, max_rank: int) -> np.ndarray:

@@ -25,7 +25,7 @@ from tests.data.trees import make_folder
 from tests.engine.tree import tiny, write_tree
 
 COMMANDS = {"train", "config", "evaluate", "extract", "index", "search", "cluster", "check-data", "synth", "pretrain"}
-COMMANDS |= {"demo", "export", "info"}
+COMMANDS |= {"demo", "export", "info", "report"}
 FAST = (
     "schedule.iterations=1",
     "schedule.stage_one_epochs=1",
@@ -216,6 +216,10 @@ def test_one_stage_after_the_other(salcr, tree, tmp_path):
         for folder in (one, two)
     ]
     assert learning_rates == pytest.approx([3.5e-4, 3.5e-5])
+    assert salcr("report", one, two, "--out", tmp_path / "report.html")[0] == 0
+    page = (tmp_path / "report.html").read_text()
+    assert "loss: augmented" in page and "loss: global instance" in page and "<h2>Not shown" not in page
+    assert all(f"Worst queries of {name}" in page and f"training images of {name}" in page for name in ("one", "two"))
 
 
 def test_check_data_of_a_good_folder(salcr, tree):

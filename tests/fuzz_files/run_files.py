@@ -59,6 +59,25 @@ def _read_metrics(path: Path) -> None:
     run.read_metrics()
 
 
+def _reported(name: str) -> Kind:
+    """A file of a run folder that a report shows as far as it can."""
+
+    def make(folder: Path) -> Path:
+        from tests.retrieval.run_folders import write_run
+
+        run = write_run(folder / "run", finished=name == "summary.json")
+        (run / ".holder.json").write_text('{"pid": 1, "host": "elsewhere", "since": "noon"}')
+        return run / name
+
+    return Kind(make, _report)
+
+
+def _report(path: Path) -> None:
+    from salcr.cli.report import write_page
+
+    write_page([path.parent], path.parent / "report.html", images=False)
+
+
 def _write_record(folder: Path) -> Path:
     record = json.loads((ROOT / "benchmarks/results/cpu.json").read_text())
     record["cases"] = dict(list(record["cases"].items())[:2])
@@ -110,6 +129,9 @@ KINDS: dict[str, Kind] = {
     "checkpoint": Kind(_write_run, _read_checkpoint, mutate=mutate_in_zip),
     "config": Kind(_write_config, _read_config),
     "metrics": Kind(_write_metrics, _read_metrics),
+    "reported metrics": _reported("metrics.jsonl"),
+    "reported summary": _reported("summary.json"),
+    "reported holder": _reported(".holder.json"),
     "record": Kind(_write_record, _read_record),
     "index manifest": _index("manifest.json"),
     "index features": _index("features.npy"),

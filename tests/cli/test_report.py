@@ -1,0 +1,129 @@
+import os
+import re
+import shutil
+
+import pytest
+import torch
+
+from salcr.engine import checkpoint, demo, load_config
+from salcr.engine.config import dump_config
+from salcr.models import SALCRNetwork
+from tests.cli.conftest import assert_one_line
+from tests.engine.tree import tiny
+from tests.retrieval.run_folders import figures, write_run
+from tests.retrieval.test_page import Elements
+
+
+@pytest.fixture(scope="module")
+def whole(tree, tmp_path_factory):
+    """A run with two checkpoints of an untrained network and labels of which one cluster is impure."""
+    torch.manual_seed(1)
+    config, folder = load_config(overrides=tiny(tree)), tmp_path_factory.mktemp("whole") / "run"
+    write_run(folder, settings=dump_config(config))
+    visible, infrared = torch.arange(128) // 16, torch.arange(64) // 8
+    visible[16] = 0
+    state = {"config": config.model_dump(mode="json"), "network": SALCRNetwork("tiny").state_dict()}
+    state["config"]["data"]["root"] = "/elsewhere"
+    for epoch in (2, 3):
+        content = state | {"epoch": epoch, "labels": (visible, infrared)}
+        checkpoint.save_atomically(content, folder / f"checkpoints/epoch_{epoch:04d}.pt")
+    return folder
+
+
+@pytest.fixture
+def run(whole, tmp_path):
+    """A copy, to be damaged."""
+    return shutil.copytree(whole, tmp_path / "run")
+
+
+def written(salcr, *arguments):
+    """The page's elements."""
+    code, said, err = salcr("report", *arguments)
+    assert code == 0, err
+    (path,) = re.fullmatch(r"report: (.*)\n", said).groups()
+    with open(path) as file:
+        return Elements(file.read())
+
+
+def test_the_page_of_a_run_has_everything(salcr, run):
+    page = written(salcr, run)
+    assert (run / "report.html").exists()
+    for heading in ("Retrieval by protocol", "Over the epochs", "Ranked lists", "Worst queries", "Settings"):
+        assert heading in page.text
+    assert "Not shown" not in page.text
+    assert "epoch_0003.pt, protocol all-single, first trial" in page.text
+    assert "8 clusters, 1 impure; 0 images in none" in page.text and "8 clusters, 0 impure" in page.text
+    assert "cluster 0: 17 images of 2 people, 1 not of the most frequent one" in page.text
+    pictures = [a for tag, a in page.found if tag == "img"]
+    assert len(pictures) > 100 and all(a["src"].startswith("data:image/jpeg") for a in pictures)
+
+
+def test_several_runs_and_no_images(salcr, whole, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    other = write_run(tmp_path / "other")
+    page = written(salcr, whole, other, "--no-images")
+    assert (tmp_path / "report.html").exists() and not (whole / "report.html").exists()
+    assert "run, other: no pictures: left out by --no-images" in page.text
+    assert not [tag for tag, _ in page.found if tag == "img"]
+
+
+def test_a_run_that_died_shows_what_there_is_and_says_why_not_more(salcr, run):
+    (run / "summary.json").unlink()
+    shutil.rmtree(run / "checkpoints")
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 4, "los')
+    page = written(salcr, run)
+    assert "metrics.jsonl: 1 line left out" in page.text and "stopped before its end" in page.text
+    assert f"no pictures: no checkpoint in {run}/checkpoints" in page.text
+    assert "Over the epochs" in page.text and "epoch 3" in page.text
+    assert not (run / "checkpoints").exists()
+
+
+def test_a_damaged_checkpoint_is_passed_over(salcr, run):
+    os.truncate(run / "checkpoints/epoch_0003.pt", 1000)
+    page = written(salcr, run)
+    assert "passed over: " in page.text and "epoch_0003.pt is not a readable checkpoint" in page.text
+    assert "epoch_0002.pt, protocol all-single" in page.text
+    os.truncate(run / "checkpoints/epoch_0002.pt", 0)
+    page = written(salcr, run)
+    assert "no pictures: no checkpoint can be read: " in page.text and "Settings" in page.text
+
+
+def test_without_the_data_set_there_are_no_pictures(salcr, run):
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(re.sub("root: .*", "root: /nowhere/at/all", text))
+    page = written(salcr, run)
+    assert "no pictures: no data set folder /nowhere/at/all" in page.text
+    assert not [tag for tag, _ in page.found if tag == "img"]
+
+
+def test_labels_that_are_none_leave_the_ranked_lists(salcr, run):
+    for path in checkpoint.files(run / "checkpoints"):
+        state = torch.load(path, weights_only=True)
+        torch.save(state | {"labels": (torch.zeros(3), None)}, path)
+    page = written(salcr, run)
+    assert "no clusters: epoch_0003.pt holds no pseudo labels" in page.text and "Worst queries" in page.text
+
+
+@pytest.mark.parametrize("settings", ["seed: [", "colour: red\n", "data: {name: mine}\n"])
+def test_settings_that_cannot_be_read(salcr, run, settings):
+    (run / "config.yaml").write_text(settings)
+    page = written(salcr, run)
+    assert "no settings and no pictures: " in page.text and "Over the epochs" in page.text
+
+
+def test_what_cannot_be_reported(salcr, whole, tmp_path):
+    assert_one_line(salcr("report", tmp_path / "absent"), "no run folder", tmp_path / "absent")
+    assert_one_line(salcr("report", tmp_path), tmp_path, "is no run folder")
+    assert_one_line(salcr("report", whole / "config.yaml"), whole / "config.yaml", "is a file")
+    assert_one_line(salcr("report", whole, f"{whole}/."), whole, "is named twice")
+    assert_one_line(salcr("report", whole, "--out", tmp_path), tmp_path)
+    assert salcr("report")[0] == 2
+
+
+def test_the_demo_ends_by_naming_its_report(salcr, tmp_path, monkeypatch):
+    summary = {"stage_one": {"all-single": figures(20.0)}, "final": {"all-single": figures(40.0)}}
+    monkeypatch.setattr(demo, "demo", lambda out, **_: write_run(out) and summary)
+    code, said, _ = salcr("demo", "--out", tmp_path / "demo")
+    assert code == 0 and said.splitlines()[-1] == f"report: {tmp_path}/demo/report.html"
+    assert "Run demo" in (tmp_path / "demo/report.html").read_text()
