@@ -9,7 +9,7 @@ from pathlib import Path
 
 from salcr.data._images import Progress, name_some
 from salcr.models.checkpoints import load_trained, network_hash
-from salcr.models.features import pick_device
+from salcr.models.features import for_features, pick_device
 from salcr.retrieval.images import decode_batches, embed, find_images
 from salcr.retrieval.modality import check_modality
 from salcr.retrieval.storage import DTYPES, Manifest, Storage, locked
@@ -102,7 +102,7 @@ def build_index(
     added = infrared = bad = 0
     place = next(trained.network.parameters()).device
     size = dict(height=trained.height, width=trained.width)
-    with storage.writing() as writer:
+    with for_features(trained.network), storage.writing() as writer:
         committed = time.monotonic()
         for some in decode_batches(new, **size, modality=modality, batch=batch, progress=progress):
             for path, reason in some.bad:
