@@ -83,8 +83,12 @@ def ranked_lists(
     )
     distances = (2 - 2 * query @ gallery.mT).cpu()
     ids, cams = test.ids[trial.gallery], test.cams[trial.gallery]
-    of_all = test.ids[trial.query], ids, test.cams[trial.query], cams
-    precision = ops.evaluate_ranking(distances, *of_all, protocol=protocol.rule).query_ap
+    precision = np.full(len(trial.query), np.inf)  # of a query without a match
+    for number, row in enumerate(trial.query):
+        ranked = is_ranked(test.ids[row], test.cams[row], ids, cams, protocol.rule)
+        if (ids[ranked] == test.ids[row]).any():
+            of_query = test.ids[[row]], ids, test.cams[[row]], cams
+            precision[number] = ops.evaluate_ranking(distances[[number]], *of_query, protocol=protocol.rule).mAP
 
     def ranked_list(number: int) -> Ranked:
         row = trial.query[number]
