@@ -76,6 +76,9 @@ def ranked_lists(
         dataset: whose protocol it is.
         protocol: whose first trial is ranked, by cosine and without any refinement.
         wanted: how many lists, and how long.
+
+    Raises:
+        ValueError: no query has a match, or a feature is NaN.
     """
     test, trial = dataset.test, protocol.trials[0]
     query, gallery = (
@@ -83,12 +86,8 @@ def ranked_lists(
     )
     distances = (2 - 2 * query @ gallery.mT).cpu()
     ids, cams = test.ids[trial.gallery], test.cams[trial.gallery]
-    precision = np.full(len(trial.query), np.inf)  # of a query without a match
-    for number, row in enumerate(trial.query):
-        ranked = is_ranked(test.ids[row], test.cams[row], ids, cams, protocol.rule)
-        if (ids[ranked] == test.ids[row]).any():
-            of_query = test.ids[[row]], ids, test.cams[[row]], cams
-            precision[number] = ops.evaluate_ranking(distances[[number]], *of_query, protocol=protocol.rule).mAP
+    of_queries = test.ids[trial.query], ids, test.cams[trial.query], cams
+    precision = ops.evaluate_ranking(distances, *of_queries, protocol=protocol.rule).query_ap
 
     def ranked_list(number: int) -> Ranked:
         row = trial.query[number]
@@ -99,7 +98,7 @@ def ranked_lists(
         hits = [Picture(file, bool(is_right)) for file, is_right in zip(files, right, strict=False)]
         return Ranked(_file(test, row), float(precision[number]), int(right.argmax()) + 1, hits)
 
-    matched = np.flatnonzero(np.isfinite(precision))
+    matched = np.flatnonzero(~np.isnan(precision))
     first = np.unique(test.ids[trial.query[matched]], return_index=True)[1]  # query of each person
     even = first[:: max(1, -(-len(first) // wanted.lists))]
     worst = matched[np.argsort(precision[matched], kind="stable")][: wanted.lists]

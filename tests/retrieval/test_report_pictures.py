@@ -62,7 +62,8 @@ def test_people_at_even_distances_and_the_worst_queries_first():
 def test_a_query_without_a_match_is_no_bad_one():
     _, worst = lists([1, 2, 2, 3], [1] * 4, [0.0, 0.0, 0.1, 0.0], 2, rule="regdb")
     assert [ranked.query for ranked in worst] == ["/data/1.png"]
-    assert lists([1, 2], [1, 1], [0.0, 0.0], 1, rule="regdb") == ([], [])
+    with pytest.raises(ValueError, match="no query has a match"):
+        lists([1, 2], [1, 1], [0.0, 0.0], 1, rule="regdb")
 
 
 def test_impure_clusters_come_first_and_strangers_are_seen():
