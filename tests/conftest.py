@@ -4,11 +4,13 @@ Operators and kernels need PyTorch, NumPy, SciPy, scikit-learn and numba. Where 
 of the package needs, test files that import it are left out, and the report says so.
 """
 
+import gc
 import importlib
 import importlib.util
 import os
 import zlib
 
+gc.disable()  # until everything is collected: what is imported stays, and would be looked through again and again
 # Tests are small, and threads that wait for each other on a busy machine take minutes.
 THREADS = int(os.environ.get("SALCR_TEST_THREADS", "1"))
 os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))  # of the BLAS of NumPy and SciPy too; read when they are loaded
@@ -49,6 +51,15 @@ def pytest_ignore_collect(collection_path, config):
 
 def pytest_report_collectionfinish():
     return [f"left out: {path} ({module} is not installed)" for path, module in LEFT_OUT.items()]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items):
