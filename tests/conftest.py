@@ -75,9 +75,9 @@ def pytest_collection_modifyitems(items):
 def poison_fresh_memory(monkeypatch):
     """``torch.empty`` and its kin come filled with NaN (integers: the smallest), so that a forgotten element shows."""
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
-    torch.use_deterministic_algorithms(True, warn_only=False)
+    torch.set_deterministic_debug_mode("error")  # as use_deterministic_algorithms(), which imports all of inductor
     yield
-    torch.use_deterministic_algorithms(False)
+    torch.set_deterministic_debug_mode("default")
 
 
 @pytest.fixture(autouse=True)

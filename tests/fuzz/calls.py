@@ -31,7 +31,7 @@ def prepare() -> None:
     """One thread; fresh memory filled with NaN, so that a forgotten element shows."""
     torch.set_num_threads(1)
     torch.utils.deterministic.fill_uninitialized_memory = True
-    torch.use_deterministic_algorithms(True)
+    torch.set_deterministic_debug_mode("error")
 
 
 def operator_of(number: int) -> str:

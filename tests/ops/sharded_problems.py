@@ -147,7 +147,7 @@ def run_rank(rank, size, folder):
     warnings.simplefilter("error")
     torch.set_num_threads(1)
     torch.utils.deterministic.fill_uninitialized_memory = True
-    torch.use_deterministic_algorithms(True)
+    torch.set_deterministic_debug_mode("error")
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=size)
     found, two = {}, dist.new_group([0, 1])
     if rank < 2:
