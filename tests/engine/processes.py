@@ -1,4 +1,4 @@
-"""What the processes of test_distributed.py do; ``torchrun`` starts three of them with this file as module.
+"""What the processes of test_distributed.py do; this file as a program starts three of them as ``torchrun`` does.
 
 They train in a group of three, then two of them in one of two, and leave what they find in files. In the end one kills
 itself.
@@ -12,13 +12,17 @@ import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
+import numba  # noqa: F401  with what a training imports on its way, here before the fork
 import pytest
+import sklearn.metrics  # noqa: F401
 import torch
+import torch._dynamo
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from salcr import cli, distributed
 from salcr.engine import checkpoint, load_config, session, train
 from salcr.engine.evaluation import evaluate_checkpoint
-from salcr.engine.interruption import Interrupted
+from salcr.engine.interruption import STANDARD, Interrupted
 from salcr.engine.run_folder import RunFolder
 from salcr.engine.trainer import Trainer
 from salcr.nn import ClusterMemory
@@ -141,10 +145,12 @@ def only_the_first_writes(rank):
 
 def main(tree, folder, port):
     rank, config, said = int(os.environ["RANK"]), configuration(tree), {}
+    for number, handler in STANDARD.items():  # not the launcher's, which a fork inherits
+        signal.signal(number, handler)
     warnings.simplefilter("error")
     torch.set_num_threads(1)
     torch.utils.deterministic.fill_uninitialized_memory = True
-    torch.use_deterministic_algorithms(True)
+    torch.set_deterministic_debug_mode("error")
     if rank:
         only_the_first_writes(rank)
     with distributed.joined():
@@ -170,4 +176,6 @@ def main(tree, folder, port):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
+    one_node = dict(min_nodes=1, max_nodes=1, rdzv_backend="c10d", rdzv_endpoint="localhost:0", run_id="processes")
+    config = LaunchConfig(nproc_per_node=3, max_restarts=0, start_method="fork", **one_node)  # imports once
+    elastic_launch(config, main)(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))

@@ -16,7 +16,6 @@ from tests.engine.processes import DRIFTS, STEPS, configuration, interrupt, reco
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3", "-m"]
 PATIENCE = 500
 WORLDS = pytest.mark.parametrize(("world", "size"), [("two", 2), ("three", 3)])
 
@@ -43,13 +42,13 @@ def alone(tree, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def several(tree, tmp_path_factory):
-    """The folder of what three processes found, and what ``torchrun`` said, one of them having been killed."""
+    """The folder of what three processes found, and what their launcher said, one of them having been killed."""
     folder = tmp_path_factory.mktemp("several")
     interrupt(configuration(tree), folder / "interrupted_alone")
-    command = [*TORCHRUN, "tests.engine.processes", str(tree), str(folder), str(free_port())]
-    torchrun = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE)
-    assert torchrun.returncode == 1 and len(list(folder.glob("said_*.json"))) == 3, torchrun.stderr
-    return folder, torchrun.stderr
+    command = [sys.executable, "-m", "tests.engine.processes", str(tree), str(folder), str(free_port())]
+    launcher = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE)
+    assert launcher.returncode == 1 and len(list(folder.glob("said_*.json"))) == 3, launcher.stderr
+    return folder, launcher.stderr
 
 
 def said(folder, rank):
