@@ -93,7 +93,8 @@ def test_the_index_of_the_page_finds_the_clusters(alone):
 
 def test_two_and_three_processes_find_what_one_finds(tmp_path):
     """Uneven and empty shards, pieces of several sizes, ties and duplicates across shards; errors reach all ranks."""
-    torch.multiprocessing.spawn(run_rank, (3, tmp_path), nprocs=3)
+    torch.multiprocessing.set_forkserver_preload([run_rank.__module__])
+    torch.multiprocessing.start_processes(run_rank, (3, tmp_path), nprocs=3, start_method="forkserver")
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(3)]
     different = []
     for case in CASES:
