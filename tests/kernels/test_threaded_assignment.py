@@ -19,7 +19,7 @@ def test_no_race_in_a_block_or_in_a_grid(tmp_path):
         text = header.read_text()
         assert (POLL in text) == (header.name == "scope.cuh")
         (tmp_path / header.name).write_text(text.replace(POLL, "__atomic_load_n(arrived_, __ATOMIC_SEQ_CST)"))
-    command = [*compiler(), "-std=c++20", "-O1", "-g", "-fsanitize=thread", "-Wno-unknown-pragmas", f"-I{tmp_path}"]
+    command = [*compiler(), "-std=c++17", "-O1", "-g", "-fsanitize=thread", "-Wno-unknown-pragmas", f"-I{tmp_path}"]
     program = tmp_path / "threaded"
     subprocess.run([*command, ROOT / "tests/kernels/threaded_assignment.cpp", "-o", program], check=True)
     done = subprocess.run([program], capture_output=True, text=True)

@@ -33,7 +33,7 @@ Answer solve(const std::vector<float>& cost, int rows, int columns, int capacity
   unsigned arrived = 0;
   struct Block {
     explicit Block(int warps, int groups) : barrier(32 * warps), warps(warps), frontier(groups) {}
-    std::barrier<> barrier;
+    Barrier barrier;
     std::vector<Warp> warps;
     std::vector<Candidate> frontier;
     Expanded staged[kStaged];

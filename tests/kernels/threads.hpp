@@ -1,7 +1,8 @@
 // What scope.cuh uses of CUDA, on threads of the host: a thread for each of the GPU's, real barriers, so that
 // ThreadSanitizer sees what two threads touch without a barrier between them.
 #pragma once
-#include <barrier>
+#include <pthread.h>
+
 #include <cmath>
 #include <cstring>
 #include <memory>
@@ -15,15 +16,27 @@ struct Index {
   unsigned x;
 };
 
+// std::barrier spins before it sleeps, and here many more threads than processors wait at each of them.
+class Barrier {
+ public:
+  explicit Barrier(unsigned threads) { pthread_barrier_init(&barrier_, nullptr, threads); }
+  ~Barrier() { pthread_barrier_destroy(&barrier_); }
+  Barrier(const Barrier&) = delete;
+  void arrive_and_wait() { pthread_barrier_wait(&barrier_); }
+
+ private:
+  pthread_barrier_t barrier_;
+};
+
 struct Warp {
-  std::barrier<> barrier{32};
+  Barrier barrier{32};
   int slots[32];
 };
 
 inline Index blockDim, gridDim;
 inline thread_local Index threadIdx, blockIdx;
 inline thread_local Warp* own_warp;
-inline thread_local std::barrier<>* own_block;
+inline thread_local Barrier* own_block;
 
 inline void __syncthreads() { own_block->arrive_and_wait(); }
 inline void __threadfence() { std::this_thread::yield(); }  // the atomics below order everything
