@@ -17,6 +17,7 @@ from tests.engine.processes import DRIFTS, STEPS, configuration, interrupt, reco
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 PATIENCE = 500
+pytestmark = pytest.mark.long  # all of them, beside each other: they share what the processes found
 WORLDS = pytest.mark.parametrize(("world", "size"), [("two", 2), ("three", 3)])
 
 
