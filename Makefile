@@ -15,6 +15,8 @@ install: .venv/installed
 	SALCR_REQUIRE_CPP=1 SALCR_BUILD_JOBS=$(JOBS) $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,docs]'
 	touch $@
 
+# Some twenty processes import the same files: bytecode is kept for them, whatever the environment says.
+test: export PYTHONDONTWRITEBYTECODE =
 test: install
 	$(BIN)/python -m pytest -m 'not serial' --numprocesses $(JOBS) --dist worksteal
 	$(BIN)/python -m pytest -m serial $$(grep -rl --include='test_*.py' mark.serial tests)
