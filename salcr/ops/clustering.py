@@ -105,7 +105,7 @@ def label_agreement(labels: torch.Tensor, other: torch.Tensor, *, impl: str = "a
 
     Example:
         >>> loose, strict = torch.tensor([0, 0, 0, 1, 1, -1]), torch.tensor([1, 1, -1, 0, 0, -1])
-        >>> ops.label_agreement(loose, strict).round(decimals=2).tolist()
+        >>> [round(x, 2) for x in ops.label_agreement(loose, strict).tolist()]
         [0.67, 0.67, 0.33, 1.0, 1.0, 1.0]
 
     Source: docs/method.md, "Agreement of labels"; Self-paced Contrastive Learning (Ge et al., 2020), whose independence

@@ -175,7 +175,10 @@ def main(tree, folder, port):
         signal.pause()
     with group_of_two(rank, port + 1), at_step(2, lambda _: os.kill(os.getpid(), signal.SIGKILL) if rank else None):
         sys.argv = ["salcr", "train", "--out", str(folder / "killed"), *settings(tree)]
-        cli.main()
+        try:
+            cli.main()
+        finally:
+            signal.pause()  # until the launcher ends it: that names one process alone, the first that it finds gone
 
 
 if __name__ == "__main__":
