@@ -5,9 +5,11 @@
 #include <algorithm>
 #include <memory>
 #include <optional>
+#include <string>
 
 #include "binding.hpp"
 #include "knn.hpp"
+#include "knn_rows.hpp"
 
 namespace salcr {
 namespace {
@@ -69,11 +71,48 @@ void bind(py::module_& m, const char* name) {
           py::arg("threads"));
 }
 
+// `stored` is the NumPy dtype that carries the rows: float32, or uint16 for the bits of float16. Its rows may be apart.
+template <typename Stored>
+std::int64_t nearest(const Array<float>& queries, const py::array& database, Array<float>& scores,
+                     Array<std::int64_t>& indices, const std::string& screen, int threads) {
+  const py::ssize_t size = sizeof(Stored);
+  const StoredRows<Stored> rows{static_cast<const Stored*>(database.data()), database.shape(0), database.shape(1),
+                                database.strides(0) / size};
+  require(rows.width == queries.shape(1) && rows.width >= 1 && rows.count >= 1 && rows.count < kMaxRows &&
+              database.strides(0) % size == 0 && rows.stride >= rows.width && database.strides(1) == size,
+          "nearest_rows: database does not fit");
+  const std::int64_t count = queries.shape(0), k = scores.shape(1);
+  require(indices.shape(0) == count && scores.shape(0) == count && indices.shape(1) == k && count >= 1 && k >= 1 &&
+              k <= rows.count && threads >= 1,
+          "nearest_rows: shapes do not fit");
+  require(screen == "fastest" || screen == "bytes" || screen == "floats", "nearest_rows: screen is not known");
+  const Screen chosen = screen == "bytes" ? Screen::kBytes : screen == "floats" ? Screen::kFloats : Screen::kFastest;
+  require(can_screen(chosen, rows.width), "nearest_rows: this processor cannot screen in bytes");
+  const float* const asked = queries.data();
+  float* const values = scores.mutable_data();
+  std::int64_t* const places = indices.mutable_data();
+  py::gil_scoped_release release;
+  return nearest_rows(asked, count, rows, k, values, places, chosen, threads);
+}
+
 }  // namespace
 
 void bind_knn(py::module_& m) {
   bind<float>(m, "TopKFloat32");
   bind<double>(m, "TopKFloat64");
+  m.def(
+      "nearest_rows",
+      [](Array<float> queries, py::array database, Array<float> scores, Array<std::int64_t> indices,
+         const std::string& screen, int threads) {
+        require(queries.ndim() == 2 && database.ndim() == 2 && scores.ndim() == 2 && indices.ndim() == 2,
+                "nearest_rows: arguments do not fit");
+        if (py::isinstance<py::array_t<float>>(database))
+          return nearest<float>(queries, database, scores, indices, screen, threads);
+        require(py::isinstance<py::array_t<std::uint16_t>>(database), "nearest_rows: database is float32 or uint16");
+        return nearest<std::uint16_t>(queries, database, scores, indices, screen, threads);
+      },
+      py::arg("queries").noconvert(), py::arg("database"), py::arg("scores").noconvert(),
+      py::arg("indices").noconvert(), py::arg("screen"), py::arg("threads"));
 }
 
 }  // namespace salcr

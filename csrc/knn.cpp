@@ -64,6 +64,15 @@ void TopK<Real>::push(std::int64_t row, Real score, std::int64_t index) {
 }
 
 template <typename Real>
+void TopK<Real>::join(const TopK& other) {
+  for (std::int64_t row = 0; row < rows(); ++row)
+    for (std::int32_t n = 0; n < other.count_[row]; ++n) {
+      const Entry& entry = other.entries_[row * other.capacity_ + n];
+      push(row, entry.score, entry.index);
+    }
+}
+
+template <typename Real>
 void TopK<Real>::add_rows(const Tile& tile, bool own, int threads) {
   parallel_chunks(tile.rows, 32, threads, [&](std::int64_t begin, std::int64_t end, int) {
     for (std::int64_t r = begin; r < end; ++r) {

@@ -29,6 +29,15 @@ class TopK {
   // mirrored to the tile.
   void add_columns(const Tile& tile, std::int64_t begin, int threads);
 
+  // The k-th largest score of a row when its list was last cut: a score that is not above it is not among the k largest.
+  Real threshold(std::int64_t row) const { return threshold_[row]; }
+
+  // Adds one score to a row's list.
+  void push(std::int64_t row, Real score, std::int64_t index);
+
+  // Adds the lists of another, which has seen other columns.
+  void join(const TopK& other);
+
   // Writes scores [rows, k] and indices [rows, k] at a distance of `stride` between rows, for a matrix of `columns` columns.
   void write(Real* scores, std::int64_t* indices, std::int64_t stride, std::int64_t columns, bool own, int threads);
 
@@ -37,8 +46,6 @@ class TopK {
     Real score;
     std::int32_t index;
   };
-
-  void push(std::int64_t row, Real score, std::int64_t index);
 
   std::int64_t k_, capacity_;
   std::vector<Entry> entries_;       // [rows, capacity]

@@ -14,7 +14,7 @@ import pytest
 import salcr
 
 ROOT = Path(__file__).resolve().parents[1]
-MORE = ("cpp_memories", "sharded")
+MORE = ("cpp_memories", "knn_float16", "sharded")
 SLOW = "quick", "quadratic", "contract", "1500", "2048", "reference", "any_small_set", "processes"
 
 

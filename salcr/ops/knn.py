@@ -12,12 +12,14 @@ from salcr.ops._parts import HALF_TO_SINGLE
 from salcr.ops._register import register
 from salcr.ops._sharded import nearest
 from salcr.ops.backends.cpp.knn import knn as _cpp_knn
+from salcr.ops.backends.cpp.knn import reads_in_place as _reads_in_place
 from salcr.ops.backends.eager.knn import knn as _eager_knn
 from salcr.ops.backends.faiss.knn import knn as _faiss_knn
 from salcr.ops.backends.triton.knn import knn as _triton_knn
 
 METRICS = ("cosine", "sqeuclidean")
 METHODS = ("exact", "faiss-ivf")
+HALF = (torch.float16, torch.bfloat16)
 
 
 def knn(
@@ -54,7 +56,9 @@ def knn(
     Args:
         queries: ``[Q, D]``, float.
         k: how many neighbours, from 1 to the number of database rows.
-        database: ``[M, D]`` of the same dtype; by default the queries.
+        database: ``[M, D]`` of the same dtype or, without a ``group``, in half precision; by default the queries.
+            Cosines with a database in float16 on the CPU are computed from where it lies, without a copy; what is read
+            of a large file that is mapped and shared (``numpy.memmap`` with mode ``"r"``) does not stay in memory.
         metric: ``"cosine"`` normalises both sides and returns inner products in descending order; ``"sqeuclidean"``
             normalises nothing and returns squared distances in ascending order.
         method: ``"exact"``, or ``"faiss-ivf"`` for millions of rows: approximate, by an inverted file of faiss on the
@@ -93,11 +97,16 @@ def knn(
     return torch.ops.salcr.knn(queries, k, database, metric, method, impl)
 
 
+def reads_in_place(queries: torch.Tensor, database: torch.Tensor) -> bool:
+    """Whether an exact search by cosine takes no copy of ``database`` here, however large it is."""
+    return pick("knn", check_impl("auto"), queries) is _cpp_knn and _reads_in_place(queries.dtype, database, "cosine")
+
+
 def _check(queries, k, database, metric, method, impl, sharded=False):
     check_tensor("queries", queries, ndim=2, no_rows=sharded)
     if database is not None:
         check_tensor("database", database, ndim=2, no_rows=sharded)
-        check_same("database", database, "queries", queries)
+        check_same("database", database, "queries", queries, dtype=sharded or database.dtype not in HALF)
         if database.shape[1] != queries.shape[1]:
             raise ValueError(f"database has rows of width {database.shape[1]}, queries of width {queries.shape[1]}")
     if sharded:
@@ -116,10 +125,10 @@ def _check(queries, k, database, metric, method, impl, sharded=False):
 
 def _knn(queries, k, database, metric, method, impl):
     check_lengths("queries", queries)
-    if database is not None:
+    search = pick("knn" if method == "exact" else f"knn[{method}]", impl, queries)
+    if database is not None and not (search is _cpp_knn and _reads_in_place(queries.dtype, database, metric)):
         check_lengths("database", database)
-    operator = "knn" if method == "exact" else f"knn[{method}]"
-    return pick(operator, impl, queries)(queries, k, database=database, metric=metric)
+    return search(queries, k, database=database, metric=metric)
 
 
 def _fake_knn(queries, k, database, metric, method, impl):

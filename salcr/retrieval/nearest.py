@@ -1,14 +1,16 @@
 """The features of an index that are nearest to given ones: exactly, approximately, or refined."""
 
+import warnings
 from collections.abc import Callable
 
 import torch
 
 from salcr import ops
+from salcr.ops.knn import reads_in_place
 from salcr.retrieval.storage import Storage
 
 BLOCK_BYTES = 1 << 24
-"""Features in float32 that are in memory at a time in an exact search."""
+"""Features in float32 that are in memory at a time in an exact search that copies them."""
 CANDIDATES = 200
 """Images that a k-reciprocal re-ranking looks at, at least."""
 CHECKED = 32
@@ -20,14 +22,20 @@ Found = tuple[torch.Tensor, torch.Tensor]
 def nearest(storage: Storage, queries: torch.Tensor, top: int) -> Found:
     """Cosines ``[Q, top]``, largest first, and rows ``[Q, top]`` of the index's features nearest to ``queries [Q, D]``.
 
-    Equal cosines come in the order of their rows, as in :func:`salcr.ops.knn`, which compares block by block: of the
-    features only a block is in memory, whatever the index holds.
+    Equal cosines come in the order of their rows, as in :func:`salcr.ops.knn`. Whatever the index holds, a small part
+    of its features is in memory: on the CPU those in float16 are read once from the file, in one search, and others
+    are copied and searched block by block.
     """
-    rows, block = storage.manifest.rows, max(1, BLOCK_BYTES // (4 * storage.manifest.dimension))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # and nobody writes to it
+        features = torch.from_numpy(storage.shared_features())
+    if reads_in_place(queries, features):
+        return ops.knn(queries, top, database=features)
+    block = max(1, BLOCK_BYTES // (4 * storage.manifest.dimension))
     values = queries.new_empty(len(queries), 0)
     indices = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
-    for start in range(0, rows, block):
-        features = read_features(storage, start, min(start + block, rows), queries.device)
+    for start in range(0, storage.manifest.rows, block):
+        features = read_features(storage, start, min(start + block, storage.manifest.rows), queries.device)
         found, at = ops.knn(queries, min(top, len(features)), database=features)
         values, order = torch.cat([values, found], 1).sort(dim=1, descending=True, stable=True)
         indices = torch.cat([indices, at + start], 1).gather(1, order)

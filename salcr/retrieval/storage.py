@@ -101,6 +101,10 @@ class Storage:
         """Rows ``start`` to ``end`` of the features, memory-mapped; what is written to them stays in memory."""
         return self._rows(FEATURES, self.manifest.dtype, start, end, self.manifest.dimension)
 
+    def shared_features(self) -> np.ndarray:
+        """All features, mapped read-only and shared: what has been read of them can leave a process's memory."""
+        return self._rows(FEATURES, self.manifest.dtype, 0, self.manifest.rows, self.manifest.dimension, mode="r")
+
     def infrared(self) -> np.ndarray:
         """``[N]``, bool: which images are infrared."""
         return np.array(self._rows(INFRARED, "bool", 0, self.manifest.rows, 1)[:, 0])
@@ -158,12 +162,12 @@ class Storage:
             raise _damaged(self.folder / PATHS, f"line {row + 1} is no path")
         return found
 
-    def _rows(self, name: str, dtype: str, start: int, end: int, columns: int) -> np.ndarray:
+    def _rows(self, name: str, dtype: str, start: int, end: int, columns: int, mode: str = "c") -> np.ndarray:
         if start == end:
             return np.empty((0, columns), dtype)
         shape = (end - start, columns)
         offset = len(self._headers[name]) + start * columns * np.dtype(dtype).itemsize
-        return np.memmap(self.folder / name, dtype=dtype, mode="c", offset=offset, shape=shape)
+        return np.memmap(self.folder / name, dtype=dtype, mode=mode, offset=offset, shape=shape)
 
     def _check_array(self, name: str, dtype: str, shape: tuple[int, ...]) -> None:
         """The file is as long as it must be, and its header is of this dtype and width, whatever its number of rows."""

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+import salcr
 from salcr import ops
 from salcr.retrieval import nearest
 from salcr.retrieval.storage import Manifest, Storage
@@ -22,7 +23,8 @@ def index_of(folder, features, dtype="float32"):
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 @pytest.mark.parametrize("top", [1, 7, 40])
-def test_blocks_together_give_what_one_search_gives(tmp_path, monkeypatch, generator, dtype, top):
+@pytest.mark.parametrize("backend", ["auto", "eager"])  # of which the first reads float16 in one search
+def test_blocks_together_give_what_one_search_gives(tmp_path, monkeypatch, generator, dtype, top, backend):
     features = torch.randn(40, 8, generator=generator)
     storage = index_of(tmp_path / "index", features.numpy(), dtype)
     stored = features.to(getattr(torch, dtype)).float()
@@ -30,14 +32,16 @@ def test_blocks_together_give_what_one_search_gives(tmp_path, monkeypatch, gener
     values, rows = ops.knn(queries, top, database=stored)
     for blocks in (1, 7, 13, 40):
         monkeypatch.setattr(nearest, "BLOCK_BYTES", blocks * 8 * 4)
-        found, at = nearest.nearest(storage, queries, top)
+        with salcr.use_backend(backend):
+            found, at = nearest.nearest(storage, queries, top)
         torch.testing.assert_close(found, values)
         assert torch.equal(at, rows)
 
 
-def test_equal_scores_come_in_the_order_of_their_rows(tmp_path, monkeypatch):
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_equal_scores_come_in_the_order_of_their_rows(tmp_path, monkeypatch, dtype):
     features = torch.eye(4).repeat(5, 1)  # every product is exactly 0 or 1, in blocks of any size
-    storage = index_of(tmp_path / "index", features.numpy())
+    storage = index_of(tmp_path / "index", features.numpy(), dtype)
     for blocks in (1, 3, 20):
         monkeypatch.setattr(nearest, "BLOCK_BYTES", blocks * 4 * 4)
         values, rows = nearest.nearest(storage, torch.eye(4)[1:2], 8)
@@ -45,11 +49,12 @@ def test_equal_scores_come_in_the_order_of_their_rows(tmp_path, monkeypatch):
         assert values.tolist() == [[1.0] * 5 + [0.0] * 3]
 
 
-def test_a_feature_that_is_no_number_is_an_error(tmp_path):
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_a_feature_that_is_no_number_is_an_error(tmp_path, dtype):
     features = np.ones((5, 4), np.float32)
     features[3, 1] = np.nan
     with pytest.raises(ValueError, match="has NaN or Inf, first in row 3"):
-        nearest.nearest(index_of(tmp_path / "index", features), torch.ones(1, 4), 2)
+        nearest.nearest(index_of(tmp_path / "index", features, dtype), torch.ones(1, 4), 2)
 
 
 def test_memory_does_not_grow_with_the_index(tmp_path, monkeypatch):

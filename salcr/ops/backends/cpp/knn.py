@@ -2,12 +2,18 @@
 
 A search of rows among themselves computes only the tiles on and above the diagonal; the part mirrored to a tile is read
 from its columns. One tile, and the k best of every row, are all that is in memory beside the features.
+
+A database in float16 is not converted: C++ reads it once, from where it lies, be it a file that is mapped into memory.
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
+from salcr.ops._checks import check_finite
 from salcr.ops.backends.cpp._tiles import tiles
+
+SCREEN = "fastest"  # or "bytes" or "floats", see csrc/knn_rows.hpp
 
 
 def knn(
@@ -15,6 +21,8 @@ def knn(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See :func:`salcr.ops.knn`."""
     exclude_self = database is None
+    if reads_in_place(queries.dtype, database, metric):
+        return _read_once(queries, k, database)
     dtype = torch.promote_types(queries.dtype, torch.float32)
     queries = queries.to(dtype)
     database = queries if exclude_self else database.to(dtype)
@@ -24,6 +32,27 @@ def knn(
     squares = [x.square().sum(1) for x in (queries, database)]
     scores, indices = search(queries, database, k, exclude_self, squares)
     return 0 - scores, indices  # 0, not -0
+
+
+def reads_in_place(dtype: torch.dtype, database: torch.Tensor | None, metric: str) -> bool:
+    """Whether the database is read once and where it lies, and its rows are checked while they are."""
+    return database is not None and database.dtype == torch.float16 and dtype != torch.float64 and metric == "cosine"
+
+
+def _read_once(queries: torch.Tensor, k: int, database: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines with rows in half precision, by the search of ``csrc/knn_rows.hpp``."""
+    from salcr import _C
+
+    queries = F.normalize(queries.float(), dim=1).contiguous()
+    scores, indices = queries.new_empty(len(queries), k), torch.empty(len(queries), k, dtype=torch.int64)
+    if database.stride(1) != 1 or database.stride(0) < database.shape[1] or database.is_neg():
+        database = database.resolve_neg().contiguous()
+    bits = database.view(torch.int16).numpy().view(np.uint16)
+    threads = torch.get_num_threads()
+    bad = _C.nearest_rows(queries.numpy(), bits, scores.numpy(), indices.numpy(), SCREEN, threads)
+    if bad >= 0:
+        check_finite("database", database[bad : bad + 1], bad)
+    return scores, indices
 
 
 def search(

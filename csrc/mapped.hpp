@@ -1,0 +1,60 @@
+// What is read of a mapped file stays in a process's memory until someone unmaps it. Reading once, we do.
+#pragma once
+#include <cinttypes>
+#include <cstdint>
+#include <cstdio>
+
+#ifdef __linux__
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
+
+namespace salcr {
+
+constexpr std::int64_t kWorthUnmapping = std::int64_t{1} << 26;  // bytes; of less a process may keep the pages
+
+// Whether some memory is a large part of one shared mapping of a file: unmapped, its pages come back as they were. Those of a
+// private mapping would come back without what has been written to them, and other memory would be lost.
+inline bool is_shared_mapping(const void* begin, std::int64_t bytes) {
+#ifdef MADV_POPULATE_READ
+  if (bytes < kWorthUnmapping) return false;
+  std::FILE* const maps = std::fopen("/proc/self/maps", "r");
+  if (maps == nullptr) return false;
+  const auto first = reinterpret_cast<std::uintptr_t>(begin);
+  bool found = false;
+  for (char line[512]; !found && std::fgets(line, sizeof line, maps);) {  // a long path goes on in lines that do not match
+    std::uintptr_t low = 0, high = 0;
+    char shared = 0;
+    std::uint64_t inode = 0;
+    if (std::sscanf(line, "%" SCNxPTR "-%" SCNxPTR " %*c%*c%*c%c %*s %*s %" SCNu64, &low, &high, &shared, &inode) != 4)
+      continue;
+    found = shared == 's' && inode != 0 && low <= first && first + bytes <= high;
+  }
+  std::fclose(maps);
+  return found;
+#else
+  return begin == nullptr && bytes < 0;
+#endif
+}
+
+// Maps the pages of a part of a mapping at once: a prefetch does not reach a page that is not mapped.
+inline void map_pages(const void* begin, std::int64_t bytes) {
+#ifdef MADV_POPULATE_READ
+  const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE)), at = reinterpret_cast<std::uintptr_t>(begin);
+  madvise(reinterpret_cast<void*>(at / page * page), at % page + bytes, MADV_POPULATE_READ);
+#else
+  (void)begin, (void)bytes;
+#endif
+}
+
+// Unmaps the pages of a part of a shared mapping; who reads there again gets them back.
+inline void unmap_pages(const void* begin, std::int64_t bytes) {
+#ifdef MADV_POPULATE_READ
+  const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE)), at = reinterpret_cast<std::uintptr_t>(begin);
+  madvise(reinterpret_cast<void*>(at / page * page), at % page + bytes, MADV_DONTNEED);
+#else
+  (void)begin, (void)bytes;
+#endif
+}
+
+}  // namespace salcr
