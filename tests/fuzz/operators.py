@@ -282,6 +282,12 @@ def of_maps(arguments: Arguments) -> float:
     return max(one, other, one * other)
 
 
+def of_chains(arguments: Arguments) -> float:
+    """As :func:`of_maps`, twice in a row: the prototypes that a token's weights make ask the maps for attention."""
+    x = arguments["x"].detach().double().nan_to_num(0, 0, 0)
+    return of_maps(arguments) * max(1.0, float(x.abs().max()) ** 2)
+
+
 def of_exponents(arguments: Arguments) -> float:
     cost = arguments["cost"].detach().double()
     return 1 + float(arguments["lam"]) * float(cost.max() - cost.min())
@@ -315,8 +321,8 @@ OPERATORS: dict[str, Entry] = {
     "rerank_cross_modality": Entry(rerank_cross_modality, judges.close_to_exact),
     "rerank_distances": Entry(rerank_distances, partial(judges.close_to_exact, unit_rows=False)),
     "rerank_k_reciprocal": Entry(rerank_k_reciprocal, judges.close_to_exact),
-    "semantic_parts": pooling(partial(part_prototypes, views=3)),
-    "semantic_pool": pooling(partial(part_prototypes, views=3, p=3.0, eps=1e-12)),
+    "semantic_parts": Entry(partial(part_prototypes, views=3), magnitude=of_chains),
+    "semantic_pool": Entry(partial(part_prototypes, views=3, p=3.0, eps=1e-12), magnitude=of_chains),
     "set_contrast": contrast(set_contrast, judges.contrast_with_sets),
     "sinkhorn": Entry(sinkhorn, judges.transport_plan, magnitude=of_exponents),
     "unite_sets": Entry(index_sets, judges.python_sets(set.union)),
