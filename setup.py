@@ -53,6 +53,7 @@ class OptionalBuild(build_ext):
         codes.append(f"-gencode=arch=compute_{ARCHITECTURES[-1]},code=compute_{ARCHITECTURES[-1]}")
         includes = [f"-I{path}" for path in (pybind11.get_include(), sysconfig.get_path("include"))]
         command = [NVCC, "-shared", "-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", *codes, *includes]
+        command.append(f"--threads={os.environ.get('SALCR_BUILD_JOBS', '1')}")  # architectures at a time
         done = subprocess.run([*command, *extension.sources, "-o", str(target)], capture_output=True, text=True)
         if done.returncode != 0:
             raise RuntimeError(f"nvcc failed: {done.stderr or done.stdout}")
@@ -62,7 +63,7 @@ flags = ["-O3", "-fno-trapping-math", "-fopenmp", "-Wall", "-Wextra"]  # nobody 
 flags.append("-march=native" if os.environ.get("SALCR_NATIVE") == "1" else "-DSALCR_PORTABLE")
 sanitize = os.environ.get("SALCR_SANITIZE")  # for example "address,undefined"
 if sanitize:
-    flags = ["-O1", "-g", "-fno-omit-frame-pointer", f"-fsanitize={sanitize}", "-fno-sanitize-recover=all", "-fopenmp"]
+    flags = ["-O1", "-g1", "-fno-omit-frame-pointer", f"-fsanitize={sanitize}", "-fno-sanitize-recover=all", "-fopenmp"]
 
 headers = sorted(str(path) for path in Path("csrc").glob("*.hpp"))
 
