@@ -37,8 +37,10 @@ def test_tf32_follows_the_flag_of_pytorch_old_or_new():
 
 @pytest.mark.parametrize("rows", ["unit", "alike", "of both signs"])
 def test_three_products_of_tf32_are_as_good_as_float32(generator, rows):
-    """A model of what tensor cores do with float32 split in two: they cut off what they add, and a block of 32 columns
-    is added to the sum by a rounding of its own."""
+    """A model of what tensor cores do with float32 split in two: they cut off what they add, and a block of the launch
+    table's columns is added to the sum by a rounding of its own."""
+    launch = pytest.importorskip("salcr.kernels.launch", reason="no triton", exc_type=ImportError)
+    (depth,) = {entry["K"] for entry in launch.TABLE["products.tf32x3"].values()}
     a, b = torch.randn(2, 64, 2048, generator=generator).abs()
     if rows == "alike":
         b = a + 0.01 * b
@@ -50,7 +52,7 @@ def test_three_products_of_tf32_are_as_good_as_float32(generator, rows):
     big_a, big_b = to_tf32(a, cut=False), to_tf32(b, cut=False)
     small_a, small_b = to_tf32(a - big_a, cut=True), to_tf32(b - big_b, cut=True)
     total = torch.zeros(len(a))
-    for block in torch.arange(2048).split(32):
+    for block in torch.arange(2048).split(depth):
         partial = torch.zeros(len(a), dtype=torch.float64)
         for x, y in ((small_a, big_b), (big_a, small_b), (big_a, big_b)):
             for columns in block.split(8):
