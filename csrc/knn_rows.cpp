@@ -139,9 +139,9 @@ std::int64_t nearest_rows(const float* queries, std::int64_t count, const Stored
     if (begin > bad) return;
     auto& worker = workers[thread];
     if (!worker) worker = std::make_unique<Worker<Stored>>(*screener, queries, count, rows, k);
-    if (mapped) map_pages(byte(begin), byte(end - 1) - byte(begin));
+    if (mapped) advise(Pages::kMap, byte(begin), byte(end - 1) - byte(begin));
     const bool finite = worker->search(begin, end);
-    if (mapped) unmap_pages(byte(begin), byte(end - 1) - byte(begin));
+    if (mapped) advise(Pages::kUnmap, byte(begin), byte(end - 1) - byte(begin));
     if (finite) return;
     std::int64_t known = bad;
     while (begin < known && !bad.compare_exchange_weak(known, begin)) {

@@ -37,23 +37,17 @@ inline bool is_shared_mapping(const void* begin, std::int64_t bytes) {
 #endif
 }
 
-// Maps the pages of a part of a mapping at once: a prefetch does not reach a page that is not mapped.
-inline void map_pages(const void* begin, std::int64_t bytes) {
-#ifdef MADV_POPULATE_READ
-  const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE)), at = reinterpret_cast<std::uintptr_t>(begin);
-  madvise(reinterpret_cast<void*>(at / page * page), at % page + bytes, MADV_POPULATE_READ);
-#else
-  (void)begin, (void)bytes;
-#endif
-}
+enum class Pages { kMap, kUnmap };
 
-// Unmaps the pages of a part of a shared mapping; who reads there again gets them back.
-inline void unmap_pages(const void* begin, std::int64_t bytes) {
+// Maps the pages of a part of a shared mapping at once, since a prefetch does not reach one that is not mapped; or unmaps them:
+// who reads there again gets them back.
+inline void advise(Pages what, const void* begin, std::int64_t bytes) {
 #ifdef MADV_POPULATE_READ
   const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE)), at = reinterpret_cast<std::uintptr_t>(begin);
-  madvise(reinterpret_cast<void*>(at / page * page), at % page + bytes, MADV_DONTNEED);
+  const int advice = what == Pages::kMap ? MADV_POPULATE_READ : MADV_DONTNEED;
+  madvise(reinterpret_cast<void*>(at / page * page), at % page + bytes, advice);
 #else
-  (void)begin, (void)bytes;
+  (void)what, (void)begin, (void)bytes;
 #endif
 }
 
