@@ -1,4 +1,4 @@
-"""``python -m benchmarks.report``: rows of the README, tables and pictures of docs/benchmarks.md, from records alone.
+"""``python -m benchmarks.report``: what README and docs say of speed, and their pictures, from records alone.
 
 ``--check`` writes nothing, needs no matplotlib, and exits with 1 where a page does not say what the records say.
 """
@@ -22,11 +22,15 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     parser.add_argument("--check", action="store_true", help="only say whether the pages are up to date")
     check = parser.parse_args(arguments).check
     try:
-        records, scaling = read_records(root), read_scaling(root)
+        records, scaling, groups = read_records(root), read_scaling(root), read_groups(root)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
-    texts = {"README.md": tables(records, HEADLINE), "docs/benchmarks.md": results(records, scaling)}
+    texts = {
+        "README.md": tables(records, HEADLINE),
+        "docs/benchmarks.md": results(records, scaling),
+        "docs/distributed.md": groups_tables(groups),
+    }
     stale = {name: text for name, text in texts.items() if (root / name).read_text() != _filled(root / name, text)}
     if check:
         for name in stale:
@@ -72,6 +76,30 @@ def scaling_table(scaling: dict) -> str:
         seconds = " | ".join(f"{row[f'{step}_s']:.3g}" for step in ("gemm", "knn", "after", "cluster"))
         lines.append(f"| {row['images']:,} | {row['width']} | {seconds} | {_megabytes(row['peak_mb'])} |")
     return "\n".join(lines)
+
+
+def read_groups(root: Path) -> dict[str, dict]:
+    """The record of ``python -m benchmarks.groups``, empty where there is none."""
+    path = _path(root, "groups")
+    return read_json(path) if path.exists() else {}
+
+
+def groups_tables(groups: dict[str, dict]) -> str:
+    """Of benchmarks/groups.py's record: a table of each measurement, processes beside each other."""
+    return "\n\n".join(_groups_table(name, found) for name, found in groups.items()) or "Nothing is recorded yet."
+
+
+def _groups_table(name: str, found: dict) -> str:
+    counts = [key for key in found if key.isdigit()]
+    on = f"{found['machine']['cpu']}, {found['machine']['cores']} cores, commit {(found['commit'] or 'unknown')[:8]}"
+    lines = [
+        f"`{name}`, {on}:",
+        "",
+        f"| | {' | '.join('1 process' if n == '1' else f'{n} processes' for n in counts)} |",
+        f"|---|{'---|' * len(counts)}",
+    ]
+    rows = ((key.replace("_", " "), *(f"{found[n][key]:,.4g}" for n in counts)) for key in found[counts[0]])
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def _path(root: Path, name: str) -> Path:

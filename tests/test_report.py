@@ -47,7 +47,7 @@ def checkout(tmp_path, monkeypatch):
         monkeypatch.setattr(module, "HEADLINE", ("operator", "not recorded"))
     (tmp_path / "docs").mkdir()
     (tmp_path / "benchmarks/results").mkdir(parents=True)
-    for page in ("README.md", "docs/benchmarks.md"):
+    for page in ("README.md", "docs/benchmarks.md", "docs/distributed.md"):
         (tmp_path / page).write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
     (tmp_path / "benchmarks/results/cpu.json").write_text(json.dumps(record()))
     return tmp_path
@@ -120,6 +120,25 @@ def test_pictures_come_from_the_records_alone(checkout):
     page = (checkout / "docs/benchmarks.md").read_text()
     assert all(f"(benchmarks/{name})" in page for name in of_the_page)
     assert "| 100 | 64 | 0.25 | 0.125 | 0.01 | 0.1 | 100 MB |" in page
+
+
+def test_a_group_stands_beside_one_process(checkout, no_pictures):
+    page = checkout / "docs/distributed.md"
+    report.main([], checkout)
+    assert "Nothing is recorded yet." in page.read_text()
+    found = {"1": {"seconds": 1234.5, "peak_mb": 41}, "2": {"seconds": 2.25, "peak_mb": 7}}
+    of = {"commit": "0123456789abcdef", "machine": {"cpu": "a CPU", "cores": 2}, "versions": {}}
+    (checkout / "benchmarks/results/groups.json").write_text(json.dumps({"cluster 5000": of | found}))
+    assert report.main(["--check"], checkout) == 1
+    report.main([], checkout)
+    lines = page.read_text().splitlines()
+    start = lines.index("`cluster 5000`, a CPU, 2 cores, commit 01234567:")
+    assert lines[start + 2 : start + 6] == [
+        "| | 1 process | 2 processes |",
+        "|---|---|---|",
+        "| seconds | 1,234 | 2.25 |",
+        "| peak mb | 41 | 7 |",
+    ]
 
 
 def test_without_records_the_table_is_empty(checkout):
