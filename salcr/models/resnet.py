@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from salcr.models.weights import misfits, tensors_by_name
 
@@ -74,9 +74,11 @@ class TwoStreamResNet(nn.Module):
             return self
         network = copy.deepcopy(self).eval()
         for module in network.modules():
-            for (name, convolution), (norm_name, norm) in pairwise(list(module.named_children())):
+            for (_, convolution), (norm_name, norm) in pairwise(list(module.named_children())):
                 if isinstance(convolution, nn.Conv2d) and isinstance(norm, _BatchNorm):
-                    module.add_module(name, fuse_conv_bn_eval(convolution, norm))
+                    statistics = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+                    fused = fuse_conv_bn_weights(convolution.weight, convolution.bias, *statistics)
+                    convolution.weight, convolution.bias = fused
                     module.add_module(norm_name, nn.Identity())
         return network
 
