@@ -4,6 +4,10 @@ SEED ?= 0
 JOBS ?= 2
 BIN := .venv/bin
 
+# Bytecode is made of what is imported (pip would compile all of torch, three quarters of a minute) and kept for the
+# processes after, whatever the environment says.
+export PYTHONDONTWRITEBYTECODE =
+
 .PHONY: install test lint docs wheel demo sanitize gpu-check clean
 
 install: .venv/installed
@@ -11,12 +15,11 @@ install: .venv/installed
 .venv/installed: constraints.txt pyproject.toml setup.py $(wildcard csrc/* csrc/cuda/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	SALCR_REQUIRE_CPP=1 SALCR_BUILD_JOBS=$(JOBS) $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,docs,browser]'
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt torch
+	SALCR_REQUIRE_CPP=1 SALCR_BUILD_JOBS=$(JOBS) $(BIN)/python -m pip install --quiet --no-compile \
+		--constraint constraints.txt --editable '.[test,docs,browser]'
 	touch $@
 
-# Some twenty processes import the same files: bytecode is kept for them, whatever the environment says.
-test: export PYTHONDONTWRITEBYTECODE =
 test: install
 	$(BIN)/python -m pytest -m 'not serial' --numprocesses $(JOBS) --dist worksteal
 	$(BIN)/python -m pytest -m serial $$(grep -rl --include='test_*.py' mark.serial tests)
@@ -37,7 +40,7 @@ wheel: install
 	rm -rf build/wheels build/wheel-env
 	SALCR_REQUIRE_CPP=1 SALCR_BUILD_JOBS=$(JOBS) $(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheels .
 	$(BIN)/python -m venv build/wheel-env
-	build/wheel-env/bin/python -m pip install --quiet --constraint constraints.txt torch build/wheels/*.whl
+	build/wheel-env/bin/python -m pip install --quiet --no-compile --constraint constraints.txt torch build/wheels/*.whl
 	cd build && wheel-env/bin/python ../tests/installed.py
 
 # The same seed gives the same figures where processor, versions and number of threads are the same. With others sums are
@@ -47,10 +50,10 @@ demo: install
 
 # The tests of the C++ backends, and of the CUDA solver on the host, under AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize: install
-	SALCR_SANITIZE=address,undefined SALCR_REQUIRE_CPP=1 SALCR_BUILD_JOBS=$(JOBS) $(BIN)/python -m pip install --quiet --no-deps --upgrade \
+	SALCR_SANITIZE=address,undefined SALCR_REQUIRE_CPP=1 SALCR_BUILD_JOBS=$(JOBS) $(BIN)/python -m pip install --quiet --no-compile --no-deps --upgrade \
 		--target build/sanitized .
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
-		ASAN_OPTIONS=detect_leaks=0 SALCR_SANITIZE=address,undefined $(BIN)/python -m tests.sanitized build/sanitized
+		ASAN_OPTIONS=detect_leaks=0 SALCR_SANITIZE=address,undefined JOBS=$(JOBS) $(BIN)/python -m tests.sanitized build/sanitized
 
 # On the machine's own environment (a CUDA torch is not ours to install): python3 unless PYTHON says otherwise.
 # PART=install|tests|sanitize|bench|tune for one part; a call ends within 9 minutes, the next goes on where it stopped.

@@ -28,7 +28,7 @@ class OptionalBuild(build_ext):
         """Objects stay in build/, apart by what they were compiled with, so that a later build takes them again."""
         super().finalize_options()
         compilers = os.environ.get("CXX"), os.environ.get("CC")
-        made_by = [sys.implementation.cache_tag, pybind11.__version__, *compilers, *flags]
+        made_by = [sys.implementation.cache_tag, pybind11.__version__, *compilers, NVCC, *flags]
         self.build_temp = f"build/objects-{hashlib.sha256(repr(made_by).encode()).hexdigest()[:8]}"
 
     def build_extension(self, extension: Extension) -> None:
@@ -47,14 +47,21 @@ class OptionalBuild(build_ext):
         """nvcc links the CUDA runtime statically, and that looks for the driver at the first launch, not at import."""
         if NVCC is None:
             raise FileNotFoundError("nvcc is neither in CUDA_HOME nor on the path")
-        target = Path(self.get_ext_fullpath(extension.name))
+        target, kept = Path(self.get_ext_fullpath(extension.name)), Path(self.build_temp, "salcr_cuda.so")
+        if not kept.exists() or changed_since(kept, *extension.sources, *extension.depends):
+            self.run_nvcc(extension.sources, kept)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)  # a process may have loaded it
+        shutil.copy(kept, target)
+
+    def run_nvcc(self, sources: list[str], target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         codes = [f"-gencode=arch=compute_{n},code=sm_{n}" for n in ARCHITECTURES]
         codes.append(f"-gencode=arch=compute_{ARCHITECTURES[-1]},code=compute_{ARCHITECTURES[-1]}")
         includes = [f"-I{path}" for path in (pybind11.get_include(), sysconfig.get_path("include"))]
         command = [NVCC, "-shared", "-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", *codes, *includes]
         command.append(f"--threads={os.environ.get('SALCR_BUILD_JOBS', '1')}")  # architectures at a time
-        done = subprocess.run([*command, *extension.sources, "-o", str(target)], capture_output=True, text=True)
+        done = subprocess.run([*command, *sources, "-o", str(target)], capture_output=True, text=True)
         if done.returncode != 0:
             raise RuntimeError(f"nvcc failed: {done.stderr or done.stdout}")
 
@@ -64,13 +71,14 @@ flags.append("-march=native" if os.environ.get("SALCR_NATIVE") == "1" else "-DSA
 sanitize = os.environ.get("SALCR_SANITIZE")  # for example "address,undefined"
 if sanitize:
     flags = ["-O1", "-g1", "-fno-omit-frame-pointer", f"-fsanitize={sanitize}", "-fno-sanitize-recover=all", "-fopenmp"]
+    flags.append("-fno-sanitize=null,object-size,vptr")  # dear to compile; what they find, AddressSanitizer finds
 
 headers = sorted(str(path) for path in Path("csrc").glob("*.hpp"))
 
 
-def outdated(compiled: str, source: str) -> bool:
-    """Whether a source file, any header or this file changed since ``compiled`` was made of it."""
-    return any(os.path.getmtime(path) >= os.path.getmtime(compiled) for path in (source, *headers, __file__))
+def changed_since(compiled: str | Path, *sources: str) -> bool:
+    """Whether any of ``sources`` or this file changed since ``compiled`` was made of them."""
+    return any(os.path.getmtime(path) >= os.path.getmtime(compiled) for path in (*sources, __file__))
 
 
 extensions = [
@@ -91,5 +99,7 @@ if (NVCC or require_cuda) and not sanitize:
     depends = sorted(str(path) for suffix in ("cuh", "hpp") for path in CUDA.glob(f"*.{suffix}"))
     extensions.append(Extension("salcr._cuda", sources, depends=depends, optional=not require_cuda))
 
-ParallelCompile("SALCR_BUILD_JOBS", default=1, needs_recompile=outdated).install()  # files at a time
+ParallelCompile(  # files at a time
+    "SALCR_BUILD_JOBS", default=1, needs_recompile=lambda compiled, source: changed_since(compiled, source, *headers)
+).install()
 setup(ext_modules=extensions, cmdclass={"build_ext": OptionalBuild})
