@@ -11,7 +11,7 @@ from PIL import Image
 
 TRAIN, VAL, TEST = range(1, 7), range(7, 9), range(9, 13)
 CAMERAS, INFRARED = range(1, 7), (3, 6)
-IMAGES, HEIGHT, WIDTH = 4, 48, 24
+IMAGES, HEIGHT, WIDTH = 4, 48, 16
 
 
 def write_tree(root: Path, seed: int = 0) -> Path:
