@@ -12,6 +12,7 @@ from torch import nn
 
 from salcr import distributed
 from salcr.data.augment import Augmentation
+from salcr.data.resident import resident
 from salcr.engine import tensorboard
 from salcr.engine.config import Config, Schedule
 from salcr.engine.images import open_dataset, open_images, shows_bars
@@ -56,6 +57,7 @@ class Session:
         self.dataset = distributed.in_turn(lambda: open_dataset(config))
         sides = self.dataset.train_visible, self.dataset.train_infrared
         self.images = tuple(open_images(records, config) for records in sides)
+        self.stores = resident(self.images, self.device, config.data.resident)
         self.paths = tuple(records.paths for records in sides)
         self.augmentation = Augmentation(**config.augment.model_dump())
         self.dtype = parameter_dtype(config.schedule.precision)
@@ -82,7 +84,7 @@ class Session:
                 device=self.device,
                 precision=self.config.schedule.precision,
             )
-            for images, infrared in zip(self.images, (False, True), strict=True)
+            for images, infrared in zip(self.stores, (False, True), strict=True)
         )
 
     def update_labels(self, visible: torch.Tensor, infrared: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -140,7 +142,7 @@ class Session:
         if self.middle is not None:
             watch.resume(self.middle["losses"], batches, self.device)
             done, self.times, self.middle = len(watch.values), self.middle["seconds"], None
-        loaded = load_batches(batches[done:], self.images[0], self.images[1], self.device)
+        loaded = load_batches(batches[done:], self.stores[0], self.stores[1], self.device)
         title = f"epoch {epoch}" + (f", {self.left} of the run" if self.left else "")
         bar = tqdm(loaded, title, len(batches), leave=False, initial=done, disable=not shows_bars())
         self.signals.hold()

@@ -133,8 +133,11 @@ class Store:
         return self.images[rows]
 
 
-def test_batches_come_in_order_with_their_images():
+@pytest.mark.parametrize("resident", [False, True])
+def test_batches_come_in_order_with_their_images(resident):
     visible, infrared = Store(0), Store(100)
+    if resident:
+        visible, infrared = torch.from_numpy(visible.images), torch.from_numpy(infrared.images)
     batches = [batch_of(step) for step in range(7)]
     loaded = list(load_batches(batches, visible, infrared, torch.device("cpu")))
     assert len(loaded) == 7
