@@ -13,7 +13,7 @@ from torch import nn
 from salcr import distributed
 from salcr.data.augment import Augmentation
 from salcr.data.resident import resident
-from salcr.engine import tensorboard
+from salcr.engine import profiling, tensorboard
 from salcr.engine.config import Config, Schedule
 from salcr.engine.images import open_dataset, open_images, shows_bars
 from salcr.engine.interruption import Signals
@@ -69,6 +69,7 @@ class Session:
         self.optimiser = self.fresh_optimiser()
         self.labels: tuple[torch.Tensor, torch.Tensor] | None = None
         self.times: dict[str, float] = {}
+        self.profiler: profiling.Profiler | None = None
         self.left = ""  # what is said of the time that the whole run will still take
         self.wants_views = False  # a picture of a batch's
         self.views: np.ndarray | None = None
@@ -148,13 +149,16 @@ class Session:
         self.signals.hold()
         with self.timed("steps"), self._in_training(unused) as network:
             for batch in bar:
-                inputs = training_views(
-                    batch.visible, batch.infrared, self.augmentation, self.generator, local_scaling=local_scaling
-                )
-                if self.wants_views:
-                    self.views, self.wants_views = tensorboard.views_sheet(inputs), False
-                inputs = tuple(x.to(self.dtype) for x in inputs)
-                watch.add(step(network, inputs, batch.rows_on_device), batch.rows)
+                with profiling.phase(profiling.STEP):
+                    inputs = training_views(
+                        batch.visible, batch.infrared, self.augmentation, self.generator, local_scaling=local_scaling
+                    )
+                    if self.wants_views:
+                        self.views, self.wants_views = tensorboard.views_sheet(inputs), False
+                    inputs = tuple(x.to(self.dtype) for x in inputs)
+                    watch.add(step(network, inputs, batch.rows_on_device), batch.rows)
+                if self.profiler is not None:
+                    self.profiler.after_step()
                 done += 1
                 if not bar.disable and watch.recent is not None:
                     bar.set_postfix(loss=f"{watch.recent:.3f}", refresh=False)
@@ -197,9 +201,10 @@ class Session:
     def timed(self, phase: str) -> Iterator[None]:
         """Add the seconds of the block to ``times[phase]``."""
         begin = time.perf_counter()
-        yield
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        with profiling.phase(phase):
+            yield
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
         self.times[phase] = self.times.get(phase, 0.0) + time.perf_counter() - begin
 
     def fresh_optimiser(self) -> torch.optim.Optimizer:

@@ -142,7 +142,8 @@ def load_batches(
     def gather(rows: Rows) -> Batch:
         on_device = sent(rows[0], device), sent(rows[1], device)
         own = zip((visible, infrared), share_of(rows), share_of(on_device), strict=True)
-        return Batch(*(taken(*of_modality) for of_modality in own), rows, on_device)
+        visible_images, infrared_images = (taken(*of_modality) for of_modality in own)
+        return Batch(visible_images, infrared_images, rows, on_device)
 
     with ThreadPoolExecutor(1) as pool:
         ahead = None

@@ -14,6 +14,7 @@ from salcr.engine.config import Config, dump_config
 from salcr.engine.evaluation import evaluate
 from salcr.engine.interruption import Interrupted, Signals
 from salcr.engine.network import configured_backend, warn_of_choice, warn_of_random_weights
+from salcr.engine.profiling import Profiler
 from salcr.engine.progress import epoch_line, time_left
 from salcr.engine.resumption import newest_state, place, way_on
 from salcr.engine.run_folder import RunFolder
@@ -27,7 +28,9 @@ from salcr.files import write_atomically
 logger = logging.getLogger("salcr")
 
 
-def train(config: Config, folder: str | Path, *, resume: bool = False, restart: bool = False) -> dict[str, Any]:
+def train(
+    config: Config, folder: str | Path, *, resume: bool = False, restart: bool = False, profile: bool = False
+) -> dict[str, Any]:
     """Train as configured and evaluate; everything is written to ``folder``.
 
     Called by every process that ``torchrun`` started, they train together (docs/distributed.md); the first writes.
@@ -42,6 +45,8 @@ def train(config: Config, folder: str | Path, *, resume: bool = False, restart: 
         resume: go on from the newest readable checkpoint in ``folder``, from the start if nothing was trained there.
             What may have changed in ``config`` since: :func:`salcr.engine.resumption.check_resumable`.
         restart: train again from nothing; the checkpoints and results in ``folder`` are removed.
+        profile: write a trace and a table of one epoch of each stage to ``profile/``, see
+            :class:`salcr.engine.profiling.Profiler`.
 
     Returns:
         The summary that is also written to ``summary.json``: ``stage_one`` and ``final``, each by protocol; with
@@ -74,6 +79,8 @@ def train(config: Config, folder: str | Path, *, resume: bool = False, restart: 
         try:
             state = distributed.on_first(begin)
             trainer = Trainer(config, run, signals)
+            if profile and distributed.rank() == 0:
+                trainer.profiler = Profiler(run.path / "profile")
             distributed.on_first(write_config)
             with configured_backend(config):
                 return trainer.fit(state)
@@ -120,8 +127,10 @@ class Trainer(Session):
         self.set_learning_rate(epoch)
         self.times, self.figures, self.views = {}, None, None
         self.wants_views = self._shows_pictures(epoch)
+        last = stage_of(self.config.schedule, epoch + 1) != stage
         try:
-            metrics = (stage_one_epoch if stage == 1 else stage_two_epoch)(self, epoch)
+            with nullcontext() if self.profiler is None else self.profiler.epoch(stage, epoch, last=last):
+                metrics = (stage_one_epoch if stage == 1 else stage_two_epoch)(self, epoch)
         except EpochInterrupted as error:
             self._check_network(epoch)
             logger.info("interrupted in epoch %d, step %d: writing a checkpoint", epoch, error.steps)
