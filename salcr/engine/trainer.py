@@ -23,6 +23,7 @@ from salcr.engine.stage_one import stage_one_epoch
 from salcr.engine.stage_two import stage_two_epoch
 from salcr.engine.steps import NonFiniteLoss
 from salcr.engine.tensorboard import PICTURES_EVERY, Board, clusters_sheet
+from salcr.engine.writing import Writer, snapshot
 from salcr.files import write_atomically
 
 logger = logging.getLogger("salcr")
@@ -97,6 +98,7 @@ class Trainer(Session):
             raise ValueError(f"checkpoints.keep.best needs test images: {self.dataset.root} has no query and gallery")
         self.run = run
         self.board = Board(run.board) if config.logging.tensorboard and distributed.rank() == 0 else None
+        self.writer = Writer()
         self.results: dict[str, Any] = {}
         self.figures: dict[str, Any] | None = None  # of the network as it is, once it was evaluated
         self.records: list[dict[str, Any]] = []  # of the epochs so far, in the first process
@@ -105,11 +107,12 @@ class Trainer(Session):
     def fit(self, state: dict[str, Any] | None = None) -> dict[str, Any]:
         """Run the epochs that are left after the checkpoint ``state``, then evaluate; returns the summary."""
         start = self._restore(state)
-        with closing(self.board) if self.board else nullcontext():
+        with closing(self.board) if self.board else nullcontext(), self.writer:
             if self.unwritten is not None:
                 self._conclude(self.unwritten)
             for epoch in range(start, self._epochs):
                 self._run_epoch(epoch)
+            distributed.on_first(self.writer.wait)
         self.results["final"] = self._evaluate()
         self.results.setdefault("stage_one", self.results["final"])
         return distributed.on_first(self._summarise)
@@ -135,6 +138,7 @@ class Trainer(Session):
             self._check_network(epoch)
             logger.info("interrupted in epoch %d, step %d: writing a checkpoint", epoch, error.steps)
             self._save(epoch, middle=error.middle, steps=error.steps)
+            distributed.on_first(self.writer.wait)
             self.signals.release()
         else:
             self._check_network(epoch)
@@ -145,7 +149,7 @@ class Trainer(Session):
             self._conclude(record)
 
     def _conclude(self, record: dict[str, Any]) -> None:
-        """Evaluate where that is due and write down the epoch, whose checkpoint is on disk."""
+        """Evaluate where that is due and write down the epoch, whose checkpoint is on disk or on its way there."""
         self.times = record["seconds"]
         if self._is_evaluated(record["epoch"]):
             self.signals.release()
@@ -168,6 +172,8 @@ class Trainer(Session):
     def _write_down(self, record: dict[str, Any]) -> None:
         """The best checkpoint if this is one, the epoch's record in ``metrics.jsonl``, the log and TensorBoard."""
         metric, epoch = self.config.checkpoints.keep.best, record["epoch"]
+        if metric or self.board is not None:
+            self.writer.wait()
         if metric and (mark := best.best_epoch([*self.records, record], metric)) and mark["epoch"] == epoch:
             with self.timed("checkpoint"):
                 best.save_best(self.run.checkpoints, mark, self._state(epoch, record=record))
@@ -175,7 +181,7 @@ class Trainer(Session):
         record = record | {"seconds": {phase: round(value, 3) for phase, value in self.times.items()}}
         if self.board is not None:
             self.board.write(record, self._pictures(epoch))
-        self.run.log(record)
+        self.writer.call(lambda: self.run.log(record))
         self.records.append(record)
         self.left = time_left(self.records, self.config.schedule)
         logger.info("%s", "; ".join([epoch_line(record), *([self.left] if self.left else [])]))
@@ -213,10 +219,15 @@ class Trainer(Session):
     def _save(
         self, epoch: int, *, record: dict[str, Any] | None = None, middle: dict[str, Any] | None = None, **steps: int
     ) -> None:
+        """Begin to write a checkpoint; that of the epoch before is on disk then."""
         folder, options = self.run.checkpoints, dict(last=self.config.checkpoints.keep.last, spared=self._spared())
-        distributed.on_first(
-            lambda: checkpoint.save_epoch(folder, epoch, self._state(epoch, record, middle), **options, **steps)
-        )
+
+        def begin() -> None:
+            self.writer.wait()
+            state = snapshot(self._state(epoch, record, middle))
+            self.writer.call(lambda: checkpoint.save_epoch(folder, epoch, state, **options, **steps))
+
+        distributed.on_first(begin)
 
     def _spared(self) -> set[int]:
         """Epochs whose checkpoints stay beside the last ones."""
