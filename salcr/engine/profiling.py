@@ -45,7 +45,7 @@ class Profiler:
         """An epoch of ``stage``; ``last``: no other one of it follows."""
         self._seen[stage] += 1
         if self._seen[stage] == 2 or (last and self._seen[stage] == 1):
-            activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
+            activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_initialized() else [])]
             self._running, self._steps = (profile(activities=activities), epoch), 0
             self._running[0].start()
         try:
@@ -63,7 +63,7 @@ class Profiler:
         if self._running is None:
             return
         (recording, epoch), self._running = self._running, None
-        if torch.cuda.is_available():
+        if torch.cuda.is_initialized():
             torch.cuda.synchronize()
         recording.stop()
         self.folder.mkdir(parents=True, exist_ok=True)

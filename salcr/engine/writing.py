@@ -64,7 +64,7 @@ class Writer:
 def snapshot(state: Any) -> Any:
     """A copy of plain values and tensors, these on the CPU, that training changes no more."""
     copies = _copied(state)
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         torch.cuda.synchronize()  # once for all of the copies
     return copies
 
