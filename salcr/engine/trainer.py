@@ -212,7 +212,9 @@ class Trainer(Session):
 
     def _check_network(self, epoch: int) -> None:
         """The watch over the losses does not see what the last step of an epoch did; a checkpoint must not keep it."""
-        bad = [name for name, x in self.network.state_dict().items() if not torch.isfinite(x).all()]
+        state = self.network.state_dict()
+        finite = torch.stack([torch.isfinite(x).all() for x in state.values()]).tolist()  # one look at the device
+        bad = [name for name, is_finite in zip(state, finite, strict=True) if not is_finite]
         if bad:
             raise NonFiniteLoss(f"epoch {epoch}: its last step left NaN or Inf in {len(bad)} tensors, first {bad[0]}")
 
