@@ -6,8 +6,10 @@ memory. So the mean row ``softmax @ memory``, which the gradient of the log-sum-
 recomputation. A column enters the k + 1 largest only above the smallest of them: one comparison a column, and about
 k·ln(N/C) insertions a row in all; nothing is sorted but the k winners.
 
-Scratch: 4 (half precision: 6) bytes a row and column of the chunk, 16 a row and neighbour. Floor: B·N·D multiply-adds
-for the search, as many for the mean row; at D = 2048 the scratch's traffic (some 12 bytes a logit) is a fifth of that.
+A chunk is as wide as ``SCRATCH`` allows: at SYSU-MM01's size three launches search the whole features of a modality
+and six to nine its parts. Scratch: 4 (half precision: 6) bytes a row and column of the chunk, 16 a row and neighbour.
+Floor: B·N·D multiply-adds for the search, as many for the mean row; at D = 2048 the scratch's traffic (some 16 bytes a
+logit, four of them from the cache) is a fifth of that.
 Equal values at the (k+1)-th place all stay outside. No atomics: each row has one program.
 """
 
@@ -18,6 +20,8 @@ import triton.language as tl
 from .launch import configuration, on_device
 from .products import WEIGHT_ONE, add_chunk, chunk_columns, chunk_values, inverse_norms
 
+SCRATCH = 2**27  # bytes of a chunk's logits, unless the chunk of the contrasts takes more
+
 
 @triton.jit
 def select_kernel(
@@ -26,22 +30,12 @@ def select_kernel(
 ):  # fmt: skip
     """Merge a chunk of a row: ``values`` and ``places`` ``[rows, K]`` hold the ``kept`` largest, in no order.
 
+    It looks at ``C`` columns at a time, and again for their weights once the chunk's maximum is known.
+
     ``logits [rows, stride]`` is float32, ``weights [rows, stride]`` may be the same or half precision; ``scale``
     (by which the sums so far shrink), ``row_max`` and ``row_sum [rows]`` and ``values`` are float32, ``places`` int32.
     """
     row = tl.program_id(0).to(tl.int64)
-    c = tl.arange(0, C)
-    rest = tl.load(logits + row * stride + c, mask=c < columns, other=float("-inf"))
-    logit = rest
-    rest = tl.where(rest == rest, rest, float("-inf"))  # NaN is never chosen, but stays in the sums
-    top = tl.max(rest, 0)
-    old_max = tl.full([], float("-inf"), tl.float32) if FIRST else tl.load(row_max + row)
-    new_max = tl.maximum(top, old_max)
-    weight = tl.exp(logit - new_max)
-    alpha = tl.exp(old_max - new_max)
-    old = 0.0 if FIRST else tl.load(row_sum + row) * alpha
-    tl.store(row_max + row, new_max)
-    tl.store(row_sum + row, old + tl.sum(weight, 0))
     slot = tl.arange(0, K)
     if FIRST:
         best = tl.where(slot < kept, float("-inf"), float("inf"))
@@ -50,19 +44,37 @@ def select_kernel(
         best = tl.load(values + row * K + slot)
         place = tl.load(places + row * K + slot)
     bound = tl.min(best, 0)
-    while top > bound:
-        at = tl.argmax(rest, 0)
-        out = slot == tl.argmin(best, 0)
-        best = tl.where(out, top, best)
-        place = tl.where(out, start + at, place)
-        rest = tl.where(c == at, float("-inf"), rest)
-        bound = tl.min(best, 0)
+    old_max = tl.full([], float("-inf"), tl.float32) if FIRST else tl.load(row_max + row)
+    new_max = old_max
+    for begin in range(0, columns, C):
+        c = begin + tl.arange(0, C)
+        rest = tl.load(logits + row * stride + c, mask=c < columns, other=float("-inf"))
+        rest = tl.where(rest == rest, rest, float("-inf"))  # NaN is never chosen, but stays in the sums
         top = tl.max(rest, 0)
+        new_max = tl.maximum(new_max, top)
+        while top > bound:
+            at = tl.argmax(rest, 0)
+            out = slot == tl.argmin(best, 0)
+            best = tl.where(out, top, best)
+            place = tl.where(out, start + begin + at, place)
+            rest = tl.where(c == begin + at, float("-inf"), rest)
+            bound = tl.min(best, 0)
+            top = tl.max(rest, 0)
     tl.store(values + row * K + slot, best)
     tl.store(places + row * K + slot, place)
+    alpha = tl.exp(old_max - new_max)
+    total = tl.zeros([C], tl.float32)
+    for begin in range(0, stride, C):
+        c = begin + tl.arange(0, C)
+        weight = tl.exp(tl.load(logits + row * stride + c, mask=c < columns, other=float("-inf")) - new_max)
+        total += weight
+        if WEIGHTS:
+            tl.store(weights + row * stride + c, (weight * WEIGHT_ONE).to(weights.dtype.element_ty), mask=c < stride)
+    old = 0.0 if FIRST else tl.load(row_sum + row) * alpha
+    tl.store(row_max + row, new_max)
+    tl.store(row_sum + row, old + tl.sum(total, 0))
     if WEIGHTS:
         tl.store(scale + row, alpha)
-        tl.store(weights + row * stride + c, (weight * WEIGHT_ONE).to(weights.dtype.element_ty), mask=c < stride)
 
 
 @triton.jit
@@ -104,7 +116,8 @@ def instance_search(
         ``[P, B, k]`` int64 ascending and -1 padded, ``[P, B]`` float32, ``[P, B, D]`` float32 or None.
     """
     (parts, rows, _), columns = features.shape[:3], memory.shape[1]
-    slots, chunk = triton.next_power_of_2(k + 1), chunk_columns(features, columns)
+    slots, piece = triton.next_power_of_2(k + 1), chunk_columns(features, columns)
+    chunk = min(max(SCRATCH // (4 * parts * rows) // piece, 1) * piece, triton.cdiv(columns, piece) * piece)
     select = configuration("instance_memory.select", features.device)
     t = configuration("instance_memory.neighbors", features.device)
     block = min(t["BLOCK"], slots, max(2, t["ELEMENTS"] // slots))
@@ -122,7 +135,7 @@ def instance_search(
             chunk_values(features, memory, norms, logits, start, temperature)
             select_kernel[(parts * rows,)](
                 logits, weights, scale, row_max, row_sum, values, places, start, min(chunk, columns - start), chunk,
-                k + 1, FIRST=start == 0, WEIGHTS=mean, C=triton.next_power_of_2(chunk), K=slots, **select,
+                k + 1, FIRST=start == 0, WEIGHTS=mean, C=triton.next_power_of_2(piece), K=slots, **select,
             )  # fmt: skip
             if mean:
                 last = start + chunk >= columns

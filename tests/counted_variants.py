@@ -68,7 +68,12 @@ with mock.patch.object(torch.library, "impl", remember):
 from tests.kernels.lanes import specialised  # noqa: E402
 from tests.on_gpu import GPU, OnGpu, Pretending  # noqa: E402
 
-for module, check in (("dbscan", "_check_places"), ("cluster_memory", "check_written")):  # of contents and addresses
+OF_CONTENTS_AND_ADDRESSES = (
+    ("dbscan", "_check_places"),
+    ("cluster_memory", "check_written"),
+    ("memory_updates", "_check_apart"),
+)
+for module, check in OF_CONTENTS_AND_ADDRESSES:
     setattr(sys.modules[f"salcr.ops.{module}"], check, lambda *_: None)
 
 

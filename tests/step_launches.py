@@ -44,6 +44,8 @@ class Counting(Shaping):
     def call(self, function, args, kwargs):
         if function is torch.Tensor.tolist and isinstance(args[0], Shaped):
             raise RuntimeError("a step reads values back")
+        if function is torch.Tensor.to and kwargs.get("device") == GPU and not isinstance(args[0], Shaped):
+            self.count("torch", "copy to the device")
         return super().call(function, args, kwargs)
 
 
@@ -79,12 +81,14 @@ def step(mode: Counting) -> None:
         rows[f"gpcr.{i}.whole.rows"] = torch.empty(images, WIDTH, device=GPU)
         rows[f"gpcr.{i}.parts.rows"] = torch.empty(PARTS, images, WIDTH, device=GPU)
     objective = StageTwoObjective.with_rows(load_config(preset="sysu"), rows)
-    labels = CrossLabels(*(torch.zeros(POSITIONS, dtype=torch.int64, device=GPU) for _ in range(4)))
+    images = [images for images, _ in SIDES.values() for _ in range(2)]
+    labels = CrossLabels(*(torch.zeros(count, dtype=torch.int64, device=GPU) for count in images))
+    chosen = [torch.zeros(POSITIONS, dtype=torch.int64, device=GPU) for _ in SIDES]
     f = torch.empty(3 * POSITIONS, WIDTH, device=GPU, requires_grad=True)
     parts = torch.empty(PARTS, 3, 3 * POSITIONS, WIDTH, device=GPU, requires_grad=True)
     features = TrainingFeatures(f, parts)
     mode.phase("losses")
-    queries = objective.queries(features, labels)
+    queries = objective.queries(features, labels.of_batch(*chosen))
     loss = total(objective.losses(features, queries))
     mode.phase("backward")
     loss.backward()

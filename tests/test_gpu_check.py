@@ -436,7 +436,7 @@ def test_without_the_engines_dependencies_registry_and_pytest_say_what_they_leav
     assert done.returncode == 0, done.stdout + done.stderr
     of_registry, collected = done.stdout.split("\n", 1)
     left_out, count = json.loads(of_registry)
-    assert set(left_out) == {"evaluation", "training_step"}
+    assert set(left_out) == {"epoch", "evaluation", "training_step"}
     assert all(reason.endswith(" is not installed") for reason in left_out.values())
     assert count == len({case.name for case in runner.CASES} - set(left_out))
 

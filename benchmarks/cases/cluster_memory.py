@@ -8,6 +8,8 @@ import torch.nn.functional as F
 
 from benchmarks.case import Case, close
 from salcr import ops, reference
+from salcr.defaults import MOMENTUM
+from salcr.ops.memory_updates import update_cluster_memories_
 
 
 def with_gradient(function: Callable, features, *arguments, **known) -> tuple[torch.Tensor, torch.Tensor]:
@@ -49,8 +51,11 @@ def _memory_step(device: str, quick: bool) -> list[tuple[torch.Tensor, torch.Ten
     return [bank(*size) for size in sizes]
 
 
-def _update_all(function: Callable) -> Callable:
-    return lambda *banks: [function(*bank) for bank in banks]
+def _update_all(impl: str, *banks: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> list[torch.Tensor]:
+    memories, features, targets = (list(x) for x in zip(*banks, strict=True))
+    orders = [torch.arange(len(y), device=y.device) for y in targets]
+    update_cluster_memories_(memories, features, targets, orders, momentum=MOMENTUM, impl=impl)
+    return memories
 
 
 def _update_bytes(*banks: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> int:
@@ -77,10 +82,7 @@ CASES = (
         "update_cluster_memory_-step",
         "14 memories of 600 or 500 rows of 2048, 8,640 sequential updates, 12 identities x 12 images",
         _memory_step,
-        {
-            impl: _update_all(partial(ops.update_cluster_memory_, impl=impl))
-            for impl in ("reference", "eager", "cpp", "triton")
-        },
+        {impl: partial(_update_all, impl) for impl in ("reference", "eager", "cpp", "triton")},
         close,
         floor_bytes=_update_bytes,
     ),

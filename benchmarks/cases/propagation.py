@@ -55,6 +55,7 @@ CASES = (
             "published": propagation.propagate_features,
             "eager": partial(ops.propagate_features, impl="eager"),
             "cpp": partial(ops.propagate_features, impl="cpp"),
+            "triton": partial(ops.propagate_features, impl="triton"),
         },
         close,
         floor_bytes=lambda v, r: 2 * (v.nbytes + r.nbytes),
@@ -68,6 +69,7 @@ CASES = (
         {
             "eager": partial(ops.propagate_features, impl="eager"),
             "cpp": partial(ops.propagate_features, impl="cpp"),
+            "triton": partial(ops.propagate_features, impl="triton"),
             "bare_products": bare_products,
         },
         nearly_all,

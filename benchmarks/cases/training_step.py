@@ -14,7 +14,7 @@ from salcr.reference.published import objective, pooling
 SAMPLES_ON_CPU = 8
 
 
-def _training_step(device: str, quick: bool) -> tuple:
+def step_inputs(device: str, quick: bool) -> tuple:
     """Network, optimiser, the views of a batch, its labels, the memories of an epoch and the orders of their updates.
 
     The learning rate is 0: the optimiser does all its work, and every run starts from the same weights.
@@ -33,17 +33,22 @@ def _training_step(device: str, quick: bool) -> tuple:
     return network, optimiser, views, labels, losses, orders
 
 
-def _published_step(network, optimiser, views, labels, losses, orders) -> list[torch.Tensor]:
+def published_forward(network: SALCRNetwork, views: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Global features ``[3S, D]`` and part features ``[P, 3, 3S, D]``."""
     tokens, norm = network.parts.tokens, network.parts.norm
     pooled, *looked_up = pooling.semantic_pool(network.backbone(*views), tokens)
-    f = network.norm(pooled)
     parts = torch.stack([norm(z.flatten(1)).unflatten(1, tokens.shape) for z in looked_up]).movedim(2, 0)
+    return network.norm(pooled), parts
+
+
+def _published_step(network, optimiser, views, labels, losses, orders) -> list[torch.Tensor]:
+    f, parts = published_forward(network, views)
     memories, part_memories = stage_two.memories(losses)
     loss = objective.stage_two_loss(f, parts, labels, memories, part_memories, stage_two.images_of(losses))
     optimise(optimiser, loss)
     with torch.no_grad():
         objective.stage_two_update_(f, parts, labels, memories, part_memories, orders)
-    return [loss.detach(), f.detach(), tokens.grad, *memories, *part_memories]
+    return [loss.detach(), f.detach(), network.parts.tokens.grad, *memories, *part_memories]
 
 
 def _engine_step(network, optimiser, views, labels, losses, orders) -> list[torch.Tensor]:
@@ -64,7 +69,7 @@ def _network_flops(network, optimiser, views, *epoch) -> int:
     return 3 * counter.get_total_flops()
 
 
-def _same_step(outputs: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
+def same_step(outputs: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
     """Within 1e-4 of each tensor's largest magnitude, of which these layers lose 1e-3 by float32 (against float64)."""
     for x, y in zip(outputs, expected, strict=True):
         unit = y.abs().max()
@@ -76,9 +81,9 @@ CASES = (
         "training_step",
         "ResNet-50, all losses, backward, Adam and memory updates in float32, 288x144 images in three views: 144 a "
         f"view on a GPU, {SAMPLES_ON_CPU} on the CPU with a tenth of the instance memories",
-        _training_step,
+        step_inputs,
         {"published": _published_step, "auto": _engine_step},
-        _same_step,
+        same_step,
         floor_flops=_network_flops,
         phase=True,
     ),

@@ -88,6 +88,7 @@ def train(
     stage: Annotated[str, typer.Option(help="both, one or two (two needs model.checkpoint=FILE).")] = "both",
     trials: Annotated[Optional[str], typer.Option(help="Train on several splits (1-10), in OUT/trial_K.")] = None,  # noqa: UP045
     jobs: Annotated[int, typer.Option(help="Of --trials: how many run at once, on a GPU each.")] = 1,
+    profile: Annotated[bool, typer.Option("--profile", help="Trace an epoch of each stage, in OUT/profile.")] = False,
 ) -> None:
     """Train both stages (or one of them) and evaluate; salcr config lists every setting.
 
@@ -113,11 +114,13 @@ def train(
     with distributed.joined():
         settings = distributed.on_first(read_settings)
         if trials is not None:
+            if profile:
+                raise ValueError("--profile is of one run, not of --trials")
             _train_trials(settings, out, trials, jobs=jobs, resume=resume, restart=restart)
         elif jobs != 1:
             raise ValueError("--jobs is of --trials")
         else:
-            _report(lambda: run(settings, out, resume=resume, restart=restart), out)
+            _report(lambda: run(settings, out, resume=resume, restart=restart, profile=profile), out)
 
 
 def _train_trials(settings: "Config", out: Path, trials: str, **options: Any) -> None:

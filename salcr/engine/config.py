@@ -47,6 +47,9 @@ class Data(Section):
     """Of the images that the network sees, in pixels."""
     cache: Path | None = None
     """Folder of the decoded images; by default ``.salcr-cache`` below the data set's root, or one of the user's."""
+    resident: Literal["auto", "device", "pinned"] = "auto"
+    """Where decoded images are while a GPU trains: in its memory, or in the host's with pinned copies of each batch;
+    ``auto`` is the first where they fit and 24 GiB stay free."""
 
     @field_validator("name")
     @classmethod

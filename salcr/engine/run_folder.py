@@ -1,5 +1,5 @@
 """The folder of a run: ``config.yaml``, ``metrics.jsonl``, ``summary.json``, ``checkpoints/`` and, where TensorBoard is
-asked for, ``tensorboard/``; and its lock."""
+asked for, ``tensorboard/``; and its lock. ``profile/`` is written by :mod:`salcr.engine.profiling`."""
 
 import json
 import os

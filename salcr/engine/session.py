@@ -12,7 +12,8 @@ from torch import nn
 
 from salcr import distributed
 from salcr.data.augment import Augmentation
-from salcr.engine import tensorboard
+from salcr.data.resident import resident
+from salcr.engine import profiling, tensorboard
 from salcr.engine.config import Config, Schedule
 from salcr.engine.images import open_dataset, open_images, shows_bars
 from salcr.engine.interruption import Signals
@@ -56,6 +57,7 @@ class Session:
         self.dataset = distributed.in_turn(lambda: open_dataset(config))
         sides = self.dataset.train_visible, self.dataset.train_infrared
         self.images = tuple(open_images(records, config) for records in sides)
+        self.stores = resident(self.images, self.device, config.data.resident)
         self.paths = tuple(records.paths for records in sides)
         self.augmentation = Augmentation(**config.augment.model_dump())
         self.dtype = parameter_dtype(config.schedule.precision)
@@ -67,6 +69,7 @@ class Session:
         self.optimiser = self.fresh_optimiser()
         self.labels: tuple[torch.Tensor, torch.Tensor] | None = None
         self.times: dict[str, float] = {}
+        self.profiler: profiling.Profiler | None = None
         self.left = ""  # what is said of the time that the whole run will still take
         self.wants_views = False  # a picture of a batch's
         self.views: np.ndarray | None = None
@@ -82,7 +85,7 @@ class Session:
                 device=self.device,
                 precision=self.config.schedule.precision,
             )
-            for images, infrared in zip(self.images, (False, True), strict=True)
+            for images, infrared in zip(self.stores, (False, True), strict=True)
         )
 
     def update_labels(self, visible: torch.Tensor, infrared: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -140,19 +143,22 @@ class Session:
         if self.middle is not None:
             watch.resume(self.middle["losses"], batches, self.device)
             done, self.times, self.middle = len(watch.values), self.middle["seconds"], None
-        loaded = load_batches(batches[done:], self.images[0], self.images[1], self.device)
+        loaded = load_batches(batches[done:], self.stores[0], self.stores[1], self.device)
         title = f"epoch {epoch}" + (f", {self.left} of the run" if self.left else "")
         bar = tqdm(loaded, title, len(batches), leave=False, initial=done, disable=not shows_bars())
         self.signals.hold()
         with self.timed("steps"), self._in_training(unused) as network:
             for batch in bar:
-                inputs = training_views(
-                    batch.visible, batch.infrared, self.augmentation, self.generator, local_scaling=local_scaling
-                )
-                if self.wants_views:
-                    self.views, self.wants_views = tensorboard.views_sheet(inputs), False
-                inputs = tuple(x.to(self.dtype) for x in inputs)
-                watch.add(step(network, inputs, batch.rows_on_device), batch.rows)
+                with profiling.phase(profiling.STEP):
+                    inputs = training_views(
+                        batch.visible, batch.infrared, self.augmentation, self.generator, local_scaling=local_scaling
+                    )
+                    if self.wants_views:
+                        self.views, self.wants_views = tensorboard.views_sheet(inputs), False
+                    inputs = tuple(x.to(self.dtype) for x in inputs)
+                    watch.add(step(network, inputs, batch.rows_on_device), batch.rows)
+                if self.profiler is not None:
+                    self.profiler.after_step()
                 done += 1
                 if not bar.disable and watch.recent is not None:
                     bar.set_postfix(loss=f"{watch.recent:.3f}", refresh=False)
@@ -195,9 +201,10 @@ class Session:
     def timed(self, phase: str) -> Iterator[None]:
         """Add the seconds of the block to ``times[phase]``."""
         begin = time.perf_counter()
-        yield
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        with profiling.phase(phase):
+            yield
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
         self.times[phase] = self.times.get(phase, 0.0) + time.perf_counter() - begin
 
     def fresh_optimiser(self) -> torch.optim.Optimizer:

@@ -18,8 +18,10 @@ from salcr.engine.session import EpochState, Session
 from salcr.engine.steps import Rows, optimise, share_of
 from salcr.models import Embedding, SALCRNetwork, TrainingFeatures
 from salcr.models.features import widened
-from salcr.nn import ClusterMemory
+from salcr.nn import ClusterMemory, update_memories_
 from salcr.objectives import CrossLabels, GlobalObjective, PartObjective, PartQueries, RefinementObjective, associate
+from salcr.objectives.fgsal import random_orders
+from salcr.objectives.gpcr import refinement_losses
 
 
 def stage_two_epoch(session: Session, epoch: int) -> dict[str, Any]:
@@ -117,18 +119,24 @@ class StageTwoObjective(nn.Module):
         if self.fgsal is not None:
             losses["parts"] = self.fgsal.loss(queries.parts)
         if self.gpcr is not None:
-            (whole_v, parts_v), (whole_r, parts_r) = (side.loss(features.f, features.parts) for side in self.gpcr)
-            losses["global_instance"] = self.weight * (whole_v + whole_r)
-            losses["part_instance"] = self.weight * (parts_v + parts_r)
+            whole, parts = refinement_losses(self.gpcr, features.f, features.parts)
+            losses["global_instance"], losses["part_instance"] = self.weight * whole, self.weight * parts
         return losses
 
     def update_(self, features: TrainingFeatures, queries: "StepQueries", generator: torch.Generator) -> None:
         """Update the cluster memories with the step's samples, in random orders drawn from ``generator``."""
-        if self.dagi is not None:
-            order = torch.randperm(len(features.f), generator=generator, pin_memory=features.f.is_cuda)
-            self.dagi.update_(features.f, queries.labels, order.to(features.f.device, non_blocking=True))
+        f, parts = features.f, queries.parts
+        lengths = [] if self.dagi is None else [len(f)]
         if self.fgsal is not None:
-            self.fgsal.update_(queries.parts, queries.parts.random_orders(generator))
+            lengths += [y.shape[1] for _, y in parts.by_kind()]
+        if not lengths:
+            return
+        orders, updates = random_orders(lengths, generator, f.device), []
+        if self.dagi is not None:
+            updates += self.dagi.updates(f, queries.labels, orders.pop(0))
+        if self.fgsal is not None:
+            updates += self.fgsal.updates(parts, orders)
+        update_memories_(updates)
 
 
 class StepQueries(NamedTuple):

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from salcr import distributed
 from salcr.data.augment import Augmentation, make_views, sent
+from salcr.data.resident import Images
 
 CHECK_EVERY = 10
 
@@ -125,17 +125,25 @@ class Batch(NamedTuple):
 
 def load_batches(
     batches: Iterable[Rows],
-    visible: np.ndarray,
-    infrared: np.ndarray,
+    visible: Images,
+    infrared: Images,
     device: torch.device,
 ) -> Iterator[Batch]:
-    """The images and rows of each batch on ``device``; one is gathered in a thread while another is trained on."""
+    """The images and rows of each batch on ``device``; one is gathered in a thread while another is trained on.
+
+    Images come from arrays of the host, or from tensors on ``device``; see :func:`salcr.data.resident.resident`.
+    """
+
+    def taken(store: Images, rows: torch.Tensor, rows_on_device: torch.Tensor) -> torch.Tensor:
+        if isinstance(store, torch.Tensor):
+            return store[rows_on_device]
+        return sent(torch.from_numpy(store[rows.numpy()]), device)
 
     def gather(rows: Rows) -> Batch:
-        own = share_of(rows)
-        images = (torch.from_numpy(store[r.numpy()]) for store, r in zip((visible, infrared), own, strict=True))
-        visible_images, infrared_images = (sent(x, device) for x in images)
-        return Batch(visible_images, infrared_images, rows, (sent(rows[0], device), sent(rows[1], device)))
+        on_device = sent(rows[0], device), sent(rows[1], device)
+        own = zip((visible, infrared), share_of(rows), share_of(on_device), strict=True)
+        visible_images, infrared_images = (taken(*of_modality) for of_modality in own)
+        return Batch(visible_images, infrared_images, rows, on_device)
 
     with ThreadPoolExecutor(1) as pool:
         ahead = None

@@ -14,6 +14,7 @@ from salcr.engine.config import Config, dump_config
 from salcr.engine.evaluation import evaluate
 from salcr.engine.interruption import Interrupted, Signals
 from salcr.engine.network import configured_backend, warn_of_choice, warn_of_random_weights
+from salcr.engine.profiling import Profiler
 from salcr.engine.progress import epoch_line, time_left
 from salcr.engine.resumption import newest_state, place, way_on
 from salcr.engine.run_folder import RunFolder
@@ -22,12 +23,15 @@ from salcr.engine.stage_one import stage_one_epoch
 from salcr.engine.stage_two import stage_two_epoch
 from salcr.engine.steps import NonFiniteLoss
 from salcr.engine.tensorboard import PICTURES_EVERY, Board, clusters_sheet
+from salcr.engine.writing import Writer, snapshot
 from salcr.files import write_atomically
 
 logger = logging.getLogger("salcr")
 
 
-def train(config: Config, folder: str | Path, *, resume: bool = False, restart: bool = False) -> dict[str, Any]:
+def train(
+    config: Config, folder: str | Path, *, resume: bool = False, restart: bool = False, profile: bool = False
+) -> dict[str, Any]:
     """Train as configured and evaluate; everything is written to ``folder``.
 
     Called by every process that ``torchrun`` started, they train together (docs/distributed.md); the first writes.
@@ -42,6 +46,8 @@ def train(config: Config, folder: str | Path, *, resume: bool = False, restart: 
         resume: go on from the newest readable checkpoint in ``folder``, from the start if nothing was trained there.
             What may have changed in ``config`` since: :func:`salcr.engine.resumption.check_resumable`.
         restart: train again from nothing; the checkpoints and results in ``folder`` are removed.
+        profile: write a trace and a table of one epoch of each stage to ``profile/``, see
+            :class:`salcr.engine.profiling.Profiler`.
 
     Returns:
         The summary that is also written to ``summary.json``: ``stage_one`` and ``final``, each by protocol; with
@@ -74,6 +80,8 @@ def train(config: Config, folder: str | Path, *, resume: bool = False, restart: 
         try:
             state = distributed.on_first(begin)
             trainer = Trainer(config, run, signals)
+            if profile and distributed.rank() == 0:
+                trainer.profiler = Profiler(run.path / "profile")
             distributed.on_first(write_config)
             with configured_backend(config):
                 return trainer.fit(state)
@@ -90,6 +98,7 @@ class Trainer(Session):
             raise ValueError(f"checkpoints.keep.best needs test images: {self.dataset.root} has no query and gallery")
         self.run = run
         self.board = Board(run.board) if config.logging.tensorboard and distributed.rank() == 0 else None
+        self.writer = Writer()
         self.results: dict[str, Any] = {}
         self.figures: dict[str, Any] | None = None  # of the network as it is, once it was evaluated
         self.records: list[dict[str, Any]] = []  # of the epochs so far, in the first process
@@ -98,11 +107,12 @@ class Trainer(Session):
     def fit(self, state: dict[str, Any] | None = None) -> dict[str, Any]:
         """Run the epochs that are left after the checkpoint ``state``, then evaluate; returns the summary."""
         start = self._restore(state)
-        with closing(self.board) if self.board else nullcontext():
+        with closing(self.board) if self.board else nullcontext(), self.writer:
             if self.unwritten is not None:
                 self._conclude(self.unwritten)
             for epoch in range(start, self._epochs):
                 self._run_epoch(epoch)
+            distributed.on_first(self.writer.wait)
         self.results["final"] = self._evaluate()
         self.results.setdefault("stage_one", self.results["final"])
         return distributed.on_first(self._summarise)
@@ -120,12 +130,15 @@ class Trainer(Session):
         self.set_learning_rate(epoch)
         self.times, self.figures, self.views = {}, None, None
         self.wants_views = self._shows_pictures(epoch)
+        last = stage_of(self.config.schedule, epoch + 1) != stage
         try:
-            metrics = (stage_one_epoch if stage == 1 else stage_two_epoch)(self, epoch)
+            with nullcontext() if self.profiler is None else self.profiler.epoch(stage, epoch, last=last):
+                metrics = (stage_one_epoch if stage == 1 else stage_two_epoch)(self, epoch)
         except EpochInterrupted as error:
             self._check_network(epoch)
             logger.info("interrupted in epoch %d, step %d: writing a checkpoint", epoch, error.steps)
             self._save(epoch, middle=error.middle, steps=error.steps)
+            distributed.on_first(self.writer.wait)
             self.signals.release()
         else:
             self._check_network(epoch)
@@ -136,7 +149,7 @@ class Trainer(Session):
             self._conclude(record)
 
     def _conclude(self, record: dict[str, Any]) -> None:
-        """Evaluate where that is due and write down the epoch, whose checkpoint is on disk."""
+        """Evaluate where that is due and write down the epoch, whose checkpoint is on disk or on its way there."""
         self.times = record["seconds"]
         if self._is_evaluated(record["epoch"]):
             self.signals.release()
@@ -159,6 +172,8 @@ class Trainer(Session):
     def _write_down(self, record: dict[str, Any]) -> None:
         """The best checkpoint if this is one, the epoch's record in ``metrics.jsonl``, the log and TensorBoard."""
         metric, epoch = self.config.checkpoints.keep.best, record["epoch"]
+        if metric or self.board is not None:
+            self.writer.wait()
         if metric and (mark := best.best_epoch([*self.records, record], metric)) and mark["epoch"] == epoch:
             with self.timed("checkpoint"):
                 best.save_best(self.run.checkpoints, mark, self._state(epoch, record=record))
@@ -166,7 +181,7 @@ class Trainer(Session):
         record = record | {"seconds": {phase: round(value, 3) for phase, value in self.times.items()}}
         if self.board is not None:
             self.board.write(record, self._pictures(epoch))
-        self.run.log(record)
+        self.writer.call(lambda: self.run.log(record))
         self.records.append(record)
         self.left = time_left(self.records, self.config.schedule)
         logger.info("%s", "; ".join([epoch_line(record), *([self.left] if self.left else [])]))
@@ -197,17 +212,24 @@ class Trainer(Session):
 
     def _check_network(self, epoch: int) -> None:
         """The watch over the losses does not see what the last step of an epoch did; a checkpoint must not keep it."""
-        bad = [name for name, x in self.network.state_dict().items() if not torch.isfinite(x).all()]
+        state = self.network.state_dict()
+        finite = torch.stack([torch.isfinite(x).all() for x in state.values()]).tolist()  # one look at the device
+        bad = [name for name, is_finite in zip(state, finite, strict=True) if not is_finite]
         if bad:
             raise NonFiniteLoss(f"epoch {epoch}: its last step left NaN or Inf in {len(bad)} tensors, first {bad[0]}")
 
     def _save(
         self, epoch: int, *, record: dict[str, Any] | None = None, middle: dict[str, Any] | None = None, **steps: int
     ) -> None:
+        """Begin to write a checkpoint; that of the epoch before is on disk then."""
         folder, options = self.run.checkpoints, dict(last=self.config.checkpoints.keep.last, spared=self._spared())
-        distributed.on_first(
-            lambda: checkpoint.save_epoch(folder, epoch, self._state(epoch, record, middle), **options, **steps)
-        )
+
+        def begin() -> None:
+            self.writer.wait()
+            state = snapshot(self._state(epoch, record, middle))
+            self.writer.call(lambda: checkpoint.save_epoch(folder, epoch, state, **options, **steps))
+
+        distributed.on_first(begin)
 
     def _spared(self) -> set[int]:
         """Epochs whose checkpoints stay beside the last ones."""

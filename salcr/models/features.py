@@ -14,7 +14,7 @@ from salcr.models.network import Embedding, SALCRNetwork
 @torch.no_grad()
 def extract_features(
     network: SALCRNetwork,
-    images: np.ndarray,
+    images: np.ndarray | torch.Tensor,
     *,
     infrared: bool,
     batch: int,
@@ -28,7 +28,7 @@ def extract_features(
 
     Args:
         network: see :func:`for_features`.
-        images: uint8 ``[N, H, W, 3]`` of one modality, memory-mapped or not.
+        images: uint8 ``[N, H, W, 3]`` of one modality, memory-mapped or not, or a tensor on ``device``.
         infrared: which stem they go through.
         batch: images a forward pass.
         device: where to compute.
@@ -45,7 +45,7 @@ def extract_features(
     with for_features(network):
         for start in starts[distributed.share(len(starts))]:
             rows = slice(start, start + batch)
-            x = ops.augment(torch.from_numpy(np.array(images[rows])).to(device)).to(dtype)
+            x = ops.augment(_on_device(images[rows], device)).to(dtype)
             views = [x, x.flip(3)] if mirror else [x]
             with autocast(device, precision):
                 found = zip(*(network.embed(view, infrared=infrared) for view in views), strict=True)
@@ -54,6 +54,13 @@ def extract_features(
     for all_rows in features:
         distributed.complete_(all_rows, [min(bound * batch, len(images)) for bound in distributed.shares(len(starts))])
     return features
+
+
+def _on_device(images: np.ndarray | torch.Tensor, device: torch.device) -> torch.Tensor:
+    if isinstance(images, torch.Tensor):
+        return images
+    x = torch.from_numpy(np.array(images))
+    return (x.pin_memory() if device.type == "cuda" else x).to(device, non_blocking=True)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +10,7 @@ from torch import nn
 
 from salcr import distributed, ops
 from salcr.defaults import MOMENTUM, NEIGHBORS, TEMPERATURE
+from salcr.ops.memory_updates import update_cluster_memories_
 
 
 class ClusterMemory(nn.Module):
@@ -51,6 +53,31 @@ def contrast_sum(
     if any(memory.temperature != temperature for memory in memories):
         raise ValueError(f"memories differ in temperature: {', '.join(str(m.temperature) for m in memories)}")
     return ops.cluster_contrast_sum(features, rows, targets, temperature=temperature)
+
+
+class MemoryUpdate(NamedTuple):
+    """What a memory is updated with; see :meth:`ClusterMemory.update_`."""
+
+    memory: ClusterMemory
+    features: torch.Tensor
+    targets: torch.Tensor
+    order: torch.Tensor
+
+
+def update_memories_(updates: Sequence[MemoryUpdate]) -> None:
+    """:meth:`ClusterMemory.update_` of several memories of one momentum, on a GPU all side by side in one launch.
+
+    Raises:
+        ValueError: the memories differ in momentum or width, or two are one.
+    """
+    memories, features, targets, orders = zip(*updates, strict=True)
+    momentum = memories[0].momentum
+    if any(memory.momentum != momentum for memory in memories):
+        raise ValueError(f"memories differ in momentum: {', '.join(str(m.momentum) for m in memories)}")
+    rows = [memory.rows for memory in memories]
+    with torch.no_grad():
+        features = [x.to(y.dtype) for x, y in zip(features, rows, strict=True)]
+    update_cluster_memories_(rows, features, targets, orders, momentum=momentum)
 
 
 class InstanceMemory(nn.Module):

@@ -8,7 +8,7 @@ from torch import nn
 
 from salcr import ops
 from salcr.defaults import NEIGHBORS
-from salcr.nn import ClusterMemory, contrast_sum
+from salcr.nn import ClusterMemory, MemoryUpdate, contrast_sum, update_memories_
 from salcr.objectives.association import Association, association_named
 
 
@@ -90,7 +90,11 @@ class GlobalObjective(nn.Module):
         targets = labels.visible_side(), labels.infrared_side()
         return contrast_sum(f, (self.visible, self.infrared), targets)
 
+    def updates(self, f: torch.Tensor, labels: CrossLabels, order: torch.Tensor) -> list[MemoryUpdate]:
+        """Of both memories with all samples, in ``order [3S]``."""
+        sides = (self.visible, labels.visible_side()), (self.infrared, labels.infrared_side())
+        return [MemoryUpdate(memory, f, targets, order) for memory, targets in sides]
+
     def update_(self, f: torch.Tensor, labels: CrossLabels, order: torch.Tensor) -> None:
-        """Update both memories with all samples in ``order [3S]``."""
-        self.visible.update_(f, labels.visible_side(), order)
-        self.infrared.update_(f, labels.infrared_side(), order)
+        """Make :meth:`updates`."""
+        update_memories_(self.updates(f, labels, order))

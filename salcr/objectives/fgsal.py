@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from salcr.defaults import MOMENTUM, TEMPERATURE
-from salcr.nn import ClusterMemory, contrast_sum
+from salcr.nn import ClusterMemory, MemoryUpdate, contrast_sum, update_memories_
 from salcr.objectives.dagi import CrossLabels
 
 
@@ -46,12 +46,12 @@ class PartObjective(nn.Module):
 
     def queries(self, parts: torch.Tensor, labels: CrossLabels) -> "PartQueries":
         """Rows and targets of the four kinds, from ``parts [P, 3, 3S, D]`` (own, pg1, pg2 of [v, a, r]) and labels."""
-        samples = len(labels.visible)
+        banks, samples = len(parts), len(labels.visible)
         visible, infrared = (side.flatten(1, 2) for side in parts.split((2 * samples, samples), dim=2))
         return PartQueries(
             *(visible, infrared),
-            (labels.visible.repeat(6), labels.visible_to_infrared.repeat(6)),
-            (labels.infrared_to_visible.repeat(3), labels.infrared.repeat(3)),
+            (labels.visible.repeat(banks, 6), labels.visible_to_infrared.repeat(banks, 6)),
+            (labels.infrared_to_visible.repeat(banks, 3), labels.infrared.repeat(banks, 3)),
         )
 
     def loss(self, queries: "PartQueries") -> torch.Tensor:
@@ -59,10 +59,14 @@ class PartObjective(nn.Module):
         visible = contrast_sum(queries.visible, self.memories[:2], queries.visible_targets)
         return visible + contrast_sum(queries.infrared, self.memories[2:], queries.infrared_targets)
 
+    def updates(self, queries: "PartQueries", orders: Sequence[torch.Tensor]) -> list[MemoryUpdate]:
+        """Of the four memories, each with its rows in the order given; see :meth:`PartQueries.random_orders`."""
+        terms = zip(self.memories, queries.by_kind(), orders, strict=True)
+        return [MemoryUpdate(memory, rows, targets, order) for memory, (rows, targets), order in terms]
+
     def update_(self, queries: "PartQueries", orders: Sequence[torch.Tensor]) -> None:
-        """Update the four memories, each with its rows in the order given; see :meth:`PartQueries.random_orders`."""
-        for memory, (rows, targets), order in zip(self.memories, queries.by_kind(), orders, strict=True):
-            memory.update_(rows, targets, order)
+        """Make :meth:`updates`."""
+        update_memories_(self.updates(queries, orders))
 
 
 class PartQueries(NamedTuple):
@@ -70,8 +74,8 @@ class PartQueries(NamedTuple):
 
     visible: torch.Tensor  # [P, 6S, D]: own, pg1, pg2, each visible then augmented
     infrared: torch.Tensor  # [P, 3S, D]: own, pg1, pg2
-    visible_targets: tuple[torch.Tensor, torch.Tensor]  # in visible and in infrared clusters, [6S]
-    infrared_targets: tuple[torch.Tensor, torch.Tensor]  # likewise, [3S]
+    visible_targets: tuple[torch.Tensor, torch.Tensor]  # in visible and in infrared clusters, [P, 6S]
+    infrared_targets: tuple[torch.Tensor, torch.Tensor]  # likewise, [P, 3S]
 
     def by_kind(self) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
         """(rows, targets): visible to visible, visible to infrared, infrared to visible, infrared to infrared."""
@@ -80,8 +84,11 @@ class PartQueries(NamedTuple):
 
     def random_orders(self, generator: torch.Generator) -> list[torch.Tensor]:
         """A random order of the rows for each of the four, drawn from ``generator`` (on the CPU)."""
-        orders = []
-        for _, y in self.by_kind():
-            drawn = torch.randperm(len(y), generator=generator, pin_memory=y.is_cuda)
-            orders.append(drawn.to(y.device, non_blocking=True))
-        return orders
+        return random_orders([y.shape[1] for _, y in self.by_kind()], generator, self.visible.device)
+
+
+def random_orders(lengths: Sequence[int], generator: torch.Generator, device: torch.device) -> list[torch.Tensor]:
+    """Random orders of so many rows each, drawn one after the other on the CPU, in one copy on ``device``."""
+    drawn = torch.cat([torch.randperm(length, generator=generator) for length in lengths])
+    drawn = drawn.pin_memory() if device.type == "cuda" else drawn
+    return list(drawn.to(device, non_blocking=True).split(list(lengths)))

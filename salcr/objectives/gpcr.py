@@ -1,5 +1,8 @@
 """GPCR, global-part collaborative refinement (docs/method.md, "GPCR"): neighbours that views agree on come closer."""
 
+import functools
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -32,13 +35,27 @@ class RefinementObjective(nn.Module):
         pg1, pg2 belong to three different semantic groups) takes the neighbours of the row's two other forms that are
         also neighbours of its global feature.
         """
-        top, *whole = self.whole.search(f)
-        agreed = ops.intersect_sets(*top.chunk(3))
-        loss_whole = self.whole.contrast(f, agreed.repeat(3, 1), *whole)
+        return refinement_losses([self], f, parts)
 
-        rows = parts.flatten(1, 2)
-        top_parts, *of_parts = self.parts.search(rows)
-        # [P, 9S, k]: the other two forms of a row lie 3S and 6S further.
-        others = ops.unite_sets(top_parts.roll(len(f), dims=1), top_parts.roll(2 * len(f), dims=1))
-        positives = ops.intersect_sets(others, top.repeat(3, 1))
-        return loss_whole, self.parts.contrast(rows, positives, *of_parts)
+
+def refinement_losses(
+    sides: Sequence[RefinementObjective], f: torch.Tensor, parts: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """:meth:`RefinementObjective.loss` summed over ``sides`` of one ``k``, which find their sets side by side."""
+    rows = parts.flatten(1, 2)
+    searches = [side.whole.search(f) for side in sides]
+    part_searches = [side.parts.search(rows) for side in sides]
+    top, top_parts = (torch.stack([found[0] for found in of_sides]) for of_sides in (searches, part_searches))
+    agreed = ops.intersect_sets(*top.chunk(3, dim=1)).repeat(1, 3, 1)  # [sides, 3S, k]
+    # [sides, P, 9S, k]: the other two forms of a row lie 3S and 6S before it, in a circle.
+    circle = torch.cat([top_parts, top_parts], 2)
+    others = ops.unite_sets(*(circle[:, :, n * len(f) :][:, :, : 3 * len(f)] for n in (1, 2)))
+    positives = ops.intersect_sets(others, top.repeat(1, 3, 1).unsqueeze(1))
+    losses = [
+        (
+            side.whole.contrast(f, agreed[n], *searches[n][1:]),
+            side.parts.contrast(rows, positives[n], *part_searches[n][1:]),
+        )
+        for n, side in enumerate(sides)
+    ]
+    return tuple(functools.reduce(torch.add, terms) for terms in zip(*losses, strict=True))

@@ -1,5 +1,6 @@
 """Cluster memories: contrast with their rows, and their momentum update."""
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -156,6 +157,20 @@ def update_cluster_memory_(
 
     Source: docs/method.md, "Memory update".
     """
+    check_update(memory, features, targets, order, momentum)
+    impl = check_impl(impl)
+    with torch.no_grad():
+        plain = memory.resolve_neg()  # the same tensor, but for a view behind a negative bit
+        torch.ops.salcr.update_cluster_memory_(plain, features, targets, momentum, order, impl)
+        if plain is not memory:
+            memory.copy_(plain)
+    return memory
+
+
+def check_update(
+    memory: torch.Tensor, features: torch.Tensor, targets: torch.Tensor, order: torch.Tensor | None, momentum: float
+) -> None:
+    """Arguments of :func:`update_cluster_memory_`, but for their values."""
     check_parts(features, memory)
     per_row("targets", targets, features, axes=0)
     check_number("momentum", momentum)
@@ -166,13 +181,16 @@ def update_cluster_memory_(
         check_same("order", order, "features", features, dtype=False)
         if len(order) != features.shape[-2]:
             raise ValueError(f"order must name {features.shape[-2]} samples, got {len(order)}")
-    impl = check_impl(impl)
-    with torch.no_grad():
-        plain = memory.resolve_neg()  # the same tensor, but for a view behind a negative bit
-        torch.ops.salcr.update_cluster_memory_(plain, features, targets, momentum, order, impl)
-        if plain is not memory:
-            memory.copy_(plain)
-    return memory
+
+
+def check_update_values(
+    memory: torch.Tensor, features: torch.Tensor, targets: torch.Tensor, order: torch.Tensor | None
+) -> None:
+    """Elements that are one in memory; on the CPU also targets and the order."""
+    check_written("memory", memory, "features", features)
+    check_targets(targets, memory.shape[-2])
+    if order is not None and order.device.type == "cpu" and not torch.equal(order.sort()[0], torch.arange(len(order))):
+        raise ValueError("order is not a permutation of the samples")
 
 
 class _ClusterContrast(torch.autograd.Function):
@@ -249,7 +267,7 @@ def _contrast_backward(gradient, features, memory, targets, lse, temperature, re
 
 def _contrast_sum(features, memories, targets, temperature, impl):
     found = [_contrast(features, m, t, temperature, "mean", impl) for m, t in zip(memories, targets, strict=True)]
-    return torch.stack([loss for loss, _ in found]).sum(), [lse for _, lse in found]
+    return functools.reduce(torch.add, (loss for loss, _ in found)), [lse for _, lse in found]
 
 
 def _contrast_sum_backward(gradient, features, memories, targets, lses, temperature, impl):
@@ -258,10 +276,7 @@ def _contrast_sum_backward(gradient, features, memories, targets, lses, temperat
 
 
 def _update(memory, features, targets, momentum, order, impl):
-    check_written("memory", memory, "features", features)
-    check_targets(targets, memory.shape[-2])
-    if order is not None and order.device.type == "cpu" and not torch.equal(order.sort()[0], torch.arange(len(order))):
-        raise ValueError("order is not a permutation of the samples")
+    check_update_values(memory, features, targets, order)
     function = pick("update_cluster_memory_", impl, memory)
     function(memory, features, targets, momentum=momentum, order=order)
     torch.autograd.graph.increment_version(memory)

@@ -159,7 +159,7 @@ def set_contrast(
 
 
 class _SetContrast(torch.autograd.Function):
-    """Loss and LSE."""
+    """Loss, and the LSE where it was not given."""
 
     @staticmethod
     def forward(features, memory, positives, lse, mean_row, temperature, impl):
@@ -167,8 +167,8 @@ class _SetContrast(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        features, memory, positives, _, mean_row, *ctx.options = inputs
-        ctx.save_for_backward(features, memory, positives, output[1], mean_row)
+        features, memory, positives, lse, mean_row, *ctx.options = inputs
+        ctx.save_for_backward(features, memory, positives, output[1] if lse is None else lse, mean_row)
         ctx.mark_non_differentiable(output[1])
         ctx.set_materialize_grads(False)
 
@@ -216,7 +216,7 @@ def _contrast(features, memory, positives, lse, temperature, impl):
     if positives.device.type == "cpu" and positives.max() >= memory.shape[-2]:
         raise ValueError(f"positives must be below {memory.shape[-2]}, got {int(positives.max())}")
     loss, total = pick("set_contrast", impl, features)(features, memory, positives, lse, temperature)
-    return loss, total.clone() if total is lse else total
+    return loss, total if lse is None else total.new_empty(0)
 
 
 def _contrast_backward(gradient, features, memory, positives, lse, mean_row, temperature, impl):
@@ -235,7 +235,8 @@ def _fake_neighbors_and_mean(features, memory, k, temperature, impl):
 
 
 def _fake_contrast(features, memory, positives, lse, temperature, impl):
-    return features.new_empty(()), features.new_empty(features.shape[:-1], dtype=lse_dtype(features))
+    shape = features.shape[:-1] if lse is None else (0,)
+    return features.new_empty(()), features.new_empty(shape, dtype=lse_dtype(features))
 
 
 def _fake_contrast_backward(gradient, features, memory, positives, lse, mean_row, temperature, impl):

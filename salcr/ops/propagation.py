@@ -9,6 +9,7 @@ from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._register import register
 from salcr.ops.backends.cpp import propagation as _cpp
 from salcr.ops.backends.eager import propagation as _eager
+from salcr.ops.backends.triton import propagation as _triton
 
 
 def propagate_features(
@@ -78,6 +79,7 @@ def _fake_propagate(visible, infrared, k, impl):
 
 
 add_backend("propagate_features", "cpp", _cpp.propagate_features)
+add_backend("propagate_features", "triton", _triton.propagate_features, dtypes=(torch.float32,))
 add_backend("propagate_features", "eager", _eager.propagate_features)
 add_backend("propagate_features", "reference", reference.propagate_features)
 register(

@@ -157,7 +157,18 @@ def test_resume_and_restart_read_the_folders_configuration(salcr, tree, tmp_path
         load_config(preset="demo", overrides=["data.root=x"]),
         load_config(overrides=tiny(tree)),
     ]
-    assert [options for _, options in asked[:2]] == [dict(resume=True, restart=False), dict(resume=False, restart=True)]
+    plain = dict(profile=False)
+    assert [options for _, options in asked[:2]] == [
+        dict(resume=True, restart=False) | plain,
+        dict(resume=False, restart=True) | plain,
+    ]
+
+
+def test_profile_is_of_one_run(salcr, tree, tmp_path, asked):
+    assert salcr("train", "--profile", "--out", tmp_path, *tiny(tree))[0] == 0
+    assert [options["profile"] for _, options in asked] == [True]
+    status, _, said = salcr("train", "--profile", "--trials", "1", "--out", tmp_path, *tiny(tree))
+    assert status == 1 and "--profile is of one run" in said
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -51,6 +51,7 @@ def first_step(tree, tmp_path, monkeypatch):
         monkeypatch.setattr(session_module, "training_views", spy_views)
         monkeypatch.setattr(module, "optimise", spy_optimise)
         monkeypatch.setattr(ClusterMemory, "update_", spy_update)
+        monkeypatch.setattr(stage_two, "update_memories_", lambda updates: [spy_update(*terms) for terms in updates])
         monkeypatch.setattr(LossWatch, "add", lambda self, losses, rows: seen.update(losses=losses, rows=rows))
         monkeypatch.setattr(LossWatch, "means", lambda self: {})
         trainer.network.register_forward_hook(lambda module, inputs, output: seen.update(output=output))
@@ -155,7 +156,7 @@ def test_stage_two(first_step):
     for (before, features, given, order, _), (bank, times) in zip(seen["updates"][2:], wanted.values(), strict=True):
         torch.testing.assert_close(before, bank)
         assert features.shape == (3, times * SAMPLES, parts.shape[-1])
-        assert given.shape == order.shape == (times * SAMPLES,)
+        assert given.shape == (3, times * SAMPLES) and order.shape == (times * SAMPLES,)
         for p in range(3):  # every row of the views, once
             rows = parts[p, :, : 2 * SAMPLES] if times == 6 else parts[p, :, 2 * SAMPLES :]
             assert torch.equal(features[p].sum(1).sort().values, rows.flatten(0, 1).sum(1).sort().values)

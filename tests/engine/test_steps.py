@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from salcr.data.augment import Augmentation, make_views
+from salcr.data.resident import resident
 from salcr.engine import steps
 from salcr.engine.steps import CHECK_EVERY, LossWatch, NonFiniteLoss, load_batches, optimise, training_views
 
@@ -133,8 +134,11 @@ class Store:
         return self.images[rows]
 
 
-def test_batches_come_in_order_with_their_images():
+@pytest.mark.parametrize("resident", [False, True])
+def test_batches_come_in_order_with_their_images(resident):
     visible, infrared = Store(0), Store(100)
+    if resident:
+        visible, infrared = torch.from_numpy(visible.images), torch.from_numpy(infrared.images)
     batches = [batch_of(step) for step in range(7)]
     loaded = list(load_batches(batches, visible, infrared, torch.device("cpu")))
     assert len(loaded) == 7
@@ -207,3 +211,14 @@ def test_optimise_takes_one_step_of_this_loss_only():
     optimise(torch.optim.SGD([weight, unused], lr=0.5), (weight**2).sum())
     assert weight.tolist() == [0.0, 0.0]  # w - 0.5 * 2 w
     assert unused.tolist() == [1.0, 1.0]  # no gradient, not a gradient of 0 that weight decay would act on
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("where", ["device", "pinned"])
+def test_batches_on_a_gpu_are_those_of_the_host(where):
+    device, stores = torch.device("cuda"), (Store(0).images, Store(100).images)
+    batches = [batch_of(step) for step in range(3)]
+    loaded = load_batches(batches, *resident(stores, device, where), device)
+    for found, rows in zip(loaded, batches, strict=True):
+        for images, store, index in zip(found[:2], stores, rows, strict=True):
+            assert images.is_cuda and torch.equal(images.cpu(), torch.from_numpy(store[index.numpy()]))

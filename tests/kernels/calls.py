@@ -59,6 +59,20 @@ def update(dtype, width=2048, parts=2):
     update_cluster_memory(memory, features, targets, order, momentum=0.1)
 
 
+def updates(width=2048):
+    """Memories of a step of stage two, and one whose sizes are 1."""
+    from salcr.kernels.memory_updates import update_cluster_memories
+
+    shapes = [(1, 400, 432), (1, 380, 432), *[(3, 400, 864), (3, 380, 864), (3, 400, 432)], (1, 1, 1)]
+    update_cluster_memories(
+        [torch.zeros(parts, classes, width) for parts, classes, _ in shapes],
+        [torch.zeros(parts, samples, width) for parts, _, samples in shapes],
+        [torch.zeros(parts, samples, dtype=torch.int64) for parts, _, samples in shapes],
+        [torch.arange(samples) for _, _, samples in shapes],
+        momentum=0.1,
+    )
+
+
 def sets(*widths):
     from salcr.kernels.index_sets import intersect_sets, unite_sets
 
@@ -173,6 +187,8 @@ CALLS = {
     "set_contrast-one": Call(partial(set_contrast, SINGLE, 1, count=1, parts=1), everywhere=False),
     "update-single": Call(partial(update, SINGLE)),
     "update-wide": Call(partial(update, SINGLE, width=8192), everywhere=False),
+    "updates": Call(updates),
+    "updates-odd": Call(partial(updates, width=2047), everywhere=False),
     "sets": Call(partial(sets, 30, 30, 30)),
     "sets-wide": Call(partial(sets, 300, 1), everywhere=False),
     "knn": Call(partial(knn, 22_258, 1024, 30)),

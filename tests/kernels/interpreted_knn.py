@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from salcr import ops, reference
 from salcr.kernels import knn as kernels
+from tests.ops.contract import assert_within_budget
 from tests.ops.test_knn import near_ties, on_a_grid
 
 
@@ -100,3 +101,18 @@ def test_long_rows_and_zeros(generator):
     assert torch.equal(ops.knn(torch.zeros(9, 3), 9, impl="triton")[1][3], torch.tensor([3, 0, 1, 2, 4, 5, 6, 7, 8]))
     assert torch.equal(ops.knn(torch.zeros(9, 3), 5, impl="triton")[1][3], torch.tensor([3, 0, 1, 2, 4]))
     assert ops.knn(torch.ones(1, 3), 1, impl="triton")[1].tolist() == [[0]]
+
+
+@pytest.mark.parametrize(("k", "entries"), [(4, 512), (4, 16), (30, 512)])
+def test_propagation(generator, monkeypatch, k, entries):
+    """With ties at the k-th value, and with more neighbours than one side has images."""
+    monkeypatch.setattr(kernels, "LIST", entries)
+    sides = [torch.randn(count, 16, generator=generator) for count in (22, 13)]
+    tied = [torch.randint(0, 2, (count, 16), generator=generator).float() * 2 - 1 for count in (24, 16)]
+    tied[0][3] = 0
+    for visible, infrared in (sides, tied):
+        got = ops.propagate_features(visible, infrared, k=k, impl="triton")
+        eager = reference.propagate_features(visible, infrared, k=k)
+        exact = reference.propagate_features(visible.double(), infrared.double(), k=k)
+        for x, wanted, plain in zip(got, exact, eager, strict=True):
+            assert_within_budget(x, wanted, plain, terms=16 + 2 * k)

@@ -1,11 +1,13 @@
 """The Triton backend of memories and sets under the interpreter; run by test_interpreter.py in a process of its own."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from salcr import ops, reference
-from salcr.kernels import launch, products
+from salcr.kernels import instance_memory, launch, products
 from tests.ops import memories
 from tests.ops.contract import assert_within_budget
 from tests.ops.differentiable import (
@@ -14,7 +16,7 @@ from tests.ops.differentiable import (
     check_overlong,
     check_second_derivative_is_an_error,
 )
-from tests.ops.memories import check_contrasts, check_search, random_memory, random_sets
+from tests.ops.memories import check_contrasts, check_search, check_updates_together, random_memory, random_sets
 
 SHAPES = [  # lead, rows, columns, width: no multiples of a tile or of a chunk, one or several of each
     (((), 5, 33, 7), torch.float32),
@@ -30,7 +32,9 @@ def test_contrasts(generator, shape, dtype):
 
 
 @pytest.mark.parametrize(("shape", "k"), [(((), 1, 1, 16), 30), (((2,), 5, 150, 33), 5), (((1,), 3, 65, 7), 64)])
-def test_search(generator, shape, k):
+def test_search(generator, monkeypatch, shape, k):
+    """A chunk of several pieces, and of those with many columns several chunks."""
+    monkeypatch.setattr(instance_memory, "SCRATCH", 4 * math.prod(shape[0]) * shape[1] * 2 * products.INTERPRETED_CHUNK)
     check_search("triton", generator, *shape, k)
 
 
@@ -56,6 +60,10 @@ def test_update(generator, shape, momentum, dtype):
     strided = memory.mT.contiguous().mT
     ops.update_cluster_memory_(strided, features, targets, momentum=momentum, order=order, impl="triton")
     assert torch.equal(strided, got)
+
+
+def test_updates_together_are_the_updates_alone(generator):
+    check_updates_together("triton", generator, torch.float32, "cpu")
 
 
 @pytest.mark.filterwarnings("ignore:(All-NaN slice|invalid value) encountered:RuntimeWarning")  # NumPy, of NaN rows

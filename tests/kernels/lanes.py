@@ -24,16 +24,18 @@ class Launch(NamedTuple):
     """A launch as Triton specialises it: integers of 1 are constants, multiples of 16 are known, of pointers too."""
 
     kernel: Any
-    signature: tuple[tuple[str, str], ...]  # of each argument: "*fp32", "i32", "constexpr"
-    constants: tuple[tuple[str, Any], ...]
-    aligned: tuple[int, ...]  # places of arguments
+    signature: tuple[tuple[str, Any], ...]  # of each argument: "*fp32", "i32", "constexpr", or a tuple of these
+    constants: tuple[tuple[Any, Any], ...]  # by name, in a tuple by place
+    aligned: tuple[tuple[int, ...], ...]  # places of arguments, and in a tuple
     options: tuple[tuple[str, int], ...]
     grid: tuple[int, ...]
 
     @property
     def types(self) -> tuple[str, ...]:
         """Of the tensors that it gets."""
-        return tuple(kind for _, kind in self.signature if kind.startswith("*"))
+        kinds = (kind for _, kind in self.signature)
+        flat = (one for kind in kinds for one in (kind if isinstance(kind, tuple) else [kind]))
+        return tuple(kind for kind in flat if kind.startswith("*"))
 
 
 class Resources(NamedTuple):
@@ -100,12 +102,16 @@ def specialised(kernel: Any, args: tuple, kwargs: dict, grid: tuple[int, ...]) -
     signature, constants, aligned = {}, {}, []
     for place, parameter in enumerate(kernel.params):
         value = named.pop(parameter.name)
-        kind, is_aligned = ("constexpr", False) if parameter.is_constexpr else _type(value)
-        signature[parameter.name] = kind
-        if kind == "constexpr":
-            constants[parameter.name] = getattr(value, "value", value)
-        if is_aligned:
-            aligned.append(place)
+        several = isinstance(value, tuple)
+        kinds = []
+        for i, one in enumerate(value if several else [value]):
+            kind, is_aligned = ("constexpr", False) if parameter.is_constexpr else _type(one)
+            if kind == "constexpr":
+                constants[(place, i) if several else parameter.name] = getattr(one, "value", one)
+            if is_aligned:
+                aligned.append((place, i) if several else (place,))
+            kinds.append(kind)
+        signature[parameter.name] = tuple(kinds) if several else kinds[0]
     return Launch(kernel, *(tuple(x.items()) for x in (signature, constants)), tuple(aligned), (*named.items(),), grid)
 
 
@@ -127,7 +133,7 @@ def compiled(launch: Launch, arch: int) -> Resources:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    divisible = {(place,): [["tt.divisibility", 16]] for place in launch.aligned}
+    divisible = {path: [["tt.divisibility", 16]] for path in launch.aligned}
     source = ASTSource(
         fn=launch.kernel, signature=dict(launch.signature), constexprs=dict(launch.constants), attrs=divisible
     )

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from salcr import ops, reference
 from salcr.ops._dispatch import missing
+from salcr.ops.memory_updates import update_cluster_memories_
 from tests.ops.contract import assert_within_budget
 
 CPU_BACKENDS = [
@@ -174,3 +175,23 @@ def check_extremes(impl, generator):
     targets[1] = -1
     loss, gradient = evaluate(ops.cluster_contrast, features, memory, targets, impl=impl)
     assert torch.isfinite(loss) and torch.isfinite(gradient[::2]).all()
+
+
+def check_updates_together(impl, generator, dtype, device):
+    """Of memories that differ in parts, classes and samples; one is strided, one has targets for each part."""
+    memories, features, targets, orders = [], [], [], []
+    for lead, classes, rows in (((), 5, 13), ((2,), 70, 20), ((3,), 1, 4), ((1,), 3, 300)):
+        memories.append(unit(generator, *lead, classes, 20).to(device, dtype))
+        features.append(torch.randn(*lead, rows, 20, generator=generator).to(device, dtype))
+        targets.append(torch.randint(-1, classes, (rows,), generator=generator).to(device))
+        orders.append(torch.randperm(rows, generator=generator).to(device))
+    targets[1] = torch.randint(-1, 70, (2, 20), generator=generator).to(device)
+    memories[3] = memories[3].mT.contiguous().mT
+    together = [memory.clone() for memory in memories]
+    update_cluster_memories_(together, features, targets, orders, momentum=0.3, impl=impl)
+    for terms in zip(memories, features, targets, orders, together, strict=True):
+        memory, rows, labels, order, updated = terms
+        before = memory.clone()
+        ops.update_cluster_memory_(memory, rows, labels, momentum=0.3, order=order, impl=impl)
+        assert torch.equal(memory, updated)
+        assert torch.equal(memory, before) == (labels < 0).all()

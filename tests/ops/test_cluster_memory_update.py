@@ -5,7 +5,7 @@ import torch
 
 from salcr import ops, reference
 from tests.ops.contract import assert_within_budget
-from tests.ops.memories import unit
+from tests.ops.memories import check_updates_together, unit
 
 pytestmark = pytest.mark.cuda
 
@@ -28,3 +28,8 @@ def test_update(generator, lead, rows, columns, width, momentum, dtype):
         ops.update_cluster_memory_(x, features, targets, momentum=momentum, order=order, impl="triton")
     assert torch.equal(got, again)
     assert_within_budget(got, exact, eager, terms=width + rows)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_updates_together_are_the_updates_alone(generator, dtype):
+    check_updates_together("triton", generator, dtype, "cuda")

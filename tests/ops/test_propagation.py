@@ -277,7 +277,7 @@ def test_compiles(generator):
         ),
         (dict(infrared=torch.tensor([[torch.inf] * 4])), ValueError, "infrared has NaN or Inf, first in row 0"),
         (dict(k=0), ValueError, "k must be at least 1"),
-        (dict(impl="triton"), ValueError, "has the backends cpp, eager, reference"),
+        (dict(impl="numba"), ValueError, "has the backends cpp, triton, eager, reference"),
         (dict(impl="scipy"), ValueError, "impl must be one of"),
     ],
 )

@@ -29,7 +29,22 @@ def propagate_features(
     """See :func:`salcr.ops.propagate_features`."""
     visible, infrared = F.normalize(visible, dim=1), F.normalize(infrared, dim=1)
     across = _across(visible, infrared, k)
-    return _mean(visible, infrared, across[0], k), _mean(infrared, visible, across[1], k)
+    return (
+        mean_of_neighbours(visible, infrared, _within(visible, k), across[0], k),
+        mean_of_neighbours(infrared, visible, _within(infrared, k), across[1], k),
+    )
+
+
+def mean_of_neighbours(
+    own: torch.Tensor, other: torch.Tensor, within: Largest, across: Largest, k: int
+) -> torch.Tensor:
+    """New features of ``own``, unit rows, from the ``k + 1`` largest products of each ``within`` and ``across``."""
+    total = _weighted(within, own, k) + _weighted(across, other, k)
+    out = F.normalize(torch.where(total.any(1, keepdim=True), total, own), dim=1)
+    given_up = (_tied(within, k) | _tied(across, k)).nonzero()[:, 0]
+    if len(given_up):
+        out[given_up] = propagate_rows(own[given_up], own, other, k)
+    return out
 
 
 def propagate_rows(rows: torch.Tensor, own: torch.Tensor, other: torch.Tensor, k: int) -> torch.Tensor:
@@ -67,16 +82,6 @@ def _merged(one: Largest, other: Largest, k: int) -> Largest:
 
 def _stacked(blocks: list[Largest]) -> Largest:
     return Largest(*(torch.cat(parts) for parts in zip(*blocks, strict=True)))
-
-
-def _mean(own: torch.Tensor, other: torch.Tensor, across: Largest, k: int) -> torch.Tensor:
-    within = _within(own, k)
-    total = _weighted(within, own, k) + _weighted(across, other, k)
-    out = F.normalize(torch.where(total.any(1, keepdim=True), total, own), dim=1)
-    given_up = (_tied(within, k) | _tied(across, k)).nonzero()[:, 0]
-    if len(given_up):
-        out[given_up] = propagate_rows(own[given_up], own, other, k)
-    return out
 
 
 def _weighted(graph: Largest, features: torch.Tensor, k: int) -> torch.Tensor:
