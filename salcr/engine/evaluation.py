@@ -20,7 +20,7 @@ from salcr.engine.network import configured_backend, load_network
 from salcr.engine.sections import Evaluation
 from salcr.files import make_parent, write_atomically
 from salcr.models import SALCRNetwork
-from salcr.models.features import extract_features, parameter_dtype, pick_device
+from salcr.models.features import extract_features, for_features, parameter_dtype, pick_device
 
 logger = logging.getLogger("salcr")
 
@@ -98,19 +98,20 @@ def retrieval_features(network: SALCRNetwork, dataset: Dataset, config: Config, 
     """Unit features ``[N, D]`` of ``dataset.test``, averaged with those of the mirror images, on ``device``."""
     records = dataset.test
     features = torch.empty(len(records), network.width, dtype=network.norm.weight.dtype, device=device)
-    for infrared in (False, True):
-        rows = np.flatnonzero(records.infrared == infrared)
-        if len(rows) == 0:
-            continue
-        features[torch.from_numpy(rows).to(device)] = extract_features(
-            network,
-            open_images(records.subset(rows), config),
-            infrared=infrared,
-            batch=config.evaluation.batch,
-            device=device,
-            precision=config.schedule.precision,
-            mirror=True,
-        ).f
+    with for_features(network):
+        for infrared in (False, True):
+            rows = np.flatnonzero(records.infrared == infrared)
+            if len(rows) == 0:
+                continue
+            features[torch.from_numpy(rows).to(device)] = extract_features(
+                network,
+                open_images(records.subset(rows), config),
+                infrared=infrared,
+                batch=config.evaluation.batch,
+                device=device,
+                precision=config.schedule.precision,
+                mirror=True,
+            ).f
     return features
 
 

@@ -21,7 +21,7 @@ from salcr.engine.network import build_network, compile_for_training
 from salcr.engine.pseudo_labels import label_metrics, pseudo_labels
 from salcr.engine.steps import LossWatch, Rows, load_batches, training_views
 from salcr.models import Embedding
-from salcr.models.features import autocast, extract_features, parameter_dtype, pick_device
+from salcr.models.features import autocast, extract_features, for_features, parameter_dtype, pick_device
 from salcr.nn import synchronised
 from salcr.objectives import association_named
 
@@ -76,17 +76,18 @@ class Session:
 
     def extract(self) -> tuple[Embedding, Embedding]:
         """Evaluation features of all training images, visible and infrared."""
-        return tuple(
-            extract_features(
-                self.network,
-                images,
-                infrared=infrared,
-                batch=self.config.evaluation.batch,
-                device=self.device,
-                precision=self.config.schedule.precision,
+        with for_features(self.network):
+            return tuple(
+                extract_features(
+                    self.network,
+                    images,
+                    infrared=infrared,
+                    batch=self.config.evaluation.batch,
+                    device=self.device,
+                    precision=self.config.schedule.precision,
+                )
+                for images, infrared in zip(self.stores, (False, True), strict=True)
             )
-            for images, infrared in zip(self.stores, (False, True), strict=True)
-        )
 
     def update_labels(self, visible: torch.Tensor, infrared: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Pseudo labels of both modalities from their features; the previous ones stay where clustering fails."""
