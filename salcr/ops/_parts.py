@@ -22,10 +22,13 @@ def check_parts(features: torch.Tensor, memory: torch.Tensor) -> None:
         raise ValueError(f"memory {tuple(memory.shape)} does not fit features {tuple(features.shape)}")
 
 
-def per_row(name: str, x: torch.Tensor, features: torch.Tensor, axes: int) -> None:
-    """``x`` is int64 with ``axes`` axes behind its rows; its rows are those of ``features``, or of one of its parts."""
-    check_tensor(name, x, ndim=tuple(range(1 + axes, features.ndim + axes)), floating=False)
-    check_same(name, x, "features", features, dtype=False)
+def per_row(name: str, x: torch.Tensor, features: torch.Tensor, axes: int, *, floating: bool = False) -> None:
+    """``x`` is int64, or else of the dtype of ``features``, with ``axes`` axes behind its rows.
+
+    Its rows are those of ``features``, or of one of its parts.
+    """
+    check_tensor(name, x, ndim=tuple(range(1 + axes, features.ndim + axes)), floating=floating)
+    check_same(name, x, "features", features, dtype=floating)
     rows = x.shape[: x.ndim - axes]
     if rows != features.shape[:-1] and rows != features.shape[-2:-1]:
         raise ValueError(f"{name} {tuple(x.shape)} do not fit features {tuple(features.shape)}")

@@ -189,10 +189,15 @@ def temperature(d: Draw) -> float:
 
 def cluster_contrast(d: Draw) -> Arguments:
     (lead, rows, width), classes = parts_and_rows(d), d.size()
+    targets, soft = d.integers(*rows_of(d, lead, rows), low=-1, high=classes), None
+    if d.chance(0.4):
+        targets, soft = None, d.floats(*rows_of(d, lead, rows), classes, positive=True)
     return dict(
         features=d.leaf(d.floats(*lead, rows, width)),
         memory=d.unit_rows(*lead, classes, width),
-        targets=d.integers(*rows_of(d, lead, rows), low=-1, high=classes),
+        targets=targets,
+        soft_targets=soft,
+        weights=d.choice((None, d.floats(*rows_of(d, lead, rows)))),
         temperature=temperature(d),
         reduction=d.choice(("mean", "sum", "none")),
     )
@@ -218,6 +223,7 @@ def update_cluster_memory_(d: Draw) -> Arguments:
         targets=d.integers(*rows_of(d, lead, rows), low=-1, high=classes),
         momentum=d.choice((0.1, 0.0, 1.0, 0.9)),
         order=d.choice((None, d.laid(order) if d.chance(0.8) else order[:1].expand(rows))),
+        select=d.choice(("all", "hardest")),
     )
 
 
@@ -272,7 +278,17 @@ def of_memories(arguments: Arguments) -> float:
     longest = max(float(x.detach().double().norm(dim=-1).nan_to_num(0, 0).max()) for x in banks)
     logits = longest / float(arguments["temperature"])
     shortest = float(arguments["features"].detach().double().norm(dim=-1).nan_to_num(1).clamp_min(1e-12).min())
-    return max(1.0, logits) * max(1.0, logits / min(1.0, shortest))
+    return max(1.0, logits) * max(1.0, logits / min(1.0, shortest)) * of_factors(arguments)
+
+
+def of_factors(arguments: Arguments) -> float:
+    """Of the losses of rows: the largest weight, and the largest sum of soft targets."""
+    largest = 1.0
+    for name in ("soft_targets", "weights"):
+        if (x := arguments.get(name)) is not None:
+            sizes = x.detach().double().nan_to_num(0, 0, 0).abs()
+            largest *= max(1.0, float((sizes.sum(-1) if name == "soft_targets" else sizes).max()))
+    return largest
 
 
 def of_maps(arguments: Arguments) -> float:

@@ -21,12 +21,14 @@ def rows(dtype, width=2048, parts=2, count=300, columns=5000):
     return torch.zeros(parts, count, width, dtype=dtype), torch.zeros(parts, columns, width, dtype=dtype)
 
 
-def cluster_contrast(dtype, reduction="mean", **shape):
+def cluster_contrast(dtype, reduction="mean", soft=False, **shape):
     from salcr.kernels.cluster_memory import contrast_backward, contrast_forward
 
     features, memory = rows(dtype, **shape)
     targets = torch.zeros(*features.shape[:2], 1, dtype=torch.int64)
     options = dict(temperature=0.05, reduction=reduction)
+    if soft:
+        options |= dict(weights=features[..., 0], soft=torch.zeros(*features.shape[:2], memory.shape[1], dtype=dtype))
     loss, lse = contrast_forward(features, memory, targets, **options)
     contrast_backward(loss, features, memory, targets, lse, **options)
 
@@ -51,12 +53,12 @@ def set_contrast(dtype, wide=30, **shape):
     contrast_backward(loss, features, memory, positives, lse, temperature=0.05)
 
 
-def update(dtype, width=2048, parts=2):
+def update(dtype, width=2048, parts=2, hardest=False):
     from salcr.kernels.cluster_memory_update import update_cluster_memory
 
     features, memory = rows(dtype, width, parts)
     targets, order = torch.zeros(parts, 300, dtype=torch.int64), torch.arange(300)
-    update_cluster_memory(memory, features, targets, order, momentum=0.1)
+    update_cluster_memory(memory, features, targets, order, momentum=0.1, hardest=hardest)
 
 
 def sets(*widths):
@@ -163,6 +165,8 @@ CALLS = {
     "cluster_contrast-tf32": Call(partial(cluster_contrast, SINGLE), tf32=True),
     "cluster_contrast-tf32x3": Call(partial(cluster_contrast, SINGLE)),
     "cluster_contrast-none": Call(partial(cluster_contrast, HALF, "none"), everywhere=False),
+    "cluster_contrast-soft": Call(partial(cluster_contrast, SINGLE, soft=True)),
+    "cluster_contrast-soft-half": Call(partial(cluster_contrast, HALF, soft=True), everywhere=False),
     "cluster_contrast-odd": Call(partial(cluster_contrast, HALF, width=2047, parts=1), everywhere=False),
     "cluster_contrast-one": Call(partial(cluster_contrast, SINGLE, count=1, columns=1), everywhere=False),
     "instance_memory-half": Call(partial(instance_memory, HALF)),
@@ -172,6 +176,7 @@ CALLS = {
     "set_contrast-float16": Call(partial(set_contrast, torch.float16), everywhere=False),
     "set_contrast-one": Call(partial(set_contrast, SINGLE, 1, count=1, parts=1), everywhere=False),
     "update-single": Call(partial(update, SINGLE)),
+    "update-hardest": Call(partial(update, SINGLE, hardest=True), everywhere=False),
     "update-wide": Call(partial(update, SINGLE, width=8192), everywhere=False),
     "sets": Call(partial(sets, 30, 30, 30)),
     "sets-wide": Call(partial(sets, 300, 1), everywhere=False),

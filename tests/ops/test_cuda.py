@@ -36,6 +36,10 @@ def unit(*shape):
     return lambda generator: F.normalize(torch.randn(*shape, generator=generator), dim=-1)
 
 
+def shares(*shape):
+    return lambda generator: torch.rand(*shape, generator=generator).softmax(-1)
+
+
 def integers(low, high, *shape):
     return lambda generator: torch.randint(low, high, shape, generator=generator)
 
@@ -109,6 +113,7 @@ TABLE: dict[str, list[Row]] = {
         Row((normal(23, 19), unit(7, 19), integers(-1, 7, 23)), gradients=(0,)),
         Row((normal(3, 23, 70), unit(3, 300, 70), integers(-1, 300, 3, 23)), dict(temperature=0.1), (0,)),
         Row((normal(3, 23, 19), unit(3, 7, 19), integers(-1, 7, 23)), dict(reduction="none"), (0,)),
+        Row((normal(3, 23, 19), unit(3, 7, 19)), dict(soft_targets=shares(3, 23, 7), weights=shares(3, 23)), (0,)),
     ],
     "cluster_contrast_sum": [
         Row(
@@ -165,6 +170,7 @@ TABLE: dict[str, list[Row]] = {
     "update_cluster_memory_": [
         Row((unit(7, 19), normal(40, 19), integers(-1, 7, 40))),
         Row((unit(3, 5, 70), normal(3, 90, 70), integers(-1, 5, 90)), dict(order=torch.arange(90).flip(0))),
+        Row((unit(3, 5, 70), normal(3, 90, 70), integers(-1, 5, 90)), dict(select="hardest")),
     ],
 }
 OPERATORS = sorted(set(ops.__all__) & set(reference.__all__) - {"RankingResult"})
