@@ -238,8 +238,16 @@ def instance_search(d: Draw) -> Arguments:
 def set_contrast(d: Draw) -> Arguments:
     (lead, rows, width), images = parts_and_rows(d), d.size(1, 12)
     features, memory = d.leaf(d.floats(*lead, rows, width)), d.unit_rows(*lead, images, width)
-    positives = d.sets(*rows_of(d, lead, rows), width=d.size(1, 5), below=images)
-    arguments = dict(features=features, memory=memory, positives=positives, temperature=temperature(d))
+    positives = [
+        d.sets(*rows_of(d, lead, rows), width=d.size(1, 5), below=images) for _ in range(d.choice((1, 1, 2, 3)))
+    ]
+    arguments = dict(
+        features=features,
+        memory=memory,
+        positives=d.choice((positives, positives[0])),
+        over=d.choice(("union", "each")),
+        temperature=temperature(d),
+    )
     known = d.choice(("nothing", "lse", "both"))
     if known != "nothing":
         from salcr import reference
@@ -339,7 +347,7 @@ OPERATORS: dict[str, Entry] = {
     "rerank_k_reciprocal": Entry(rerank_k_reciprocal, judges.close_to_exact),
     "semantic_parts": Entry(partial(part_prototypes, views=3), magnitude=of_chains),
     "semantic_pool": Entry(partial(part_prototypes, views=3, p=3.0, eps=1e-12), magnitude=of_chains),
-    "set_contrast": contrast(set_contrast, judges.contrast_with_sets),
+    "set_contrast": contrast(set_contrast, judges.contrast_with_sets, says=("sets[",)),
     "sinkhorn": Entry(sinkhorn, judges.transport_plan, magnitude=of_exponents),
     "unite_sets": Entry(index_sets, judges.python_sets(set.union)),
     "update_cluster_memory_": Entry(update_cluster_memory_, changed="memory"),

@@ -42,6 +42,9 @@ MEMORY_CALLS = {
     ),
     "set_contrast": lambda i, x, m: ops.set_contrast(x, m, POSITIVES, temperature=0.5, impl=i),
     "set_contrast of one": lambda i, x, m: ops.set_contrast(x, m, POSITIVES[:, :1], temperature=0.5, impl=i),
+    "set_contrast with each of two": lambda i, x, m: ops.set_contrast(
+        x, m, [POSITIVES, POSITIVES[:, 1:].flip(0)], over="each", temperature=0.5, impl=i
+    ),
     "set_contrast after a search": searched_contrast,
 }
 POOLING_CALLS = {
