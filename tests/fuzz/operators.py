@@ -131,7 +131,8 @@ def two_sides(d: Draw, **options) -> Arguments:
 
 
 def rerank_k_reciprocal(d: Draw) -> Arguments:
-    return two_sides(d, k1=d.size(1, 12), k2=d.size(1, 6), lambda_value=d.choice((0.0, 0.3, 1.0)))
+    options = dict(lambda_value=d.choice((0.0, 0.3, 1.0)), power=d.choice((2.0, 1.0)))
+    return two_sides(d, k1=d.size(1, 12), k2=d.size(1, 6), **options)
 
 
 def rerank_distances(d: Draw) -> Arguments:

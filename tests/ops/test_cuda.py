@@ -159,7 +159,11 @@ TABLE: dict[str, list[Row]] = {
     "rerank_distances": [
         Row(tuple(lambda g, n=n: blocks(g)[n] for n in range(3)), dict(k1=10, k2=3)),
     ],
-    "rerank_k_reciprocal": [Row(RETRIEVAL, dict(k1=10, k2=3)), Row(RETRIEVAL, dict(k1=8, k2=1, lambda_value=0.0))],
+    "rerank_k_reciprocal": [
+        Row(RETRIEVAL, dict(k1=10, k2=3)),
+        Row(RETRIEVAL, dict(k1=8, k2=1, lambda_value=0.0)),
+        Row(RETRIEVAL, dict(k1=10, k2=3, power=1.0)),
+    ],
     "semantic_parts": [Row(PARTS, gradients=(0, 1))],
     "semantic_pool": [Row(POSITIVE_PARTS, gradients=(0, 1))],
     "set_contrast": [
