@@ -13,6 +13,14 @@ SINGLE_AND_DOUBLE = (torch.float32, torch.float64)
 """What the C++ backend takes."""
 
 
+def followed(x: torch.Tensor, leader: torch.Tensor) -> torch.Tensor:
+    """Under autocast ``x`` in the dtype of ``leader``: features come in half precision there, memories in float32."""
+    tensors = isinstance(x, torch.Tensor) and isinstance(leader, torch.Tensor)
+    if not tensors or x.dtype == leader.dtype or not (x.is_floating_point() and leader.is_floating_point()):
+        return x
+    return x.to(leader.dtype) if torch.is_autocast_enabled(leader.device.type) else x
+
+
 def check_parts(features: torch.Tensor, memory: torch.Tensor) -> None:
     """``features [B, D]`` with ``memory [K, D]``, or both with a leading part axis of the same length."""
     check_tensor("features", features, ndim=(2, 3))

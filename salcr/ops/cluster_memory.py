@@ -14,6 +14,7 @@ from salcr.ops._parts import (
     check_parts,
     check_targets,
     check_temperature,
+    followed,
     lse_dtype,
     per_row,
 )
@@ -55,7 +56,8 @@ def cluster_contrast(
 
     Args:
         features: ``[B, D]`` or ``[P, B, D]``, float; need not be normalised.
-        memory: ``[K, D]`` or ``[P, K, D]`` of the same dtype: unit rows, one a cluster. It gets no gradient.
+        memory: ``[K, D]`` or ``[P, K, D]`` of the same dtype (under autocast of any, and the features' is taken): unit
+            rows, one a cluster. It gets no gradient.
         targets: ``[B]`` or ``[P, B]``, int64 in ``[0, K)``; rows with -1 are ignored.
         soft_targets: ``[B, K]`` or ``[P, B, K]`` of the same dtype, in place of ``targets``: the probability of each
             cluster (the sum may differ from 1). Rows of zeros are ignored.
@@ -83,6 +85,7 @@ def cluster_contrast(
 
     Source: docs/method.md, "Cluster contrast"; Cluster Contrast (Dai et al., 2021).
     """
+    memory, soft_targets, weights = (followed(x, features) for x in (memory, soft_targets, weights))
     if (targets is None) == (soft_targets is None):
         raise ValueError(f"pass either targets or soft_targets, got {'neither' if targets is None else 'both'}")
     if soft_targets is not None:
@@ -135,7 +138,7 @@ def cluster_contrast_sum(
     for name, given in (("memories", memories), ("targets", targets)):
         if isinstance(given, torch.Tensor) or not isinstance(given, Sequence):
             raise TypeError(f"{name} must be a sequence of tensors, got {type(given).__name__}")
-    memories, targets = list(memories), list(targets)
+    memories, targets = [followed(memory, features) for memory in memories], list(targets)
     if not memories or len(memories) != len(targets):
         raise ValueError(f"memories and targets must be as many, and some: got {len(memories)} and {len(targets)}")
     checked = [_check_contrast(features, *pair, temperature, impl) for pair in zip(memories, targets, strict=True)]
@@ -165,7 +168,8 @@ def update_cluster_memory_(
 
     Args:
         memory: ``[K, D]`` or ``[P, K, D]``, float, changed in place.
-        features: ``[B, D]`` or ``[P, B, D]`` of the same dtype; need not be normalised. Read without a gradient.
+        features: ``[B, D]`` or ``[P, B, D]`` of the same dtype (under autocast of any); need not be normalised. Read
+            without a gradient.
         targets: ``[B]`` or ``[P, B]``, int64 in ``[0, K)``; rows with -1 change nothing.
         momentum: share of the old row that stays, in [0, 1]; 0.1 in the paper.
         order: ``[B]``, int64: a permutation of the samples; by default their own order. All parts share it.
@@ -190,6 +194,8 @@ def update_cluster_memory_(
 
     Source: docs/method.md, "Memory update"; the hardest sample: Cluster Contrast (Dai et al., 2021).
     """
+    with torch.no_grad():
+        features = followed(features, memory)
     check_parts(features, memory)
     per_row("targets", targets, features, axes=0)
     check_number("momentum", momentum)

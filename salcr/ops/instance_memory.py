@@ -7,7 +7,15 @@ import torch
 from salcr.defaults import NEIGHBORS, TEMPERATURE
 from salcr.ops._checks import check_integer, check_same, check_tensor
 from salcr.ops._dispatch import add_backend, check_impl, pick
-from salcr.ops._parts import HALF_TO_SINGLE, SINGLE_AND_DOUBLE, check_parts, check_temperature, lse_dtype, per_row
+from salcr.ops._parts import (
+    HALF_TO_SINGLE,
+    SINGLE_AND_DOUBLE,
+    check_parts,
+    check_temperature,
+    followed,
+    lse_dtype,
+    per_row,
+)
 from salcr.ops._register import apply, first_derivative, register
 from salcr.ops.backends.cpp import instance_memory as _cpp
 from salcr.ops.backends.eager import instance_memory as _eager
@@ -133,7 +141,8 @@ def set_contrast(
 
     Args:
         features: ``[B, D]`` or ``[P, B, D]``, float; need not be normalised.
-        memory: ``[N, D]`` or ``[P, N, D]`` of the same dtype: unit rows, one an image. It gets no gradient.
+        memory: ``[N, D]`` or ``[P, N, D]`` of the same dtype (under autocast of any, and the features' is taken): unit
+            rows, one an image. It gets no gradient.
         positives: ``[B, m]`` or ``[P, B, m]``, int64 in ``[0, N)``, rows ascending without duplicates and -1 padded at
             the end, as the set operators return them. Or several such sets, whose widths may differ.
         over: of several sets: ``"union"``, one contrast with what is in any of them, or ``"each"``, the mean of a
@@ -160,6 +169,7 @@ def set_contrast(
 
     Source: docs/method.md, "GPCR".
     """
+    memory = followed(memory, features)
     check_parts(features, memory)
     sets = _sets(positives, features)
     if over not in OVER:
@@ -224,6 +234,7 @@ def _sums(features, memory, lse, temperature, impl):
 
 
 def _search(features, memory, k, temperature, mean, impl):
+    memory = followed(memory, features)
     check_parts(features, memory)
     check_integer("k", k, 1, MOST_NEIGHBORS)
     check_temperature(temperature)
