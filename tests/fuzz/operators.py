@@ -50,8 +50,12 @@ def encoded(d: Draw, **options) -> Arguments:
     return dict(features=features, k1=k1, k2=d.size(1, 4), neighbors=neighbors) | options
 
 
+def jaccard_distance(d: Draw) -> Arguments:
+    return encoded(d, scale=d.choice(("none", "none", "farthest")), include_self=d.choice((True, True, False)))
+
+
 def jaccard_graph(d: Draw) -> Arguments:
-    return encoded(d, max_distance=d.choice((0.0, 0.3, 0.6, 0.999, 1.0, 7.0)))
+    return jaccard_distance(d) | dict(max_distance=d.choice((0.0, 0.3, 0.6, 0.999, 1.0, 7.0)))
 
 
 def cluster(d: Draw) -> Arguments:
@@ -334,7 +338,7 @@ OPERATORS: dict[str, Entry] = {
     "instance_neighbors": contrast(instance_search, judges.neighbour_sets),
     "instance_search": contrast(instance_search, judges.neighbour_sets),
     "intersect_sets": Entry(index_sets, judges.python_sets(set.intersection)),
-    "jaccard_distance": Entry(encoded, judges.same_distances, magnitude=lambda _: 1.0),
+    "jaccard_distance": Entry(jaccard_distance, judges.same_distances, magnitude=lambda _: 1.0),
     "jaccard_graph": Entry(jaccard_graph, judges.same_graph, ragged=True),
     "knn": Entry(knn, judges.nearest),
     "label_agreement": Entry(label_agreement, judges.identical),

@@ -78,11 +78,12 @@ def knn(size, width, k, *, queries=None, near=False):
     search(x, y, k - own, scores[:, own:], indices[:, own:], exclude_self=own, sqeuclidean=near)
 
 
-def labels(k1, half, k2=6, width=2048, count=600):
+def labels(k1, half, k2=6, width=2048, count=600, scaled=False):
     from salcr.kernels import jaccard, jaccard_encodings
 
     ranks = torch.zeros(count, k1, dtype=torch.int32)
-    encodings = jaccard_encodings.encode(torch.zeros(count, width), ranks, torch.zeros(count, k1), half=half, k2=k2)
+    options = dict(half=half, k2=k2, factors=torch.zeros(count) if scaled else None)
+    encodings = jaccard_encodings.encode(torch.zeros(count, width), ranks, torch.zeros(count, k1), **options)
     jaccard.jaccard_graph(encodings, 0.6)
     jaccard.jaccard_distance(encodings)
 
@@ -186,6 +187,7 @@ CALLS = {
     "knn-many": Call(partial(knn, 5000, 100, 1000, queries=1), everywhere=False),
     "labels": Call(partial(labels, 30, 16)),
     "labels-many": Call(partial(labels, 300, 151), everywhere=False),
+    "labels-scaled": Call(partial(labels, 31, 16, scaled=True), everywhere=False),
     "labels-one": Call(partial(labels, 1, 1, k2=1, width=100), everywhere=False),
     "dbscan-graph": Call(partial(dbscan, SINGLE, dense=False)),
     "dbscan-dense": Call(partial(dbscan, SINGLE, dense=True), everywhere=False),

@@ -138,7 +138,11 @@ TABLE: dict[str, list[Row]] = {
         Row((normal(5, 19), unit(6, 19), 8)),
     ],
     "intersect_sets": [Row((sets(2, 30, width=12),) * 3), Row((sets(30, width=12), sets(30, width=5)))],
-    "jaccard_distance": [Row(GRAPH, dict(k1=12, k2=4)), Row(GRAPH, dict(k1=10, k2=1))],
+    "jaccard_distance": [
+        Row(GRAPH, dict(k1=12, k2=4)),
+        Row(GRAPH, dict(k1=10, k2=1)),
+        Row(GRAPH, dict(k1=10, k2=3, scale="farthest", include_self=False)),
+    ],
     "jaccard_graph": [Row(GRAPH, dict(k1=12, k2=4, max_distance=0.6))],
     "knn": [
         Row((normal(50, 24), 7)),
