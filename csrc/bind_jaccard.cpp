@@ -1,6 +1,9 @@
 // jaccard_graph and jaccard_distance of salcr._C, and the steps of the former for some rows of many.
 
+#include <pybind11/stl.h>
+
 #include <algorithm>
+#include <optional>
 #include <string>
 
 #include "binding.hpp"
@@ -58,14 +61,16 @@ Neighbours<Real> lists(const Array<std::int32_t>& ranks, const Array<Real>& prod
 
 template <typename Real>
 Neighbours<Real> neighbours(const Array<std::int32_t>& ranks, const Array<Real>& products, const Array<Real>& features,
-                            std::int64_t half, std::int64_t k2, int threads) {
+                            const std::optional<Array<Real>>& factors, std::int64_t half, std::int64_t k2, int threads) {
   require(ranks.ndim() == 2 && products.ndim() == 2 && features.ndim() == 2, "jaccard: wrong number of axes");
   const std::int64_t rows = ranks.shape(0), k = ranks.shape(1);
   require(products.shape(0) == rows && products.shape(1) == k && features.shape(0) == rows && rows < kMaxRows,
           "jaccard: shapes do not fit");
   require(half >= 1 && half <= k && k2 >= 1 && k2 <= k && threads >= 1, "jaccard: half or k2 out of range");
+  require(!factors || (factors->ndim() == 1 && factors->shape(0) == rows), "jaccard: factors do not fit");
   check_ranks(ranks, rows);
-  return {ranks.data(), products.data(), features.data(), rows, k, features.shape(1)};
+  const Real* of_rows = factors ? factors->data() : nullptr;
+  return {ranks.data(), products.data(), features.data(), rows, k, features.shape(1), of_rows};
 }
 
 // The steps of jaccard_graph for some rows of many; salcr/ops/_sharded.py puts them together.
@@ -174,9 +179,9 @@ template <typename Real>
 void bind(py::module_& m) {
   m.def(
       "jaccard_graph",
-      [](Array<std::int32_t> ranks, Array<Real> products, Array<Real> features, std::int64_t half, std::int64_t k2,
-         float max_distance, int threads) {
-        const auto near = neighbours(ranks, products, features, half, k2, threads);
+      [](Array<std::int32_t> ranks, Array<Real> products, Array<Real> features, std::optional<Array<Real>> factors,
+         std::int64_t half, std::int64_t k2, float max_distance, int threads) {
+        const auto near = neighbours(ranks, products, features, factors, half, k2, threads);
         require(max_distance >= 0 && max_distance < 1, "jaccard_graph: max_distance out of range");
         Graph graph;
         {
@@ -186,21 +191,22 @@ void bind(py::module_& m) {
         return py::make_tuple(as_array(std::move(graph.pointers)), as_array(std::move(graph.columns)),
                               as_array(std::move(graph.distances)));
       },
-      py::arg("ranks").noconvert(), py::arg("products").noconvert(), py::arg("features").noconvert(), py::arg("half"),
-      py::arg("k2"), py::arg("max_distance"), py::arg("threads"));
+      py::arg("ranks").noconvert(), py::arg("products").noconvert(), py::arg("features").noconvert(),
+      py::arg("factors").noconvert(), py::arg("half"), py::arg("k2"), py::arg("max_distance"), py::arg("threads"));
   m.def(
       "jaccard_distance",
-      [](Array<std::int32_t> ranks, Array<Real> products, Array<Real> features, std::int64_t half, std::int64_t k2,
-         Array<float> distances, int threads) {
-        const auto near = neighbours(ranks, products, features, half, k2, threads);
+      [](Array<std::int32_t> ranks, Array<Real> products, Array<Real> features, std::optional<Array<Real>> factors,
+         std::int64_t half, std::int64_t k2, Array<float> distances, int threads) {
+        const auto near = neighbours(ranks, products, features, factors, half, k2, threads);
         require(distances.ndim() == 2 && distances.shape(0) == near.rows && distances.shape(1) == near.rows,
                 "jaccard_distance: shapes do not fit");
         float* data = distances.mutable_data();
         py::gil_scoped_release release;
         jaccard_distance(encode(near, half, k2, threads), data, threads);
       },
-      py::arg("ranks").noconvert(), py::arg("products").noconvert(), py::arg("features").noconvert(), py::arg("half"),
-      py::arg("k2"), py::arg("distances").noconvert(), py::arg("threads"));
+      py::arg("ranks").noconvert(), py::arg("products").noconvert(), py::arg("features").noconvert(),
+      py::arg("factors").noconvert(), py::arg("half"), py::arg("k2"), py::arg("distances").noconvert(),
+      py::arg("threads"));
 }
 
 }  // namespace

@@ -8,6 +8,8 @@
 
 #include "cluster_memory_update.hpp"
 
+#include <cmath>
+#include <limits>
 #include <vector>
 
 #include "parallel.hpp"
@@ -32,12 +34,32 @@ void prefetch(const Real* row, std::int64_t width) {
   for (std::int64_t d = 0; d < width; d += kLine) __builtin_prefetch(row + d);
 }
 
+// The first sample of [begin, end) whose feature row has the smallest cosine to `row`. One that is NaN counts as the
+// smallest, so that the row will show it.
+template <typename Real>
+const std::int64_t* hardest_of(const std::int64_t* begin, const std::int64_t* end, const Real* features, const Real* row,
+                               std::int64_t width) {
+  const std::int64_t* found = begin;
+  double smallest = std::numeric_limits<double>::infinity();
+  for (const std::int64_t* sample = begin; sample != end; ++sample) {
+    const Real* x = features + *sample * width;
+    if (sample + 1 != end) prefetch(features + sample[1] * width, width);
+    const double cosine = dot(x, row, width) * inverse_norm(dot(x, x, width));
+    if (std::isnan(cosine)) return sample;
+    if (cosine < smallest) {
+      smallest = cosine;
+      found = sample;
+    }
+  }
+  return found;
+}
+
 }  // namespace
 
 template <typename Real>
 void update_cluster_memory(Real* memory, const Real* features, const std::int64_t* targets, const std::int64_t* order,
                            std::int64_t banks, std::int64_t classes, std::int64_t samples, std::int64_t width,
-                           double momentum, int threads) {
+                           double momentum, bool hardest, int threads) {
   // Counting sort of the samples by (bank, class), keeping the given order within a class.
   const std::int64_t slots = banks * classes;
   std::vector<std::int64_t> begin(slots + 1, 0), member(banks * samples);
@@ -55,10 +77,16 @@ void update_cluster_memory(Real* memory, const Real* features, const std::int64_
     for (std::int64_t s = first; s < last; ++s) {
       if (begin[s] == begin[s + 1]) continue;
       Real* row = memory + s * width;
+      const std::int64_t* sample = member.data() + begin[s];
+      const std::int64_t* end = member.data() + begin[s + 1];
+      if (hardest) {
+        sample = hardest_of(sample, end, features, row, width);
+        end = sample + 1;
+      }
       double scale = 1;
-      for (std::int64_t m = begin[s]; m < begin[s + 1]; ++m) {
-        const Real* x = features + member[m] * width;
-        if (m + 1 < begin[s + 1]) prefetch(features + member[m + 1] * width, width);
+      for (; sample != end; ++sample) {
+        const Real* x = features + *sample * width;
+        if (sample + 1 != end) prefetch(features + sample[1] * width, width);
         const Real keep = static_cast<Real>(momentum * scale);
         const Real take = static_cast<Real>((1 - momentum) * inverse_norm(dot(x, x, width)));
         scale = inverse_norm(blend(row, x, keep, take, width));
@@ -70,8 +98,8 @@ void update_cluster_memory(Real* memory, const Real* features, const std::int64_
 }
 
 template void update_cluster_memory<float>(float*, const float*, const std::int64_t*, const std::int64_t*, std::int64_t,
-                                           std::int64_t, std::int64_t, std::int64_t, double, int);
+                                           std::int64_t, std::int64_t, std::int64_t, double, bool, int);
 template void update_cluster_memory<double>(double*, const double*, const std::int64_t*, const std::int64_t*,
-                                            std::int64_t, std::int64_t, std::int64_t, std::int64_t, double, int);
+                                            std::int64_t, std::int64_t, std::int64_t, std::int64_t, double, bool, int);
 
 }  // namespace salcr

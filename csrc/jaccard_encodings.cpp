@@ -143,6 +143,7 @@ class Encoder {
   void append_row(std::int64_t i, const std::vector<std::int32_t>& set, const std::vector<std::int32_t>& rank,
                   Unlisted unlisted, std::vector<Entry<Real>>& out) const {
     const std::size_t start = out.size();
+    const Real factor = near_.factors == nullptr ? Real(1) : near_.factors[i];
     double sum = 0;
     for (const std::int32_t j : set) {
       Real similarity;
@@ -152,7 +153,7 @@ class Encoder {
         const std::int64_t their_rank = back(i, j);
         similarity = their_rank != kAbsent ? near_.products[j * near_.k + their_rank] : unlisted(j);
       }
-      const Real weight = std::exp(-(2 - 2 * similarity));
+      const Real weight = std::exp(-(2 - 2 * similarity) * factor);
       out.push_back({j, weight});
       sum += weight;
     }

@@ -12,6 +12,7 @@ struct Neighbours {
   const Real* products;       // [rows, k], their inner products with it
   const Real* features;       // [rows, width], unit rows
   std::int64_t rows, k, width;
+  const Real* factors = nullptr;  // [rows], of each row's squared distances; 1 where there are none
 };
 
 // k-reciprocal encodings (docs/method.md, "Encodings"): rows that sum to 1, columns in no particular order.

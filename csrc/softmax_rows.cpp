@@ -133,6 +133,19 @@ void multiply(Real* row, std::int64_t columns, Real factor) {
   for (std::int64_t c = 0; c < columns; ++c) row[c] *= factor;
 }
 
+// row = (row * share - wanted) * weight.
+template <typename Real>
+void subtract_scaled(Real* __restrict__ row, const Real* __restrict__ wanted, std::int64_t columns, Real share,
+                     Real weight) {
+#pragma omp simd
+  for (std::int64_t c = 0; c < columns; ++c) row[c] = (row[c] * share - wanted[c]) * weight;
+}
+
+template <typename Real>
+double mass(const Real* wanted, std::int64_t columns) {
+  return row_sum<Real>(columns, [=](std::int64_t c) { return wanted[c]; });
+}
+
 }  // namespace
 
 template <typename Real>
@@ -154,21 +167,30 @@ void search_rows(const ProductRows<Real>& block, std::int64_t k, bool shares, st
 }
 
 template <typename Real>
-void contrast_losses(const ProductRows<Real>& block, const std::int64_t* targets, Real* losses, Real* lse) {
+void contrast_losses(const ProductRows<Real>& block, const std::int64_t* targets, const Real* soft, Real* losses,
+                     Real* lse) {
   parallel_chunks(block.rows, kRows, block.threads, [&](std::int64_t begin, std::int64_t end, int) {
     for (std::int64_t r = begin; r < end; ++r) {
       const Real* row = block.products + r * block.columns;
       const Real high = row_max(row, block.columns), scale = block.scale[r];
       const double log_sum = std::log(exponential_sum(row, block.columns, high, scale));
       lse[r] = static_cast<Real>(static_cast<double>(high) * scale + log_sum);
-      const double below = targets[r] < 0 ? 0 : static_cast<double>(high) - row[targets[r]];
-      losses[r] = targets[r] < 0 ? Real(0) : static_cast<Real>(below * scale + log_sum);
+      if (targets[r] < 0) {
+        losses[r] = 0;
+      } else if (soft == nullptr) {
+        losses[r] = static_cast<Real>((static_cast<double>(high) - row[targets[r]]) * scale + log_sum);
+      } else {
+        const Real* wanted = soft + r * block.columns;
+        const double below = row_sum<Real>(block.columns, [=](std::int64_t c) { return wanted[c] * (high - row[c]); });
+        losses[r] = static_cast<Real>(below * scale + mass(wanted, block.columns) * log_sum);
+      }
     }
   });
 }
 
 template <typename Real>
-void contrast_shares(const ProductRows<Real>& block, const std::int64_t* targets, const Real* weight) {
+void contrast_shares(const ProductRows<Real>& block, const std::int64_t* targets, const Real* soft,
+                     const Real* weight) {
   parallel_chunks(block.rows, kRows, block.threads, [&](std::int64_t begin, std::int64_t end, int) {
     for (std::int64_t r = begin; r < end; ++r) {
       Real* row = block.products + r * block.columns;
@@ -177,9 +199,14 @@ void contrast_shares(const ProductRows<Real>& block, const std::int64_t* targets
         continue;
       }
       const double sum = into_exponentials(row, block.columns, row_max(row, block.columns), block.scale[r]);
-      const Real target = static_cast<Real>(row[targets[r]] / sum - 1) * weight[r];
-      multiply(row, block.columns, static_cast<Real>(weight[r] / sum));
-      row[targets[r]] = target;
+      if (soft == nullptr) {
+        const Real target = static_cast<Real>(row[targets[r]] / sum - 1) * weight[r];
+        multiply(row, block.columns, static_cast<Real>(weight[r] / sum));
+        row[targets[r]] = target;
+      } else {
+        const Real* wanted = soft + r * block.columns;
+        subtract_scaled(row, wanted, block.columns, static_cast<Real>(mass(wanted, block.columns) / sum), weight[r]);
+      }
     }
   });
 }
@@ -197,8 +224,8 @@ void rows_through_normalisation(Real* gradient, const Real* features, std::int64
 
 #define SALCR_INSTANTIATE(Real)                                                                                   \
   template void search_rows<Real>(const ProductRows<Real>&, std::int64_t, bool, std::int64_t*, Real*);            \
-  template void contrast_losses<Real>(const ProductRows<Real>&, const std::int64_t*, Real*, Real*);               \
-  template void contrast_shares<Real>(const ProductRows<Real>&, const std::int64_t*, const Real*);                \
+  template void contrast_losses<Real>(const ProductRows<Real>&, const std::int64_t*, const Real*, Real*, Real*);  \
+  template void contrast_shares<Real>(const ProductRows<Real>&, const std::int64_t*, const Real*, const Real*);   \
   template void rows_through_normalisation<Real>(Real*, const Real*, std::int64_t, std::int64_t, int);
 SALCR_INSTANTIATE(float)
 SALCR_INSTANTIATE(double)

@@ -18,13 +18,16 @@ struct ProductRows {
 template <typename Real>
 void search_rows(const ProductRows<Real>& block, std::int64_t k, bool shares, std::int64_t* indices, Real* lse);
 
-// lse [rows] - the logit of the target of each row, and lse itself; a negative target has a loss of 0.
+// lse [rows] - the logit of the target of each row, and lse itself; a negative target has a loss of 0. Where `soft` [rows,
+// columns] is given, the loss is the sum over columns of soft * (lse - logit), and of targets only the sign counts.
 template <typename Real>
-void contrast_losses(const ProductRows<Real>& block, const std::int64_t* targets, Real* losses, Real* lse);
+void contrast_losses(const ProductRows<Real>& block, const std::int64_t* targets, const Real* soft, Real* losses,
+                     Real* lse);
 
-// The products become weight[row] * (softmax of the logits - one at the target), zero where the target is negative.
+// The products become weight[row] * (softmax of the logits - one at the target), zero where the target is negative. With
+// `soft`: weight[row] * (sum of soft * softmax of the logits - soft).
 template <typename Real>
-void contrast_shares(const ProductRows<Real>& block, const std::int64_t* targets, const Real* weight);
+void contrast_shares(const ProductRows<Real>& block, const std::int64_t* targets, const Real* soft, const Real* weight);
 
 // Gradients [rows, width] of unit rows become those of the rows themselves, in place.
 template <typename Real>

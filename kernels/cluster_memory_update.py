@@ -10,7 +10,8 @@ depend on the row and are in flight while it is renormalised.
 
 A step of the chain costs two block-wide sums, and there are as many steps as samples of the largest class (72 in
 training). The chain through the Gram matrix of a class's samples has cheaper steps, but the Gram matrix itself (72 x 72
-x 2048, float32 without tensor cores) takes longer than the 72 sums it saves. Floor: the touched rows' traffic.
+x 2048, float32 without tensor cores) takes longer than the 72 sums it saves. Where the hardest sample alone counts
+there is no chain: one pass over the samples finds it. Floor: the touched rows' traffic.
 """
 
 import torch
@@ -30,9 +31,9 @@ def inverse_norm(x):
 @triton.jit
 def update_kernel(
     memory, features, targets, order, members, samples, classes, width, momentum, SCAN: tl.constexpr,
-    BLOCK: tl.constexpr,
+    BLOCK: tl.constexpr, HARDEST: tl.constexpr = False,
 ):  # fmt: skip
-    """The chain of one class.
+    """The chain of one class; where HARDEST its sample of smallest cosine, the first in order of equals.
 
     ``memory [P, classes, D]``, ``features [P, samples, D]`` of any float dtype; ``targets [P, samples]`` and ``order
     [samples]`` int64; ``members [P, samples]`` int32 receives the samples class after class.
@@ -61,16 +62,40 @@ def update_kernel(
         inside = d < width
         at = memory + (part * classes + class_id) * width + d
         row = tl.load(at, mask=inside, other=0.0).to(tl.float32)
-        for n in tl.range(begin, begin + count, num_stages=3):
-            sample = tl.minimum(tl.maximum(tl.load(members + n), 0), samples - 1).to(tl.int64)
-            x = tl.load(features + (part * samples + sample) * width + d, mask=inside, other=0.0).to(tl.float32)
+        end = begin + count
+        if HARDEST:
+            smallest = float("inf")
+            hardest = begin
+            for n in tl.range(begin, end, num_stages=3):
+                x = member_row(features, members, n, part, samples, width, d)
+                cosine = tl.sum(x * row, 0) * inverse_norm(x)
+                cosine = tl.where(cosine == cosine, cosine, float("-inf"))  # NaN shows in the row
+                hardest = tl.where(cosine < smallest, n, hardest)
+                smallest = tl.minimum(cosine, smallest)
+            begin = hardest
+            end = hardest + 1
+        for n in tl.range(begin, end, num_stages=3):
+            x = member_row(features, members, n, part, samples, width, d)
             row = momentum * row + x * ((1 - momentum) * inverse_norm(x))
             row *= inverse_norm(row)
         tl.store(at, row.to(memory.dtype.element_ty), mask=inside)
 
 
+@triton.jit
+def member_row(features, members, n, part, samples, width, d):
+    """The row of the n-th of the list of samples, in float32."""
+    sample = tl.minimum(tl.maximum(tl.load(members + n), 0), samples - 1).to(tl.int64)
+    return tl.load(features + (part * samples + sample) * width + d, mask=d < width, other=0.0).to(tl.float32)
+
+
 def update_cluster_memory(
-    memory: torch.Tensor, features: torch.Tensor, targets: torch.Tensor, order: torch.Tensor, *, momentum: float
+    memory: torch.Tensor,
+    features: torch.Tensor,
+    targets: torch.Tensor,
+    order: torch.Tensor,
+    *,
+    momentum: float,
+    hardest: bool = False,
 ) -> None:
     """Update ``memory [P, K, D]`` in place with ``features [P, B, D]``; all arguments contiguous.
 
@@ -80,6 +105,7 @@ def update_cluster_memory(
         targets: ``[P, B]`` int64; a negative one, or one of no class, changes nothing.
         order: ``[B]`` int64, a permutation of the samples.
         momentum: share of the old row.
+        hardest: of each class only the first sample in order of smallest cosine to the row counts.
     """
     (parts, classes, width), samples = memory.shape, features.shape[1]
     members = torch.empty(parts, samples, dtype=torch.int32, device=memory.device)
@@ -88,5 +114,6 @@ def update_cluster_memory(
     t["num_warps"] *= 1 if block <= 4096 else 2
     with on_device(memory):
         update_kernel[(classes, parts)](
-            memory, features, targets, order, members, samples, classes, width, momentum, BLOCK=block, **t
+            memory, features, targets, order, members, samples, classes, width, momentum, BLOCK=block,
+            HARDEST=hardest, **t,
         )  # fmt: skip

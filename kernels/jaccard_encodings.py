@@ -120,8 +120,13 @@ def expand_kernel(
 
 
 @triton.jit
-def weights_kernel(features, pointers, known, columns, values, width, E: tl.constexpr, D: tl.constexpr):
-    """Similarities of a row's entries, of which the first ``known`` are there, become ``softmax(2 similarity - 2)``."""
+def weights_kernel(
+    features, pointers, known, factors, columns, values, width, SCALED: tl.constexpr, E: tl.constexpr, D: tl.constexpr,
+):  # fmt: skip
+    """Similarities of a row's entries, of which the first ``known`` are there, become ``softmax(2 similarity - 2)``.
+
+    Where SCALED the logits are multiplied with the row's of ``factors [N]`` float32, of which none is negative.
+    """
     row = tl.program_id(0).to(tl.int64)
     begin, end = tl.load(pointers + row), tl.load(pointers + row + 1)
     e = tl.arange(0, E)
@@ -138,12 +143,20 @@ def weights_kernel(features, pointers, known, columns, values, width, E: tl.cons
     tl.debug_barrier()
     total = tl.full([E], 0.0, tl.float32)
     for start in range(begin, end, E):
-        similarity = tl.load(values + start + e, mask=start + e < end, other=float("-inf"))
-        total += tl.exp(2 * similarity - 2)
+        weight = entry_weights(values + start + e, start + e < end, factors + row, SCALED)
+        total += weight
     total = tl.sum(total, 0)
     for start in range(begin, end, E):
-        similarity = tl.load(values + start + e, mask=start + e < end, other=float("-inf"))
-        tl.store(values + start + e, tl.exp(2 * similarity - 2) / total, mask=start + e < end)
+        weight = entry_weights(values + start + e, start + e < end, factors + row, SCALED)
+        tl.store(values + start + e, weight / total, mask=start + e < end)
+
+
+@triton.jit
+def entry_weights(similarities, inside, factor, SCALED: tl.constexpr):
+    logit = 2 * tl.load(similarities, mask=inside, other=0.0) - 2
+    if SCALED:
+        logit *= tl.load(factor)
+    return tl.where(inside, tl.exp(logit), 0.0)
 
 
 @triton.jit
@@ -204,7 +217,15 @@ def row_pointers(lengths: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.pad(lengths.cumsum(0, dtype=torch.int64), (1, 0))
 
 
-def encode(features: torch.Tensor, ranks: torch.Tensor, products: torch.Tensor, *, half: int, k2: int) -> Encodings:
+def encode(
+    features: torch.Tensor,
+    ranks: torch.Tensor,
+    products: torch.Tensor,
+    *,
+    half: int,
+    k2: int,
+    factors: torch.Tensor | None = None,
+) -> Encodings:
     """Encodings of ``features``. Waits for the device twice, for the entries before and after the averaging.
 
     Args:
@@ -213,13 +234,14 @@ def encode(features: torch.Tensor, ranks: torch.Tensor, products: torch.Tensor, 
         products: ``[N, k1]`` float32, their inner products with it; contiguous.
         half: ranks of the sets that may join a reciprocal set.
         k2: encodings are averaged over this many first ranks, at most ``k1``.
+        factors: ``[N]`` float32: of each row's squared distances, where they are not taken as they are.
     """
     with on_device(features):
-        return _averaged(ranks, *_expanded(features, ranks, products, half), k2)
+        return _averaged(ranks, *_expanded(features, ranks, products, half, factors), k2)
 
 
 def _expanded(
-    features: torch.Tensor, ranks: torch.Tensor, products: torch.Tensor, half: int
+    features: torch.Tensor, ranks: torch.Tensor, products: torch.Tensor, half: int, factors: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
     """Row pointers, columns and weights of the expanded sets, and the length of the longest."""
     (rows, k), device = ranks.shape, ranks.device
@@ -243,7 +265,8 @@ def _expanded(
     expand_kernel[(count,)](*sets, pointers, lengths, known, columns, values, *sizes, COUNT=False, **blocks)
     width, t = features.shape[1], configuration("jaccard_encodings.weights", device)
     block = min(t.pop("BLOCK"), triton.next_power_of_2(width))
-    weights_kernel[(rows,)](features, pointers, known, columns, values, width, D=block, **t)
+    of_rows, scaled = features if factors is None else factors, factors is not None
+    weights_kernel[(rows,)](features, pointers, known, of_rows, columns, values, width, SCALED=scaled, D=block, **t)
     return pointers, columns, values, longest
 
 

@@ -79,15 +79,24 @@ def tile_products(
 
 
 @triton.jit
+def soft_targets(soft, rows, columns, num_columns):
+    """A tile of ``soft [..., N]``, 0 outside of N; ``rows`` and ``columns`` are int64."""
+    at = soft + rows[:, None] * num_columns + columns[None, :]
+    return tl.load(at, mask=(columns < num_columns)[None, :], other=0.0).to(tl.float32)
+
+
+@triton.jit
 def weights_kernel(
-    x, memory, inverse_norms, lse, targets, out, num_rows, num_columns, width, start, stride, inverse_temperature,
-    M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr,
-    PROBABILITIES: tl.constexpr, PICK: tl.constexpr,
+    x, memory, inverse_norms, lse, targets, soft, mass, scale, out, num_rows, num_columns, width, start, stride,
+    inverse_temperature, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, EVEN: tl.constexpr,
+    PRECISION: tl.constexpr, PROBABILITIES: tl.constexpr, PICK: tl.constexpr, SOFT: tl.constexpr,
 ):  # fmt: skip
     """Columns ``start + [0, stride)``: logits, or weights (probabilities, less one at the target), 0 outside of N.
 
     ``x [P, B, D]`` and ``memory [P, N, D]`` are of one dtype; ``inverse_norms`` and ``lse [P, B]`` float32,
-    ``targets [P, B]`` int64; ``out [P, B, stride]`` is float32, weights may be of the dtype of ``x``.
+    ``targets [P, B]`` int64; ``out [P, B, stride]`` is float32, weights may be of the dtype of ``x``. Where SOFT,
+    weights are ``(mass · probability − soft) · scale``: ``soft [P, B, N]`` of any float dtype, the others ``[P, B]``
+    float32.
     """
     part = tl.program_id(2).to(tl.int64)
     rows = tl.program_id(0).to(tl.int64) * M + tl.arange(0, M)
@@ -103,6 +112,10 @@ def weights_kernel(
         if PICK:
             target = tl.load(targets + part * num_rows + at)
             value -= (columns[None, :] == target[:, None]).to(tl.float32)
+        if SOFT:
+            row = part * num_rows + at
+            wanted = soft_targets(soft, row, columns, num_columns)
+            value = (value * tl.load(mass + row)[:, None] - wanted) * tl.load(scale + row)[:, None]
         value = tl.where((columns < num_columns)[None, :], value * WEIGHT_ONE, 0.0)
     to = out + (part * num_rows + rows)[:, None] * stride + place[None, :]
     tl.store(to, value.to(out.dtype.element_ty), mask=(rows < num_rows)[:, None] & (place < stride)[None, :])
@@ -193,19 +206,21 @@ def chunk_values(
     *,
     lse: torch.Tensor | None = None,
     targets: torch.Tensor | None = None,
+    soft: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
 ) -> None:
     """Fill ``out [P, B, C]`` with the logits of columns ``start + [0, C)``.
 
     With ``lse [P, B]`` given, with ``WEIGHT_ONE`` times their probabilities instead, less one at ``targets [P, B]``;
-    zero from N on.
+    zero from N on. With ``soft`` (soft targets, mass, scale) see :func:`weights_kernel`.
     """
     (parts, rows, width), t = x.shape, tiles(x)
     columns = min(out.shape[-1], memory.shape[1] - start)
     grid = (triton.cdiv(rows, t["M"]), triton.cdiv(columns if lse is None else out.shape[-1], t["N"]), parts)
     weights_kernel[grid](
-        x, memory, norms, norms if lse is None else lse, norms if targets is None else targets, out, rows,
-        memory.shape[1], width, start, out.shape[-1], 1 / temperature, EVEN=width % t["K"] == 0,
-        PRECISION=precision(x), PROBABILITIES=lse is not None, PICK=targets is not None, **t,
+        x, memory, norms, norms if lse is None else lse, norms if targets is None else targets,
+        *((norms,) * 3 if soft is None else soft), out, rows, memory.shape[1], width, start, out.shape[-1],
+        1 / temperature, EVEN=width % t["K"] == 0, PRECISION=precision(x), PROBABILITIES=lse is not None,
+        PICK=targets is not None, SOFT=soft is not None, **t,
     )  # fmt: skip
 
 

@@ -34,6 +34,22 @@ def _classes(device: str, quick: bool) -> tuple[torch.Tensor, ...]:
     return features.to(device), memory.to(device), targets.to(device)
 
 
+def _soft_classes(device: str, quick: bool) -> tuple[torch.Tensor, ...]:
+    """The same with a distribution over clusters and a weight in place of each target."""
+    features, memory, _ = _classes("cpu", quick)
+    generator = torch.Generator().manual_seed(1)
+    soft = torch.randn(features.shape[1], memory.shape[1], generator=generator).softmax(-1)
+    weights = torch.rand(features.shape[1], generator=generator)
+    return features.to(device), memory.to(device), soft.to(device), weights.to(device)
+
+
+def _soft(function: Callable) -> Callable:
+    def contrast(features, memory, soft, weights):
+        return with_gradient(function, features, memory, soft_targets=soft, weights=weights)
+
+    return contrast
+
+
 def _memory_step(device: str, quick: bool) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Memory, features and targets of the 14 memories of a stage-two step: four groups of parts, two global ones."""
     ids, images, width, clusters = (3, 4, 32, (9, 7)) if quick else (12, 12, 2048, (600, 500))
@@ -77,6 +93,29 @@ CASES = (
         _classes,
         {name: partial(with_gradient, function) for name, function in CONTRASTS.items()},
         close,
+    ),
+    Case(
+        "cluster_contrast-soft",
+        "3 x 864 part rows against 600 clusters each, width 2048, soft targets and weights, forward and backward",
+        _soft_classes,
+        {
+            "reference": _soft(reference.cluster_contrast),
+            "compiled": _soft(compiled("cluster_contrast")),
+            "cpp": _soft(partial(ops.cluster_contrast, impl="cpp")),
+            "triton": _soft(partial(ops.cluster_contrast, impl="triton")),
+        },
+        close,
+    ),
+    Case(
+        "update_cluster_memory_-hardest",
+        "14 memories of 600 or 500 rows of 2048, 8,640 samples of which 12 a part move a row",
+        _memory_step,
+        {
+            impl: _update_all(partial(ops.update_cluster_memory_, select="hardest", impl=impl))
+            for impl in ("reference", "eager", "cpp", "triton")
+        },
+        close,
+        floor_bytes=_update_bytes,
     ),
     Case(
         "update_cluster_memory_-step",

@@ -32,6 +32,13 @@ def _sets_of_images(device: str, quick: bool) -> tuple[torch.Tensor, ...]:
     return features, memory, neighbours[..., ::3].contiguous(), *known
 
 
+def _three_sets(device: str, quick: bool) -> tuple:
+    """Each row's neighbours dealt out to three sets."""
+    features, memory = _images(device, quick)
+    neighbours, _ = ops.instance_neighbors(features, memory, K)
+    return features, memory, [neighbours[..., n::3].contiguous() for n in range(3)]
+
+
 def _refinement_step(device: str, quick: bool) -> tuple[RefinementObjective, torch.Tensor, torch.Tensor]:
     """Instance memories of clusters of 30, and a batch that sees 144 of the images in three views and three forms.
 
@@ -102,6 +109,17 @@ CASES = (
         "(reference: autograd through all logits)",
         _sets_of_images,
         {name: partial(_set_contrast, function) for name, function in CONTRASTS.items()},
+        close,
+    ),
+    Case(
+        "set_contrast-each",
+        "3 x 1,296 part rows with three sets of 10 positives among 22,258 images, forward and backward",
+        _three_sets,
+        {
+            "reference": partial(with_gradient, partial(reference.set_contrast, over="each")),
+            "cpp": partial(with_gradient, partial(ops.set_contrast, over="each", impl="cpp")),
+            "triton": partial(with_gradient, partial(ops.set_contrast, over="each", impl="triton")),
+        },
         close,
     ),
     Case(

@@ -113,20 +113,9 @@ class _UpdateInBackward(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient):
         rows, targets = ctx.saved_tensors
-        if ctx.use_hard:
-            targets = _hardest(rows, targets, ctx.memory)
-        ops.update_cluster_memory_(ctx.memory, rows, targets, momentum=ctx.momentum)
+        select = "hardest" if ctx.use_hard else "all"
+        ops.update_cluster_memory_(ctx.memory, rows, targets, momentum=ctx.momentum, select=select)
         return gradient, None, None, None, None
-
-
-def _hardest(rows: torch.Tensor, targets: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
-    """``targets``, but -1 for all samples except each cluster's of smallest cosine, the first of equals."""
-    cosines = (rows * memory[targets]).sum(1)
-    order = cosines.argsort(stable=True)
-    order = order[targets[order].argsort(stable=True)]  # by cluster, then by cosine, then by place
-    first = torch.ones_like(order, dtype=torch.bool)
-    first[1:] = targets[order][1:] != targets[order][:-1]
-    return torch.full_like(targets, -1).index_copy(0, order, torch.where(first, targets[order], -1))
 
 
 def _check(inputs: torch.Tensor, targets: torch.Tensor, memory: torch.Tensor) -> None:

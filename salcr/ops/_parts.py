@@ -13,6 +13,14 @@ SINGLE_AND_DOUBLE = (torch.float32, torch.float64)
 """What the C++ backend takes."""
 
 
+def followed(x: torch.Tensor, leader: torch.Tensor) -> torch.Tensor:
+    """Under autocast ``x`` in the dtype of ``leader``: features come in half precision there, memories in float32."""
+    tensors = isinstance(x, torch.Tensor) and isinstance(leader, torch.Tensor)
+    if not tensors or x.dtype == leader.dtype or not (x.is_floating_point() and leader.is_floating_point()):
+        return x
+    return x.to(leader.dtype) if torch.is_autocast_enabled(leader.device.type) else x
+
+
 def check_parts(features: torch.Tensor, memory: torch.Tensor) -> None:
     """``features [B, D]`` with ``memory [K, D]``, or both with a leading part axis of the same length."""
     check_tensor("features", features, ndim=(2, 3))
@@ -22,10 +30,13 @@ def check_parts(features: torch.Tensor, memory: torch.Tensor) -> None:
         raise ValueError(f"memory {tuple(memory.shape)} does not fit features {tuple(features.shape)}")
 
 
-def per_row(name: str, x: torch.Tensor, features: torch.Tensor, axes: int) -> None:
-    """``x`` is int64 with ``axes`` axes behind its rows; its rows are those of ``features``, or of one of its parts."""
-    check_tensor(name, x, ndim=tuple(range(1 + axes, features.ndim + axes)), floating=False)
-    check_same(name, x, "features", features, dtype=False)
+def per_row(name: str, x: torch.Tensor, features: torch.Tensor, axes: int, *, floating: bool = False) -> None:
+    """``x`` is int64, or else of the dtype of ``features``, with ``axes`` axes behind its rows.
+
+    Its rows are those of ``features``, or of one of its parts.
+    """
+    check_tensor(name, x, ndim=tuple(range(1 + axes, features.ndim + axes)), floating=floating)
+    check_same(name, x, "features", features, dtype=floating)
     rows = x.shape[: x.ndim - axes]
     if rows != features.shape[:-1] and rows != features.shape[-2:-1]:
         raise ValueError(f"{name} {tuple(x.shape)} do not fit features {tuple(features.shape)}")

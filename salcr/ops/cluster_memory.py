@@ -15,6 +15,7 @@ from salcr.ops._parts import (
     check_parts,
     check_targets,
     check_temperature,
+    followed,
     lse_dtype,
     per_row,
 )
@@ -25,13 +26,16 @@ from salcr.ops.backends.reference import cluster_memory as _formula
 from salcr.ops.backends.triton import cluster_memory as _triton
 
 REDUCTIONS = ("mean", "sum", "none")
+SELECTIONS = ("all", "hardest")
 
 
 def cluster_contrast(
     features: torch.Tensor,
     memory: torch.Tensor,
-    targets: torch.Tensor,
+    targets: torch.Tensor | None = None,
     *,
+    soft_targets: torch.Tensor | None = None,
+    weights: torch.Tensor | None = None,
     temperature: float = TEMPERATURE,
     reduction: str = "mean",
     impl: str = "auto",
@@ -43,13 +47,23 @@ def cluster_contrast(
         logits = normalize(features, dim=-1) @ memory.mT / temperature
         loss = cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=-1)
 
+    and with ``soft_targets`` and ``weights``, over the rows that are not ignored::
+
+        losses = -(soft_targets * logits.log_softmax(dim=-1)).sum(-1)
+        loss = (weights * losses).mean()
+
     With a leading part axis the mean is taken within each part first and then over parts; a part whose targets are all
     ignored counts as 0. Gradients flow to ``features`` only.
 
     Args:
         features: ``[B, D]`` or ``[P, B, D]``, float; need not be normalised.
-        memory: ``[K, D]`` or ``[P, K, D]`` of the same dtype: unit rows, one a cluster. It gets no gradient.
+        memory: ``[K, D]`` or ``[P, K, D]`` of the same dtype (under autocast of any, and the features' is taken): unit
+            rows, one a cluster. It gets no gradient.
         targets: ``[B]`` or ``[P, B]``, int64 in ``[0, K)``; rows with -1 are ignored.
+        soft_targets: ``[B, K]`` or ``[P, B, K]`` of the same dtype, in place of ``targets``: the probability of each
+            cluster (the sum may differ from 1). Rows of zeros are ignored.
+        weights: ``[B]`` or ``[P, B]`` of the same dtype: factors of the rows' losses. The mean still divides by the
+            number of rows; for a weighted mean pass weights of mean 1.
         temperature: divides the cosine; 0.05 in the paper.
         reduction: ``"mean"`` over rows that are not ignored, ``"sum"``, or ``"none"``.
         impl: backend, see :mod:`salcr.ops`.
@@ -58,7 +72,8 @@ def cluster_contrast(
         A scalar, or ``[B]`` / ``[P, B]`` with zeros at ignored rows for ``reduction="none"``.
 
     Raises:
-        TypeError, ValueError: a wrong shape, dtype, device, reduction or temperature; on the CPU also a target
+        TypeError, ValueError: a wrong shape, dtype, device, reduction or temperature; both or neither of ``targets``
+            and ``soft_targets``; a memory, soft targets or weights that require a gradient; on the CPU also a target
             outside ``[-1, K)`` (on a GPU such a row is not read; its loss is undefined).
 
     Example:
@@ -71,10 +86,24 @@ def cluster_contrast(
 
     Source: docs/method.md, "Cluster contrast"; Cluster Contrast (Dai et al., 2021).
     """
+    memory, soft_targets, weights = (followed(x, features) for x in (memory, soft_targets, weights))
+    if (targets is None) == (soft_targets is None):
+        raise ValueError(f"pass either targets or soft_targets, got {'neither' if targets is None else 'both'}")
+    if soft_targets is not None:
+        check_parts(features, memory)
+        per_row("soft_targets", soft_targets, features, axes=1, floating=True)
+        if soft_targets.shape[-1] != memory.shape[-2]:
+            raise ValueError(f"soft_targets {tuple(soft_targets.shape)} do not fit memory {tuple(memory.shape)}")
+        _check_constant("soft_targets", soft_targets)
+        targets = (soft_targets != 0).any(-1).long() - 1
+    if weights is not None:
+        check_tensor("features", features, ndim=(2, 3))
+        per_row("weights", weights, features, axes=0, floating=True)
+        _check_constant("weights", weights)
     impl = _check_contrast(features, memory, targets, temperature, impl)
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
-    return apply(_ClusterContrast, features, memory, targets, temperature, reduction, impl)[0]
+    return apply(_ClusterContrast, features, memory, targets, temperature, reduction, soft_targets, weights, impl)[0]
 
 
 def cluster_contrast_sum(
@@ -110,7 +139,7 @@ def cluster_contrast_sum(
     for name, given in (("memories", memories), ("targets", targets)):
         if isinstance(given, torch.Tensor) or not isinstance(given, Sequence):
             raise TypeError(f"{name} must be a sequence of tensors, got {type(given).__name__}")
-    memories, targets = list(memories), list(targets)
+    memories, targets = [followed(memory, features) for memory in memories], list(targets)
     if not memories or len(memories) != len(targets):
         raise ValueError(f"memories and targets must be as many, and some: got {len(memories)} and {len(targets)}")
     checked = [_check_contrast(features, *pair, temperature, impl) for pair in zip(memories, targets, strict=True)]
@@ -124,28 +153,37 @@ def update_cluster_memory_(
     *,
     momentum: float = MOMENTUM,
     order: torch.Tensor | None = None,
+    select: str = "all",
     impl: str = "auto",
 ) -> torch.Tensor:
     """Move the memory rows towards the features of their class, one sample after the other, in place.
 
     Equivalent eager expression::
 
+        if select == "hardest":  # one sample a class: the first of smallest cosine to the row as it is
+            cosines = (normalize(features) * memory[targets]).sum(1)
+            members = [[b for b in order if targets[b] == k] for k in targets.unique()]
+            order = [min(some, key=lambda b: cosines[b]) for some in members]
         for b in order:
             memory[targets[b]] = normalize(momentum * memory[targets[b]] + (1 - momentum) * normalize(features[b]))
 
     Args:
         memory: ``[K, D]`` or ``[P, K, D]``, float, changed in place.
-        features: ``[B, D]`` or ``[P, B, D]`` of the same dtype; need not be normalised. Read without a gradient.
+        features: ``[B, D]`` or ``[P, B, D]`` of the same dtype (under autocast of any); need not be normalised. Read
+            without a gradient.
         targets: ``[B]`` or ``[P, B]``, int64 in ``[0, K)``; rows with -1 change nothing.
         momentum: share of the old row that stays, in [0, 1]; 0.1 in the paper.
         order: ``[B]``, int64: a permutation of the samples; by default their own order. All parts share it.
+        select: ``"all"``, or ``"hardest"``: of each class, and in each part, only one sample updates its row: that of
+            the smallest cosine to it, the first in ``order`` of equals. The cosines are float32 at least; one that is
+            NaN counts as the smallest, so that it shows in the memory.
         impl: backend, see :mod:`salcr.ops`.
 
     Returns:
         ``memory``.
 
     Raises:
-        TypeError, ValueError: a wrong shape, dtype, device or momentum; a memory that shares elements with
+        TypeError, ValueError: a wrong shape, dtype, device, momentum or select; a memory that shares elements with
             ``features`` or among its own rows; on the CPU also a target outside ``[-1, K)`` or an ``order`` that is not
             a permutation.
 
@@ -155,13 +193,17 @@ def update_cluster_memory_(
         tensor([[0., 1.],
                 [0., 1.]])
 
-    Source: docs/method.md, "Memory update".
+    Source: docs/method.md, "Memory update"; the hardest sample: Cluster Contrast (Dai et al., 2021).
     """
+    with torch.no_grad():
+        features = followed(features, memory)
     check_update(memory, features, targets, order, momentum)
+    if select not in SELECTIONS:
+        raise ValueError(f"select must be one of {', '.join(SELECTIONS)}, got {select!r}")
     impl = check_impl(impl)
     with torch.no_grad():
         plain = memory.resolve_neg()  # the same tensor, but for a view behind a negative bit
-        torch.ops.salcr.update_cluster_memory_(plain, features, targets, momentum, order, impl)
+        torch.ops.salcr.update_cluster_memory_(plain, features, targets, momentum, order, select, impl)
         if plain is not memory:
             memory.copy_(plain)
     return memory
@@ -197,22 +239,25 @@ class _ClusterContrast(torch.autograd.Function):
     """Loss and LSE."""
 
     @staticmethod
-    def forward(features, memory, targets, temperature, reduction, impl):
-        return torch.ops.salcr.cluster_contrast(features, memory, targets, temperature, reduction, impl)
+    def forward(features, memory, targets, temperature, reduction, soft_targets, weights, impl):
+        return torch.ops.salcr.cluster_contrast(
+            features, memory, targets, temperature, reduction, soft_targets, weights, impl
+        )
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        features, memory, targets, *ctx.options = inputs
-        ctx.save_for_backward(features, memory, targets, output[1])
+        features, memory, targets, *ctx.options, soft_targets, weights, ctx.impl = inputs
+        ctx.save_for_backward(features, memory, targets, output[1], soft_targets, weights)
         ctx.mark_non_differentiable(output[1])
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx, gradient, _):
         if gradient is None:
-            return (None,) * 6
-        arguments = gradient, *ctx.saved_tensors, *ctx.options
-        return first_derivative("cluster_contrast", _formula.contrast_backward, arguments), *[None] * 5
+            return (None,) * 8
+        *tensors, soft_targets, weights = ctx.saved_tensors
+        arguments = gradient, *tensors, *ctx.options, soft_targets, weights, ctx.impl
+        return first_derivative("cluster_contrast", _formula.contrast_backward, arguments), *[None] * 7
 
 
 class _ClusterContrastSum(torch.autograd.Function):
@@ -250,23 +295,29 @@ def _check_contrast(
     check_parts(features, memory)
     per_row("targets", targets, features, axes=0)
     check_temperature(temperature)
-    if memory.requires_grad:
-        raise ValueError("memory requires a gradient, and cluster_contrast gives it none: pass memory.detach()")
+    _check_constant("memory", memory)
     return check_impl(impl)
 
 
-def _contrast(features, memory, targets, temperature, reduction, impl):
+def _check_constant(name: str, x: torch.Tensor) -> None:
+    if x.requires_grad:
+        raise ValueError(f"{name} requires a gradient, and cluster_contrast gives it none: pass {name}.detach()")
+
+
+def _contrast(features, memory, targets, temperature, reduction, soft_targets, weights, impl):
     check_targets(targets, memory.shape[-2])
-    return pick("cluster_contrast", impl, features)(features, memory, targets, temperature, reduction)
+    contrast = pick("cluster_contrast", impl, features)
+    return contrast(features, memory, targets, temperature, reduction, soft_targets, weights)
 
 
-def _contrast_backward(gradient, features, memory, targets, lse, temperature, reduction, impl):
-    backward = pick("cluster_contrast_backward", impl, features)
-    return backward(gradient, features, memory, targets, lse, temperature, reduction).contiguous()
+def _contrast_backward(gradient, features, *arguments):
+    *arguments, impl = arguments
+    return pick("cluster_contrast_backward", impl, features)(gradient, features, *arguments).contiguous()
 
 
 def _contrast_sum(features, memories, targets, temperature, impl):
-    found = [_contrast(features, m, t, temperature, "mean", impl) for m, t in zip(memories, targets, strict=True)]
+    terms = zip(memories, targets, strict=True)
+    found = [_contrast(features, m, t, temperature, "mean", None, None, impl) for m, t in terms]
     return functools.reduce(torch.add, (loss for loss, _ in found)), [lse for _, lse in found]
 
 
@@ -275,19 +326,19 @@ def _contrast_sum_backward(gradient, features, memories, targets, lses, temperat
     return backward(gradient, features, memories, targets, lses, temperature, "mean").contiguous()
 
 
-def _update(memory, features, targets, momentum, order, impl):
+def _update(memory, features, targets, momentum, order, select, impl):
     check_update_values(memory, features, targets, order)
     function = pick("update_cluster_memory_", impl, memory)
-    function(memory, features, targets, momentum=momentum, order=order)
+    function(memory, features, targets, momentum=momentum, order=order, select=select)
     torch.autograd.graph.increment_version(memory)
 
 
-def _fake_contrast(features, memory, targets, temperature, reduction, impl):
+def _fake_contrast(features, memory, targets, temperature, reduction, soft_targets, weights, impl):
     loss = features.new_empty(features.shape[:-1] if reduction == "none" else ())
     return loss, features.new_empty(features.shape[:-1], dtype=lse_dtype(features))
 
 
-def _fake_contrast_backward(gradient, features, memory, targets, lse, temperature, reduction, impl):
+def _fake_contrast_backward(gradient, features, *_):
     return features.new_empty(features.shape)
 
 
@@ -300,7 +351,7 @@ def _fake_contrast_sum_backward(gradient, features, memories, targets, lses, tem
     return features.new_empty(features.shape)
 
 
-def _fake_update(memory, features, targets, momentum, order, impl):
+def _fake_update(memory, features, targets, momentum, order, select, impl):
     return None
 
 
@@ -313,7 +364,8 @@ for _name, _module, _dtypes in (*_BACKENDS, ("reference", _formula, None)):
 for _name, _module, _dtypes in _BACKENDS:
     add_backend("update_cluster_memory_", _name, _module.update, dtypes=_dtypes)
 add_backend("update_cluster_memory_", "reference", reference.update_cluster_memory_)
-_TENSORS, _OPTIONS = "Tensor features, Tensor memory, Tensor targets", "float temperature, str reduction, str impl"
+_TENSORS = "Tensor features, Tensor memory, Tensor targets"
+_OPTIONS = "float temperature, str reduction, Tensor? soft_targets, Tensor? weights, str impl"
 register("cluster_contrast", f"({_TENSORS}, {_OPTIONS}) -> (Tensor, Tensor)", _contrast, _fake_contrast)
 register(
     "cluster_contrast_backward",
@@ -336,7 +388,7 @@ register(
 )
 register(
     "update_cluster_memory_",
-    "(Tensor(a!) memory, Tensor features, Tensor targets, float momentum, Tensor? order, str impl) -> ()",
+    "(Tensor(a!) memory, Tensor features, Tensor targets, float momentum, Tensor? order, str select, str impl) -> ()",
     _update,
     _fake_update,
 )

@@ -1,18 +1,29 @@
 """Instance memories: nearest rows and contrast with sets of rows."""
 
+from collections.abc import Sequence
+
 import torch
 
 from salcr.defaults import NEIGHBORS, TEMPERATURE
 from salcr.ops._checks import check_integer, check_same, check_tensor
 from salcr.ops._dispatch import add_backend, check_impl, pick
-from salcr.ops._parts import HALF_TO_SINGLE, SINGLE_AND_DOUBLE, check_parts, check_temperature, lse_dtype, per_row
+from salcr.ops._parts import (
+    HALF_TO_SINGLE,
+    SINGLE_AND_DOUBLE,
+    check_parts,
+    check_temperature,
+    followed,
+    lse_dtype,
+    per_row,
+)
 from salcr.ops._register import apply, first_derivative, register
 from salcr.ops.backends.cpp import instance_memory as _cpp
 from salcr.ops.backends.eager import instance_memory as _eager
 from salcr.ops.backends.reference import instance_memory as _formula
 from salcr.ops.backends.triton import instance_memory as _triton
-from salcr.ops.index_sets import check_rows
+from salcr.ops.index_sets import check_rows, unite_sets
 
+OVER = ("union", "each")
 MOST_NEIGHBORS = 2**20  # a row of the result has room for all that are asked for
 
 
@@ -101,8 +112,9 @@ def instance_search(
 def set_contrast(
     features: torch.Tensor,
     memory: torch.Tensor,
-    positives: torch.Tensor,
+    positives: torch.Tensor | Sequence[torch.Tensor],
     *,
+    over: str = "union",
     temperature: float = TEMPERATURE,
     lse: torch.Tensor | None = None,
     mean_row: torch.Tensor | None = None,
@@ -115,14 +127,26 @@ def set_contrast(
         logits = normalize(features, dim=-1) @ memory.mT / temperature
         loss = mean(logits[b].logsumexp(0) - logits[b, positives[b]].logsumexp(0) for b in rows)
 
+    and of several sets::
+
+        union = set_contrast(features, memory, unite_sets(*positives))
+        each = torch.stack([set_contrast(features, memory, one) for one in positives]).mean()
+
+    The union asks that the probability of all sets together be large, however it is shared out among them; each set
+    for itself asks for a share of its own, as where a row has positives in both modalities. The sums over the whole
+    memory are made once for all sets.
+
     With a leading part axis the mean is taken within each part first and then over parts. A part without any such row
     counts as 0 and has a gradient of 0. Gradients flow to ``features`` only.
 
     Args:
         features: ``[B, D]`` or ``[P, B, D]``, float; need not be normalised.
-        memory: ``[N, D]`` or ``[P, N, D]`` of the same dtype: unit rows, one an image. It gets no gradient.
+        memory: ``[N, D]`` or ``[P, N, D]`` of the same dtype (under autocast of any, and the features' is taken): unit
+            rows, one an image. It gets no gradient.
         positives: ``[B, m]`` or ``[P, B, m]``, int64 in ``[0, N)``, rows ascending without duplicates and -1 padded at
-            the end, as the set operators return them.
+            the end, as the set operators return them. Or several such sets, whose widths may differ.
+        over: of several sets: ``"union"``, one contrast with what is in any of them, or ``"each"``, the mean of a
+            contrast with each. A set that is empty in all rows counts there as 0, as such a part does.
         temperature: divides the cosine; 0.05 in the paper.
         lse: ``[B]`` or ``[P, B]``, the second result of :func:`instance_neighbors` for the same features, memory and
             temperature. It saves the forward pass over the memory; the gradient is the same with and without.
@@ -134,8 +158,8 @@ def set_contrast(
         A scalar.
 
     Raises:
-        TypeError, ValueError: a wrong shape, dtype, device or temperature; on the CPU also a row of positives that is
-            not in the format above, or an index ``>= N`` (on a GPU its loss is undefined).
+        TypeError, ValueError: a wrong shape, dtype, device, temperature or ``over``; no set; on the CPU also a row of
+            positives that is not in the format above, or an index ``>= N`` (on a GPU its loss is undefined).
 
     Example:
         >>> memory, features = torch.eye(4), torch.tensor([[1.0, 1.0, 0.0, 0.0]])
@@ -145,8 +169,11 @@ def set_contrast(
 
     Source: docs/method.md, "GPCR".
     """
+    memory = followed(memory, features)
     check_parts(features, memory)
-    per_row("positives", positives, features, axes=1)
+    sets = _sets(positives, features)
+    if over not in OVER:
+        raise ValueError(f"over must be one of {', '.join(OVER)}, got {over!r}")
     check_temperature(temperature)
     impl = check_impl(impl)
     if memory.requires_grad:
@@ -155,7 +182,12 @@ def set_contrast(
         raise ValueError("mean_row is given without lse; instance_search returns both")
     lse = _known("lse", lse, features, features.shape[:-1])
     mean_row = _known("mean_row", mean_row, features, features.shape)
-    return apply(_SetContrast, features, memory, positives, lse, mean_row, temperature, impl)[0]
+    if len(sets) > 1 and over == "union":
+        sets = [unite_sets(*sets)]
+    if len(sets) > 1 and mean_row is None:
+        lse, mean_row = _sums(features, memory, lse, temperature, impl)
+    losses = [apply(_SetContrast, features, memory, one, lse, mean_row, temperature, impl)[0] for one in sets]
+    return losses[0] if len(sets) == 1 else torch.stack(losses).mean()
 
 
 class _SetContrast(torch.autograd.Function):
@@ -180,7 +212,29 @@ class _SetContrast(torch.autograd.Function):
         return first_derivative("set_contrast", _formula.set_contrast_backward, arguments), *[None] * 6
 
 
+def _sets(positives: torch.Tensor | Sequence[torch.Tensor], features: torch.Tensor) -> list[torch.Tensor]:
+    if isinstance(positives, Sequence) and not isinstance(positives, str):
+        sets = list(positives)
+        if not sets:
+            raise ValueError("positives is an empty sequence of sets")
+        for n, one in enumerate(sets):
+            per_row(f"positives[{n}]", one, features, axes=1)
+        return sets
+    per_row("positives", positives, features, axes=1)
+    return [positives]
+
+
+def _sums(features, memory, lse, temperature, impl):
+    """Over the whole memory, for the passes of several contrasts: the log-sum-exp, and the mean row for a gradient."""
+    learning = features.requires_grad and torch.is_grad_enabled()
+    if lse is not None and not learning:
+        return lse, None
+    _, total, *mean_row = _search(features.detach(), memory, 1, temperature, learning, impl)
+    return total if lse is None else lse, mean_row[0] if learning else None
+
+
 def _search(features, memory, k, temperature, mean, impl):
+    memory = followed(memory, features)
     check_parts(features, memory)
     check_integer("k", k, 1, MOST_NEIGHBORS)
     check_temperature(temperature)

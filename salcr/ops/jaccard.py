@@ -10,6 +10,7 @@ from salcr import reference
 from salcr.defaults import NEIGHBORS
 from salcr.ops._checks import (
     check_finite,
+    check_flag,
     check_integer,
     check_lengths,
     check_number,
@@ -26,10 +27,19 @@ from salcr.ops.backends.triton import jaccard as _triton
 Neighbors = tuple[torch.Tensor, torch.Tensor]
 FOREIGN = 0.01  # no rounding of a cosine, half precision's included, comes to this
 LOOKED_AT = 8  # rows of given neighbours
+SCALES = ("none", "farthest")
+TINY_DISTANCE = 1e-6  # squared: rounding of float32, so that rows which are no farther apart have nothing to rank
 
 
 def jaccard_distance(
-    features: torch.Tensor, *, k1: int = NEIGHBORS, k2: int = 6, neighbors: Neighbors | None = None, impl: str = "auto"
+    features: torch.Tensor,
+    *,
+    k1: int = NEIGHBORS,
+    k2: int = 6,
+    scale: str = "none",
+    include_self: bool = True,
+    neighbors: Neighbors | None = None,
+    impl: str = "auto",
 ) -> torch.Tensor:
     """Jaccard distances of the k-reciprocal encodings of all pairs of rows. For comparison and small N.
 
@@ -45,15 +55,25 @@ def jaccard_distance(
 
     where ``h`` is ``k1 / 2`` rounded half to even. An image is always its own first neighbour. ``d[i, i]`` is 0.
 
+    Published code has two forms of it. That of Cluster Contrast and SALCR is the default. Mutual Mean-Teaching's (Ge et
+    al., 2020), which :func:`rerank_k_reciprocal` has too, is ``scale="farthest", include_self=False``: the softmax is
+    that of ``-(2 - 2 * x[i] @ x[j]) / max over l of (2 - 2 * x[i] @ x[l])``, and ``R(i, k)`` is
+    ``set(knn(x, k1 + 1)[i, :k + 1])``, k images beside the image itself.
+
     Args:
         features: ``[N, D]``, float; normalised here. float64 is computed in float64, all others in float32.
         k1: neighbours of the reciprocal sets; more than N counts as N, also where the half set is derived from it.
-        k2: neighbours over which encodings are averaged; 1 skips the averaging, more than ``k1`` counts as ``k1``.
-        neighbors: ``(values, indices)`` as ``knn(features, k1)`` returns them, at least ``min(k1, N)`` a row, where the
-            search has been made elsewhere (``method="faiss-ivf"``, or sharded): inner products of unit rows ``[N, K]``
-            (float32, or float64 for float64 features) in descending order, within 0.01 of what they are here, and int64
-            ``[N, K]``, the image itself first and none twice. That they belong to ``features`` is looked at in eight
-            rows; that they are the nearest, nowhere. By default the search is made here, exactly.
+        k2: neighbours, the image itself counted, over which encodings are averaged; 1 skips the averaging, more than
+            there are ranks counts as all.
+        scale: ``"none"``, or ``"farthest"``: squared distances are divided by that of the row's farthest image, which
+            takes a second search.
+        include_self: whether the image itself is one of the ``k1``, or beside them.
+        neighbors: ``(values, indices)`` as ``knn(features, k1)`` returns them (``k1 + 1`` without ``include_self``), at
+            least ``min(k1, N)`` a row, where the search has been made elsewhere (``method="faiss-ivf"``, or sharded):
+            inner products of unit rows ``[N, K]`` (float32, or float64 for float64 features) in descending order,
+            within 0.01 of what they are here, and int64 ``[N, K]``, the image itself first and none twice. That they
+            belong to ``features`` is looked at in eight rows; that they are the nearest, nowhere. By default the
+            search is made here, exactly.
         impl: backend, see :mod:`salcr.ops`.
 
     Returns:
@@ -66,8 +86,9 @@ def jaccard_distance(
     Source: docs/method.md, "Jaccard distance"; Re-ranking Person Re-identification with k-reciprocal Encoding
     (Zhong et al., 2017).
     """
-    impl = check_encoding(features, k1, k2, neighbors, impl)
-    return _on_neighbours("jaccard_distance", features.detach(), k1, k2, neighbors, impl)
+    impl = check_encoding(features, k1, k2, neighbors, impl, scale, include_self)
+    form = k1, k2, scale, include_self
+    return _on_neighbours("jaccard_distance", features.detach(), *form, neighbors, impl)
 
 
 def jaccard_graph(
@@ -76,6 +97,8 @@ def jaccard_graph(
     k1: int = NEIGHBORS,
     k2: int = 6,
     max_distance: float,
+    scale: str = "none",
+    include_self: bool = True,
     neighbors: Neighbors | None = None,
     impl: str = "auto",
 ) -> torch.Tensor:
@@ -88,7 +111,7 @@ def jaccard_graph(
 
     Args:
         features: ``[N, D]``, float; normalised here.
-        k1, k2, neighbors: as in :func:`jaccard_distance`.
+        k1, k2, scale, include_self, neighbors: as in :func:`jaccard_distance`.
         max_distance: largest distance that is kept, not negative; compared in float32. From 1 on all pairs are kept.
         impl: backend, see :mod:`salcr.ops`.
 
@@ -107,25 +130,37 @@ def jaccard_graph(
 
     Source: docs/method.md, "Jaccard distance".
     """
-    impl = check_encoding(features, k1, k2, neighbors, impl)
+    impl = check_encoding(features, k1, k2, neighbors, impl, scale, include_self)
     check_number("max_distance", max_distance)
     if not max_distance >= 0:
         raise ValueError(f"max_distance must not be negative, got {max_distance}")
     features, largest = features.detach(), float(np.float32(min(max_distance, 1)))
+    form = k1, k2, scale, include_self
     if largest >= 1:
-        return csr_of_all(_on_neighbours("jaccard_distance", features, k1, k2, neighbors, impl))
-    return _on_neighbours("jaccard_graph", features, k1, k2, neighbors, impl, max_distance=largest)
+        return csr_of_all(_on_neighbours("jaccard_distance", features, *form, neighbors, impl))
+    return _on_neighbours("jaccard_graph", features, *form, neighbors, impl, max_distance=largest)
 
 
-def check_encoding(features: torch.Tensor, k1: int, k2: int, neighbors: Neighbors | None, impl: str) -> str:
+def check_encoding(
+    features: torch.Tensor,
+    k1: int,
+    k2: int,
+    neighbors: Neighbors | None,
+    impl: str,
+    scale: str = "none",
+    include_self: bool = True,
+) -> str:
     """What everything that encodes features asks of its arguments; the backend's name to use."""
     check_tensor("features", features, ndim=2)
     check_values("features", features)
     check_integer("k1", k1)
     check_integer("k2", k2)
+    if scale not in SCALES:
+        raise ValueError(f"scale must be one of {', '.join(SCALES)}, got {scale!r}")
+    check_flag("include_self", include_self)
     check_lengths("features", features)
     if neighbors is not None:
-        check_neighbors(neighbors, features, min(k1, len(features)))
+        check_neighbors(neighbors, features, min(k1 if include_self else k1 + 1, len(features)))
     return check_impl(impl)
 
 
@@ -175,39 +210,51 @@ def _check_products(values: torch.Tensor, indices: torch.Tensor, features: torch
         raise ValueError(f"neighbors[0] does not belong to features: row {row} has other inner products")
 
 
-def _on_neighbours(operator, features, k1, k2, neighbors, impl, **options):
+def _on_neighbours(operator, features, k1, k2, scale, include_self, neighbors, impl, **options):
     """Run the backend, which takes features ``[N, D]``, unit rows' products and ranks ``[N, k1]``, and set sizes."""
-    function, k1 = pick(operator, impl, features), min(k1, len(features))
+    function, search = pick(operator, impl, features), pick("knn", impl, features)
+    others = 0 if include_self else 1
+    full = min(k1 + others, len(features))
     if neighbors is None:
-        neighbors = pick("knn", impl, features)(features, k1, metric="cosine")
+        neighbors = search(features, full, metric="cosine")
+    if scale == "farthest":
+        options["factors"] = _inverse_farthest(search, features)
     features = features.to(torch.promote_types(features.dtype, torch.float32))
-    products, ranks = (x[:, :k1].detach().resolve_neg() for x in neighbors)
-    half, k2 = set_sizes(k1, k2)
-    return function(features, products, ranks, half=half, k2=k2, **options)
+    products, ranks = (x[:, :full].detach().resolve_neg() for x in neighbors)
+    half, k2 = set_sizes(full, k2, others)
+    return function(features, products, ranks, half=half, k2=k2, others=others, **options)
 
 
-def set_sizes(k1: int, k2: int) -> tuple[int, int]:
-    """How many of ``k1`` ranks the half sets and the averaging use."""
-    return min(round(k1 / 2) + 1, k1), min(k2, k1)  # half to even; a set of k uses k + 1 ranks, but no more than k1
+def set_sizes(ranks: int, k2: int, others: int = 0) -> tuple[int, int]:
+    """How many of so many ranks, of which ``others`` are beside ``k1``, the half sets and the averaging use."""
+    half = round((ranks - others) / 2)  # to even; a set of k uses k + 1 ranks, but no more than there are
+    return min(half + 1, ranks), min(k2, ranks)
+
+
+def _inverse_farthest(search: Callable, features: torch.Tensor) -> torch.Tensor:
+    """Of each row's largest squared distance; 0 where that is rounding. ``[N]``, float32 or float64."""
+    farthest = 2 + 2 * search(features, 1, database=-features, metric="cosine")[0].squeeze(1)
+    return torch.where(farthest > TINY_DISTANCE, 1 / farthest, 0)
 
 
 def _of_unit_rows(function: Callable) -> Callable:
     """A backend that takes unit rows."""
 
-    def on_neighbours(features, products, ranks, **options):
+    def on_neighbours(features, products, ranks, *, others, **options):
         return function(F.normalize(features, dim=1).contiguous(), products, ranks, **options)
 
     return on_neighbours
 
 
 def _formula(function: Callable) -> Callable:
-    """The reference on given neighbours; it normalises and derives the half set itself.
+    """The reference on given neighbours; it normalises, scales and derives the half set itself.
 
     A row far below 1e-12 is no unit row when it has been normalised, and would be another one if it were so again.
     """
 
-    def on_neighbours(features, products, ranks, *, half, k2, **options):
-        return function(features, k1=ranks.shape[1], k2=k2, neighbors=(products, ranks), **options)
+    def on_neighbours(features, products, ranks, *, half, k2, others, factors=None, **options):
+        options |= dict(scale="none" if factors is None else "farthest", include_self=not others)
+        return function(features, k1=max(1, ranks.shape[1] - others), k2=k2, neighbors=(products, ranks), **options)
 
     return on_neighbours
 

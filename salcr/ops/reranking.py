@@ -23,13 +23,14 @@ def rerank_k_reciprocal(
     k1: int = 20,
     k2: int = 6,
     lambda_value: float = 0.3,
+    power: float = 2.0,
     impl: str = "auto",
 ) -> torch.Tensor:
     """k-reciprocal re-ranking of the gallery for every query.
 
     Equivalent eager expression, over all rows ``x = normalize(cat([query, gallery]))``::
 
-        D = 2 - 2 * x @ x.T; D = D / D.amax(1, keepdim=True)
+        D = torch.cdist(x, x); D = (D / D.amax(1, keepdim=True)) ** power
         R(i, k) = set(knn(x, N).indices[i, :k + 1])               # itself and k others
         N(i, k), E(i), V, m as in jaccard_distance, with exp(-D[i, j]) in place of exp(-(2 - 2 * x[i] @ x[j]))
         distances = ((1 - lambda_value) * (1 - m / (2 - m)) + lambda_value * D)[:Q, Q:]
@@ -41,6 +42,7 @@ def rerank_k_reciprocal(
         k2: neighbours (itself counted) over which encodings are averaged; 1 skips it, more than ``k1 + 1`` counts as
             that.
         lambda_value: share of the original distance, in [0, 1].
+        power: to which Euclidean distances are raised, positive: 2, squared ones, as published; 1 as they are.
         impl: backend, see :mod:`salcr.ops`.
 
     Returns:
@@ -59,8 +61,9 @@ def rerank_k_reciprocal(
     """
     impl = _check(query, gallery, impl, dict(k1=k1, k2=k2))
     _check_share("lambda_value", lambda_value)
+    check_positive("power", power)
     function = pick("rerank_k_reciprocal", impl, query)
-    return function(query.detach(), gallery.detach(), k1=k1, k2=k2, lambda_value=lambda_value)
+    return function(query.detach(), gallery.detach(), k1=k1, k2=k2, lambda_value=lambda_value, power=power)
 
 
 def rerank_distances(
@@ -83,7 +86,7 @@ def rerank_distances(
         R(i, k), N(i, k), E(i), V, m as in rerank_k_reciprocal, an image being its own first neighbour
         distances = ((1 - lambda_value) * (1 - m / (2 - m)) + lambda_value * D)[:Q, Q:]
 
-    With Euclidean distances of unit rows and the default ``power`` it is what that operator makes of the rows.
+    With Euclidean distances of unit rows it is what that operator makes of the rows with the same ``power``.
 
     Args:
         query_gallery: ``[Q, G]``, float, not negative.

@@ -11,17 +11,24 @@ from salcr.reference._rows import normalize
 def cluster_contrast(
     features: torch.Tensor,
     memory: torch.Tensor,
-    targets: torch.Tensor,
+    targets: torch.Tensor | None = None,
     *,
+    soft_targets: torch.Tensor | None = None,
+    weights: torch.Tensor | None = None,
     temperature: float = TEMPERATURE,
     reduction: str = "mean",
 ) -> torch.Tensor:
     """Cross entropy of ``normalize(features) @ memory.T / temperature``; see :func:`salcr.ops.cluster_contrast`."""
     logits = normalize(features) @ memory.mT / temperature
-    targets = targets.expand(logits.shape[:-1])
-    valid = targets >= 0
-    picked = logits.gather(-1, targets.clamp_min(0).unsqueeze(-1)).squeeze(-1)
-    losses = torch.where(valid, logits.logsumexp(-1) - picked, 0.0)
+    if soft_targets is None:
+        targets = targets.expand(logits.shape[:-1])
+        valid = targets >= 0
+        picked = logits.gather(-1, targets.clamp_min(0).unsqueeze(-1)).squeeze(-1)
+        losses = logits.logsumexp(-1) - picked
+    else:
+        valid = (soft_targets != 0).any(-1).expand(logits.shape[:-1])
+        losses = -(soft_targets * (logits - logits.logsumexp(-1, keepdim=True))).sum(-1)
+    losses = torch.where(valid, losses if weights is None else losses * weights, 0.0)
     if reduction == "none":
         return losses
     if reduction == "sum":
@@ -48,15 +55,26 @@ def update_cluster_memory_(
     *,
     momentum: float = MOMENTUM,
     order: torch.Tensor | None = None,
+    select: str = "all",
 ) -> torch.Tensor:
     """Sample by sample ``m ← μm + (1−μ)x̂; m ← m/‖m‖`` in place; see :func:`salcr.ops.update_cluster_memory_`."""
     if memory.ndim == 3:
         for part, rows, labels in zip(memory, features, targets.expand(features.shape[:-1]), strict=True):
-            update_cluster_memory_(part, rows, labels, momentum=momentum, order=order)
+            update_cluster_memory_(part, rows, labels, momentum=momentum, order=order, select=select)
         return memory
-    rows = normalize(features)
-    for b in range(len(rows)) if order is None else order.tolist():
+    rows, samples = normalize(features), list(range(len(features))) if order is None else order.tolist()
+    if select == "hardest":
+        samples = _hardest(memory, features, targets, samples)
+    for b in samples:
         k = targets[b].item()
         if k >= 0:
             memory[k] = normalize(momentum * memory[k] + (1 - momentum) * rows[b])
     return memory
+
+
+def _hardest(memory: torch.Tensor, features: torch.Tensor, targets: torch.Tensor, samples: Sequence[int]) -> list[int]:
+    """Of ``samples`` the first of smallest cosine to its memory row, a class; NaN counts as the smallest."""
+    wide = torch.promote_types(features.dtype, torch.float32)
+    cosines = (normalize(features.to(wide)) * memory[targets.clamp_min(0)].to(wide)).sum(-1)
+    members = ([b for b in samples if targets[b] == k] for k in targets.unique())
+    return [some[int(cosines[some].argmin())] for some in members]

@@ -1,10 +1,13 @@
 """Instance memories: nearest rows and contrast with sets of rows (docs/method.md, "GPCR"), in plain PyTorch."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 
 from salcr.defaults import NEIGHBORS, TEMPERATURE
 from salcr.reference._rows import normalize
+from salcr.reference.index_sets import unite_sets
 
 
 def instance_neighbors(
@@ -29,8 +32,9 @@ def instance_search(
 def set_contrast(
     features: torch.Tensor,
     memory: torch.Tensor,
-    positives: torch.Tensor,
+    positives: torch.Tensor | Sequence[torch.Tensor],
     *,
+    over: str = "union",
     temperature: float = TEMPERATURE,
     lse: torch.Tensor | None = None,
     mean_row: torch.Tensor | None = None,
@@ -39,6 +43,11 @@ def set_contrast(
 
     ``lse`` replaces the value of the first term and not its gradient; ``mean_row`` saves work elsewhere.
     """
+    if not isinstance(positives, torch.Tensor):
+        options = dict(temperature=temperature, lse=lse)
+        if over == "union":
+            return set_contrast(features, memory, unite_sets(*positives), **options)
+        return torch.stack([set_contrast(features, memory, one, **options) for one in positives]).mean()
     logits = _logits(features, memory, temperature)
     total = logits.logsumexp(-1)
     if lse is not None:

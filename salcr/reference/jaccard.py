@@ -10,27 +10,41 @@ from salcr.defaults import NEIGHBORS
 from salcr.reference.knn import knn
 
 BLOCK_ROWS = 2048  # pairs of features that are gathered at a time
+TINY_DISTANCE = 1e-6  # rounding of float32: rows that are no farther apart have nothing to rank
 
 
 Neighbors = tuple[torch.Tensor, torch.Tensor]
 
 
 def jaccard_distance(
-    features: torch.Tensor, *, k1: int = NEIGHBORS, k2: int = 6, neighbors: Neighbors | None = None
+    features: torch.Tensor,
+    *,
+    k1: int = NEIGHBORS,
+    k2: int = 6,
+    scale: str = "none",
+    include_self: bool = True,
+    neighbors: Neighbors | None = None,
 ) -> torch.Tensor:
     """All distances, dense; see :func:`salcr.ops.jaccard_distance`."""
     distances = np.empty((len(features), len(features)), np.float32)
-    for start, block in _rows(features, k1, k2, neighbors):
+    for start, block in _rows(features, k1, k2, scale, include_self, neighbors):
         distances[start : start + len(block)] = block
     return torch.from_numpy(distances).to(features.device)
 
 
 def jaccard_graph(
-    features: torch.Tensor, *, k1: int = NEIGHBORS, k2: int = 6, max_distance: float, neighbors: Neighbors | None = None
+    features: torch.Tensor,
+    *,
+    k1: int = NEIGHBORS,
+    k2: int = 6,
+    max_distance: float,
+    scale: str = "none",
+    include_self: bool = True,
+    neighbors: Neighbors | None = None,
 ) -> torch.Tensor:
     """The distances up to ``max_distance``, row by row; see :func:`salcr.ops.jaccard_graph`."""
     lengths, columns, values = [np.zeros(1, np.int64)], [], []
-    for _, block in _rows(features, k1, k2, neighbors):
+    for _, block in _rows(features, k1, k2, scale, include_self, neighbors):
         near = block <= np.float32(max_distance)
         lengths.append(near.sum(1))
         columns.append(near.nonzero()[1])
@@ -45,18 +59,28 @@ def jaccard_graph(
         return torch.sparse_csr_tensor(*parts, size=size, device=features.device, check_invariants=False)
 
 
-def _rows(features: torch.Tensor, k1: int, k2: int, neighbors: Neighbors | None):
+def farthest(features: torch.Tensor) -> torch.Tensor:
+    """The largest squared distance of each row, normalised, from another; infinite where rounding alone makes it."""
+    found = 2 + 2 * knn(features, 1, database=-features)[0].squeeze(1)
+    return torch.where(found > TINY_DISTANCE, found, torch.inf)
+
+
+def _rows(features: torch.Tensor, k1: int, k2: int, scale: str, include_self: bool, neighbors: Neighbors | None):
     """Blocks of rows of the distances, with 0 on the diagonal, each with its first row."""
     from salcr.reference._reciprocal import encode, half, jaccard_rows
 
+    far = None if scale == "none" else farthest(features).cpu().numpy()
     features = unit_rows(features)
-    k1 = min(k1, len(features))
-    ranks = (knn(features, k1) if neighbors is None else neighbors)[1][:, :k1].cpu().numpy()
+    others = 0 if include_self else 1
+    k1 = min(k1, len(features) - others)
+    full = k1 + others
+    ranks = (knn(features, full) if neighbors is None else neighbors)[1][:, :full].cpu().numpy()
 
     def distances(i: np.ndarray, j: np.ndarray) -> np.ndarray:
-        return pair_distances(features, features, i, j)
+        found = pair_distances(features, features, i, j)
+        return found if far is None else found / far[i]
 
-    encodings = encode(ranks, k1, min(half(k1) + 1, k1), distances, k2)
+    encodings = encode(ranks, full, min(half(k1) + 1, full), distances, k2)
     for start, block in jaccard_rows(encodings, encodings):
         block = block.astype(np.float32)
         block[np.arange(len(block)), start + np.arange(len(block))] = 0

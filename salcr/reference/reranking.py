@@ -4,29 +4,35 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from salcr.reference.jaccard import jaccard_distance, pair_distances, unit_rows
+from salcr.reference.jaccard import farthest, jaccard_distance, pair_distances, unit_rows
 from salcr.reference.knn import knn
-
-TINY_DISTANCE = 1e-6  # rounding of float32: rows that are no farther apart have nothing to rank
 
 
 def rerank_k_reciprocal(
-    query: torch.Tensor, gallery: torch.Tensor, *, k1: int = 20, k2: int = 6, lambda_value: float = 0.3
+    query: torch.Tensor,
+    gallery: torch.Tensor,
+    *,
+    k1: int = 20,
+    k2: int = 6,
+    lambda_value: float = 0.3,
+    power: float = 2.0,
 ) -> torch.Tensor:
     """k-reciprocal re-ranking; see :func:`salcr.ops.rerank_k_reciprocal`."""
     from salcr.reference._reciprocal import encode, half, jaccard_distances
 
     features, queries = unit_rows(torch.cat([query, gallery])), len(query)
-    farthest = 2 + 2 * knn(features, 1, database=-features)[0].squeeze(1)
-    farthest = torch.where(farthest > TINY_DISTANCE, farthest, torch.inf)
+    far = farthest(features)
     ranks = knn(features, min(k1 + 1, len(features)))[1].cpu().numpy()
-    scale = farthest.cpu().numpy()
-    encodings = encode(
-        ranks, k1 + 1, half(k1) + 1, lambda i, j: pair_distances(features, features, i, j) / scale[i], k2
-    )
+    scale = far.cpu().numpy()
+
+    def near(i: np.ndarray, j: np.ndarray) -> np.ndarray:
+        squared = pair_distances(features, features, i, j) / scale[i]
+        return squared if power == 2 else np.maximum(squared, 0) ** (power / 2)
+
+    encodings = encode(ranks, k1 + 1, half(k1) + 1, near, k2)
     jaccard = _tensor(jaccard_distances(encodings[:queries], encodings[queries:]), features)
-    distances = (2 - 2 * features[:queries] @ features[queries:].T).clamp_min(0) / farthest[:queries, None]
-    return (1 - lambda_value) * jaccard + lambda_value * distances
+    distances = (2 - 2 * features[:queries] @ features[queries:].T).clamp_min(0) / far[:queries, None]
+    return (1 - lambda_value) * jaccard + lambda_value * distances ** (power / 2)
 
 
 def rerank_distances(

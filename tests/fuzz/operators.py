@@ -50,8 +50,12 @@ def encoded(d: Draw, **options) -> Arguments:
     return dict(features=features, k1=k1, k2=d.size(1, 4), neighbors=neighbors) | options
 
 
+def jaccard_distance(d: Draw) -> Arguments:
+    return encoded(d, scale=d.choice(("none", "none", "farthest")), include_self=d.choice((True, True, False)))
+
+
 def jaccard_graph(d: Draw) -> Arguments:
-    return encoded(d, max_distance=d.choice((0.0, 0.3, 0.6, 0.999, 1.0, 7.0)))
+    return jaccard_distance(d) | dict(max_distance=d.choice((0.0, 0.3, 0.6, 0.999, 1.0, 7.0)))
 
 
 def cluster(d: Draw) -> Arguments:
@@ -131,7 +135,8 @@ def two_sides(d: Draw, **options) -> Arguments:
 
 
 def rerank_k_reciprocal(d: Draw) -> Arguments:
-    return two_sides(d, k1=d.size(1, 12), k2=d.size(1, 6), lambda_value=d.choice((0.0, 0.3, 1.0)))
+    options = dict(lambda_value=d.choice((0.0, 0.3, 1.0)), power=d.choice((2.0, 1.0)))
+    return two_sides(d, k1=d.size(1, 12), k2=d.size(1, 6), **options)
 
 
 def rerank_distances(d: Draw) -> Arguments:
@@ -189,10 +194,15 @@ def temperature(d: Draw) -> float:
 
 def cluster_contrast(d: Draw) -> Arguments:
     (lead, rows, width), classes = parts_and_rows(d), d.size()
+    targets, soft = d.integers(*rows_of(d, lead, rows), low=-1, high=classes), None
+    if d.chance(0.4):
+        targets, soft = None, d.floats(*rows_of(d, lead, rows), classes, positive=True)
     return dict(
         features=d.leaf(d.floats(*lead, rows, width)),
         memory=d.unit_rows(*lead, classes, width),
-        targets=d.integers(*rows_of(d, lead, rows), low=-1, high=classes),
+        targets=targets,
+        soft_targets=soft,
+        weights=d.choice((None, d.floats(*rows_of(d, lead, rows)))),
         temperature=temperature(d),
         reduction=d.choice(("mean", "sum", "none")),
     )
@@ -218,6 +228,7 @@ def update_cluster_memory_(d: Draw) -> Arguments:
         targets=d.integers(*rows_of(d, lead, rows), low=-1, high=classes),
         momentum=d.choice((0.1, 0.0, 1.0, 0.9)),
         order=d.choice((None, d.laid(order) if d.chance(0.8) else order[:1].expand(rows))),
+        select=d.choice(("all", "hardest")),
     )
 
 
@@ -232,8 +243,16 @@ def instance_search(d: Draw) -> Arguments:
 def set_contrast(d: Draw) -> Arguments:
     (lead, rows, width), images = parts_and_rows(d), d.size(1, 12)
     features, memory = d.leaf(d.floats(*lead, rows, width)), d.unit_rows(*lead, images, width)
-    positives = d.sets(*rows_of(d, lead, rows), width=d.size(1, 5), below=images)
-    arguments = dict(features=features, memory=memory, positives=positives, temperature=temperature(d))
+    positives = [
+        d.sets(*rows_of(d, lead, rows), width=d.size(1, 5), below=images) for _ in range(d.choice((1, 1, 2, 3)))
+    ]
+    arguments = dict(
+        features=features,
+        memory=memory,
+        positives=d.choice((positives, positives[0])),
+        over=d.choice(("union", "each")),
+        temperature=temperature(d),
+    )
     known = d.choice(("nothing", "lse", "both"))
     if known != "nothing":
         from salcr import reference
@@ -272,7 +291,17 @@ def of_memories(arguments: Arguments) -> float:
     longest = max(float(x.detach().double().norm(dim=-1).nan_to_num(0, 0).max()) for x in banks)
     logits = longest / float(arguments["temperature"])
     shortest = float(arguments["features"].detach().double().norm(dim=-1).nan_to_num(1).clamp_min(1e-12).min())
-    return max(1.0, logits) * max(1.0, logits / min(1.0, shortest))
+    return max(1.0, logits) * max(1.0, logits / min(1.0, shortest)) * of_factors(arguments)
+
+
+def of_factors(arguments: Arguments) -> float:
+    """Of the losses of rows: the largest weight, and the largest sum of soft targets."""
+    largest = 1.0
+    for name in ("soft_targets", "weights"):
+        if (x := arguments.get(name)) is not None:
+            sizes = x.detach().double().nan_to_num(0, 0, 0).abs()
+            largest *= max(1.0, float((sizes.sum(-1) if name == "soft_targets" else sizes).max()))
+    return largest
 
 
 def of_maps(arguments: Arguments) -> float:
@@ -309,7 +338,7 @@ OPERATORS: dict[str, Entry] = {
     "instance_neighbors": contrast(instance_search, judges.neighbour_sets),
     "instance_search": contrast(instance_search, judges.neighbour_sets),
     "intersect_sets": Entry(index_sets, judges.python_sets(set.intersection)),
-    "jaccard_distance": Entry(encoded, judges.same_distances, magnitude=lambda _: 1.0),
+    "jaccard_distance": Entry(jaccard_distance, judges.same_distances, magnitude=lambda _: 1.0),
     "jaccard_graph": Entry(jaccard_graph, judges.same_graph, ragged=True),
     "knn": Entry(knn, judges.nearest),
     "label_agreement": Entry(label_agreement, judges.identical),
@@ -323,7 +352,7 @@ OPERATORS: dict[str, Entry] = {
     "rerank_k_reciprocal": Entry(rerank_k_reciprocal, judges.close_to_exact),
     "semantic_parts": Entry(partial(part_prototypes, views=3), magnitude=of_chains),
     "semantic_pool": Entry(partial(part_prototypes, views=3, p=3.0, eps=1e-12), magnitude=of_chains),
-    "set_contrast": contrast(set_contrast, judges.contrast_with_sets),
+    "set_contrast": contrast(set_contrast, judges.contrast_with_sets, says=("sets[",)),
     "sinkhorn": Entry(sinkhorn, judges.transport_plan, magnitude=of_exponents),
     "unite_sets": Entry(index_sets, judges.python_sets(set.union)),
     "update_cluster_memory_": Entry(update_cluster_memory_, changed="memory"),

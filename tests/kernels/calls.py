@@ -21,12 +21,14 @@ def rows(dtype, width=2048, parts=2, count=300, columns=5000):
     return torch.zeros(parts, count, width, dtype=dtype), torch.zeros(parts, columns, width, dtype=dtype)
 
 
-def cluster_contrast(dtype, reduction="mean", **shape):
+def cluster_contrast(dtype, reduction="mean", soft=False, **shape):
     from salcr.kernels.cluster_memory import contrast_backward, contrast_forward
 
     features, memory = rows(dtype, **shape)
     targets = torch.zeros(*features.shape[:2], 1, dtype=torch.int64)
     options = dict(temperature=0.05, reduction=reduction)
+    if soft:
+        options |= dict(weights=features[..., 0], soft=torch.zeros(*features.shape[:2], memory.shape[1], dtype=dtype))
     loss, lse = contrast_forward(features, memory, targets, **options)
     contrast_backward(loss, features, memory, targets, lse, **options)
 
@@ -51,12 +53,12 @@ def set_contrast(dtype, wide=30, **shape):
     contrast_backward(loss, features, memory, positives, lse, temperature=0.05)
 
 
-def update(dtype, width=2048, parts=2):
+def update(dtype, width=2048, parts=2, hardest=False):
     from salcr.kernels.cluster_memory_update import update_cluster_memory
 
     features, memory = rows(dtype, width, parts)
     targets, order = torch.zeros(parts, 300, dtype=torch.int64), torch.arange(300)
-    update_cluster_memory(memory, features, targets, order, momentum=0.1)
+    update_cluster_memory(memory, features, targets, order, momentum=0.1, hardest=hardest)
 
 
 def updates(width=2048):
@@ -90,11 +92,12 @@ def knn(size, width, k, *, queries=None, near=False):
     search(x, y, k - own, scores[:, own:], indices[:, own:], exclude_self=own, sqeuclidean=near)
 
 
-def labels(k1, half, k2=6, width=2048, count=600):
+def labels(k1, half, k2=6, width=2048, count=600, scaled=False):
     from salcr.kernels import jaccard, jaccard_encodings
 
     ranks = torch.zeros(count, k1, dtype=torch.int32)
-    encodings = jaccard_encodings.encode(torch.zeros(count, width), ranks, torch.zeros(count, k1), half=half, k2=k2)
+    options = dict(half=half, k2=k2, factors=torch.zeros(count) if scaled else None)
+    encodings = jaccard_encodings.encode(torch.zeros(count, width), ranks, torch.zeros(count, k1), **options)
     jaccard.jaccard_graph(encodings, 0.6)
     jaccard.jaccard_distance(encodings)
 
@@ -177,6 +180,8 @@ CALLS = {
     "cluster_contrast-tf32": Call(partial(cluster_contrast, SINGLE), tf32=True),
     "cluster_contrast-tf32x3": Call(partial(cluster_contrast, SINGLE)),
     "cluster_contrast-none": Call(partial(cluster_contrast, HALF, "none"), everywhere=False),
+    "cluster_contrast-soft": Call(partial(cluster_contrast, SINGLE, soft=True)),
+    "cluster_contrast-soft-half": Call(partial(cluster_contrast, HALF, soft=True), everywhere=False),
     "cluster_contrast-odd": Call(partial(cluster_contrast, HALF, width=2047, parts=1), everywhere=False),
     "cluster_contrast-one": Call(partial(cluster_contrast, SINGLE, count=1, columns=1), everywhere=False),
     "instance_memory-half": Call(partial(instance_memory, HALF)),
@@ -186,6 +191,7 @@ CALLS = {
     "set_contrast-float16": Call(partial(set_contrast, torch.float16), everywhere=False),
     "set_contrast-one": Call(partial(set_contrast, SINGLE, 1, count=1, parts=1), everywhere=False),
     "update-single": Call(partial(update, SINGLE)),
+    "update-hardest": Call(partial(update, SINGLE, hardest=True), everywhere=False),
     "update-wide": Call(partial(update, SINGLE, width=8192), everywhere=False),
     "updates": Call(updates),
     "updates-odd": Call(partial(updates, width=2047), everywhere=False),
@@ -197,6 +203,7 @@ CALLS = {
     "knn-many": Call(partial(knn, 5000, 100, 1000, queries=1), everywhere=False),
     "labels": Call(partial(labels, 30, 16)),
     "labels-many": Call(partial(labels, 300, 151), everywhere=False),
+    "labels-scaled": Call(partial(labels, 31, 16, scaled=True), everywhere=False),
     "labels-one": Call(partial(labels, 1, 1, k2=1, width=100), everywhere=False),
     "dbscan-graph": Call(partial(dbscan, SINGLE, dense=False)),
     "dbscan-dense": Call(partial(dbscan, SINGLE, dense=True), everywhere=False),

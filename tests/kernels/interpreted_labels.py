@@ -55,6 +55,9 @@ def test_the_operators_take_the_kernels(generator):
     assert torch.equal(salcr.cluster(features, eps=0.6, min_samples=3, impl="triton", **options), expected)
     distances = ops.jaccard_distance(features, impl="triton", **options)
     torch.testing.assert_close(distances, reference.jaccard_distance(features, **options), rtol=1e-5, atol=2e-6)
+    form = options | dict(scale="farthest", include_self=False)
+    expected = reference.jaccard_distance(features, **form)
+    torch.testing.assert_close(ops.jaccard_distance(features, impl="triton", **form), expected, rtol=1e-5, atol=2e-6)
     every = ops.jaccard_graph(features, max_distance=1.0, impl="triton", **options)
     assert torch.equal(every.to_dense(), distances) and len(every.values()) == 14 * 14
     with pytest.raises(RuntimeError, match=r"it takes torch.float32.*got torch.float64"):

@@ -16,7 +16,16 @@ from tests.ops.differentiable import (
     check_overlong,
     check_second_derivative_is_an_error,
 )
-from tests.ops.memories import check_contrasts, check_search, check_updates_together, random_memory, random_sets
+from tests.ops.memories import (
+    check_contrasts,
+    check_hardest,
+    check_search,
+    check_soft_contrast,
+    check_updates_together,
+    hardest_problem,
+    random_memory,
+    random_sets,
+)
 
 SHAPES = [  # lead, rows, columns, width: no multiples of a tile or of a chunk, one or several of each
     (((), 5, 33, 7), torch.float32),
@@ -29,6 +38,25 @@ SHAPES = [  # lead, rows, columns, width: no multiples of a tile or of a chunk, 
 @pytest.mark.parametrize(("shape", "dtype"), SHAPES)
 def test_contrasts(generator, shape, dtype):
     check_contrasts("triton", generator, *shape, dtype)
+
+
+@pytest.mark.parametrize(("shape", "dtype"), SHAPES)
+def test_soft_targets_and_weights(generator, shape, dtype):
+    check_soft_contrast("triton", generator, *shape, dtype)
+
+
+def test_soft_targets_of_a_large_sum_in_float16(generator):
+    """Weights above 2 would overflow the scratch of the gradient, which is float16."""
+    features, memory = random_memory(generator, (), 5, 9, 7, torch.float16)
+    soft = torch.rand(5, 9, generator=generator).half()
+    options = dict(temperature=1.0, impl="triton")
+    gradients = []
+    for factor in (1, 8):
+        leaf = features.clone().requires_grad_()
+        loss = ops.cluster_contrast(leaf, memory, soft_targets=factor * soft, **options)
+        gradients.append(torch.autograd.grad(loss, leaf)[0] / factor)
+    assert gradients[1].isfinite().all()
+    torch.testing.assert_close(*gradients)
 
 
 @pytest.mark.parametrize(("shape", "k"), [(((), 1, 1, 16), 30), (((2,), 5, 150, 33), 5), (((1,), 3, 65, 7), 64)])
@@ -64,6 +92,24 @@ def test_update(generator, shape, momentum, dtype):
 
 def test_updates_together_are_the_updates_alone(generator):
     check_updates_together("triton", generator, torch.float32, "cpu")
+
+
+def test_the_hardest_sample_alone(generator):
+    for momentum, lead in ((0.0, ()), (0.1, (2,)), (1.0, ())):
+        check_hardest("triton", generator, lead, momentum, torch.float32)
+
+
+@pytest.mark.filterwarnings("ignore:(All-NaN slice|invalid value) encountered:RuntimeWarning")  # NumPy, of NaN rows
+def test_the_hardest_of_equals_and_of_nan(generator):
+    memory, features = torch.eye(2, 4), torch.eye(4)[[2, 3, 0, 3, 2, 1]]
+    targets, options = torch.tensor([0, 0, 0, 0, 1, 1]), dict(momentum=0.0, select="hardest", impl="triton")
+    order = torch.tensor([5, 3, 4, 2, 1, 0])
+    moved = ops.update_cluster_memory_(memory, features, targets, order=order, **options)
+    assert torch.equal(moved, torch.eye(4)[[3, 2]])
+    memory, features, _ = hardest_problem(generator, (), torch.float32)
+    features[3, 2] = torch.nan
+    moved = ops.update_cluster_memory_(memory, features, torch.arange(40) % 2, **options)
+    assert moved[1].isnan().all() and moved[0].isfinite().all()
 
 
 @pytest.mark.filterwarnings("ignore:(All-NaN slice|invalid value) encountered:RuntimeWarning")  # NumPy, of NaN rows

@@ -11,6 +11,7 @@ from salcr import ops
 from salcr.ops._dispatch import table
 
 TARGETS = torch.tensor([0, 3, 1, 2, 1])
+SOFT_TARGETS, WEIGHTS = (torch.arange(20.0).view(5, 4).sin() + 1) / 4, torch.tensor([0.5, 1.0, 2.0, 0.0, 1.5])
 POSITIVES = torch.tensor([[0, 2], [1, -1], [2, 3], [0, -1], [1, 2]])
 
 
@@ -33,11 +34,17 @@ MEMORY_CALLS = {
     "cluster_contrast none": lambda i, x, m: ops.cluster_contrast(
         x, m, TARGETS, temperature=0.5, reduction="none", impl=i
     ),
+    "cluster_contrast of soft targets": lambda i, x, m: ops.cluster_contrast(
+        x, m, soft_targets=SOFT_TARGETS.to(x.dtype), weights=WEIGHTS.to(x.dtype), temperature=0.5, impl=i
+    ),
     "cluster_contrast_sum": lambda i, x, m: ops.cluster_contrast_sum(
         x, [m, m.flip(-2)], [TARGETS, TARGETS], temperature=0.5, impl=i
     ),
     "set_contrast": lambda i, x, m: ops.set_contrast(x, m, POSITIVES, temperature=0.5, impl=i),
     "set_contrast of one": lambda i, x, m: ops.set_contrast(x, m, POSITIVES[:, :1], temperature=0.5, impl=i),
+    "set_contrast with each of two": lambda i, x, m: ops.set_contrast(
+        x, m, [POSITIVES, POSITIVES[:, 1:].flip(0)], over="each", temperature=0.5, impl=i
+    ),
     "set_contrast after a search": searched_contrast,
 }
 POOLING_CALLS = {
@@ -52,6 +59,9 @@ DIFFERENTIABLE = [*MEMORY_CALLS, *POOLING_CALLS]
 OTHERS = {
     "instance_search": lambda i, x, m: ops.instance_search(x, m, 2, temperature=0.5, impl=i),
     "instance_search of all": lambda i, x, m: ops.instance_search(x, m, 9, temperature=0.5, impl=i),
+    "update_cluster_memory_ of the hardest": lambda i, x, m: ops.update_cluster_memory_(
+        m.clone(), x, TARGETS, select="hardest", impl=i
+    ),
     "update_cluster_memory_": lambda i, x, m: ops.update_cluster_memory_(m.clone(), x, TARGETS, impl=i),
     "cluster_centroids": lambda i, x: ops.cluster_centroids(x, TARGETS, impl=i),
 }

@@ -39,7 +39,7 @@ def evaluate(function, features, *arguments, **options):
 
 def check(impl, name, features, memory, *arguments, **options):
     """Value and gradient of ``ops.name`` within the budget of eager PyTorch; on a GPU also the same bits twice."""
-    plain, fused = getattr(reference, name), getattr(ops, name)
+    plain, fused, temperature = getattr(reference, name), getattr(ops, name), options.get("temperature", 0.05)
     wide = {k: x.double() if isinstance(x, torch.Tensor) else x for k, x in options.items()}
     exact = evaluate(plain, features.double(), memory.double(), *arguments, **wide)
     eager = evaluate(plain, features, memory, *arguments, **options)
@@ -48,7 +48,10 @@ def check(impl, name, features, memory, *arguments, **options):
         again = evaluate(fused, features, memory, *arguments, impl=impl, **options)
         assert all(map(torch.equal, got, again))
     summed = features.shape[:-1].numel() if options.get("reduction") == "sum" else 1
-    assert_contrast_within_budget(got, exact, eager, memory, options.get("temperature", 0.05), summed=summed)
+    largest = float(options["weights"].max()) if "weights" in options else 1.0
+    largest *= float(options["soft_targets"].sum(-1).max()) if "soft_targets" in options else 1.0
+    options = dict(summed=summed, largest=largest)
+    assert_contrast_within_budget(got, exact, eager, memory, temperature, **options)
 
 
 def largest_lse(columns, temperature=0.05):
@@ -56,10 +59,14 @@ def largest_lse(columns, temperature=0.05):
     return 1 / temperature + math.log(columns)
 
 
-def assert_contrast_within_budget(got, exact, eager, memory, temperature=0.05, *, summed=1):
-    """Value and gradient: a difference of two LSEs or logits, ``summed`` of them; softmax weights times memory rows."""
+def assert_contrast_within_budget(got, exact, eager, memory, temperature=0.05, *, summed=1, largest=1.0):
+    """Value and gradient: a difference of two LSEs or logits, ``summed`` of them; softmax weights times memory rows.
+
+    ``largest`` is the largest factor of such a difference.
+    """
     lse = largest_lse(memory.shape[-2], temperature)
-    for x, y, z, magnitude in zip(got, exact, eager, (2 * lse * summed, lse * exact[1].abs().max()), strict=True):
+    magnitudes = 2 * lse * summed * largest, lse * exact[1].abs().max()
+    for x, y, z, magnitude in zip(got, exact, eager, magnitudes, strict=True):
         assert_within_budget(x, y, z, terms=sum(memory.shape[-2:]) + summed, magnitude=magnitude)
 
 
@@ -91,6 +98,51 @@ def check_contrasts(impl, generator, lead, rows, columns, width, dtype):
         positives = random_sets(generator, lead, rows, columns, wide)
         check(impl, "set_contrast", features, memory, positives, **known)
     check(impl, "set_contrast", features, memory, positives[0] if lead else positives, temperature=0.5)
+
+
+def hardest_problem(generator, lead, dtype):
+    """Memory, features and targets: four classes of about nine samples, one without any, cosines well apart."""
+    memory, features = unit(generator, *lead, 5, 7).to(dtype), torch.randn(*lead, 40, 7, generator=generator).to(dtype)
+    return memory, features, torch.randint(-1, 4, (*lead, 40), generator=generator)
+
+
+def check_hardest(impl, generator, lead, momentum, dtype, device="cpu"):
+    """Class after class and part after part, with and without an order that all parts share."""
+    memory, features, targets = (x.to(device) for x in hardest_problem(generator, lead, dtype))
+    for order in (None, torch.randperm(40, generator=generator).to(device)):
+        expected = memory.to(torch.float64, copy=True)
+        for part in range(math.prod(lead)):
+            rows, x, labels = (y[part] if lead else y for y in (expected, features, targets))
+            for k in range(4):
+                members = [b for b in (range(40) if order is None else order.tolist()) if labels[b] == k]
+                cosines = [float(torch.cosine_similarity(x[b].double(), rows[k], dim=0)) for b in members]
+                hardest = x[members[cosines.index(min(cosines))]].double()
+                rows[k] = F.normalize(momentum * rows[k] + (1 - momentum) * F.normalize(hardest, dim=0), dim=0)
+        got = memory.clone()
+        options = dict(momentum=momentum, order=order, select="hardest", impl=impl)
+        assert ops.update_cluster_memory_(got, features, targets, **options) is got
+        torch.testing.assert_close(got, expected.to(dtype))
+        again = ops.update_cluster_memory_(memory.mT.contiguous().mT, features, targets, **options)
+        assert torch.equal(again, got)
+
+
+def soft_problem(generator, lead, rows, columns, width, dtype):
+    """Features, memory, probabilities of which one row is all zeros, and weights between 0 and 2."""
+    features, memory = random_memory(generator, lead, rows, columns, width, dtype)
+    soft = torch.randn(*lead, rows, columns, generator=generator).mul(2).softmax(-1).to(dtype)
+    soft.view(-1, columns)[1] = 0
+    return features, memory, soft, 2 * torch.rand(*lead, rows, generator=generator).to(dtype)
+
+
+def check_soft_contrast(impl, generator, lead, rows, columns, width, dtype, device="cpu"):
+    """Every reduction, with soft targets, with weights, with both, and with sums above 1."""
+    features, memory, soft, weights = (x.to(device) for x in soft_problem(generator, lead, rows, columns, width, dtype))
+    targets = torch.randint(-1, columns, (*lead, rows), generator=generator).to(device)
+    for reduction in ("mean", "sum", "none"):
+        options = dict(reduction=reduction, temperature=0.1)
+        check(impl, "cluster_contrast", features, memory, targets, weights=weights, **options)
+        check(impl, "cluster_contrast", features, memory, soft_targets=soft, weights=weights, **options)
+    check(impl, "cluster_contrast", features, memory, soft_targets=3 * soft)
 
 
 def check_search(impl, generator, lead, rows, columns, width, k):

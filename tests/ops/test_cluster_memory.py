@@ -233,18 +233,21 @@ def test_contract(generator, impl):
     loss, lse = torch.ones(()), torch.full(features.shape[:-1], 20.0)
     assert_operator_contract(
         torch.ops.salcr.cluster_contrast,
-        (features, memory, targets, 0.05, "mean", impl),
-        (features[0], memory[0], targets[0], 0.05, "none", impl),
+        (features, memory, targets, 0.05, "mean", None, None, impl),
+        (features[0], memory[0], targets[0], 0.05, "none", None, None, impl),
     )
     assert_operator_contract(
-        torch.ops.salcr.cluster_contrast_backward, (loss, features, memory, targets, lse, 0.05, "mean", impl)
+        torch.ops.salcr.cluster_contrast_backward,
+        (loss, features, memory, targets, lse, 0.05, "mean", None, None, impl),
     )
     several = [memory, memory[:, :3].contiguous()], [targets, targets[0].clamp_max(2)]
     assert_operator_contract(torch.ops.salcr.cluster_contrast_sum, (features, *several, 0.05, impl))
     assert_operator_contract(
         torch.ops.salcr.cluster_contrast_sum_backward, (loss, features, *several, [lse, lse], 0.05, impl)
     )
-    assert_operator_contract(torch.ops.salcr.update_cluster_memory_, (memory, features, targets, 0.1, order, impl))
+    assert_operator_contract(
+        torch.ops.salcr.update_cluster_memory_, (memory, features, targets, 0.1, order, "all", impl)
+    )
 
 
 def test_compiles(generator):

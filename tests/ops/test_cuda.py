@@ -36,6 +36,10 @@ def unit(*shape):
     return lambda generator: F.normalize(torch.randn(*shape, generator=generator), dim=-1)
 
 
+def shares(*shape):
+    return lambda generator: torch.rand(*shape, generator=generator).softmax(-1)
+
+
 def integers(low, high, *shape):
     return lambda generator: torch.randint(low, high, shape, generator=generator)
 
@@ -88,6 +92,7 @@ def views(generator):
     return images, draws, *rest
 
 
+TWO_SETS = (sets(3, 23, width=20), sets(23, width=5))
 PARTS = (normal(6, 20, 7, 5), normal(3, 20))
 POSITIVE_PARTS = (lambda g: torch.rand(6, 20, 7, 5, generator=g), normal(3, 20))  # GeM takes no negative means
 GRAPH = (clustered(70, 6),)
@@ -109,6 +114,7 @@ TABLE: dict[str, list[Row]] = {
         Row((normal(23, 19), unit(7, 19), integers(-1, 7, 23)), gradients=(0,)),
         Row((normal(3, 23, 70), unit(3, 300, 70), integers(-1, 300, 3, 23)), dict(temperature=0.1), (0,)),
         Row((normal(3, 23, 19), unit(3, 7, 19), integers(-1, 7, 23)), dict(reduction="none"), (0,)),
+        Row((normal(3, 23, 19), unit(3, 7, 19)), dict(soft_targets=shares(3, 23, 7), weights=shares(3, 23)), (0,)),
     ],
     "cluster_contrast_sum": [
         Row(
@@ -132,7 +138,11 @@ TABLE: dict[str, list[Row]] = {
         Row((normal(5, 19), unit(6, 19), 8)),
     ],
     "intersect_sets": [Row((sets(2, 30, width=12),) * 3), Row((sets(30, width=12), sets(30, width=5)))],
-    "jaccard_distance": [Row(GRAPH, dict(k1=12, k2=4)), Row(GRAPH, dict(k1=10, k2=1))],
+    "jaccard_distance": [
+        Row(GRAPH, dict(k1=12, k2=4)),
+        Row(GRAPH, dict(k1=10, k2=1)),
+        Row(GRAPH, dict(k1=10, k2=3, scale="farthest", include_self=False)),
+    ],
     "jaccard_graph": [Row(GRAPH, dict(k1=12, k2=4, max_distance=0.6))],
     "knn": [
         Row((normal(50, 24), 7)),
@@ -153,18 +163,25 @@ TABLE: dict[str, list[Row]] = {
     "rerank_distances": [
         Row(tuple(lambda g, n=n: blocks(g)[n] for n in range(3)), dict(k1=10, k2=3)),
     ],
-    "rerank_k_reciprocal": [Row(RETRIEVAL, dict(k1=10, k2=3)), Row(RETRIEVAL, dict(k1=8, k2=1, lambda_value=0.0))],
+    "rerank_k_reciprocal": [
+        Row(RETRIEVAL, dict(k1=10, k2=3)),
+        Row(RETRIEVAL, dict(k1=8, k2=1, lambda_value=0.0)),
+        Row(RETRIEVAL, dict(k1=10, k2=3, power=1.0)),
+    ],
     "semantic_parts": [Row(PARTS, gradients=(0, 1))],
     "semantic_pool": [Row(POSITIVE_PARTS, gradients=(0, 1))],
     "set_contrast": [
         Row((normal(23, 19), unit(36, 19), sets(23, width=12)), gradients=(0,)),
         Row((normal(3, 23, 40), unit(3, 300, 40), sets(3, 23, width=20)), dict(temperature=0.1), (0,)),
+        Row((normal(3, 23, 19), unit(3, 60, 19), TWO_SETS), gradients=(0,)),
+        Row((normal(3, 23, 19), unit(3, 60, 19), TWO_SETS), dict(over="each"), (0,)),
     ],
     "sinkhorn": [Row((lambda g: torch.rand(40, 9, generator=g),)), Row((lambda g: torch.rand(3, 20, 9, generator=g),))],
     "unite_sets": [Row((sets(2, 30, width=12),) * 3), Row((sets(30, width=12), sets(30, width=5)))],
     "update_cluster_memory_": [
         Row((unit(7, 19), normal(40, 19), integers(-1, 7, 40))),
         Row((unit(3, 5, 70), normal(3, 90, 70), integers(-1, 5, 90)), dict(order=torch.arange(90).flip(0))),
+        Row((unit(3, 5, 70), normal(3, 90, 70), integers(-1, 5, 90)), dict(select="hardest")),
     ],
 }
 OPERATORS = sorted(set(ops.__all__) & set(reference.__all__) - {"RankingResult"})

@@ -39,6 +39,7 @@ NUMBERS = {
     "lam of sinkhorn": lambda x: ops.sinkhorn(SQUARE, lam=x),
     "tol of sinkhorn": lambda x: ops.sinkhorn(SQUARE, tol=x),
     "lambda_value of rerank_k_reciprocal": lambda x: ops.rerank_k_reciprocal(ROWS, ROWS, lambda_value=x),
+    "power of rerank_k_reciprocal": lambda x: ops.rerank_k_reciprocal(ROWS, ROWS, power=x),
     "eta of rerank_cross_modality": lambda x: ops.rerank_cross_modality(ROWS, ROWS, eta=x),
 }
 

@@ -15,15 +15,17 @@ def impl(request):
     return request.param
 
 
-def jaccard_by_hand(features, k1, k2):
+def jaccard_by_hand(features, k1, k2, scale="none", include_self=True):
     """docs/method.md, "Pseudo labels", up to the distances, image by image with Python sets."""
     x = features.double() / features.double().norm(dim=1, keepdim=True).clamp_min(1e-12)
     products, count = (x @ x.T).tolist(), len(x)
-    ranks = [sorted(range(count), key=lambda j: (j != i, -products[i][j], j))[:k1] for i in range(count)]
-    k1 = min(k1, count)
+    others = 0 if include_self else 1
+    ranks = [sorted(range(count), key=lambda j: (j != i, -products[i][j], j))[: k1 + others] for i in range(count)]
+    k1 = min(k1, count - others)
+    farthest = [max(2 - 2 * product for product in row) if scale == "farthest" else 1 for row in products]
 
     def first(i, k):
-        return set(ranks[i][: min(k + 1, k1)])
+        return set(ranks[i][: min(k + 1, k1 + others)])
 
     def reciprocal(i, k):
         return {j for j in first(i, k) if i in first(j, k)}
@@ -38,7 +40,7 @@ def jaccard_by_hand(features, k1, k2):
             if 3 * len(candidates & base) > 2 * len(candidates):
                 expanded |= candidates
         for j in expanded:
-            encodings[i, j] = np.exp(-(2 - 2 * products[i][j]))
+            encodings[i, j] = np.exp(-(2 - 2 * products[i][j]) / farthest[i])
         encodings[i] /= encodings[i].sum()
     encodings = np.stack([encodings[ranks[i][:k2]].mean(0) for i in range(count)])
     distances = np.zeros((count, count))
@@ -64,6 +66,40 @@ def test_distance_is_the_formula(generator, k1, k2, impl):
     got = ops.jaccard_distance(features.double(), k1=k1, k2=k2, impl=impl)
     torch.testing.assert_close(got, expected, rtol=1e-6, atol=2e-7)
     assert torch.equal(got, got.T) and not got.diagonal().any()
+
+
+FORMS = [("farthest", False), ("farthest", True), ("none", False)]
+
+
+@pytest.mark.parametrize(("scale", "include_self"), FORMS)
+@pytest.mark.parametrize(("k1", "k2"), [(12, 3), (25, 1), (1, 2), (59, 6), (60, 4), (1000, 6)])
+def test_other_published_forms(generator, k1, k2, scale, include_self, impl):
+    features = clustered(generator)
+    options = dict(k1=k1, k2=k2, scale=scale, include_self=include_self)
+    expected = jaccard_by_hand(features, **options)
+    got = ops.jaccard_distance(features, **options, impl=impl)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=2e-6)
+    if k1 in (12, 25):  # with few or all ranks the forms may agree
+        assert not torch.allclose(got, ops.jaccard_distance(features, k1=k1, k2=k2, impl=impl), atol=1e-4)
+    graph, near = ops.jaccard_graph(features, **options, max_distance=0.7, impl=impl), got <= np.float32(0.7)
+    assert torch.equal(graph.col_indices(), near.nonzero()[:, 1]) and torch.equal(graph.values(), got[near])
+    neighbors = ops.knn(features, min(k1 + 1, len(features)))
+    torch.testing.assert_close(ops.jaccard_distance(features, **options, neighbors=neighbors, impl=impl), got)
+
+
+def test_mutual_mean_teaching_s_form_is_that_of_k_reciprocal_re_ranking(generator, impl):
+    features = clustered(generator)
+    whole = ops.jaccard_distance(features, k1=20, k2=6, scale="farthest", include_self=False, impl=impl)
+    expected = ops.rerank_k_reciprocal(features[:20], features[20:], k1=20, k2=6, lambda_value=0.0)
+    torch.testing.assert_close(whole[:20, 20:], expected, rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize(("scale", "include_self"), FORMS)
+def test_one_image_or_one_direction_in_other_forms(scale, include_self, impl):
+    options = dict(k1=4, k2=2, scale=scale, include_self=include_self, impl=impl)
+    assert torch.equal(ops.jaccard_distance(torch.ones(1, 4), **options), torch.zeros(1, 1))
+    same = torch.tensor([[0.71875, -1.015625, 2.109375]]) * torch.arange(1.0, 5).view(-1, 1)
+    assert not ops.jaccard_distance(same, **options).any()
 
 
 def test_ties_and_duplicates(generator, impl):
@@ -193,22 +229,24 @@ def test_threads_do_not_matter(generator, monkeypatch, threads):
     assert torch.equal(distances, jaccard_distance(*found, **sizes))
 
 
-@pytest.mark.parametrize("change", ["rank", "negative", "half", "k2", "features", "distance"])
+@pytest.mark.parametrize("change", ["rank", "negative", "half", "k2", "features", "factors", "distance"])
 def test_the_extension_refuses_what_it_would_read_out_of_bounds(change):
     from salcr import _C
 
     ranks, products, features = np.zeros((4, 2), np.int32), np.ones((4, 2), np.float32), np.ones((4, 3), np.float32)
     ranks[:, 0] = range(4)
-    arguments = [ranks, products, features, 2, 1, 0.5, 1]
+    arguments = [ranks, products, features, None, 2, 1, 0.5, 1]
     assert len(_C.jaccard_graph(*arguments)) == 3
     if change in ("rank", "negative"):
         ranks[3, 1] = 4 if change == "rank" else -1
     if change == "features":
         arguments[2] = features[:3]
     if change in ("half", "k2"):
-        arguments[3 if change == "half" else 4] = 3
+        arguments[4 if change == "half" else 5] = 3
+    if change == "factors":
+        arguments[3] = np.ones(3, np.float32)
     if change == "distance":
-        arguments[5] = 1.0
+        arguments[6] = 1.0
     with pytest.raises(ValueError, match="jaccard"):
         _C.jaccard_graph(*arguments)
 
@@ -221,6 +259,13 @@ def test_the_extension_refuses_what_it_would_read_out_of_bounds(change):
         (dict(features=torch.tensor([[1.0], [torch.nan]])), ValueError, "features has NaN or Inf, first in row 1"),
         (dict(k1=0), ValueError, "k1 must be at least 1, got 0"),
         (dict(k2=0), ValueError, "k2 must be at least 1"),
+        (dict(scale="largest"), ValueError, "scale must be one of none, farthest, got 'largest'"),
+        (dict(include_self=1), TypeError, "include_self must be True or False, got 1"),
+        (
+            dict(k1=3, include_self=False, neighbors=ops.knn(torch.ones(5, 3), 3)),
+            ValueError,
+            r"two of \[5, 4 or more\]",
+        ),
         (dict(max_distance=-0.1), ValueError, "max_distance must not be negative, got -0.1"),
         (dict(max_distance=float("nan")), ValueError, "max_distance"),
         (dict(impl="cuda"), ValueError, "has the backends"),

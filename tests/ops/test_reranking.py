@@ -81,6 +81,20 @@ def test_distances_of_unit_rows_are_re_ranked_as_the_rows_are(generator, k1, k2,
     torch.testing.assert_close(ops.rerank_distances(*blocks(distances, len(query)), **options), expected)
     squared = ops.rerank_distances(*blocks(distances**2, len(query)), **options, power=1)
     torch.testing.assert_close(squared, expected)
+    for power in (1, 3.5):
+        expected = ops.rerank_k_reciprocal(query, gallery, **options, power=power)
+        assert not torch.allclose(expected, squared)
+        parts = blocks(distances, len(query))
+        torch.testing.assert_close(ops.rerank_distances(*parts, **options, power=power), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0])
+def test_rows_that_are_one_are_at_distance_0_whatever_the_power(generator, power):
+    """Half of their squared distances round to less than 0, of which a root would be NaN."""
+    row = torch.randn(1, 40, generator=generator)
+    query, gallery = row.repeat(5, 1) * torch.rand(5, 1, generator=generator), torch.cat([row, -row, row.roll(1, 1)])
+    got = ops.rerank_k_reciprocal(query, gallery, k1=5, k2=1, power=power)
+    assert got.isfinite().all() and got[:, 0].max() < 0.1 < got[:, 1:].min()
 
 
 def test_distances_need_not_be_a_metrics(generator):
@@ -242,6 +256,7 @@ def test_bad_options_are_named():
         (ops.rerank_k_reciprocal, dict(k1=0)),
         (ops.rerank_k_reciprocal, dict(k2=0)),
         (ops.rerank_k_reciprocal, dict(lambda_value=1.1)),
+        (ops.rerank_k_reciprocal, dict(power=0.0)),
         (ops.rerank_cross_modality, dict(k=0)),
         (ops.rerank_cross_modality, dict(eta=-0.1)),
         (ops.affinity_inference, dict(k1=0)),

@@ -9,17 +9,26 @@ from salcr.ops.backends.cpp._products import arrays, blocks_of_products
 
 
 def contrast(
-    features: torch.Tensor, memory: torch.Tensor, targets: torch.Tensor, temperature: float, reduction: str
+    features: torch.Tensor,
+    memory: torch.Tensor,
+    targets: torch.Tensor,
+    temperature: float,
+    reduction: str,
+    soft_targets: torch.Tensor | None = None,
+    weights: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Loss and LSE of all logits; see :func:`salcr.ops.cluster_contrast`."""
     from salcr import _C
 
     rows, memories = with_parts(features.detach(), memory.detach())
-    targets = targets.expand(rows.shape[:-1]).contiguous()
+    targets, soft = targets.expand(rows.shape[:-1]).contiguous(), _soft(soft_targets, rows, memories)
     losses, lse = torch.empty_like(rows[..., 0]), torch.empty_like(rows[..., 0])
     for at, products, scale in blocks_of_products(rows, memories, temperature):
-        out = arrays(products, scale, targets[at], losses[at], lse[at])
-        _C.contrast_losses(*out, torch.get_num_threads())
+        wanted = None if soft is None else soft[at].numpy(force=True)
+        given, out = arrays(products, scale, targets[at]), arrays(losses[at], lse[at])
+        _C.contrast_losses(*given, wanted, *out, torch.get_num_threads())
+    if weights is not None:
+        losses = torch.where(targets >= 0, losses * weights.detach(), 0.0)
     if reduction == "mean":
         losses = (losses.sum(-1) / (targets >= 0).sum(-1).clamp_min(1)).mean()
     elif reduction == "sum":
@@ -36,9 +45,12 @@ def contrast_backward(
     lse: torch.Tensor,
     temperature: float,
     reduction: str,
+    soft_targets: torch.Tensor | None = None,
+    weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Gradient of the loss for ``features``."""
-    return contrast_sum_backward(gradient, features, [memory], [targets], [lse], temperature, reduction)
+    options = temperature, reduction, soft_targets, weights
+    return contrast_sum_backward(gradient, features, [memory], [targets], [lse], *options)
 
 
 def contrast_sum_backward(
@@ -49,6 +61,8 @@ def contrast_sum_backward(
     lses: Sequence[torch.Tensor],
     temperature: float,
     reduction: str,
+    soft_targets: torch.Tensor | None = None,
+    weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Gradient for ``features`` of the sum of the losses of ``memories``; the products are made again."""
     from salcr import _C
@@ -60,9 +74,13 @@ def contrast_sum_backward(
         weight = (gradient.detach() / temperature).expand(features.shape[:-1]).view(labels.shape)
         if reduction == "mean":
             weight = weight / ((labels >= 0).sum(-1, keepdim=True).clamp_min(1) * len(rows))
-        weight = weight.contiguous()
+        if weights is not None:
+            weight = weight * weights.detach()
+        weight, soft = weight.contiguous(), _soft(soft_targets, rows, parts)
         for at, products, scale in blocks_of_products(rows, parts, temperature):
-            _C.contrast_shares(*arrays(products, scale, labels[at], weight[at]), threads)
+            wanted = None if soft is None else soft[at].numpy(force=True)
+            given, factors = arrays(products, scale, labels[at]), weight[at].numpy(force=True)
+            _C.contrast_shares(*given, wanted, factors, threads)
             found[at].addmm_(products, parts[at[0]], beta=min(n, 1))
     _C.rows_through_normalisation(*arrays(found.flatten(0, 1), rows.flatten(0, 1)), threads)
     found[ignored_rows(targets, rows)] = 0
@@ -76,19 +94,26 @@ def update(
     *,
     momentum: float,
     order: torch.Tensor | None,
+    select: str = "all",
 ) -> None:
     """See :func:`salcr.ops.update_cluster_memory_`."""
     from salcr import _C
 
     if not memory.is_contiguous():
         fresh = memory.contiguous()
-        update(fresh, features, targets, momentum=momentum, order=order)
+        update(fresh, features, targets, momentum=momentum, order=order, select=select)
         memory.copy_(fresh)
         return
     parts = memory.view(-1, *memory.shape[-2:])
     rows = features.contiguous().view(len(parts), -1, memory.shape[-1])
     targets = targets.expand(rows.shape[:-1]).contiguous()
     order = torch.arange(rows.shape[1]) if order is None else order.contiguous()
-    _C.update_cluster_memory(
-        parts.numpy(), rows.numpy(), targets.numpy(), order.numpy(), momentum, torch.get_num_threads()
-    )
+    options = momentum, select == "hardest", torch.get_num_threads()
+    _C.update_cluster_memory(parts.numpy(), rows.numpy(), targets.numpy(), order.numpy(), *options)
+
+
+def _soft(soft_targets: torch.Tensor | None, rows: torch.Tensor, memories: torch.Tensor) -> torch.Tensor | None:
+    """``[P, B, K]``, contiguous."""
+    if soft_targets is None:
+        return None
+    return soft_targets.detach().expand(*rows.shape[:-1], memories.shape[1]).contiguous()

@@ -15,24 +15,40 @@ from salcr.ops._sparse import csr_tensor
 
 
 def jaccard_distance(
-    features: torch.Tensor, products: torch.Tensor, ranks: torch.Tensor, *, half: int, k2: int
+    features: torch.Tensor,
+    products: torch.Tensor,
+    ranks: torch.Tensor,
+    *,
+    half: int,
+    k2: int,
+    factors: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Distances ``[N, N]`` of unit features, given each row's ranks ``[N, k1]`` and inner products with them."""
+    """Distances ``[N, N]`` of unit features, given each row's ranks ``[N, k1]`` and inner products with them.
+
+    ``factors [N]``, of the features' dtype: of each row's squared distances.
+    """
     from salcr import _C
 
     distances = torch.empty(len(features), len(features))
-    arrays = (x.contiguous().numpy() for x in (ranks.int(), products, features))
+    arrays = _arrays(features, products, ranks, factors)
     _C.jaccard_distance(*arrays, half, k2, distances.numpy(), torch.get_num_threads())
     return distances
 
 
 def jaccard_graph(
-    features: torch.Tensor, products: torch.Tensor, ranks: torch.Tensor, *, half: int, k2: int, max_distance: float
+    features: torch.Tensor,
+    products: torch.Tensor,
+    ranks: torch.Tensor,
+    *,
+    half: int,
+    k2: int,
+    max_distance: float,
+    factors: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Those up to ``max_distance``, which is below 1, as torch.sparse_csr."""
     from salcr import _C
 
-    arrays = (x.contiguous().numpy() for x in (ranks.int(), products, features))
+    arrays = _arrays(features, products, ranks, factors)
     return csr_tensor(
         *map(torch.from_numpy, _C.jaccard_graph(*arrays, half, k2, max_distance, torch.get_num_threads()))
     )
@@ -137,6 +153,11 @@ def near_pairs(
     """The pairs of rows i of ``block`` and j of ``others``, ``offset`` rows behind, with i before j, that are near."""
     near = _of_dtype("jaccard_near_pairs", block.dtype)
     return near(*block.arrays(), *others.arrays(), offset, columns, max_distance, torch.get_num_threads())
+
+
+def _arrays(features, products, ranks, factors):
+    arrays = [x.contiguous().numpy() for x in (ranks.int(), products, features)]
+    return *arrays, None if factors is None else factors.contiguous().numpy()
 
 
 def _of_dtype(name: str, dtype: torch.dtype):

@@ -10,10 +10,17 @@ from salcr.ops._register import reference_gradient
 
 
 def contrast(
-    features: torch.Tensor, memory: torch.Tensor, targets: torch.Tensor, temperature: float, reduction: str
+    features: torch.Tensor,
+    memory: torch.Tensor,
+    targets: torch.Tensor,
+    temperature: float,
+    reduction: str,
+    soft_targets: torch.Tensor | None = None,
+    weights: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The loss, and zeros in place of an LSE that the backward pass has no use for."""
-    loss = reference.cluster_contrast(features, memory, targets, temperature=temperature, reduction=reduction)
+    options = dict(soft_targets=soft_targets, weights=weights, temperature=temperature, reduction=reduction)
+    loss = reference.cluster_contrast(features, memory, targets, **options)
     return loss, features.new_zeros(features.shape[:-1], dtype=lse_dtype(features))
 
 
@@ -25,13 +32,17 @@ def contrast_backward(
     lse: torch.Tensor,
     temperature: float,
     reduction: str,
+    soft_targets: torch.Tensor | None = None,
+    weights: torch.Tensor | None = None,
     *,
     create_graph: bool = False,
 ) -> torch.Tensor:
     """Gradient of the loss for ``features``."""
 
+    options = dict(soft_targets=soft_targets, weights=weights, temperature=temperature, reduction=reduction)
+
     def loss(x: torch.Tensor) -> tuple[torch.Tensor]:
-        return (reference.cluster_contrast(x, memory, targets, temperature=temperature, reduction=reduction),)
+        return (reference.cluster_contrast(x, memory, targets, **options),)
 
     found = reference_gradient(loss, [features], (gradient,), create_graph=create_graph)[0]
     return zero_where(ignored_rows([targets], features), found)

@@ -8,13 +8,21 @@ from salcr.ops._parts import with_parts
 
 
 def contrast(
-    features: torch.Tensor, memory: torch.Tensor, targets: torch.Tensor, temperature: float, reduction: str
+    features: torch.Tensor,
+    memory: torch.Tensor,
+    targets: torch.Tensor,
+    temperature: float,
+    reduction: str,
+    soft_targets: torch.Tensor | None = None,
+    weights: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Loss and LSE of all logits; see :func:`salcr.ops.cluster_contrast`."""
     from salcr.kernels.cluster_memory import contrast_forward
 
     rows, memories = with_parts(features, memory)
-    loss, lse = contrast_forward(rows, memories, _as_sets(targets, rows), temperature=temperature, reduction=reduction)
+    terms = _terms(soft_targets, weights, rows, memories)
+    options = dict(temperature=temperature, reduction=reduction)
+    loss, lse = contrast_forward(rows, memories, _as_sets(targets, rows), **terms, **options)
     return loss.view(features.shape[:-1] if reduction == "none" else ()), lse.view(features.shape[:-1])
 
 
@@ -26,6 +34,8 @@ def contrast_backward(
     lse: torch.Tensor,
     temperature: float,
     reduction: str,
+    soft_targets: torch.Tensor | None = None,
+    weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Gradient of the loss for ``features``."""
     from salcr.kernels.cluster_memory import contrast_backward
@@ -39,6 +49,7 @@ def contrast_backward(
         lse.contiguous(),
         temperature=temperature,
         reduction=reduction,
+        **_terms(soft_targets, weights, rows, memories),
     )
     return found.view(features.shape)
 
@@ -67,6 +78,7 @@ def update(
     *,
     momentum: float,
     order: torch.Tensor | None,
+    select: str = "all",
 ) -> None:
     """See :func:`salcr.ops.update_cluster_memory_`."""
     from salcr.kernels.cluster_memory_update import update_cluster_memory
@@ -74,7 +86,7 @@ def update(
     parts, rows = with_parts(memory, features)
     targets = targets.expand(rows.shape[:-1]).contiguous()
     order = torch.arange(rows.shape[1], device=rows.device) if order is None else order.contiguous()
-    update_cluster_memory(parts, rows, targets, order, momentum=momentum)
+    update_cluster_memory(parts, rows, targets, order, momentum=momentum, hardest=select == "hardest")
     if parts.data_ptr() != memory.data_ptr():
         memory.copy_(parts.view(memory.shape))
 
@@ -82,3 +94,14 @@ def update(
 def _as_sets(targets: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """The kernel contrasts with sets; a target is a set of one."""
     return targets.expand(rows.shape[:-1]).contiguous().unsqueeze(-1)
+
+
+def _terms(
+    soft_targets: torch.Tensor | None, weights: torch.Tensor | None, rows: torch.Tensor, memories: torch.Tensor
+) -> dict[str, torch.Tensor | None]:
+    """Of all parts, contiguous."""
+    lead, columns = rows.shape[:-1], memories.shape[1]
+    return dict(
+        soft=None if soft_targets is None else soft_targets.expand(*lead, columns).contiguous(),
+        weights=None if weights is None else weights.expand(lead).contiguous(),
+    )

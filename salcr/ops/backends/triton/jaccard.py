@@ -10,20 +10,35 @@ from salcr.ops._sparse import csr_tensor
 
 
 def jaccard_distance(
-    features: torch.Tensor, products: torch.Tensor, ranks: torch.Tensor, *, half: int, k2: int
+    features: torch.Tensor,
+    products: torch.Tensor,
+    ranks: torch.Tensor,
+    *,
+    half: int,
+    k2: int,
+    factors: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Distances ``[N, N]`` of unit features, given each row's ranks ``[N, k1]`` and inner products with them."""
     from salcr.kernels import jaccard, jaccard_encodings
 
-    encodings = jaccard_encodings.encode(features, ranks.int(), products.contiguous(), half=half, k2=k2)
+    sizes = dict(half=half, k2=k2, factors=factors)
+    encodings = jaccard_encodings.encode(features, ranks.int(), products.contiguous(), **sizes)
     return jaccard.jaccard_distance(encodings)
 
 
 def jaccard_graph(
-    features: torch.Tensor, products: torch.Tensor, ranks: torch.Tensor, *, half: int, k2: int, max_distance: float
+    features: torch.Tensor,
+    products: torch.Tensor,
+    ranks: torch.Tensor,
+    *,
+    half: int,
+    k2: int,
+    max_distance: float,
+    factors: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Those up to ``max_distance``, which is below 1, as torch.sparse_csr."""
     from salcr.kernels import jaccard, jaccard_encodings
 
-    encodings = jaccard_encodings.encode(features, ranks.int(), products.contiguous(), half=half, k2=k2)
+    sizes = dict(half=half, k2=k2, factors=factors)
+    encodings = jaccard_encodings.encode(features, ranks.int(), products.contiguous(), **sizes)
     return csr_tensor(*jaccard.jaccard_graph(encodings, max_distance))
