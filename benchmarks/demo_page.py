@@ -10,7 +10,6 @@ METHOD = "SALCR"
 STEPS = [
     ("FGSAL", "DAGI + FGSAL", "DAGI"),
     ("GPCR", METHOD, "DAGI + FGSAL"),
-    ("bfloat16", "SALCR in bfloat16", METHOD),
 ]
 
 

@@ -63,7 +63,6 @@ ROWS = {
     "DAGI + FGSAL": Row(settings=("gpcr.enabled=false",)),
     "SALCR": Row(),
     "SALCR from random weights": Row(settings=("model.weights=null",), shares_stage_one=False),
-    "SALCR in bfloat16": Row(settings=("schedule.precision=bfloat16",), shares_stage_one=False),
 }
 METHOD = demo_page.METHOD
 CONTROLS = ("untrained", STAGE_ONE, "stage one, as many steps")
