@@ -54,7 +54,12 @@ def search(
     refine: Annotated[
         str, typer.Option(help="none; cmfp, over the whole index; k_reciprocal, over each query's candidates.")
     ] = "none",
-    approximate: Annotated[bool, typer.Option("--approximate", help="By faiss, for many queries at once.")] = False,
+    approximate: Annotated[
+        bool,
+        typer.Option(
+            "--approximate", help="Look at a sixteenth of the index, in cells that faiss makes once and keeps."
+        ),
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     html: Annotated[Optional[Path], typer.Option(help="A page of pictures to write.")] = None,  # noqa: UP045
     checkpoint: Annotated[
@@ -67,6 +72,7 @@ def search(
     """Find the images of an index most like each query."""
     from salcr.files import make_parent
     from salcr.retrieval import Index
+    from salcr.retrieval.cells import CHECKED
 
     if html is not None:
         make_parent(html)
@@ -75,7 +81,8 @@ def search(
         typer.echo(f"salcr: {printable(str(folder))} is not finished: {len(opened)} images so far", err=True)
     rankings = opened.search(queries, top=top, modality=modality, refine=refine, approximate=approximate)
     if opened.recall is not None:
-        typer.echo(f"recall against the exact search: {opened.recall:.1%}", err=True)
+        of = f"the first {CHECKED} queries" if len(rankings) > CHECKED else "images of the index"
+        typer.echo(f"recall against the exact search: {opened.recall:.1%}, of {of}", err=True)
     if json:
         typer.echo(_as_json(rankings))
     elif html is None:

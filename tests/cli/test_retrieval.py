@@ -2,11 +2,13 @@ import json
 import os
 import re
 import shutil
+import sys
 
 import pytest
 import torch
 
-from salcr import ops
+from salcr.retrieval import cells
+from tests import faiss_stand_in
 from tests.cli.conftest import assert_one_line
 from tests.retrieval.conftest import checkpoint, indexed, other_checkpoint, pictures  # noqa: F401
 from tests.retrieval.pictures import PEOPLE
@@ -51,15 +53,21 @@ def test_a_page(salcr, indexed, tmp_path):  # noqa: F811
     assert code == 0 and json.loads(said)
 
 
-def test_approximate_search_says_its_recall(salcr, indexed):  # noqa: F811
-    code, said, err = salcr("search", indexed / "index", indexed / "pictures", "--approximate", "--top", 2)
+def test_approximate_search_says_its_recall(salcr, indexed, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setitem(sys.modules, "faiss", faiss_stand_in.make())
+    shutil.copytree(indexed / "index", tmp_path / "index")
+    arguments = "search", tmp_path / "index", "--approximate", "--top", 2
+    code, said, err = salcr(*arguments, indexed / "pictures")
     assert code == 0 and len(said.split("\n\n")) == 2 * PEOPLE
-    assert re.fullmatch(r"recall against the exact search: \d+\.\d%\n", err)
+    assert re.fullmatch(r"recall against the exact search: \d+\.\d%, of images of the index\n", err)
+    assert (tmp_path / "index/cells.faiss").exists()
+    monkeypatch.setattr(cells, "CHECKED", 3)
+    code, said, err = salcr(*arguments, indexed / "pictures")
+    assert re.fullmatch(r"recall against the exact search: \d+\.\d%, of the first 3 queries\n", err)
 
 
 def test_without_faiss_it_says_how_to_get_it(salcr, indexed, monkeypatch):  # noqa: F811
-    monkeypatch.setitem(ops._dispatch._TABLE, "knn[faiss-ivf]", {})
-    ops._dispatch.add_backend("knn[faiss-ivf]", "faiss", None, needs=lambda: "no faiss (pip install 'salcr[faiss]')")
+    monkeypatch.setitem(sys.modules, "faiss", None)
     query = indexed / "pictures/day/p0/a.png"
     assert_one_line(salcr("search", indexed / "index", query, "--approximate"), "pip install 'salcr[faiss]'")
 

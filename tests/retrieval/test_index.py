@@ -156,17 +156,6 @@ def test_cmfp_needs_both_modalities(pictures, checkpoint, tmp_path):
     assert len(index.search(pictures / "night/p0", refine="cmfp")[0].hits) == PEOPLE
 
 
-def test_approximate_search_tells_its_recall(indexed):
-    index = Index.open(indexed / "index", **CPU)
-    features = torch.from_numpy(np.array(index.features))
-    exact = index.nearest(features, top=4)
-    assert index.recall is None
-    scores, rows = index.nearest(features, top=4, approximate=True)
-    assert rows.shape == scores.shape == (len(index), 4)
-    hits = (rows[:, :, None] == exact[1][:, None]).any(2).float().mean()
-    assert index.recall == pytest.approx(float(hits)) and 0.25 <= index.recall <= 1
-
-
 def test_an_index_of_another_network_is_refused(indexed, other_checkpoint, pictures):
     query = pictures / "day/p0/a.png"
     with pytest.raises(ValueError, match="is an index of another network: it was made with ") as caught:
