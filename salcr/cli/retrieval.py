@@ -80,9 +80,13 @@ def search(
     if not opened.complete:
         typer.echo(f"salcr: {printable(str(folder))} is not finished: {len(opened)} images so far", err=True)
     rankings = opened.search(queries, top=top, modality=modality, refine=refine, approximate=approximate)
+    notes = [f"{len(rankings)} queries in {len(opened)} images", f"refinement: {refine}"]
+    if modality == "auto":
+        notes.append("modality of the queries told by their colours")
     if opened.recall is not None:
         of = f"the first {CHECKED} queries" if len(rankings) > CHECKED else "images of the index"
-        typer.echo(f"recall against the exact search: {opened.recall:.1%}, of {of}", err=True)
+        notes.append(f"recall against the exact search: {opened.recall:.1%}, of {of}")
+        typer.echo(notes[-1], err=True)
     if json:
         typer.echo(_as_json(rankings))
     elif html is None:
@@ -90,8 +94,8 @@ def search(
     if html is not None:
         from salcr.retrieval import write_rankings
 
-        counts = f"{len(rankings)} queries in {len(opened)} images, refinement: {refine}"
-        write_rankings(html, rankings, title=f"Search in {folder.name or folder.absolute().name}", summary=counts)
+        title = f"Search in {folder.name or folder.absolute().name}"
+        write_rankings(html, rankings, title=title, summary=", ".join(notes))
         typer.echo(f"page: {printable(str(html))}", err=json)
 
 

@@ -174,7 +174,7 @@ def _make(storage: Storage, why: str) -> Cells:
 
     rows, width = storage.manifest.rows, storage.manifest.dimension
     cells = math.isqrt(rows)
-    logger.info("%s: %s of %s features", why, f"{cells:,}", f"{rows:,}")
+    logger.info("%s: %s for %s features", why, f"{cells:,}", f"{rows:,}")
     metric = faiss.METRIC_INNER_PRODUCT
     kind = faiss.ScalarQuantizer.QT_8bit
     index = faiss.IndexIVFScalarQuantizer(faiss.IndexFlat(width, metric), width, cells, kind, metric)
@@ -195,7 +195,7 @@ def _fill(storage: Storage, index: Any, trained_rows: int) -> Cells:
         logger.warning("the cells are not kept, the next search makes them again: %s", " ".join(str(error).split()))
     else:
         seconds = time.monotonic() - start
-        logger.info("cells: %s, %.3g GB, filled in %.0f s", storage.folder / CELLS, length / 1e9, seconds)
+        logger.info("cells: %s, %.1f MB, filled in %.0f s", storage.folder / CELLS, length / 1e6, seconds)
     return cells
 
 

@@ -48,7 +48,8 @@ def test_a_page(salcr, indexed, tmp_path):  # noqa: F811
     code, said, _ = salcr("search", indexed / "index", query, "--html", page, "--refine", "k_reciprocal")
     assert code == 0 and said == f"page: {page}\n"
     assert page.read_text().count("<img") == 2 * PEOPLE + 1
-    assert "1 queries in 12 images, refinement: k_reciprocal" in page.read_text()
+    counts = "1 queries in 12 images, refinement: k_reciprocal, modality of the queries told by their colours"
+    assert counts in page.read_text()
     code, said, _ = salcr("search", indexed / "index", query, "--html", page, "--json")
     assert code == 0 and json.loads(said)
 

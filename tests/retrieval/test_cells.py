@@ -68,7 +68,7 @@ def log(caplog):
 def test_cells_are_made_once_and_read_as_they_lie(folder, build, log):
     first = open_cells(Storage(folder))
     text = said(log)
-    assert f"cells for the approximate search of {folder} are made, once: 20 of 400 features" in text
+    assert f"cells for the approximate search of {folder} are made, once: 20 for 400 features" in text
     assert f"cells: {folder / 'cells.faiss'}, " in text
     assert {path.name for path in folder.iterdir() if "cells" in path.name} == {"cells.faiss", "cells.json"}
     again = open_cells(Storage(folder))
@@ -134,7 +134,7 @@ def test_an_index_that_grows(folder, log, generator):
     assert 499 in open_cells(Storage(folder)).nearest(new, 3)[0][1] and said(log) == ""
     add(folder, groups(generator, 20))
     open_cells(Storage(folder))
-    assert "has grown from 500 to 900 features: cells are made anew: 30 of 900 features" in said(log)
+    assert "has grown from 500 to 900 features: cells are made anew: 30 for 900 features" in said(log)
     assert json.loads((folder / "cells.json").read_text())["trained_rows"] == 900
 
 

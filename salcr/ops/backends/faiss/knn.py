@@ -4,6 +4,8 @@ faiss is imported at the first call and so after torch: the other way round, the
 """
 
 import math
+from importlib import import_module
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -59,7 +61,8 @@ def _search(queries: torch.Tensor, database: torch.Tensor, k: int, metric: str) 
     _prepare(index, cells)
     index.train(database.numpy())
     index.add(database.numpy())
-    return _scored(*map(torch.from_numpy, index.search(queries.numpy(), k)), metric)
+    scores, indices = map(torch.from_numpy, index.search(queries.numpy(), k))
+    return _scored(scores, indices, metric)
 
 
 def _search_on_device(
@@ -69,8 +72,7 @@ def _search_on_device(
 
     faiss takes their addresses, by the calls that its own wrappers for NumPy are made of (``train_c`` and so on).
     """
-    import faiss
-
+    faiss: Any = import_module("faiss")  # faiss-cpu has no such names
     device, (width, cells, measure) = queries.get_device(), _layout(database, metric)
     stream = torch.cuda.current_stream(queries.device).cuda_stream
     resources = faiss.StandardGpuResources()
