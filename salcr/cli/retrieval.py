@@ -110,6 +110,8 @@ def cluster(
     device: Device = "auto",
 ) -> None:
     """Sort the images of an index into pseudo identities: a table and a page of pictures."""
+    import numpy as np
+
     from salcr.files import make_parent
     from salcr.retrieval import Index
 
@@ -117,7 +119,9 @@ def cluster(
     opened = Index.open(folder, device=device)
     labels = opened.cluster(eps=eps, min_samples=min_samples, k1=k1, k2=k2, across=across)
     opened.write_clusters(labels, out)
-    typer.echo(f"{labels.max() + 1} clusters of {(labels >= 0).sum()} images, {(labels < 0).sum()} images in none")
+    inside = labels[labels >= 0]
+    largest = f", {np.bincount(inside).max()} in the largest" if len(inside) else ""
+    typer.echo(f"{labels.max() + 1} clusters of {len(inside)} images{largest}, {len(labels) - len(inside)} in none")
     typer.echo(f"table and page: {printable(str(out))}")
 
 

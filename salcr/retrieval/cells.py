@@ -227,7 +227,7 @@ def _read_about(path: Path) -> About | None:
     try:
         found = json.loads(path.read_bytes())
         kept = About(**found)
-        if all(type(found[field.name]) is field.type for field in fields(About)):
+        if all(type(found[field.name]) is field.type for field in fields(About)) and 0 <= kept.recall <= 1:
             return kept
     except (OSError, ValueError, TypeError, RecursionError):
         pass

@@ -128,9 +128,9 @@ class Storage:
         """
         now = self.manifest
         if self.features_checksum(now.rows) != now.features_crc:
-            raise _damaged(self.folder / FEATURES, "its checksum is not the one in the manifest")
+            raise _damaged(self.folder / FEATURES, f"its checksum is not the one in {MANIFEST}")
         if self._checksum(INFRARED, now.rows) != now.infrared_crc:
-            raise _damaged(self.folder / INFRARED, "its checksum is not the one in the manifest")
+            raise _damaged(self.folder / INFRARED, f"its checksum is not the one in {MANIFEST}")
 
     def features_checksum(self, rows: int) -> int:
         """CRC-32 of the first ``rows`` features, which are read for it."""
@@ -191,7 +191,7 @@ class Storage:
     def _check_length(self, name: str, least: int) -> None:
         length = (self.folder / name).stat().st_size
         if length < least:
-            raise _damaged(self.folder / name, f"it has {length:,} bytes, and the manifest counts {least:,}")
+            raise _damaged(self.folder / name, f"it has {length:,} bytes, and {MANIFEST} counts {least:,}")
 
     def _find_lines(self) -> np.ndarray:
         """Where each path begins, and the end, ``[N + 1]``."""
@@ -202,7 +202,7 @@ class Storage:
             at += len(piece)
         lines = np.concatenate(ends)
         if checksum != self.manifest.paths_crc or len(lines) != self.manifest.rows + 1:
-            raise _damaged(self.folder / PATHS, "it is not what the manifest was written for")
+            raise _damaged(self.folder / PATHS, f"it is not what {MANIFEST} was written for")
         return lines
 
 
