@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from salcr import ops
 from salcr.files import write_atomically
 from salcr.retrieval.nearest import Found, nearest
-from salcr.retrieval.storage import Storage
+from salcr.retrieval.storage import Storage, locked
 
 logger = logging.getLogger("salcr")
 CELLS, ABOUT = "cells.faiss", "cells.json"
@@ -208,18 +208,19 @@ def _keep(storage: Storage, index: Any, trained_rows: int, recall: float) -> int
     import faiss
 
     manifest, path = storage.manifest, storage.folder / CELLS
-    temporary = path.with_name(f".{CELLS}.{os.getpid()}.part")
-    try:
-        faiss.write_index(index, str(temporary))
-        with temporary.open("r+b") as file:
-            os.fsync(file.fileno())
-        length = temporary.stat().st_size
-        head = _head_checksum(temporary, length, manifest.rows, manifest.dimension)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    about = About(manifest.rows, manifest.features_crc, trained_rows, length, head, recall)
-    write_atomically(storage.folder / ABOUT, json.dumps(asdict(about), indent=2) + "\n")
+    temporary = path.with_name(f".{CELLS}.part")
+    with locked(storage.folder):
+        try:
+            faiss.write_index(index, str(temporary))
+            with temporary.open("r+b") as file:
+                os.fsync(file.fileno())
+            length = temporary.stat().st_size
+            head = _head_checksum(temporary, length, manifest.rows, manifest.dimension)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        about = About(manifest.rows, manifest.features_crc, trained_rows, length, head, recall)
+        write_atomically(storage.folder / ABOUT, json.dumps(asdict(about), indent=2) + "\n")
     return length
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from salcr.retrieval import Index, cells
 from salcr.retrieval.cells import open_cells
-from salcr.retrieval.storage import Manifest, Storage
+from salcr.retrieval.storage import Manifest, Storage, locked
 from tests import faiss_stand_in
 
 WIDTH = 8
@@ -199,6 +199,14 @@ def test_cells_that_cannot_be_kept_serve_once(folder, log, monkeypatch):
     found = open_cells(Storage(folder)).nearest(torch.eye(WIDTH), 3)[0]
     assert "the cells are not kept, the next search makes them again: Error in faiss: no space left" in said(log)
     assert found[1].shape == (WIDTH, 3) and not [path for path in folder.iterdir() if "cells" in path.name]
+
+
+def test_cells_are_not_kept_while_another_process_writes(folder, log):
+    with locked(folder):
+        open_cells(Storage(folder))
+    assert "are not kept, the next search makes them again: another process writes to the index" in said(log)
+    open_cells(Storage(folder))
+    assert (folder / "cells.faiss").exists()
 
 
 def test_one_feature_and_a_wrong_one(tmp_path, build):
