@@ -185,22 +185,27 @@ def _as_torch(program: torch.export.ExportedProgram) -> tuple[bytes, Run, str]:
 def _as_onnx(program: torch.export.ExportedProgram) -> tuple[bytes, Run, str]:
     try:
         import onnxruntime
-        import onnxscript  # noqa: F401  what torch writes ONNX with
+        from onnxscript import optimizer  # of what torch writes ONNX with
     except ImportError as error:
         raise ValueError(f"the format onnx needs {error.name}: pip install 'salcr[onnx]'") from error
     names = ["images", "infrared"][: len(program.graph_signature.user_inputs)]
     options = dict(dynamo=True, verbose=False, input_names=names, output_names=["features"])
-    if torch.bfloat16 in (x.dtype for x in program.state_dict.values()):
-        options |= dict(opset_version=BFLOAT16_OPSET, optimize=False)  # onnxscript folds norms into float32 kernels
+    in_bfloat16 = torch.bfloat16 in (x.dtype for x in program.state_dict.values())
+    if in_bfloat16:
+        options |= dict(opset_version=BFLOAT16_OPSET, optimize=False)
     with _quiet():
-        model = torch.onnx.export(program, **options).model_proto
+        made = torch.onnx.export(program, **options)
+        if in_bfloat16:  # all of its optimisations but that which folds norms into kernels, to float32
+            optimizer.fold_constants(made.model)
+            optimizer.remove_unused_nodes(made.model)
+        model = made.model_proto
     graph = model.graph
     for part in (model, graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
         part.ClearField("metadata_props")  # what it was traced from
         part.ClearField("doc_string")
     content, ran_on = model.SerializeToString(), f"onnxruntime {onnxruntime.__version__}"
     settings = onnxruntime.SessionOptions()
-    if "opset_version" in options and not _runs(content):
+    if in_bfloat16 and not _runs(content):
         settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         checked = in_float32(model).SerializeToString()
         ran_on += ", which has no bfloat16 here, in float32 with each result rounded to bfloat16,"
