@@ -45,7 +45,8 @@ SettingsOf = Annotated[
 
 def main() -> None:
     """Entry point: known failures end as one line on stderr and exit code 1, anything else as a traceback."""
-    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("salcr").setLevel(logging.INFO)  # others say how they load and optimise
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names are bytes; stderr has it so by itself
     try:

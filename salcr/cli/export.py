@@ -18,7 +18,7 @@ def export(
     modality: Annotated[
         str, typer.Option(help="visible, infrared, or both, with an input that says which a picture is.")
     ] = "both",
-    dtype: Annotated[str, typer.Option(help="Of the arithmetic: float32, float16, or for torch bfloat16.")] = "float32",
+    dtype: Annotated[str, typer.Option(help="Of the arithmetic: float32, float16 or bfloat16.")] = "float32",
     input: Annotated[
         str, typer.Option(help="uint8, pictures [B, H, W, 3]; or float32, [B, 3, H, W] from 0 to 1.")
     ] = "uint8",

@@ -54,7 +54,12 @@ def search(
     refine: Annotated[
         str, typer.Option(help="none; cmfp, over the whole index; k_reciprocal, over each query's candidates.")
     ] = "none",
-    approximate: Annotated[bool, typer.Option("--approximate", help="By faiss, for many queries at once.")] = False,
+    approximate: Annotated[
+        bool,
+        typer.Option(
+            "--approximate", help="Look at a sixteenth of the index, in cells that faiss makes once and keeps."
+        ),
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     html: Annotated[Optional[Path], typer.Option(help="A page of pictures to write.")] = None,  # noqa: UP045
     checkpoint: Annotated[
@@ -67,6 +72,7 @@ def search(
     """Find the images of an index most like each query."""
     from salcr.files import make_parent
     from salcr.retrieval import Index
+    from salcr.retrieval.cells import CHECKED
 
     if html is not None:
         make_parent(html)
@@ -74,8 +80,13 @@ def search(
     if not opened.complete:
         typer.echo(f"salcr: {printable(str(folder))} is not finished: {len(opened)} images so far", err=True)
     rankings = opened.search(queries, top=top, modality=modality, refine=refine, approximate=approximate)
+    notes = [f"{len(rankings)} queries in {len(opened)} images", f"refinement: {refine}"]
+    if modality == "auto":
+        notes.append("modality of the queries told by their colours")
     if opened.recall is not None:
-        typer.echo(f"recall against the exact search: {opened.recall:.1%}", err=True)
+        of = f"the first {CHECKED} queries" if len(rankings) > CHECKED else "images of the index"
+        notes.append(f"recall against the exact search: {opened.recall:.1%}, of {of}")
+        typer.echo(notes[-1], err=True)
     if json:
         typer.echo(_as_json(rankings))
     elif html is None:
@@ -83,8 +94,8 @@ def search(
     if html is not None:
         from salcr.retrieval import write_rankings
 
-        counts = f"{len(rankings)} queries in {len(opened)} images, refinement: {refine}"
-        write_rankings(html, rankings, title=f"Search in {folder.name or folder.absolute().name}", summary=counts)
+        title = f"Search in {folder.name or folder.absolute().name}"
+        write_rankings(html, rankings, title=title, summary=", ".join(notes))
         typer.echo(f"page: {printable(str(html))}", err=json)
 
 
@@ -99,6 +110,8 @@ def cluster(
     device: Device = "auto",
 ) -> None:
     """Sort the images of an index into pseudo identities: a table and a page of pictures."""
+    import numpy as np
+
     from salcr.files import make_parent
     from salcr.retrieval import Index
 
@@ -106,7 +119,9 @@ def cluster(
     opened = Index.open(folder, device=device)
     labels = opened.cluster(eps=eps, min_samples=min_samples, k1=k1, k2=k2, across=across)
     opened.write_clusters(labels, out)
-    typer.echo(f"{labels.max() + 1} clusters of {(labels >= 0).sum()} images, {(labels < 0).sum()} images in none")
+    inside = labels[labels >= 0]
+    largest = f", {np.bincount(inside).max()} in the largest" if len(inside) else ""
+    typer.echo(f"{labels.max() + 1} clusters of {len(inside)} images{largest}, {len(labels) - len(inside)} in none")
     typer.echo(f"table and page: {printable(str(out))}")
 
 

@@ -61,9 +61,10 @@ def knn(
             of a large file that is mapped and shared (``numpy.memmap`` with mode ``"r"``) does not stay in memory.
         metric: ``"cosine"`` normalises both sides and returns inner products in descending order; ``"sqeuclidean"``
             normalises nothing and returns squared distances in ascending order.
-        method: ``"exact"``, or ``"faiss-ivf"`` for millions of rows: approximate, by an inverted file of faiss on the
-            host (CUDA tensors are copied there and back). Each row is compared with a sixteenth of the database, so
-            some of its neighbours may not be found; values and order of those that are hold.
+        method: ``"exact"``, or ``"faiss-ivf"`` for millions of rows: approximate, by an inverted file of faiss. Each
+            row is compared with a sixteenth of the database, so some of its neighbours may not be found; values and
+            order of those that are hold. With a build of faiss for GPUs, CUDA tensors and the inverted file stay on
+            their device (for ``k`` up to 2048); with another they are copied to the host and back.
         impl: backend of the exact method, see :mod:`salcr.ops`; the approximate one has ``"faiss"`` alone.
         group: processes that hold a block of the queries each, and of the database if there is one; of any sizes, none
             included. All of them make this call, for the exact method. Beside a rank's own rows and lists, pieces of

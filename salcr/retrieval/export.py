@@ -24,6 +24,7 @@ from salcr.models.authors import authors_state
 from salcr.models.checkpoints import Trained, load_trained
 from salcr.models.features import extract_features
 from salcr.ops.augmentation import MEAN, STD
+from salcr.retrieval.onnx_rounding import in_float32
 
 FORMATS = ("onnx", "torch", "authors")
 MODALITIES = ("visible", "infrared", "both")
@@ -31,6 +32,8 @@ DTYPES = ("float32", "float16", "bfloat16")
 INPUTS = ("uint8", "float32")
 CHECKED = 10
 """Pictures that an exported network is compared on."""
+BFLOAT16_OPSET = 22
+"""The first in which a convolution takes bfloat16."""
 LEAST_COSINE = {"float32": 0.9999, "float16": 0.99, "bfloat16": 0.99}
 Run = Callable[..., np.ndarray]
 
@@ -59,8 +62,8 @@ class Embedder(nn.Module):
         mirror: the mean of a picture's and its mirror image's feature, normalised again, as in an index.
     """
 
-    mean: torch.Tensor
-    std: torch.Tensor
+    pixel_mean: torch.Tensor
+    pixel_std: torch.Tensor
 
     def __init__(self, network: SALCRNetwork, modality: str, dtype: torch.dtype, *, mirror: bool) -> None:
         super().__init__()
@@ -74,13 +77,13 @@ class Embedder(nn.Module):
             }
         )
         self.stages, self.norm = network.backbone.stages.to(dtype), network.norm
-        for name, values in (("mean", MEAN), ("std", STD)):
+        for name, values in (("pixel_mean", MEAN), ("pixel_std", STD)):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1))
 
     def forward(self, images: torch.Tensor, infrared: torch.Tensor | None = None) -> torch.Tensor:
         """``images``: uint8 ``[B, H, W, 3]``, or float32 ``[B, 3, H, W]`` from 0 to 1."""
         x = images.permute(0, 3, 1, 2).float() / 255 if images.dtype == torch.uint8 else images
-        x = (x - self.mean) / self.std
+        x = (x - self.pixel_mean) / self.pixel_std
         f = self._embed(x, infrared)
         return F.normalize(f + self._embed(x.flip(3), infrared)) if self.mirror else f
 
@@ -115,8 +118,7 @@ def export_network(
         format: ``"onnx"``; ``"torch"``, a program for ``torch.export.load``; or ``"authors"``, a checkpoint with the
             names of the published code, which the other arguments say nothing about.
         modality: ``"visible"``, ``"infrared"``, or ``"both"``, with an input that tells them apart.
-        dtype: of the arithmetic, ``"float32"``, ``"float16"`` or, for ``"torch"``, ``"bfloat16"``; features are in
-            float32.
+        dtype: of the arithmetic, ``"float32"``, ``"float16"`` or ``"bfloat16"``; features are in float32.
         input: ``"uint8"``, pictures ``[B, H, W, 3]``, or ``"float32"``, ``[B, 3, H, W]`` from 0 to 1.
         mirror: see :class:`Embedder`.
         layout, height, width: of the checkpoint, see :func:`salcr.models.checkpoints.load_trained`.
@@ -134,8 +136,6 @@ def export_network(
     for name, value in given.items():
         if value not in choices[name]:
             raise ValueError(f"{name} must be one of {', '.join(choices[name])}, got {value!r}")
-    if format == "onnx" and dtype == "bfloat16":
-        raise ValueError("bfloat16 goes with the format torch: onnxruntime cannot run it on a CPU to compare it")
     path = Path(out)
     make_parent(path)
     trained = load_trained(Path(checkpoint), torch.device("cpu"), layout=layout, height=height, width=width)
@@ -185,25 +185,50 @@ def _as_torch(program: torch.export.ExportedProgram) -> tuple[bytes, Run, str]:
 def _as_onnx(program: torch.export.ExportedProgram) -> tuple[bytes, Run, str]:
     try:
         import onnxruntime
-        import onnxscript  # noqa: F401  what torch writes ONNX with
+        from onnxscript import optimizer  # of what torch writes ONNX with
     except ImportError as error:
         raise ValueError(f"the format onnx needs {error.name}: pip install 'salcr[onnx]'") from error
     names = ["images", "infrared"][: len(program.graph_signature.user_inputs)]
+    options = dict(dynamo=True, verbose=False, input_names=names, output_names=["features"])
+    in_bfloat16 = torch.bfloat16 in (x.dtype for x in program.state_dict.values())
+    if in_bfloat16:
+        options |= dict(opset_version=BFLOAT16_OPSET, optimize=False)
     with _quiet():
-        made = torch.onnx.export(program, dynamo=True, verbose=False, input_names=names, output_names=["features"])
-    model = made.model_proto
+        made = torch.onnx.export(program, **options)
+        if in_bfloat16:  # all of its optimisations but that which folds norms into kernels, to float32
+            optimizer.fold_constants(made.model)
+            optimizer.remove_unused_nodes(made.model)
+        model = made.model_proto
     graph = model.graph
     for part in (model, graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
         part.ClearField("metadata_props")  # what it was traced from
         part.ClearField("doc_string")
-    content = model.SerializeToString()
+    content, ran_on = model.SerializeToString(), f"onnxruntime {onnxruntime.__version__}"
+    settings = onnxruntime.SessionOptions()
+    if in_bfloat16 and not _runs(content):
+        settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        checked = in_float32(model).SerializeToString()
+        ran_on += ", which has no bfloat16 here, in float32 with each result rounded to bfloat16,"
+    else:
+        checked = content
 
     def run(*arguments: torch.Tensor) -> np.ndarray:
-        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(checked, settings, providers=["CPUExecutionProvider"])
         given = {name: x.numpy() for name, x in zip(names, arguments, strict=True)}
         return session.run(None, given)[0]
 
-    return content, run, f"onnxruntime {onnxruntime.__version__}"
+    return content, run, ran_on
+
+
+def _runs(content: bytes) -> bool:
+    """Whether onnxruntime has all of the graph's operators on the CPU."""
+    import onnxruntime
+
+    try:
+        onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    except onnxruntime.capi.onnxruntime_pybind11_state.NotImplemented:
+        return False
+    return True
 
 
 def _compare(

@@ -13,11 +13,11 @@ from salcr.models import SALCRNetwork
 from salcr.models.checkpoints import load_trained, network_hash
 from salcr.models.features import pick_device
 from salcr.retrieval.build import check_network
+from salcr.retrieval.cells import Cells, open_cells
 from salcr.retrieval.clusters import cluster, write_clusters
 from salcr.retrieval.images import decode_batches, embed, find_images
 from salcr.retrieval.modality import check_modality
 from salcr.retrieval.nearest import REFINEMENTS, nearest
-from salcr.retrieval.nearest import approximate as search_approximately
 from salcr.retrieval.page import write_page
 from salcr.retrieval.storage import Storage
 
@@ -62,12 +62,14 @@ class Index:
     """Features of images on the disk, and the network to ask them with; open one by :meth:`open`.
 
     Attributes:
-        recall: of the last approximate search, the share of what the exact one finds that it found; else None.
+        recall: of the last approximate search, the share of what the exact one finds that it found: of its first 32
+            queries where it had more than these, else of 32 images of the index when its cells were made. Else None.
     """
 
     def __init__(self, storage: Storage, checkpoint: Path, device: torch.device, layout: str = "auto") -> None:
         self._storage, self._checkpoint, self._device, self._layout = storage, checkpoint, device, layout
         self._network: SALCRNetwork | None = None
+        self._cells: Cells | None = None
         self.recall: float | None = None
 
     @classmethod
@@ -145,7 +147,8 @@ class Index:
                 :func:`salcr.retrieval.modality.chroma`.
             refine: ``"none"``; ``"cmfp"``, over the whole index and all queries together; ``"k_reciprocal"``, over the
                 candidates nearest to each query.
-            approximate: by faiss, for many queries at once in a large index; see ``recall``.
+            approximate: look at a sixteenth of the index alone, by faiss; see ``recall``. The first such search makes
+                cells, and keeps them in the index's folder.
 
         Raises:
             FileNotFoundError: a query or the checkpoint is missing.
@@ -221,9 +224,13 @@ class Index:
             raise ValueError(f"an approximate search is not refined: leave out approximate or refine={refine!r}")
         if refine == "cmfp" and infrared is None:
             raise ValueError("refine='cmfp' needs infrared, the modality of each query")
+        width = self._storage.manifest.dimension
+        if features.ndim != 2 or features.shape[1] != width:
+            raise ValueError(f"features must be [Q, {width}], got {list(features.shape)}")
         top, self.recall = min(top, len(self)), None
         if approximate:
-            found, self.recall = search_approximately(self._storage, features, top)
+            self._cells = self._cells or open_cells(self._storage)
+            found, self.recall = self._cells.nearest(features, top)
         elif refine == "none":
             found = nearest(self._storage, features, top)
         else:

@@ -1,4 +1,4 @@
-"""The features of an index that are nearest to given ones: exactly, approximately, or refined."""
+"""The features of an index that are nearest to given ones: exactly, or refined."""
 
 import warnings
 from collections.abc import Callable
@@ -13,8 +13,6 @@ BLOCK_BYTES = 1 << 24
 """Features in float32 that are in memory at a time in an exact search that copies them."""
 CANDIDATES = 200
 """Images that a k-reciprocal re-ranking looks at, at least."""
-CHECKED = 32
-"""Queries that an approximate search is compared with the exact one for."""
 
 Found = tuple[torch.Tensor, torch.Tensor]
 
@@ -41,18 +39,6 @@ def nearest(storage: Storage, queries: torch.Tensor, top: int) -> Found:
         indices = torch.cat([indices, at + start], 1).gather(1, order)
         values, indices = values[:, :top], indices[:, :top]
     return values, indices
-
-
-def approximate(storage: Storage, queries: torch.Tensor, top: int) -> tuple[Found, float]:
-    """As :func:`nearest` by faiss, with all features in memory, and its recall.
-
-    The recall is the share of the exact search's rows that are found, for the first :data:`CHECKED` queries.
-    """
-    features = read_features(storage, 0, storage.manifest.rows, queries.device)
-    found = ops.knn(queries, top, database=features, method="faiss-ivf")
-    exact = nearest(storage, queries[:CHECKED], top)[1]
-    hits = (exact[:, :, None] == found[1][:CHECKED, None]).any(2)
-    return found, float(hits.float().mean())
 
 
 def propagated(storage: Storage, queries: torch.Tensor, infrared: torch.Tensor, top: int) -> Found:

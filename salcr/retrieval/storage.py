@@ -126,16 +126,15 @@ class Storage:
         Raises:
             ValueError: the checksum of a file is not the manifest's.
         """
-        parts = (
-            (FEATURES, self.manifest.rows * self.manifest.row_bytes, self.manifest.features_crc),
-            (INFRARED, self.manifest.rows, self.manifest.infrared_crc),
-        )
-        for name, length, expected in parts:
-            checksum = 0
-            for piece in _pieces(self.folder / name, len(self._headers[name]), length):
-                checksum = zlib.crc32(piece, checksum)
-            if checksum != expected:
-                raise _damaged(self.folder / name, "its checksum is not the one in the manifest")
+        now = self.manifest
+        if self.features_checksum(now.rows) != now.features_crc:
+            raise _damaged(self.folder / FEATURES, f"its checksum is not the one in {MANIFEST}")
+        if self._checksum(INFRARED, now.rows) != now.infrared_crc:
+            raise _damaged(self.folder / INFRARED, f"its checksum is not the one in {MANIFEST}")
+
+    def features_checksum(self, rows: int) -> int:
+        """CRC-32 of the first ``rows`` features, which are read for it."""
+        return self._checksum(FEATURES, rows * self.manifest.row_bytes)
 
     @contextmanager
     def writing(self) -> Iterator["Writer"]:
@@ -152,6 +151,12 @@ class Storage:
                 yield writer
             finally:
                 writer.close()
+
+    def _checksum(self, name: str, length: int) -> int:
+        checksum = 0
+        for piece in _pieces(self.folder / name, len(self._headers[name]), length):
+            checksum = zlib.crc32(piece, checksum)
+        return checksum
 
     def _decode(self, row: int, line: bytes) -> str:
         try:
@@ -186,7 +191,7 @@ class Storage:
     def _check_length(self, name: str, least: int) -> None:
         length = (self.folder / name).stat().st_size
         if length < least:
-            raise _damaged(self.folder / name, f"it has {length:,} bytes, and the manifest counts {least:,}")
+            raise _damaged(self.folder / name, f"it has {length:,} bytes, and {MANIFEST} counts {least:,}")
 
     def _find_lines(self) -> np.ndarray:
         """Where each path begins, and the end, ``[N + 1]``."""
@@ -197,7 +202,7 @@ class Storage:
             at += len(piece)
         lines = np.concatenate(ends)
         if checksum != self.manifest.paths_crc or len(lines) != self.manifest.rows + 1:
-            raise _damaged(self.folder / PATHS, "it is not what the manifest was written for")
+            raise _damaged(self.folder / PATHS, f"it is not what {MANIFEST} was written for")
         return lines
 
 

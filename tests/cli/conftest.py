@@ -1,3 +1,4 @@
+import logging
 import sys
 
 import pytest
@@ -17,7 +18,10 @@ def salcr(monkeypatch, capsys):
         captured = capsys.readouterr()
         return caught.value.code, captured.out, captured.err
 
-    return run
+    logger = logging.getLogger("salcr")
+    before = logger.level
+    yield run
+    logger.setLevel(before)
 
 
 def assert_one_line(result, *named):

@@ -1,12 +1,15 @@
+import csv
 import json
 import os
 import re
 import shutil
+import sys
 
 import pytest
 import torch
 
-from salcr import ops
+from salcr.retrieval import cells
+from tests import faiss_stand_in
 from tests.cli.conftest import assert_one_line
 from tests.retrieval.conftest import checkpoint, indexed, other_checkpoint, pictures  # noqa: F401
 from tests.retrieval.pictures import PEOPLE
@@ -46,20 +49,27 @@ def test_a_page(salcr, indexed, tmp_path):  # noqa: F811
     code, said, _ = salcr("search", indexed / "index", query, "--html", page, "--refine", "k_reciprocal")
     assert code == 0 and said == f"page: {page}\n"
     assert page.read_text().count("<img") == 2 * PEOPLE + 1
-    assert "1 queries in 12 images, refinement: k_reciprocal" in page.read_text()
+    counts = "1 queries in 12 images, refinement: k_reciprocal, modality of the queries told by their colours"
+    assert counts in page.read_text()
     code, said, _ = salcr("search", indexed / "index", query, "--html", page, "--json")
     assert code == 0 and json.loads(said)
 
 
-def test_approximate_search_says_its_recall(salcr, indexed):  # noqa: F811
-    code, said, err = salcr("search", indexed / "index", indexed / "pictures", "--approximate", "--top", 2)
+def test_approximate_search_says_its_recall(salcr, indexed, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setitem(sys.modules, "faiss", faiss_stand_in.make())
+    shutil.copytree(indexed / "index", tmp_path / "index")
+    arguments = "search", tmp_path / "index", "--approximate", "--top", 2
+    code, said, err = salcr(*arguments, indexed / "pictures")
     assert code == 0 and len(said.split("\n\n")) == 2 * PEOPLE
-    assert re.fullmatch(r"recall against the exact search: \d+\.\d%\n", err)
+    assert re.fullmatch(r"recall against the exact search: \d+\.\d%, of images of the index\n", err)
+    assert (tmp_path / "index/cells.faiss").exists()
+    monkeypatch.setattr(cells, "CHECKED", 3)
+    code, said, err = salcr(*arguments, indexed / "pictures")
+    assert re.fullmatch(r"recall against the exact search: \d+\.\d%, of the first 3 queries\n", err)
 
 
 def test_without_faiss_it_says_how_to_get_it(salcr, indexed, monkeypatch):  # noqa: F811
-    monkeypatch.setitem(ops._dispatch._TABLE, "knn[faiss-ivf]", {})
-    ops._dispatch.add_backend("knn[faiss-ivf]", "faiss", None, needs=lambda: "no faiss (pip install 'salcr[faiss]')")
+    monkeypatch.setitem(sys.modules, "faiss", None)
     query = indexed / "pictures/day/p0/a.png"
     assert_one_line(salcr("search", indexed / "index", query, "--approximate"), "pip install 'salcr[faiss]'")
 
@@ -98,9 +108,14 @@ def test_pseudo_identities(salcr, indexed, tmp_path):  # noqa: F811
     out = tmp_path / "new/clusters"
     arguments = "cluster", indexed / "index", "--out", out
     code, said, _ = salcr(*arguments, "--min-samples", 2, "--k1", 3, "--k2", 1)
-    assert code == 0 and re.match(r"\d+ clusters of \d+ images, \d+ images in none\n", said)
+    labels = [int(row["label"]) for row in csv.DictReader((out / "clusters.csv").read_text().splitlines())]
+    inside = [label for label in labels if label >= 0]
+    counts = f"{len(set(inside))} clusters of {len(inside)} images, {max(map(inside.count, inside))} in the largest"
+    assert code == 0 and said.startswith(f"{counts}, {len(labels) - len(inside)} in none\n")
     assert {path.name for path in out.iterdir()} == {"clusters.csv", "clusters.html"}
     assert (out / "clusters.csv").read_text().count("\n") == 2 * PEOPLE + 1
+    code, said, _ = salcr(*arguments, "--min-samples", 13)
+    assert code == 0 and said.startswith(f"0 clusters of 0 images, {2 * PEOPLE} in none\n")
     assert_one_line(salcr(*arguments, "--eps", 0), "eps must be positive")
     (tmp_path / "file").write_text("")
     assert_one_line(salcr("cluster", "absent", "--out", tmp_path / "file"), tmp_path / "file")

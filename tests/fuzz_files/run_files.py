@@ -1,6 +1,8 @@
 """Files that a run writes and reads again, and records of benchmarks."""
 
 import json
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from tests.fuzz_files import Kind
@@ -113,6 +115,31 @@ def _index(name: str) -> Kind:
     return Kind(make, _read_index)
 
 
+def _cells(name: str) -> Kind:
+    """A file of what an approximate search keeps beside an index; where faiss is missing, of what stands in for it."""
+
+    def make(folder: Path) -> Path:
+        _index("manifest.json").make(folder)
+        _read_cells(folder / name)
+        assert (folder / name).exists()
+        return folder / name
+
+    return Kind(make, _read_cells)
+
+
+def _read_cells(path: Path) -> None:
+    import torch
+
+    from salcr.retrieval import Index
+    from tests import faiss_stand_in
+
+    if find_spec("faiss") is None:
+        sys.modules["faiss"] = faiss_stand_in.make()
+    index = Index.open(path.parent, device="cpu")
+    scores, rows = index.nearest(torch.ones(1, 8), top=9, approximate=True)
+    assert len(set(rows[0].tolist())) == rows.shape[1] and scores.isfinite().all() and 0 <= index.recall <= 1
+
+
 def _read_index(path: Path) -> None:
     import torch
 
@@ -137,4 +164,6 @@ KINDS: dict[str, Kind] = {
     "index features": _index("features.npy"),
     "index modalities": _index("infrared.npy"),
     "index paths": _index("paths.jsonl"),
+    "index cells": _cells("cells.faiss"),
+    "index cells' table": _cells("cells.json"),
 }

@@ -12,6 +12,7 @@ from salcr.models.checkpoints import load_trained
 from salcr.models.features import extract_features
 from salcr.retrieval import export
 from salcr.retrieval.export import Embedder, export_network
+from salcr.retrieval.onnx_rounding import in_float32
 
 CPU = torch.device("cpu")
 
@@ -47,6 +48,61 @@ def test_an_onnx_file_gives_the_networks_features(checkpoint, trained, pixels, t
     model = onnx.load(out)
     onnx.checker.check_model(model)
     assert {node.domain for node in model.graph.node} == {""}
+
+
+def kernel_types(model):
+    """Of the convolutions' weights."""
+    return {x.data_type for x in model.graph.initializer if len(x.dims) == 4 and np.prod(x.dims) > 3}
+
+
+def test_an_onnx_file_in_float16(checkpoint, trained, pixels, tmp_path):
+    out = tmp_path / "net.onnx"
+    check = export_network(checkpoint, out, format="onnx", modality="visible", dtype="float16", input="float32")
+    assert 0.9999 < check.cosine < 1 and check.ran_on == f"onnxruntime {onnxruntime.__version__}"
+    session = onnxruntime.InferenceSession(out.read_bytes(), providers=["CPUExecutionProvider"])
+    expected = features(trained, pixels, [False] * 3, mirror=False)
+    images = pixels.transpose(0, 3, 1, 2).astype(np.float32) / 255
+    for count in (1, 3):
+        (found,) = session.run(None, {"images": images[:count]})
+        assert found.dtype == np.float32
+        assert torch.cosine_similarity(torch.from_numpy(found), expected[:count]).min() > 0.9999
+    assert kernel_types(onnx.load(out)) == {onnx.TensorProto.FLOAT16}
+
+
+def test_an_onnx_file_in_bfloat16_is_standard_and_what_ran_is_said(checkpoint, tmp_path):
+    out = tmp_path / "net.onnx"
+    check = export_network(checkpoint, out, format="onnx", modality="infrared", dtype="bfloat16")
+    assert 0.999 < check.cosine < 1  # rounded, and not by much
+    model = onnx.load(out)
+    onnx.checker.check_model(model, full_check=True)
+    assert kernel_types(model) == {onnx.TensorProto.BFLOAT16}
+    assert {node.domain for node in model.graph.node} == {""} and b"salcr" not in out.read_bytes()
+    try:
+        onnxruntime.InferenceSession(out.read_bytes(), providers=["CPUExecutionProvider"])
+    except onnxruntime.capi.onnxruntime_pybind11_state.NotImplemented:
+        assert check.ran_on.endswith("has no bfloat16 here, in float32 with each result rounded to bfloat16,")
+    else:
+        assert check.ran_on == f"onnxruntime {onnxruntime.__version__}"
+
+
+def test_rounding_a_graph_is_what_a_processor_of_bfloat16_does(rng):
+    """One product: torch rounds its sums, made in float32, to bfloat16."""
+    a, b = (torch.from_numpy(rng.standard_normal((4, 4)).astype(np.float32)) for _ in range(2))
+    kind, make = onnx.TensorProto, onnx.helper.make_node
+    nodes = [make("Cast", ["a"], ["half"], to=kind.BFLOAT16), make("MatMul", ["half", "b"], ["sums"])]
+    ends = [onnx.helper.make_tensor_value_info(name, kind.FLOAT, (4, 4)) for name in "ac"]
+    weights = onnx.helper.make_tensor("b", kind.BFLOAT16, (4, 4), b.bfloat16().float().flatten().tolist())
+    graph = onnx.helper.make_graph(
+        [*nodes, make("Cast", ["sums"], ["c"], to=kind.FLOAT)], "product", ends[:1], ends[1:], [weights]
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 22)], ir_version=10)
+    settings = onnxruntime.SessionOptions()
+    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    content = in_float32(model).SerializeToString()
+    session = onnxruntime.InferenceSession(content, settings, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"a": a.numpy()})
+    expected = (a.bfloat16().double() @ b.bfloat16().double()).bfloat16().float()
+    assert torch.equal(torch.from_numpy(found), expected)
 
 
 @pytest.mark.parametrize("modality", ["visible", "infrared"])
@@ -100,7 +156,6 @@ def test_without_onnxruntime_it_says_how_to_get_it(checkpoint, tmp_path, monkeyp
         (dict(format="onnx", modality="auto"), "modality must be one of visible, infrared, both"),
         (dict(format="onnx", dtype="int8"), "dtype must be one of float32"),
         (dict(format="onnx", input="bytes"), "input must be one of uint8, float32"),
-        (dict(format="onnx", dtype="bfloat16"), "bfloat16 goes with the format torch"),
     ],
 )
 def test_what_cannot_be_exported(tmp_path, options, message):

@@ -2,7 +2,11 @@ import logging
 import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +23,7 @@ from salcr.retrieval.images import decode_batches, find_images
 from tests.retrieval.conftest import save_network
 from tests.retrieval.pictures import HEIGHT, PEOPLE, WIDTH
 
+ROOT = Path(__file__).resolve().parents[2]
 CPU = dict(device="cpu")
 
 
@@ -88,6 +93,27 @@ def test_an_interrupted_index_is_gone_on_with(pictures, checkpoint, tmp_path, mo
     assert_same(tmp_path / "index", tmp_path / "whole")
 
 
+def test_an_index_whose_process_is_killed_is_gone_on_with(pictures, checkpoint, tmp_path):
+    """By SIGKILL in the third of four batches, after which nothing of the process runs."""
+    script = f"""
+import os, signal
+from salcr.retrieval import build, build_index
+embed, calls, build.COMMIT_SECONDS = build.embed, [], 0
+def killed(*arguments):
+    calls.append(0)
+    return embed(*arguments) if len(calls) < 3 else os.kill(os.getpid(), signal.SIGKILL)
+build.embed = killed
+build_index([{str(pictures)!r}], {str(checkpoint)!r}, {str(tmp_path / "index")!r}, batch=3, device="cpu")
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert len(Index.open(tmp_path / "index")) == 6 and not Index.open(tmp_path / "index").complete
+    again = build_index([pictures], checkpoint, tmp_path / "index", batch=3, **CPU)
+    assert (again.added, again.known) == (6, 6)
+    build_index([pictures], checkpoint, tmp_path / "whole", batch=3, **CPU)
+    assert_same(tmp_path / "index", tmp_path / "whole")
+
+
 def test_new_files_are_appended_when_asked(pictures, checkpoint, tmp_path):
     out = tmp_path / "index"
     build_index([pictures / "day", pictures / "day/p1/a.png"], checkpoint, out, **CPU)
@@ -154,17 +180,6 @@ def test_cmfp_needs_both_modalities(pictures, checkpoint, tmp_path):
     with pytest.raises(ValueError, match="hold visible ones alone: choose another refinement"):
         index.search(pictures / "day/p0", refine="cmfp")
     assert len(index.search(pictures / "night/p0", refine="cmfp")[0].hits) == PEOPLE
-
-
-def test_approximate_search_tells_its_recall(indexed):
-    index = Index.open(indexed / "index", **CPU)
-    features = torch.from_numpy(np.array(index.features))
-    exact = index.nearest(features, top=4)
-    assert index.recall is None
-    scores, rows = index.nearest(features, top=4, approximate=True)
-    assert rows.shape == scores.shape == (len(index), 4)
-    hits = (rows[:, :, None] == exact[1][:, None]).any(2).float().mean()
-    assert index.recall == pytest.approx(float(hits)) and 0.25 <= index.recall <= 1
 
 
 def test_an_index_of_another_network_is_refused(indexed, other_checkpoint, pictures):

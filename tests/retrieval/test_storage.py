@@ -141,7 +141,7 @@ def test_files_that_are_short_or_changed_are_named(tmp_path, name):
     with pytest.raises(ValueError, match=f"{name} is damaged: it"):
         Storage(tmp_path / "index").writing().__enter__()
     path.write_bytes(content[:-1])
-    with pytest.raises(ValueError, match=f"{name} is damaged: it has .* bytes, and the manifest counts"):
+    with pytest.raises(ValueError, match=f"{name} is damaged: it has .* bytes, and manifest.json counts"):
         Storage(tmp_path / "index")
     path.unlink()
     with pytest.raises(FileNotFoundError, match=name):
@@ -161,7 +161,7 @@ def test_headers_of_other_arrays_are_refused(tmp_path, name):
     ("change", "message"),
     [
         ({"rows": 6}, "is damaged: it has"),
-        ({"rows": 4}, "paths.jsonl is damaged: it is not what the manifest was written for"),
+        ({"rows": 4}, "paths.jsonl is damaged: it is not what manifest.json was written for"),
         ({"rows": -1}, "manifest.json is damaged: rows is no int, or out of range"),
         ({"rows": True}, "rows is no int"),
         ({"rows": 1 << 70}, "rows is no int, or out of range"),

@@ -4,6 +4,8 @@ faiss is imported at the first call and so after torch: the other way round, the
 """
 
 import math
+from importlib import import_module
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,25 +13,27 @@ import torch.nn.functional as F
 from salcr.ops.backends.eager.knn import fill
 
 PROBED = 16  # one of so many cells is searched
+MOST_ON_DEVICE = 2048  # neighbours that faiss selects on a GPU
 
 
 def knn(
     queries: torch.Tensor, k: int, *, database: torch.Tensor | None = None, metric: str = "cosine"
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """See :func:`salcr.ops.knn`: about the square root of N cells, on the host."""
+    """See :func:`salcr.ops.knn`: about the square root of N cells, on the tensors' GPU or on the host."""
     exclude_self, device, dtype = database is None, queries.device, torch.promote_types(queries.dtype, torch.float32)
-    queries = queries.to("cpu", torch.float32).contiguous()
-    database = queries if exclude_self else database.to("cpu", torch.float32).contiguous()
+    search, place = (_search_on_device, device) if _stays(device, k) else (_search, torch.device("cpu"))
+    queries = queries.to(place, torch.float32).contiguous()
+    database = queries if exclude_self else database.to(place, torch.float32).contiguous()
     if metric == "cosine":
         queries = F.normalize(queries, dim=1)
         database = queries if exclude_self else F.normalize(database, dim=1)
-    scores, indices = _search(queries, database, k, metric)
-    rows = torch.arange(len(queries))
+    scores, indices = _ordered(*search(queries, database, k, metric))
+    rows = torch.arange(len(queries), device=place)
     if exclude_self:  # a row that is in its own list goes to the end of it, and then before all others
         itself = indices == rows[:, None]
         scores, indices = _ordered(scores.masked_fill(itself, -torch.inf), indices)
         scores_with_itself = (
-            queries.square().sum(1, keepdim=True) if metric == "cosine" else torch.zeros(len(queries), 1)
+            queries.square().sum(1, keepdim=True) if metric == "cosine" else scores.new_zeros(len(queries), 1)
         )
         scores = torch.cat([scores_with_itself, scores[:, : k - 1]], 1)
         indices = torch.cat([rows[:, None], indices[:, : k - 1]], 1)
@@ -38,22 +42,75 @@ def knn(
     return values.to(device, dtype), indices.to(device)
 
 
+def _stays(device: torch.device, k: int) -> bool:
+    """Whether faiss searches for ``k`` neighbours on ``device``: a GPU, and a build of faiss for it."""
+    import faiss
+
+    if device.type != "cuda" or k > MOST_ON_DEVICE:
+        return False
+    return hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0
+
+
 def _search(queries: torch.Tensor, database: torch.Tensor, k: int, metric: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Scores, the larger the nearer, and indices ``[Q, k]``; -Inf and -1 where the cells hold fewer rows than ``k``."""
     import faiss
 
     faiss.omp_set_num_threads(torch.get_num_threads())
-    width, cells = database.shape[1], math.isqrt(len(database))
-    measure = faiss.METRIC_INNER_PRODUCT if metric == "cosine" else faiss.METRIC_L2
-    quantizer = faiss.IndexFlat(width, measure)
-    index = faiss.IndexIVFFlat(quantizer, width, cells, measure)
-    index.cp.min_points_per_centroid = 1  # or it complains of a database below 1,521 rows
+    width, cells, measure = _layout(database, metric)
+    index = faiss.IndexIVFFlat(faiss.IndexFlat(width, measure), width, cells, measure)
+    _prepare(index, cells)
     index.train(database.numpy())
     index.add(database.numpy())
-    index.nprobe = -(-cells // PROBED)
     scores, indices = map(torch.from_numpy, index.search(queries.numpy(), k))
-    scores = (scores if metric == "cosine" else -scores).masked_fill(indices < 0, -torch.inf)
-    return _ordered(scores, indices)
+    return _scored(scores, indices, metric)
+
+
+def _search_on_device(
+    queries: torch.Tensor, database: torch.Tensor, k: int, metric: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As :func:`_search`, of tensors on one GPU: index and features stay there, in the order of the current stream.
+
+    faiss takes their addresses, by the calls that its own wrappers for NumPy are made of (``train_c`` and so on).
+    """
+    faiss: Any = import_module("faiss")  # faiss-cpu has no such names
+    device, (width, cells, measure) = queries.get_device(), _layout(database, metric)
+    stream = torch.cuda.current_stream(queries.device).cuda_stream
+    resources = faiss.StandardGpuResources()
+    resources.setDefaultStream(device, faiss.cast_integer_to_cudastream_t(stream))
+    config = faiss.GpuIndexIVFFlatConfig()
+    config.device = device
+    index = faiss.GpuIndexIVFFlat(resources, width, cells, measure, config)
+    _prepare(index, cells)
+    rows = faiss.cast_integer_to_float_ptr(database.data_ptr())
+    index.train_c(len(database), rows)
+    index.add_c(len(database), rows)
+    scores = queries.new_empty(len(queries), k)
+    indices = torch.empty(len(queries), k, dtype=torch.int64, device=queries.device)
+    places = (
+        faiss.cast_integer_to_float_ptr(queries.data_ptr()),
+        k,
+        faiss.cast_integer_to_float_ptr(scores.data_ptr()),
+        faiss.cast_integer_to_idx_t_ptr(indices.data_ptr()),
+    )
+    index.search_c(len(queries), *places)
+    return _scored(scores, indices, metric)
+
+
+def _layout(database: torch.Tensor, metric: str) -> tuple[int, int, int]:
+    """Width of the rows, number of cells, and faiss's name of the metric."""
+    import faiss
+
+    measure = faiss.METRIC_INNER_PRODUCT if metric == "cosine" else faiss.METRIC_L2
+    return database.shape[1], math.isqrt(len(database)), measure
+
+
+def _prepare(index, cells: int) -> None:
+    index.cp.min_points_per_centroid = 1  # or it complains of a database below 1,521 rows
+    index.nprobe = -(-cells // PROBED)
+
+
+def _scored(scores: torch.Tensor, indices: torch.Tensor, metric: str) -> tuple[torch.Tensor, torch.Tensor]:
+    return (scores if metric == "cosine" else -scores).masked_fill(indices < 0, -torch.inf), indices
 
 
 def _ordered(scores: torch.Tensor, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
