@@ -155,6 +155,10 @@ TABLE: dict[str, list[Row]] = {
         Row((normal(4, 17, 7),), dict(maximize=True)),
         Row((normal(1, 1),)),
     ],
+    "pair_votes": [
+        Row((clustered(30, 4), integers(-1, 4, 30), clustered(50, 4), integers(-1, 6, 50), 0.3)),
+        Row((normal(9, 33), integers(-1, 0, 9), normal(5, 33), integers(0, 3, 5), 0.05)),
+    ],
     "part_attention": [Row((normal(4, 3, 20), normal(4, 20, 7, 5)), gradients=(0, 1))],
     "part_prototypes": [Row(PARTS, gradients=(0, 1))],
     "progressive_matching": [Row((normal(7, 17),)), Row((normal(17, 7),))],
