@@ -64,7 +64,7 @@ def test_forward_mode_is_an_error(generator, name):
     """PyTorch's own: with a better one here, torch.compile would refuse the operator."""
     _, call, tensors, learnable = case(name, generator, torch.float64)
     learned, constants = tensors[:learnable], tensors[learnable:]
-    with pytest.raises(NotImplementedError, match="must implement the jvp function .* to use it with forward mode AD"):
+    with pytest.raises(NotImplementedError, match=r"must implement the jvp function .* to use it with forward mode AD"):
         torch.func.jvp(lambda *xs: call("auto", *xs, *constants), learned, tuple(map(torch.ones_like, learned)))
 
 
