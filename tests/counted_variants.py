@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 READ_BACK = 3
 NOT_COUNTED = (
-    *("agreement", "assignment", "matching", "propagat"),  # CUDA C++, plain PyTorch
+    *("agreement", "assignment", "matching", "propagat", "votes"),  # CUDA C++, plain PyTorch
     *("ranking", "rerank"),  # numbers on the host
     "test_it_compiles_whole",  # launches what the CUDA graph of the same step does
 )

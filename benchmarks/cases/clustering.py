@@ -58,6 +58,14 @@ def _labellings(device: str, quick: bool) -> tuple[torch.Tensor, ...]:
     return labels.masked_fill(noise, -1).to(device), other.to(device)
 
 
+def _two_cameras(device: str, quick: bool) -> tuple[torch.Tensor, ...]:
+    """Images of the same people, half as many in the second, every tenth of either noise."""
+    count, width = (300, 64) if quick else (6000, 2048)
+    x, labels = clustered(count, 25, width, device, seed=1), torch.arange(count, device=device) // 25
+    labels[::10] = -1
+    return x, labels, x.flip(0)[::2].contiguous(), labels.flip(0)[::2].contiguous()
+
+
 CASES = (
     Case(
         "jaccard_graph",
@@ -83,6 +91,14 @@ CASES = (
         {impl: partial(ops.label_agreement, impl=impl) for impl in ("reference", "eager")},
         same_labels,
         floor_bytes=lambda labels, other: 2 * labels.nbytes,
+    ),
+    Case(
+        "pair_votes",
+        "6,000 and 3,000 images of 2048 in 240 clusters, pairs of cosine 0.3 and more",
+        _two_cameras,
+        {impl: partial(ops.pair_votes, threshold=0.3, impl=impl) for impl in ("reference", "eager")},
+        same_labels,
+        floor_flops=lambda x, _, y, __: 2 * len(x) * y.numel(),
     ),
     Case(
         "cluster-visible",

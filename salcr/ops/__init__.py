@@ -22,7 +22,7 @@ from salcr.ops.assignment import bidirectional_assignment, linear_assignment, pr
 from salcr.ops.augmentation import augment
 from salcr.ops.centroids import cluster_centroids
 from salcr.ops.cluster_memory import cluster_contrast, cluster_contrast_sum, update_cluster_memory_
-from salcr.ops.clustering import cluster, label_agreement
+from salcr.ops.clustering import cluster, label_agreement, pair_votes
 from salcr.ops.dbscan import dbscan
 from salcr.ops.index_sets import intersect_sets, unite_sets
 from salcr.ops.instance_memory import instance_neighbors, instance_search, set_contrast
@@ -55,6 +55,7 @@ __all__ = [
     "knn",
     "label_agreement",
     "linear_assignment",
+    "pair_votes",
     "part_attention",
     "part_prototypes",
     "progressive_matching",

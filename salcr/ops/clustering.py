@@ -1,4 +1,4 @@
-"""From features to pseudo labels, and how far two labellings agree."""
+"""From features to pseudo labels, how far two labellings agree, and which clusters of two sets of images look alike."""
 
 from functools import partial
 
@@ -7,7 +7,15 @@ import torch.distributed as dist
 
 from salcr import reference
 from salcr.defaults import NEIGHBORS
-from salcr.ops._checks import check_integer, check_positive, check_same, check_tensor, check_values
+from salcr.ops._checks import (
+    check_integer,
+    check_lengths,
+    check_number,
+    check_positive,
+    check_same,
+    check_tensor,
+    check_values,
+)
 from salcr.ops._dispatch import add_backend, check_impl, pick, share_backends
 from salcr.ops._sharded import labels_of_shard
 from salcr.ops.backends.eager import clustering as _eager
@@ -123,6 +131,70 @@ def label_agreement(labels: torch.Tensor, other: torch.Tensor, *, impl: str = "a
     return pick("label_agreement", check_impl(impl), labels)(labels, other)
 
 
+def pair_votes(
+    x: torch.Tensor,
+    x_labels: torch.Tensor,
+    y: torch.Tensor,
+    y_labels: torch.Tensor,
+    threshold: float,
+    *,
+    impl: str = "auto",
+) -> torch.Tensor:
+    """How many pairs of images of two clusters, one of each of two sets, are similar.
+
+    Equivalent eager expression::
+
+        similar = normalize(x, dim=1) @ normalize(y, dim=1).T >= threshold
+        votes[a, b] = similar[x_labels == a][:, y_labels == b].sum()
+
+    What associations by voting between modalities or cameras count. Divided by ``x_labels.bincount()[:, None] *
+    y_labels.bincount()`` (of labels that are not noise) it is the share of all pairs. The products of one block of rows
+    are held at a time.
+
+    Args:
+        x: ``[N, D]``, float; normalised here. Products are float32 at least.
+        x_labels: ``[N]``, int64 in ``[-1, N)``; noise, -1, has no vote.
+        y: ``[M, D]`` of the same dtype.
+        y_labels: ``[M]``, int64 in ``[-1, M)``.
+        threshold: smallest cosine of a pair that counts.
+        impl: backend, see :mod:`salcr.ops`.
+
+    Returns:
+        ``[x_labels.max() + 1, y_labels.max() + 1]``, int64.
+
+    Raises:
+        TypeError, ValueError: a wrong shape, dtype, device or label; a row with NaN or Inf or too long to square; a
+            threshold that is no number or NaN.
+
+    Example:
+        >>> x, y = torch.eye(3), torch.tensor([[1.0, 0.2, 0.0], [0.9, 0.0, 0.1], [0.0, 0.0, 1.0]])
+        >>> ops.pair_votes(x, torch.tensor([0, 1, 1]), y, torch.tensor([1, 1, 0]), 0.5).tolist()
+        [[0, 2], [1, 0]]
+
+    Source: docs/method.md, "Votes of pairs".
+    """
+    for name, rows in (("x", x), ("y", y)):
+        check_tensor(name, rows, ndim=2)
+        check_values(name, rows)
+        check_lengths(name, rows)
+    check_same("y", y, "x", x)
+    if x.shape[1] != y.shape[1]:
+        raise ValueError(f"y has rows of width {y.shape[1]}, x of width {x.shape[1]}")
+    for name, labels, rows in (("x_labels", x_labels, x), ("y_labels", y_labels, y)):
+        check_tensor(name, labels, ndim=1, floating=False)
+        check_values(name, labels)
+        check_same(name, labels, "x", x, dtype=False)
+        if len(labels) != len(rows):
+            raise ValueError(f"{name} has {len(labels)} entries for {len(rows)} rows")
+        if labels.min() < -1 or labels.max() >= len(rows):
+            raise ValueError(f"{name} must be in [-1, {len(rows)}), got {int(labels.min())} to {int(labels.max())}")
+    check_number("threshold", threshold)
+    if threshold != threshold:
+        raise ValueError("threshold is NaN")
+    function = pick("pair_votes", check_impl(impl), x)
+    return function(x.detach(), x_labels, y.detach(), y_labels, threshold)
+
+
 def _check(eps: float, min_samples: int, impl: str) -> None:
     check_positive("eps", eps)
     check_integer("min_samples", min_samples)
@@ -132,3 +204,5 @@ def _check(eps: float, min_samples: int, impl: str) -> None:
 share_backends("cluster", "jaccard_graph")
 add_backend("label_agreement", "eager", _eager.label_agreement)
 add_backend("label_agreement", "reference", reference.label_agreement)
+add_backend("pair_votes", "eager", _eager.pair_votes)
+add_backend("pair_votes", "reference", reference.pair_votes)

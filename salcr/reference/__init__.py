@@ -8,7 +8,7 @@ from salcr.reference.assignment import bidirectional_assignment, linear_assignme
 from salcr.reference.augmentation import augment
 from salcr.reference.centroids import cluster_centroids
 from salcr.reference.cluster_memory import cluster_contrast, cluster_contrast_sum, update_cluster_memory_
-from salcr.reference.clustering import cluster, label_agreement
+from salcr.reference.clustering import cluster, label_agreement, pair_votes
 from salcr.reference.dbscan import dbscan
 from salcr.reference.index_sets import intersect_sets, unite_sets
 from salcr.reference.instance_memory import instance_neighbors, instance_search, set_contrast
@@ -45,6 +45,7 @@ __all__ = [
     "knn",
     "label_agreement",
     "linear_assignment",
+    "pair_votes",
     "part_attention",
     "part_prototypes",
     "progressive_matching",

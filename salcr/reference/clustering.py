@@ -4,7 +4,7 @@ import torch
 
 from salcr.defaults import NEIGHBORS
 from salcr.reference.dbscan import dbscan
-from salcr.reference.jaccard import jaccard_graph
+from salcr.reference.jaccard import jaccard_graph, unit_rows
 
 
 def cluster(
@@ -18,6 +18,15 @@ def label_agreement(labels: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     """Counts of all pairs; see :func:`salcr.ops.label_agreement`."""
     one, two = _together(labels), _together(other)
     return (one & two).sum(1).float() / (one | two).sum(1).float()
+
+
+def pair_votes(
+    x: torch.Tensor, x_labels: torch.Tensor, y: torch.Tensor, y_labels: torch.Tensor, threshold: float
+) -> torch.Tensor:
+    """Similar pairs of all, summed by cluster; see :func:`salcr.ops.pair_votes`."""
+    similar = unit_rows(x) @ unit_rows(y).T >= threshold
+    rows, columns = (y == torch.arange(int(y.max()) + 1, device=y.device)[:, None] for y in (x_labels, y_labels))
+    return (rows.double() @ similar.double() @ columns.double().T).long()
 
 
 def _together(labels: torch.Tensor) -> torch.Tensor:

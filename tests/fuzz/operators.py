@@ -111,6 +111,17 @@ def propagate_features(d: Draw) -> Arguments:
     return dict(visible=d.leaf(d.floats(d.size(), width)), infrared=d.floats(d.size(), width), k=d.size(1, 12))
 
 
+def pair_votes(d: Draw) -> Arguments:
+    width, rows, others = d.size(), d.size(), d.size()
+    return dict(
+        x=d.leaf(d.floats(rows, width)),
+        x_labels=d.integers(rows, low=-1, high=min(rows, 4)),
+        y=d.floats(others, width),
+        y_labels=d.integers(others, low=-1, high=min(others, 4)),
+        threshold=d.choice((0.0, 0.31, -0.2, 0.97)),
+    )
+
+
 def evaluate_ranking(d: Draw) -> Arguments:
     queries, images = d.size(1, 6), d.size(1, 12)
     arguments = dict(
@@ -343,6 +354,7 @@ OPERATORS: dict[str, Entry] = {
     "knn": Entry(knn, judges.nearest),
     "label_agreement": Entry(label_agreement, judges.identical),
     "linear_assignment": Entry(linear_assignment, judges.assignment),
+    "pair_votes": Entry(pair_votes, judges.votes),
     "part_attention": pooling(part_attention),
     "part_prototypes": pooling(part_prototypes),
     "progressive_matching": Entry(bidirectional_assignment, judges.first_round),

@@ -92,7 +92,7 @@ def views(generator):
     return images, draws, *rest
 
 
-TWO_SETS = (sets(3, 23, width=20), sets(23, width=5))
+TWO_SETS = (sets(3, 23, width=20), sets(23, width=20))
 PARTS = (normal(6, 20, 7, 5), normal(3, 20))
 POSITIVE_PARTS = (lambda g: torch.rand(6, 20, 7, 5, generator=g), normal(3, 20))  # GeM takes no negative means
 GRAPH = (clustered(70, 6),)
@@ -155,6 +155,10 @@ TABLE: dict[str, list[Row]] = {
         Row((normal(4, 17, 7),), dict(maximize=True)),
         Row((normal(1, 1),)),
     ],
+    "pair_votes": [
+        Row((clustered(30, 4), integers(-1, 4, 30), clustered(50, 4), integers(-1, 6, 50), 0.3)),
+        Row((normal(9, 33), integers(-1, 0, 9), normal(5, 33), integers(0, 3, 5), 0.05)),
+    ],
     "part_attention": [Row((normal(4, 3, 20), normal(4, 20, 7, 5)), gradients=(0, 1))],
     "part_prototypes": [Row(PARTS, gradients=(0, 1))],
     "progressive_matching": [Row((normal(7, 17),)), Row((normal(17, 7),))],
@@ -173,8 +177,8 @@ TABLE: dict[str, list[Row]] = {
     "set_contrast": [
         Row((normal(23, 19), unit(36, 19), sets(23, width=12)), gradients=(0,)),
         Row((normal(3, 23, 40), unit(3, 300, 40), sets(3, 23, width=20)), dict(temperature=0.1), (0,)),
-        Row((normal(3, 23, 19), unit(3, 60, 19), TWO_SETS), gradients=(0,)),
-        Row((normal(3, 23, 19), unit(3, 60, 19), TWO_SETS), dict(over="each"), (0,)),
+        Row((normal(3, 23, 40), unit(3, 300, 40), TWO_SETS), gradients=(0,)),
+        Row((normal(3, 23, 40), unit(3, 300, 40), TWO_SETS), dict(over="each"), (0,)),
     ],
     "sinkhorn": [Row((lambda g: torch.rand(40, 9, generator=g),)), Row((lambda g: torch.rand(3, 20, 9, generator=g),))],
     "unite_sets": [Row((sets(2, 30, width=12),) * 3), Row((sets(30, width=12), sets(30, width=5)))],

@@ -58,6 +58,16 @@ def test_torch_func(generator, name, impl):
     torch.testing.assert_close(torch.func.grad(penalty)(*learned), expected)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # PyTorch's, of its own jvp
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_forward_mode_is_an_error(generator, name):
+    """PyTorch's own: with a better one here, torch.compile would refuse the operator."""
+    _, call, tensors, learnable = case(name, generator, torch.float64)
+    learned, constants = tensors[:learnable], tensors[learnable:]
+    with pytest.raises(NotImplementedError, match=r"must implement the jvp function .* to use it with forward mode AD"):
+        torch.func.jvp(lambda *xs: call("auto", *xs, *constants), learned, tuple(map(torch.ones_like, learned)))
+
+
 def test_torch_func_is_not_compiled(generator):
     """PyTorch 2.13 would compile a gradient of zero."""
     _, _, (features, memory), _ = case("cluster_contrast", generator)
