@@ -1,4 +1,4 @@
-"""The momentum update of cluster memories, one after the other: ``m ← normalize(μm + (1−μ)x̂)``.
+"""The momentum update of cluster memories, sample after sample: ``m ← normalize(μm + (1−μ)x̂)``.
 
 Source: docs/method.md, "Memory update".
 
@@ -12,7 +12,13 @@ A step of the chain costs two block-wide sums, and there are as many steps as sa
 training). The chain through the Gram matrix of a class's samples has cheaper steps, but the Gram matrix itself (72 x 72
 x 2048, float32 without tensor cores) takes longer than the 72 sums it saves. Where the hardest sample alone counts
 there is no chain: one pass over the samples finds it. Floor: the touched rows' traffic.
+
+Several memories take one launch as well, a program a class of a part of a memory: the chains of all run side by side,
+and the 14 memories of stage two take the time of the longest chain instead of their sum. Which memory a part belongs
+to is read off the arguments, so no table of addresses is copied to the device.
 """
+
+from collections.abc import Sequence
 
 import torch
 import triton
@@ -88,6 +94,36 @@ def member_row(features, members, n, part, samples, width, d):
     return tl.load(features + (part * samples + sample) * width + d, mask=d < width, other=0.0).to(tl.float32)
 
 
+@triton.jit
+def updates_kernel(
+    memories, features, targets, orders, members, parts, classes, samples, width, momentum, SCAN: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """A chain; see :func:`update_kernel`. Tuples of the memories' tensors and sizes, which differ in all but the width.
+
+    ``members`` has room for the samples of all parts.
+    """
+    place = tl.program_id(1)
+    memory, rows, labels, order = memories[0], features[0], targets[0], orders[0]
+    first, count, height = place * 0, place * 0 + samples[0], place * 0 + classes[0]
+    begin, behind, room = first.to(tl.int64), parts[0], parts[0] * samples[0]
+    for i in tl.static_range(1, len(memories)):
+        if place >= behind:
+            memory, rows, labels, order = memories[i], features[i], targets[i], orders[i]
+            first, count, height = place * 0 + behind, place * 0 + samples[i], place * 0 + classes[i]
+            begin = first.to(tl.int64) * 0 + room
+        behind += parts[i]
+        room += parts[i] * samples[i]
+    # The kernel counts parts from the launch's first: what it gets begins as if all of them were like this one.
+    skipped = first.to(tl.int64) * count
+    memory -= first.to(tl.int64) * height * width
+    if tl.program_id(0) < height:
+        update_kernel(
+            memory, rows - skipped * width, labels - skipped, order, members + begin - skipped, count, height, width,
+            momentum, SCAN, BLOCK,
+        )  # fmt: skip
+
+
 def update_cluster_memory(
     memory: torch.Tensor,
     features: torch.Tensor,
@@ -116,4 +152,30 @@ def update_cluster_memory(
         update_kernel[(classes, parts)](
             memory, features, targets, order, members, samples, classes, width, momentum, BLOCK=block,
             HARDEST=hardest, **t,
+        )  # fmt: skip
+
+
+def update_cluster_memories(
+    memories: Sequence[torch.Tensor],
+    features: Sequence[torch.Tensor],
+    targets: Sequence[torch.Tensor],
+    orders: Sequence[torch.Tensor],
+    *,
+    momentum: float,
+) -> None:
+    """Update every one of ``memories`` in place; arguments as of :func:`update_cluster_memory`, one a memory.
+
+    All have one dtype, one width and one device; no memory shares elements with another.
+    """
+    parts, classes, widths = zip(*(memory.shape for memory in memories), strict=True)
+    samples = tuple(rows.shape[1] for rows in features)
+    first, block = memories[0], triton.next_power_of_2(widths[0])
+    room = sum(p * n for p, n in zip(parts, samples, strict=True))
+    members = torch.empty(room, dtype=torch.int32, device=first.device)
+    t = configuration("cluster_memory_update", first.device)
+    t["num_warps"] *= 1 if block <= 4096 else 2
+    with on_device(first):
+        updates_kernel[(max(classes), sum(parts))](
+            tuple(memories), tuple(features), tuple(targets), tuple(orders), members, parts, classes, samples,
+            widths[0], momentum, BLOCK=block, **t,
         )  # fmt: skip

@@ -70,8 +70,8 @@ from tests.on_gpu import GPU, OnGpu, Pretending  # noqa: E402
 
 OF_CONTENTS_AND_ADDRESSES = (
     ("dbscan", "_check_places"),
-    ("cluster_memory", "check_written"),
-    ("memory_updates", "_check_apart"),
+    ("cluster_memory_update", "check_written"),
+    ("cluster_memory_update", "_check_apart"),
 )
 for module, check in OF_CONTENTS_AND_ADDRESSES:
     setattr(sys.modules[f"salcr.ops.{module}"], check, lambda *_: None)

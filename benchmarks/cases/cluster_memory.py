@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from benchmarks.case import Case, close
 from salcr import ops, reference
 from salcr.defaults import MOMENTUM
-from salcr.ops.memory_updates import update_cluster_memories_
+from salcr.ops.cluster_memory_update import update_cluster_memories_
 
 
 def with_gradient(function: Callable, features, *arguments, **known) -> tuple[torch.Tensor, torch.Tensor]:

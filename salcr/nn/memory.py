@@ -10,7 +10,7 @@ from torch import nn
 
 from salcr import distributed, ops
 from salcr.defaults import MOMENTUM, NEIGHBORS, TEMPERATURE
-from salcr.ops.memory_updates import update_cluster_memories_
+from salcr.ops.cluster_memory_update import update_cluster_memories_
 
 
 class ClusterMemory(nn.Module):

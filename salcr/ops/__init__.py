@@ -16,12 +16,12 @@ the CPU, is accepted until version 0.3.)
 Examples in the docstrings assume ``import torch`` and ``from salcr import ops``.
 """
 
-from salcr.ops import memory_updates as _memory_updates  # noqa: F401  # registered; salcr.nn.update_memories_ calls it
 from salcr.ops._dispatch import BackendError, use_backend
 from salcr.ops.assignment import bidirectional_assignment, linear_assignment, progressive_matching
 from salcr.ops.augmentation import augment
 from salcr.ops.centroids import cluster_centroids
-from salcr.ops.cluster_memory import cluster_contrast, cluster_contrast_sum, update_cluster_memory_
+from salcr.ops.cluster_memory import cluster_contrast, cluster_contrast_sum
+from salcr.ops.cluster_memory_update import update_cluster_memory_
 from salcr.ops.clustering import cluster, label_agreement, pair_votes
 from salcr.ops.dbscan import dbscan
 from salcr.ops.index_sets import intersect_sets, unite_sets

@@ -1,13 +1,12 @@
-"""Cluster memories: contrast with their rows, and their momentum update."""
+"""Contrast with the rows of cluster memories."""
 
 import functools
 from collections.abc import Sequence
 
 import torch
 
-from salcr import reference
-from salcr.defaults import MOMENTUM, TEMPERATURE
-from salcr.ops._checks import check_number, check_same, check_tensor, check_written
+from salcr.defaults import TEMPERATURE
+from salcr.ops._checks import check_tensor
 from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._parts import (
     HALF_TO_SINGLE,
@@ -26,7 +25,6 @@ from salcr.ops.backends.reference import cluster_memory as _formula
 from salcr.ops.backends.triton import cluster_memory as _triton
 
 REDUCTIONS = ("mean", "sum", "none")
-SELECTIONS = ("all", "hardest")
 
 
 def cluster_contrast(
@@ -146,95 +144,6 @@ def cluster_contrast_sum(
     return apply(_ClusterContrastSum, features, temperature, checked[0], len(memories), *memories, *targets)[0]
 
 
-def update_cluster_memory_(
-    memory: torch.Tensor,
-    features: torch.Tensor,
-    targets: torch.Tensor,
-    *,
-    momentum: float = MOMENTUM,
-    order: torch.Tensor | None = None,
-    select: str = "all",
-    impl: str = "auto",
-) -> torch.Tensor:
-    """Move the memory rows towards the features of their class, one sample after the other, in place.
-
-    Equivalent eager expression::
-
-        if select == "hardest":  # one sample a class: the first of smallest cosine to the row as it is
-            cosines = (normalize(features) * memory[targets]).sum(1)
-            members = [[b for b in order if targets[b] == k] for k in targets.unique()]
-            order = [min(some, key=lambda b: cosines[b]) for some in members]
-        for b in order:
-            memory[targets[b]] = normalize(momentum * memory[targets[b]] + (1 - momentum) * normalize(features[b]))
-
-    Args:
-        memory: ``[K, D]`` or ``[P, K, D]``, float, changed in place.
-        features: ``[B, D]`` or ``[P, B, D]`` of the same dtype (under autocast of any); need not be normalised. Read
-            without a gradient.
-        targets: ``[B]`` or ``[P, B]``, int64 in ``[0, K)``; rows with -1 change nothing.
-        momentum: share of the old row that stays, in [0, 1]; 0.1 in the paper.
-        order: ``[B]``, int64: a permutation of the samples; by default their own order. All parts share it.
-        select: ``"all"``, or ``"hardest"``: of each class, and in each part, only one sample updates its row: that of
-            the smallest cosine to it, the first in ``order`` of equals. The cosines are float32 at least; one that is
-            NaN counts as the smallest, so that it shows in the memory.
-        impl: backend, see :mod:`salcr.ops`.
-
-    Returns:
-        ``memory``.
-
-    Raises:
-        TypeError, ValueError: a wrong shape, dtype, device, momentum or select; a memory that shares elements with
-            ``features`` or among its own rows; on the CPU also a target outside ``[-1, K)`` or an ``order`` that is not
-            a permutation.
-
-    Example:
-        >>> memory = torch.eye(2)
-        >>> ops.update_cluster_memory_(memory, torch.tensor([[0.0, 2.0]]), torch.tensor([0]), momentum=0.0)
-        tensor([[0., 1.],
-                [0., 1.]])
-
-    Source: docs/method.md, "Memory update"; the hardest sample: Cluster Contrast (Dai et al., 2021).
-    """
-    with torch.no_grad():
-        features = followed(features, memory)
-    check_update(memory, features, targets, order, momentum)
-    if select not in SELECTIONS:
-        raise ValueError(f"select must be one of {', '.join(SELECTIONS)}, got {select!r}")
-    impl = check_impl(impl)
-    with torch.no_grad():
-        plain = memory.resolve_neg()  # the same tensor, but for a view behind a negative bit
-        torch.ops.salcr.update_cluster_memory_(plain, features, targets, momentum, order, select, impl)
-        if plain is not memory:
-            memory.copy_(plain)
-    return memory
-
-
-def check_update(
-    memory: torch.Tensor, features: torch.Tensor, targets: torch.Tensor, order: torch.Tensor | None, momentum: float
-) -> None:
-    """Arguments of :func:`update_cluster_memory_`, but for their values."""
-    check_parts(features, memory)
-    per_row("targets", targets, features, axes=0)
-    check_number("momentum", momentum)
-    if not 0 <= momentum <= 1:
-        raise ValueError(f"momentum must be in [0, 1], got {momentum}")
-    if order is not None:
-        check_tensor("order", order, ndim=1, floating=False)
-        check_same("order", order, "features", features, dtype=False)
-        if len(order) != features.shape[-2]:
-            raise ValueError(f"order must name {features.shape[-2]} samples, got {len(order)}")
-
-
-def check_update_values(
-    memory: torch.Tensor, features: torch.Tensor, targets: torch.Tensor, order: torch.Tensor | None
-) -> None:
-    """Elements that are one in memory; on the CPU also targets and the order."""
-    check_written("memory", memory, "features", features)
-    check_targets(targets, memory.shape[-2])
-    if order is not None and order.device.type == "cpu" and not torch.equal(order.sort()[0], torch.arange(len(order))):
-        raise ValueError("order is not a permutation of the samples")
-
-
 class _ClusterContrast(torch.autograd.Function):
     """Loss and LSE."""
 
@@ -326,13 +235,6 @@ def _contrast_sum_backward(gradient, features, memories, targets, lses, temperat
     return backward(gradient, features, memories, targets, lses, temperature, "mean").contiguous()
 
 
-def _update(memory, features, targets, momentum, order, select, impl):
-    check_update_values(memory, features, targets, order)
-    function = pick("update_cluster_memory_", impl, memory)
-    function(memory, features, targets, momentum=momentum, order=order, select=select)
-    torch.autograd.graph.increment_version(memory)
-
-
 def _fake_contrast(features, memory, targets, temperature, reduction, soft_targets, weights, impl):
     loss = features.new_empty(features.shape[:-1] if reduction == "none" else ())
     return loss, features.new_empty(features.shape[:-1], dtype=lse_dtype(features))
@@ -351,19 +253,16 @@ def _fake_contrast_sum_backward(gradient, features, memories, targets, lses, tem
     return features.new_empty(features.shape)
 
 
-def _fake_update(memory, features, targets, momentum, order, select, impl):
-    return None
-
-
-_BACKENDS = (("cpp", _cpp, SINGLE_AND_DOUBLE), ("triton", _triton, HALF_TO_SINGLE), ("eager", _eager, None))
-for _name, _module, _dtypes in (*_BACKENDS, ("reference", _formula, None)):
+for _name, _module, _dtypes in (
+    ("cpp", _cpp, SINGLE_AND_DOUBLE),
+    ("triton", _triton, HALF_TO_SINGLE),
+    ("eager", _eager, None),
+    ("reference", _formula, None),
+):
     add_backend("cluster_contrast", _name, _module.contrast, dtypes=_dtypes)
     add_backend("cluster_contrast_backward", _name, _module.contrast_backward, dtypes=_dtypes)
     add_backend("cluster_contrast_sum", _name, _module.contrast, dtypes=_dtypes)
     add_backend("cluster_contrast_sum_backward", _name, _module.contrast_sum_backward, dtypes=_dtypes)
-for _name, _module, _dtypes in _BACKENDS:
-    add_backend("update_cluster_memory_", _name, _module.update, dtypes=_dtypes)
-add_backend("update_cluster_memory_", "reference", reference.update_cluster_memory_)
 _TENSORS = "Tensor features, Tensor memory, Tensor targets"
 _OPTIONS = "float temperature, str reduction, Tensor? soft_targets, Tensor? weights, str impl"
 register("cluster_contrast", f"({_TENSORS}, {_OPTIONS}) -> (Tensor, Tensor)", _contrast, _fake_contrast)
@@ -385,10 +284,4 @@ register(
     f"(Tensor gradient, {_MEMORIES}, Tensor[] lses, float temperature, str impl) -> Tensor",
     _contrast_sum_backward,
     _fake_contrast_sum_backward,
-)
-register(
-    "update_cluster_memory_",
-    "(Tensor(a!) memory, Tensor features, Tensor targets, float momentum, Tensor? order, str select, str impl) -> ()",
-    _update,
-    _fake_update,
 )

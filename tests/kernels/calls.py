@@ -63,7 +63,7 @@ def update(dtype, width=2048, parts=2, hardest=False):
 
 def updates(width=2048):
     """Memories of a step of stage two, and one whose sizes are 1."""
-    from salcr.kernels.memory_updates import update_cluster_memories
+    from salcr.kernels.cluster_memory_update import update_cluster_memories
 
     shapes = [(1, 400, 432), (1, 380, 432), *[(3, 400, 864), (3, 380, 864), (3, 400, 432)], (1, 1, 1)]
     update_cluster_memories(

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from salcr import ops, reference
 from salcr.ops._dispatch import missing
-from salcr.ops.memory_updates import update_cluster_memories_
+from salcr.ops.cluster_memory_update import update_cluster_memories_
 from tests.ops.contract import assert_within_budget
 
 CPU_BACKENDS = [

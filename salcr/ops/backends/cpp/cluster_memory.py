@@ -1,4 +1,4 @@
-"""Cluster memories on the CPU: the update in C++, the contrast as products of PyTorch with C++ passes between them."""
+"""Contrasts with cluster memories on the CPU: products of PyTorch with C++ passes between them."""
 
 from collections.abc import Sequence
 
@@ -85,31 +85,6 @@ def contrast_sum_backward(
     _C.rows_through_normalisation(*arrays(found.flatten(0, 1), rows.flatten(0, 1)), threads)
     found[ignored_rows(targets, rows)] = 0
     return found.view(features.shape)
-
-
-def update(
-    memory: torch.Tensor,
-    features: torch.Tensor,
-    targets: torch.Tensor,
-    *,
-    momentum: float,
-    order: torch.Tensor | None,
-    select: str = "all",
-) -> None:
-    """See :func:`salcr.ops.update_cluster_memory_`."""
-    from salcr import _C
-
-    if not memory.is_contiguous():
-        fresh = memory.contiguous()
-        update(fresh, features, targets, momentum=momentum, order=order, select=select)
-        memory.copy_(fresh)
-        return
-    parts = memory.view(-1, *memory.shape[-2:])
-    rows = features.contiguous().view(len(parts), -1, memory.shape[-1])
-    targets = targets.expand(rows.shape[:-1]).contiguous()
-    order = torch.arange(rows.shape[1]) if order is None else order.contiguous()
-    options = momentum, select == "hardest", torch.get_num_threads()
-    _C.update_cluster_memory(parts.numpy(), rows.numpy(), targets.numpy(), order.numpy(), *options)
 
 
 def _soft(soft_targets: torch.Tensor | None, rows: torch.Tensor, memories: torch.Tensor) -> torch.Tensor | None:

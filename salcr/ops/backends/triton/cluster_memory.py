@@ -71,26 +71,6 @@ def contrast_sum_backward(
     return first
 
 
-def update(
-    memory: torch.Tensor,
-    features: torch.Tensor,
-    targets: torch.Tensor,
-    *,
-    momentum: float,
-    order: torch.Tensor | None,
-    select: str = "all",
-) -> None:
-    """See :func:`salcr.ops.update_cluster_memory_`."""
-    from salcr.kernels.cluster_memory_update import update_cluster_memory
-
-    parts, rows = with_parts(memory, features)
-    targets = targets.expand(rows.shape[:-1]).contiguous()
-    order = torch.arange(rows.shape[1], device=rows.device) if order is None else order.contiguous()
-    update_cluster_memory(parts, rows, targets, order, momentum=momentum, hardest=select == "hardest")
-    if parts.data_ptr() != memory.data_ptr():
-        memory.copy_(parts.view(memory.shape))
-
-
 def _as_sets(targets: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """The kernel contrasts with sets; a target is a set of one."""
     return targets.expand(rows.shape[:-1]).contiguous().unsqueeze(-1)
