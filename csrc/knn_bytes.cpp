@@ -78,19 +78,22 @@ SALCR_VNNI_INLINE float largest(const std::uint16_t* x, std::int64_t width) {
   return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(bits)));
 }
 
-// 16 entries as whole numbers of the scale; their squares, and those of what rounding takes, join sums.
-template <typename Stored>
+// 16 entries as whole numbers of the scale; their squares and, measured, those of what rounding takes join sums.
+template <bool kMeasured, typename Stored>
 SALCR_VNNI_INLINE __m512i round_some(const Stored* x, __mmask16 some, __m512 scale, __m512& squares, __m512& lost) {
   const __m512 value = load(x, some);
   squares = _mm512_fmadd_ps(value, value, squares);
   const __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(value, scale));
-  const __m512 left = _mm512_fmsub_ps(value, scale, _mm512_cvtepi32_ps(whole));
-  lost = _mm512_fmadd_ps(left, left, lost);
+  if constexpr (kMeasured) {
+    const __m512 left = _mm512_fmsub_ps(value, scale, _mm512_cvtepi32_ps(whole));
+    lost = _mm512_fmadd_ps(left, left, lost);
+  }
   return whole;
 }
 
-// Rounds a row to bytes [padded(width)], given its largest magnitude.
-template <typename Stored>
+// Rounds a row to bytes [padded(width)], given its largest magnitude. What it loses is measured, or half a unit of each entry:
+// a row that is read for few queries is not worth the time, and one that is compared with many is.
+template <bool kMeasured, typename Stored>
 SALCR_VNNI_INLINE Rounded round_row(const Stored* x, std::int64_t width, float most, std::int8_t* bytes) {
   const __m512 scale = _mm512_set1_ps(most < kSmallest ? 0.0f : 127 / most);
   const __m512i ones = _mm512_set1_epi8(1);
@@ -98,16 +101,18 @@ SALCR_VNNI_INLINE Rounded round_row(const Stored* x, std::int64_t width, float m
   __m512i sums = _mm512_setzero_si512();
   for (std::int64_t d = 0; d < width; d += kBytes) {
     const std::int64_t left = width - d;
-    const __m512i a = round_some(x + d, first_lanes(left), scale, even, lost_even);
-    const __m512i b = round_some(x + d + 16, first_lanes(left - 16), scale, odd, lost_odd);
-    const __m512i c = round_some(x + d + 32, first_lanes(left - 32), scale, even, lost_even);
-    const __m512i e = round_some(x + d + 48, first_lanes(left - 48), scale, odd, lost_odd);
+    const __m512i a = round_some<kMeasured>(x + d, first_lanes(left), scale, even, lost_even);
+    const __m512i b = round_some<kMeasured>(x + d + 16, first_lanes(left - 16), scale, odd, lost_odd);
+    const __m512i c = round_some<kMeasured>(x + d + 32, first_lanes(left - 32), scale, even, lost_even);
+    const __m512i e = round_some<kMeasured>(x + d + 48, first_lanes(left - 48), scale, odd, lost_odd);
     const __m512i packed = _mm512_packs_epi16(_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, e));
     sums = _mm512_dpbusd_epi32(sums, ones, packed);
     _mm512_store_si512(bytes + d, packed);
   }
   const float unit = most / 127;
-  const float lost = std::sqrt(_mm512_reduce_add_ps(_mm512_add_ps(lost_even, lost_odd))) * unit * kRounding;
+  const float squares_lost = kMeasured ? _mm512_reduce_add_ps(_mm512_add_ps(lost_even, lost_odd))
+                                       : 0.25f * static_cast<float>(width);
+  const float lost = std::sqrt(squares_lost) * unit * kRounding;
   return {unit, std::sqrt(_mm512_reduce_add_ps(_mm512_add_ps(even, odd))),
           most > 0 && most < kSmallest ? INFINITY : lost, _mm512_reduce_add_epi32(sums)};
 }
@@ -137,7 +142,8 @@ SALCR_VNNI bool prepare_strip(const StoredRows<Stored>& rows, std::int64_t first
     const Stored* const row = rows.data + (first + r) * rows.stride;
     const float most = largest(row, rows.width);
     finite &= most < INFINITY;
-    const Rounded rounded = round_row(row, rows.width, most, bytes);
+    const Rounded rounded = lengths == Lengths::kCount ? round_row<true>(row, rows.width, most, bytes)
+                                                       : round_row<false>(row, rows.width, most, bytes);
     const float times = lengths == Lengths::kCount ? 1.0f : 1 / std::max(rounded.norm, static_cast<float>(kTiny));
     strip.unit[r] = rounded.unit * times;
     strip.error[r] = rounded.lost * times + slack;
@@ -158,7 +164,7 @@ struct Panel {
 SALCR_VNNI void prepare_query(const float* query, std::int64_t width, std::int64_t lane, std::int8_t* bytes,
                               Panel& panel) {
   const std::int64_t length = padded(width);
-  const Rounded rounded = round_row(query, width, largest(query, width), bytes);
+  const Rounded rounded = round_row<true>(query, width, largest(query, width), bytes);
   std::uint8_t* const out = panel.bytes() + lane * 4;
   for (std::int64_t d = 0; d < length; d += 4) {
     std::uint32_t four;

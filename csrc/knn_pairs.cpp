@@ -164,7 +164,7 @@ class Search {
     const float threshold = thresholds_[row];
     int any = 0;
 #pragma omp simd reduction(| : any)
-    for (std::int64_t c = 0; c < kPanel; ++c) any |= bounds[c] >= threshold || bounds[c] >= others[c];
+    for (std::int64_t c = 0; c < kPanel; ++c) any |= bounds[c] >= (others[c] < threshold ? others[c] : threshold);
     if (!any) return;
     for (std::int64_t c = own_ ? std::max<std::int64_t>(0, row + 1 - column) : 0; c < columns; ++c) {
       const bool here = bounds[c] >= thresholds_[row], there = own_ && bounds[c] >= others[c];

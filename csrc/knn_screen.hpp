@@ -33,7 +33,7 @@ class Screener {
   virtual float slack(const void* prepared, std::int64_t row, std::int64_t query) const = 0;
 };
 
-// Whether the lengths of rows count: products of rows with queries are bounded, or cosines.
+// Whether the lengths of rows count: products of rows with many queries are bounded, or cosines of rows that are read once.
 enum class Lengths { kCount, kDivided };
 
 // Whether the processor multiplies bytes, and their sums fit.
