@@ -1,4 +1,4 @@
-// The running top-k of salcr._C: the neighbour search's selection over tiles of products.
+// The neighbour searches of salcr._C: the running top-k over tiles of products, and those that screen before they score.
 
 #include <pybind11/stl.h>
 
@@ -9,6 +9,7 @@
 
 #include "binding.hpp"
 #include "knn.hpp"
+#include "knn_pairs.hpp"
 #include "knn_rows.hpp"
 
 namespace salcr {
@@ -113,6 +114,29 @@ void bind_knn(py::module_& m) {
       },
       py::arg("queries").noconvert(), py::arg("database"), py::arg("scores").noconvert(),
       py::arg("indices").noconvert(), py::arg("screen"), py::arg("threads"));
+  m.def("screens_in_bytes", [](std::int64_t width) { return can_screen(Screen::kBytes, width); }, py::arg("width"));
+  m.def(
+      "nearest_pairs",
+      [](Array<float> rows, std::optional<Array<float>> columns, Array<float> scores, Array<std::int64_t> indices,
+         double limit, int threads) {
+        const bool own = !columns.has_value();
+        const Array<float>& others = own ? rows : *columns;
+        require(rows.ndim() == 2 && others.ndim() == 2 && scores.ndim() == 2 && indices.ndim() == 2 && threads >= 1,
+                "nearest_pairs: arguments do not fit");
+        const std::int64_t count = rows.shape(0), size = others.shape(0), width = rows.shape(1), stride = scores.shape(1);
+        require(others.shape(1) == width && width >= 1 && count >= 1 && size >= 1 && std::max(count, size) < kMaxRows &&
+                    scores.shape(0) == count && indices.shape(0) == count && indices.shape(1) == stride &&
+                    stride > (own ? 1 : 0) && stride <= size,
+                "nearest_pairs: shapes do not fit");
+        require(can_screen(Screen::kBytes, width), "nearest_pairs: this processor cannot screen in bytes");
+        const FloatRows asked{rows.data(), count}, among{others.data(), size};
+        float* const values = scores.mutable_data() + (own ? 1 : 0);
+        std::int64_t* const places = indices.mutable_data() + (own ? 1 : 0);
+        py::gil_scoped_release release;
+        return nearest_pairs(asked, among, width, stride - (own ? 1 : 0), own, limit, values, places, stride, threads);
+      },
+      py::arg("rows").noconvert(), py::arg("columns").noconvert(), py::arg("scores").noconvert(),
+      py::arg("indices").noconvert(), py::arg("limit"), py::arg("threads"));
 }
 
 }  // namespace salcr

@@ -55,7 +55,14 @@ void TopK<Real>::push(std::int64_t row, Real score, std::int64_t index) {
   Entry* entries = entries_.data() + row * capacity_;
   std::int32_t& count = count_[row];
   entries[count++] = {score, static_cast<std::int32_t>(index)};
-  if (count < capacity_) return;
+  if (count == capacity_) cut(row);
+}
+
+template <typename Real>
+void TopK<Real>::cut(std::int64_t row) {
+  Entry* entries = entries_.data() + row * capacity_;
+  std::int32_t& count = count_[row];
+  if (count < k_) return;
   std::nth_element(entries, entries + k_ - 1, entries + count, [](const Entry& a, const Entry& b) {
     return a.score != b.score ? a.score > b.score : a.index < b.index;
   });

@@ -35,6 +35,9 @@ class TopK {
   // Adds one score to a row's list.
   void push(std::int64_t row, Real score, std::int64_t index);
 
+  // Leaves a row its k largest, if it has as many.
+  void cut(std::int64_t row);
+
   // Adds the lists of another, which has seen other columns.
   void join(const TopK& other);
 

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "knn_screen.hpp"
+#include "parallel.hpp"
 #include "rows.hpp"
 
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__)
@@ -36,7 +37,8 @@ std::int64_t padded(std::int64_t width) { return (width + kBytes - 1) / kBytes *
 
 struct Rounded {
   float unit;        // what a byte counts
-  float square;      // of the row's norm, before it was rounded
+  float norm;        // of the row, before it was rounded
+  float lost;        // the norm of what rounding took from it, or more
   std::int32_t sum;  // of its bytes
 };
 
@@ -76,47 +78,57 @@ SALCR_VNNI_INLINE float largest(const std::uint16_t* x, std::int64_t width) {
   return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(bits)));
 }
 
-// 16 entries as whole numbers of the scale; their squares join `squares`.
-template <typename Stored>
-SALCR_VNNI_INLINE __m512i round_some(const Stored* x, __mmask16 some, __m512 scale, __m512& squares) {
+// 16 entries as whole numbers of the scale; their squares and, measured, those of what rounding takes join sums.
+template <bool kMeasured, typename Stored>
+SALCR_VNNI_INLINE __m512i round_some(const Stored* x, __mmask16 some, __m512 scale, __m512& squares, __m512& lost) {
   const __m512 value = load(x, some);
   squares = _mm512_fmadd_ps(value, value, squares);
-  return _mm512_cvtps_epi32(_mm512_mul_ps(value, scale));
+  const __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(value, scale));
+  if constexpr (kMeasured) {
+    const __m512 left = _mm512_fmsub_ps(value, scale, _mm512_cvtepi32_ps(whole));
+    lost = _mm512_fmadd_ps(left, left, lost);
+  }
+  return whole;
 }
 
-// Rounds a row to bytes [padded(width)], given its largest magnitude.
-template <typename Stored>
+// Rounds a row to bytes [padded(width)], given its largest magnitude. What it loses is measured, or half a unit of each entry:
+// a row that is read for few queries is not worth the time, and one that is compared with many is.
+template <bool kMeasured, typename Stored>
 SALCR_VNNI_INLINE Rounded round_row(const Stored* x, std::int64_t width, float most, std::int8_t* bytes) {
   const __m512 scale = _mm512_set1_ps(most < kSmallest ? 0.0f : 127 / most);
   const __m512i ones = _mm512_set1_epi8(1);
-  __m512 even = _mm512_setzero_ps(), odd = even;
+  __m512 even = _mm512_setzero_ps(), odd = even, lost_even = even, lost_odd = even;
   __m512i sums = _mm512_setzero_si512();
   for (std::int64_t d = 0; d < width; d += kBytes) {
     const std::int64_t left = width - d;
-    const __m512i a = round_some(x + d, first_lanes(left), scale, even);
-    const __m512i b = round_some(x + d + 16, first_lanes(left - 16), scale, odd);
-    const __m512i c = round_some(x + d + 32, first_lanes(left - 32), scale, even);
-    const __m512i e = round_some(x + d + 48, first_lanes(left - 48), scale, odd);
+    const __m512i a = round_some<kMeasured>(x + d, first_lanes(left), scale, even, lost_even);
+    const __m512i b = round_some<kMeasured>(x + d + 16, first_lanes(left - 16), scale, odd, lost_odd);
+    const __m512i c = round_some<kMeasured>(x + d + 32, first_lanes(left - 32), scale, even, lost_even);
+    const __m512i e = round_some<kMeasured>(x + d + 48, first_lanes(left - 48), scale, odd, lost_odd);
     const __m512i packed = _mm512_packs_epi16(_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, e));
     sums = _mm512_dpbusd_epi32(sums, ones, packed);
     _mm512_store_si512(bytes + d, packed);
   }
-  return {most / 127, _mm512_reduce_add_ps(_mm512_add_ps(even, odd)), _mm512_reduce_add_epi32(sums)};
+  const float unit = most / 127;
+  const float squares_lost = kMeasured ? _mm512_reduce_add_ps(_mm512_add_ps(lost_even, lost_odd))
+                                       : 0.25f * static_cast<float>(width);
+  const float lost = std::sqrt(squares_lost) * unit * kRounding;
+  return {unit, std::sqrt(_mm512_reduce_add_ps(_mm512_add_ps(even, odd))),
+          most > 0 && most < kSmallest ? INFINITY : lost, _mm512_reduce_add_epi32(sums)};
 }
 
 // Of one strip of rows: their bytes, and what turns a product of bytes into a bound.
 struct Strip {
-  alignas(64) float unit[kStrip];  // of a byte, over the row's norm
-  float error[kStrip];             // the largest that rounding takes from the row, over its norm
+  alignas(64) float unit[kStrip];  // of a byte, over the row's norm where lengths are divided
+  float error[kStrip];             // what rounding takes from the row, likewise
   std::int32_t shift[kStrip];      // what the shift of the queries' bytes adds
   std::int8_t* bytes() { return reinterpret_cast<std::int8_t*>(this + 1); }
   const std::int8_t* bytes() const { return reinterpret_cast<const std::int8_t*>(this + 1); }
 };
 
 template <typename Stored>
-SALCR_VNNI bool prepare_strip(const StoredRows<Stored>& rows, std::int64_t first, Strip& strip) {
+SALCR_VNNI bool prepare_strip(const StoredRows<Stored>& rows, std::int64_t first, Lengths lengths, Strip& strip) {
   const std::int64_t length = padded(rows.width);
-  const float root = 0.5f * std::sqrt(static_cast<float>(rows.width)) * kRounding;
   const float slack = kSlack + static_cast<float>(rows.width) * 0x1p-29f;  // a 32nd of a row's squares are in one sum
   bool finite = true;
   for (std::int64_t r = 0; r < kStrip; ++r) {
@@ -130,10 +142,11 @@ SALCR_VNNI bool prepare_strip(const StoredRows<Stored>& rows, std::int64_t first
     const Stored* const row = rows.data + (first + r) * rows.stride;
     const float most = largest(row, rows.width);
     finite &= most < INFINITY;
-    const Rounded rounded = round_row(row, rows.width, most, bytes);
-    const float inverse = static_cast<float>(inverse_norm(rounded.square));
-    strip.unit[r] = rounded.unit * inverse;
-    strip.error[r] = most > 0 && most < kSmallest ? INFINITY : root * strip.unit[r] + slack;
+    const Rounded rounded = lengths == Lengths::kCount ? round_row<true>(row, rows.width, most, bytes)
+                                                       : round_row<false>(row, rows.width, most, bytes);
+    const float times = lengths == Lengths::kCount ? 1.0f : 1 / std::max(rounded.norm, static_cast<float>(kTiny));
+    strip.unit[r] = rounded.unit * times;
+    strip.error[r] = rounded.lost * times + slack;
     strip.shift[r] = 128 * rounded.sum;
   }
   return finite;
@@ -151,19 +164,17 @@ struct Panel {
 SALCR_VNNI void prepare_query(const float* query, std::int64_t width, std::int64_t lane, std::int8_t* bytes,
                               Panel& panel) {
   const std::int64_t length = padded(width);
-  const Rounded rounded = round_row(query, width, largest(query, width), bytes);
-  std::uint8_t* const out = panel.bytes();
-  for (std::int64_t d = 0; d < length; ++d)
-    out[(d / 4 * kPanel + lane) * 4 + d % 4] = static_cast<std::uint8_t>(bytes[d] + 128);
-  const float scale = rounded.unit > 0 ? 1 / rounded.unit : 0.0f;
-  double lost = 0;
-  for (std::int64_t d = 0; d < width; ++d) {
-    const float scaled = query[d] * scale, left = scaled - std::nearbyint(scaled);
-    lost += left * left;
+  const Rounded rounded = round_row<true>(query, width, largest(query, width), bytes);
+  std::uint8_t* const out = panel.bytes() + lane * 4;
+  for (std::int64_t d = 0; d < length; d += 4) {
+    std::uint32_t four;
+    __builtin_memcpy(&four, bytes + d, 4);
+    four ^= 0x80808080u;  // plus 128 each
+    __builtin_memcpy(out + d * kPanel, &four, 4);
   }
   panel.unit[lane] = rounded.unit;
-  panel.error[lane] = static_cast<float>(std::sqrt(lost)) * rounded.unit * kRounding + kSlack;
-  panel.grows[lane] = std::sqrt(rounded.square) * kRounding + panel.error[lane];
+  panel.error[lane] = rounded.lost + kSlack;
+  panel.grows[lane] = rounded.norm * kRounding + panel.error[lane];
 }
 
 // sums += queries * entries, four products a lane; as an instruction, since GCC 12 copies the sums around its own intrinsic.
@@ -180,21 +191,20 @@ SALCR_VNNI_INLINE void multiply(__m512i& low, __m512i& high, __m512i low_queries
   add_products(high, high_queries, entries);
 }
 
-SALCR_VNNI_INLINE __mmask16 over(__m512i products, const Strip& strip, std::size_t row, const Panel& panel,
-                                 const float* thresholds, int side) {
-  const auto* const unit = panel.unit + 16 * side;
+SALCR_VNNI_INLINE void write_bounds(__m512i products, const Strip& strip, std::size_t row, const Panel& panel, int side,
+                                    float* bounds) {
   const __m512 exact = _mm512_cvtepi32_ps(_mm512_sub_epi32(products, _mm512_set1_epi32(strip.shift[row])));
   const __m512 most_off = _mm512_fmadd_ps(_mm512_set1_ps(strip.error[row]), _mm512_load_ps(panel.grows + 16 * side),
                                           _mm512_load_ps(panel.error + 16 * side));
-  const __m512 bound =
-      _mm512_fmadd_ps(_mm512_mul_ps(exact, _mm512_set1_ps(strip.unit[row])), _mm512_load_ps(unit), most_off);
-  return _mm512_cmp_ps_mask(bound, _mm512_loadu_ps(thresholds + 16 * side), _CMP_GT_OQ);
+  const __m512 unit = _mm512_load_ps(panel.unit + 16 * side);
+  const __m512 bound = _mm512_fmadd_ps(_mm512_mul_ps(exact, _mm512_set1_ps(strip.unit[row])), unit, most_off);
+  _mm512_storeu_ps(bounds + static_cast<std::int64_t>(row) * kPanel + 16 * side, bound);
 }
 
 // A pack of row numbers instead of a loop: so that all sums are registers.
 template <std::int64_t kAhead, std::size_t... kRow>
-SALCR_VNNI void compare_strip(const Strip& strip, const Panel& panel, std::int64_t length, const float* thresholds,
-                              const char* ahead, std::uint32_t* above, std::index_sequence<kRow...>) {
+SALCR_VNNI void bound_strip(const Strip& strip, const Panel& panel, std::int64_t length, const char* ahead, float* bounds,
+                            std::index_sequence<kRow...>) {
   const std::int8_t* const rows = strip.bytes();
   const std::uint8_t* queries = panel.bytes();
   __m512i low[] = {((void)kRow, _mm512_setzero_si512())...};
@@ -206,9 +216,7 @@ SALCR_VNNI void compare_strip(const Strip& strip, const Panel& panel, std::int64
     queries += 128;
     ahead += kAhead;
   }
-  ((above[kRow] = over(low[kRow], strip, kRow, panel, thresholds, 0) |
-                  static_cast<std::uint32_t>(over(high[kRow], strip, kRow, panel, thresholds, 1)) << 16),
-   ...);
+  ((write_bounds(low[kRow], strip, kRow, panel, 0, bounds), write_bounds(high[kRow], strip, kRow, panel, 1, bounds)), ...);
 }
 
 SALCR_VNNI void convert(const std::uint16_t* x, std::int64_t width, float* out) {
@@ -221,15 +229,16 @@ SALCR_VNNI void convert(const std::uint16_t* x, std::int64_t width, float* out) 
 template <typename Stored>
 class ByteScreener final : public Screener<Stored> {
  public:
-  ByteScreener(const float* queries, std::int64_t count, const StoredRows<Stored>& rows)
-      : rows_(rows), length_(padded(rows.width)), stride_(sizeof(Panel) + kPanel * length_) {
+  ByteScreener(const float* queries, std::int64_t count, std::int64_t width, Lengths lengths, int threads)
+      : width_(width), lengths_(lengths), length_(padded(width)), stride_(sizeof(Panel) + kPanel * length_) {
     const std::int64_t panels = (count + kPanel - 1) / kPanel;
     panels_.reset(static_cast<char*>(::operator new(panels * stride_, std::align_val_t{64})));
-    std::unique_ptr<char[], Aligned> bytes(static_cast<char*>(::operator new(length_, std::align_val_t{64})));
-    std::fill_n(panels_.get(), panels * stride_, char{0});
-    for (std::int64_t q = 0; q < count; ++q)
-      prepare_query(queries + q * rows.width, rows.width, q % kPanel, reinterpret_cast<std::int8_t*>(bytes.get()),
-                    panel(q / kPanel));
+    parallel_chunks(panels, 1, threads, [&](std::int64_t at, std::int64_t, int) {
+      std::fill_n(panels_.get() + at * stride_, stride_, char{0});
+      std::unique_ptr<char[], Aligned> bytes(static_cast<char*>(::operator new(length_, std::align_val_t{64})));
+      for (std::int64_t q = at * kPanel; q < std::min(count, (at + 1) * kPanel); ++q)
+        prepare_query(queries + q * width, width, q % kPanel, reinterpret_cast<std::int8_t*>(bytes.get()), panel(at));
+    });
   }
 
   std::int64_t strip_bytes() const override { return sizeof(Strip) + kStrip * length_; }
@@ -238,24 +247,29 @@ class ByteScreener final : public Screener<Stored> {
     if constexpr (std::is_same_v<Stored, float>) {
       return row;
     } else {
-      convert(row, rows_.width, memory);
+      convert(row, width_, memory);
       return memory;
     }
   }
 
-  bool prepare(std::int64_t first, void* prepared) const override {
-    return prepare_strip(rows_, first, *static_cast<Strip*>(prepared));
+  bool prepare(const StoredRows<Stored>& rows, std::int64_t first, void* prepared) const override {
+    return prepare_strip(rows, first, lengths_, *static_cast<Strip*>(prepared));
   }
 
-  void compare(const void* prepared, std::int64_t at, const float* thresholds, const Stored* ahead,
-               std::uint32_t* above) const override {
+  void bound(const void* prepared, std::int64_t at, const Stored* ahead, float* bounds) const override {
     const Strip& strip = *static_cast<const Strip*>(prepared);
     const char* const next = reinterpret_cast<const char*>(ahead);
     const auto rows = std::make_index_sequence<kStrip>();
     if (ahead == nullptr)
-      compare_strip<0>(strip, panel(at), length_, thresholds, next, above, rows);
+      bound_strip<0>(strip, panel(at), length_, next, bounds, rows);
     else
-      compare_strip<kStrip * 4 * sizeof(Stored)>(strip, panel(at), length_, thresholds, next, above, rows);
+      bound_strip<kStrip * 4 * sizeof(Stored)>(strip, panel(at), length_, next, bounds, rows);
+  }
+
+  float slack(const void* prepared, std::int64_t row, std::int64_t query) const override {
+    const Panel& its = panel(query / kPanel);
+    const float error = static_cast<const Strip*>(prepared)->error[row];
+    return 2 * (error * its.grows[query % kPanel] + its.error[query % kPanel]);
   }
 
  private:
@@ -265,7 +279,8 @@ class ByteScreener final : public Screener<Stored> {
 
   Panel& panel(std::int64_t at) const { return *reinterpret_cast<Panel*>(panels_.get() + at * stride_); }
 
-  StoredRows<Stored> rows_;
+  std::int64_t width_;
+  Lengths lengths_;
   std::int64_t length_, stride_;
   std::unique_ptr<char[], Aligned> panels_;
 };
@@ -285,17 +300,16 @@ bool can_screen_in_bytes(std::int64_t width) {
 
 template <typename Stored>
 std::unique_ptr<Screener<Stored>> screen_in_bytes(const float* queries, std::int64_t count,
-                                                  const StoredRows<Stored>& rows) {
+                                                  std::int64_t width, Lengths lengths, int threads) {
 #ifdef SALCR_HAS_BYTES
-  return std::make_unique<ByteScreener<Stored>>(queries, count, rows);
+  return std::make_unique<ByteScreener<Stored>>(queries, count, width, lengths, threads);
 #else
-  (void)queries, (void)count, (void)rows;
+  (void)queries, (void)count, (void)width, (void)lengths, (void)threads;
   return nullptr;
 #endif
 }
 
-template std::unique_ptr<Screener<float>> screen_in_bytes(const float*, std::int64_t, const StoredRows<float>&);
-template std::unique_ptr<Screener<std::uint16_t>> screen_in_bytes(const float*, std::int64_t,
-                                                                  const StoredRows<std::uint16_t>&);
+template std::unique_ptr<Screener<float>> screen_in_bytes(const float*, std::int64_t, std::int64_t, Lengths, int);
+template std::unique_ptr<Screener<std::uint16_t>> screen_in_bytes(const float*, std::int64_t, std::int64_t, Lengths, int);
 
 }  // namespace salcr

@@ -42,9 +42,8 @@ SALCR_FOR_EACH_ISA bool convert_strip(const StoredRows<Stored>& rows, std::int64
 }
 
 // queries [width][kPanel]
-SALCR_FOR_EACH_ISA void compare_strip(const float* strip, const float* queries, std::int64_t width, float error,
-                                      const float* thresholds, std::uint32_t* above) {
-  std::fill_n(above, kStrip, 0);
+SALCR_FOR_EACH_ISA void bound_strip(const float* strip, const float* queries, std::int64_t width, float error,
+                                    float* bounds) {
   for (std::int64_t top = 0; top < kStrip; top += kTogether)
     for (std::int64_t side = 0; side < kPanel; side += kAside * kLanes) {
       Lanes sums[kTogether][kAside] = {};
@@ -58,45 +57,46 @@ SALCR_FOR_EACH_ISA void compare_strip(const float* strip, const float* queries, 
           for (int n = 0; n < kAside; ++n) sums[r][n] += query[n] * entry;
         }
       }
-      float bounds[kTogether][kAside * kLanes];
-      __builtin_memcpy(bounds, sums, sizeof bounds);
-      for (int r = 0; r < kTogether; ++r)
-        for (int n = 0; n < kAside * kLanes; ++n)
-          above[top + r] |= static_cast<std::uint32_t>(bounds[r][n] + error > thresholds[side + n]) << (side + n);
+      for (std::int64_t r = 0; r < kTogether; ++r)
+        for (std::int64_t n = 0; n < kAside; ++n) {
+          const Lanes bound = sums[r][n] + error;
+          __builtin_memcpy(bounds + (top + r) * kPanel + side + n * kLanes, &bound, sizeof bound);
+        }
     }
 }
 
 template <typename Stored>
 class FloatScreener final : public Screener<Stored> {
  public:
-  FloatScreener(const float* queries, std::int64_t count, const StoredRows<Stored>& rows)
-      : rows_(rows), panels_((count + kPanel - 1) / kPanel * kPanel * rows.width) {
+  FloatScreener(const float* queries, std::int64_t count, std::int64_t width)
+      : width_(width), panels_((count + kPanel - 1) / kPanel * kPanel * width) {
     for (std::int64_t q = 0; q < count; ++q)
-      for (std::int64_t d = 0; d < rows.width; ++d)
-        panels_[(q / kPanel * rows.width + d) * kPanel + q % kPanel] = queries[q * rows.width + d];
+      for (std::int64_t d = 0; d < width; ++d)
+        panels_[(q / kPanel * width + d) * kPanel + q % kPanel] = queries[q * width + d];
   }
 
-  std::int64_t strip_bytes() const override { return kStrip * rows_.width * static_cast<std::int64_t>(sizeof(float)); }
+  std::int64_t strip_bytes() const override { return kStrip * width_ * static_cast<std::int64_t>(sizeof(float)); }
 
   const float* to_floats(const Stored* row, float* memory) const override {
     if constexpr (std::is_same_v<Stored, float>) return row;
-    for (std::int64_t d = 0; d < rows_.width; ++d) memory[d] = to_float(row[d]);
+    for (std::int64_t d = 0; d < width_; ++d) memory[d] = to_float(row[d]);
     return memory;
   }
 
-  bool prepare(std::int64_t first, void* prepared) const override {
-    return convert_strip(rows_, first, static_cast<float*>(prepared));
+  bool prepare(const StoredRows<Stored>& rows, std::int64_t first, void* prepared) const override {
+    return convert_strip(rows, first, static_cast<float*>(prepared));
   }
 
-  void compare(const void* prepared, std::int64_t panel, const float* thresholds, const Stored*,
-               std::uint32_t* above) const override {
-    const float error = static_cast<float>(rows_.width + 2) * 0x1p-23f + kSlack;  // of sums of as many roundings
-    compare_strip(static_cast<const float*>(prepared), panels_.data() + panel * rows_.width * kPanel, rows_.width, error,
-                  thresholds, above);
+  void bound(const void* prepared, std::int64_t panel, const Stored*, float* bounds) const override {
+    bound_strip(static_cast<const float*>(prepared), panels_.data() + panel * width_ * kPanel, width_, error(), bounds);
   }
+
+  float slack(const void*, std::int64_t, std::int64_t) const override { return 2 * error(); }
 
  private:
-  StoredRows<Stored> rows_;
+  float error() const { return static_cast<float>(width_ + 2) * 0x1p-23f + kSlack; }  // of sums of as many roundings
+
+  std::int64_t width_;
   std::vector<float> panels_;
 };
 
@@ -104,12 +104,11 @@ class FloatScreener final : public Screener<Stored> {
 
 template <typename Stored>
 std::unique_ptr<Screener<Stored>> screen_in_floats(const float* queries, std::int64_t count,
-                                                   const StoredRows<Stored>& rows) {
-  return std::make_unique<FloatScreener<Stored>>(queries, count, rows);
+                                                   std::int64_t width) {
+  return std::make_unique<FloatScreener<Stored>>(queries, count, width);
 }
 
-template std::unique_ptr<Screener<float>> screen_in_floats(const float*, std::int64_t, const StoredRows<float>&);
-template std::unique_ptr<Screener<std::uint16_t>> screen_in_floats(const float*, std::int64_t,
-                                                                   const StoredRows<std::uint16_t>&);
+template std::unique_ptr<Screener<float>> screen_in_floats(const float*, std::int64_t, std::int64_t);
+template std::unique_ptr<Screener<std::uint16_t>> screen_in_floats(const float*, std::int64_t, std::int64_t);
 
 }  // namespace salcr

@@ -23,25 +23,6 @@ namespace {
 constexpr std::int64_t kMostStrips = 16;    // prepared at a time where several panels share them
 constexpr std::int64_t kChunk = 40 * kStrip;  // rows that a thread takes at a time, at most
 
-// As dot in rows.hpp, but the sums are added up as a tree of float32: many short products.
-inline float inner(const float* x, const float* y, std::int64_t width) {
-  double total = 0;
-  std::int64_t d = 0;
-  while (d + kSums <= width) {
-    float sums[kSums] = {};
-    const std::int64_t end = std::min(d + kBlock, d + (width - d) / kSums * kSums);
-    for (; d < end; d += kSums) {
-#pragma omp simd
-      for (std::int64_t n = 0; n < kSums; ++n) sums[n] += x[d + n] * y[d + n];
-    }
-    for (std::int64_t half = kSums / 2; half; half /= 2)
-      for (std::int64_t n = 0; n < half; ++n) sums[n] += sums[n + half];
-    total += sums[0];
-  }
-  for (; d < width; ++d) total += x[d] * y[d];
-  return static_cast<float>(total);
-}
-
 template <typename Stored>
 class Worker {
  public:
@@ -66,17 +47,17 @@ class Worker {
     for (std::int64_t first = begin; first < end; first += strips_ * kStrip) {
       const std::int64_t strips = std::min(strips_, (end - first + kStrip - 1) / kStrip);
       for (std::int64_t n = 0; n < strips; ++n)
-        if (!screener_.prepare(first + n * kStrip, prepared + n * strip_bytes_)) return false;
+        if (!screener_.prepare(rows_, first + n * kStrip, prepared + n * strip_bytes_)) return false;
       std::fill_n(inverses_, strips * kStrip, -1.0f);
       const bool soon = strips_ == 1 && first + kStrip < end;
       const Stored* const ahead = soon ? rows_.data + (first + kStrip) * rows_.stride : nullptr;
       for (std::int64_t panel = 0; panel < panels_; ++panel)
         for (std::int64_t n = 0; n < strips; ++n) {
-          std::uint32_t above[kStrip];
-          screener_.compare(prepared + n * strip_bytes_, panel, thresholds_.data() + panel * kPanel, ahead, above);
+          float bounds[kStrip * kPanel];
+          screener_.bound(prepared + n * strip_bytes_, panel, ahead, bounds);
           const std::int64_t here = first + n * kStrip, rows = std::min(kStrip, end - here);
           for (std::int64_t r = 0; r < rows; ++r)
-            if (above[r]) score(here + r, inverses_[n * kStrip + r], panel * kPanel, above[r]);
+            score(here + r, inverses_[n * kStrip + r], panel * kPanel, bounds + r * kPanel);
         }
     }
     return true;
@@ -85,14 +66,19 @@ class Worker {
   TopK<float>& best() { return best_; }
 
  private:
-  // Scores a row in float32 for the panel's queries that `above` has.
-  void score(std::int64_t at, float& inverse, std::int64_t panel, std::uint32_t above) {
-    const Stored* const stored = rows_.data + at * rows_.stride;
-    const float* const row = screener_.to_floats(stored, row_.data());
-    if (inverse < 0) inverse = static_cast<float>(inverse_norm(inner(row, row, rows_.width)));
-    for (; above; above &= above - 1) {
-      const std::int64_t query = panel + __builtin_ctz(above);
-      const float cosine = inner(queries_ + query * rows_.width, row, rows_.width) * inverse;
+  // Scores a row in float32 for the panel's queries that it may be near to.
+  void score(std::int64_t at, float& inverse, std::int64_t panel, const float* bounds) {
+    const float* const thresholds = thresholds_.data() + panel;
+    int any = 0;
+#pragma omp simd reduction(| : any)
+    for (std::int64_t q = 0; q < kPanel; ++q) any |= bounds[q] > thresholds[q];
+    if (!any) return;
+    const float* const row = screener_.to_floats(rows_.data + at * rows_.stride, row_.data());
+    if (inverse < 0) inverse = static_cast<float>(inverse_norm(quick_dot(row, row, rows_.width)));
+    for (std::int64_t q = 0; q < kPanel; ++q) {
+      if (!(bounds[q] > thresholds[q])) continue;
+      const std::int64_t query = panel + q;
+      const float cosine = quick_dot(queries_ + query * rows_.width, row, rows_.width) * inverse;
       if (!(cosine > best_.threshold(query))) continue;
       best_.push(query, cosine, at);
       thresholds_[query] = best_.threshold(query);
@@ -128,7 +114,8 @@ template <typename Stored>
 std::int64_t nearest_rows(const float* queries, std::int64_t count, const StoredRows<Stored>& rows, std::int64_t k,
                           float* scores, std::int64_t* indices, Screen screen, int threads) {
   const bool bytes = screen != Screen::kFloats && can_screen(Screen::kBytes, rows.width);
-  const auto screener = (bytes ? screen_in_bytes<Stored> : screen_in_floats<Stored>)(queries, count, rows);
+  const auto screener = bytes ? screen_in_bytes<Stored>(queries, count, rows.width, Lengths::kDivided, threads)
+                              : screen_in_floats<Stored>(queries, count, rows.width);
   const std::int64_t share = (rows.count / (4 * threads) + kStrip - 1) / kStrip * kStrip;
   const std::int64_t chunk = std::clamp(share, kStrip, kChunk);
   const auto byte = [&](std::int64_t row) { return reinterpret_cast<const char*>(rows.data + row * rows.stride); };

@@ -3,6 +3,10 @@
 A search of rows among themselves computes only the tiles on and above the diagonal; the part mirrored to a tile is read
 from its columns. One tile, and the k best of every row, are all that is in memory beside the features.
 
+Where the processor multiplies bytes (AVX-512 VNNI), a large search by cosine makes its products in C++, of rows rounded
+to bytes, and scores in float32 only pairs that a bound of the rounding does not leave out: the same neighbours. How
+many are left is tried on a few rows first; where it is too many, products are made in float32.
+
 A database in float16 is not converted: C++ reads it once, from where it lies, be it a file that is mapped into memory.
 """
 
@@ -13,7 +17,10 @@ import torch.nn.functional as F
 from salcr.ops._checks import check_finite
 from salcr.ops.backends.cpp._tiles import tiles
 
-SCREEN = "fastest"  # or "bytes" or "floats", see csrc/knn_rows.hpp
+SCREEN = "fastest"  # or "bytes" or "floats": how pairs are looked at before they are scored in float32
+LEAST = 1024, 256, 96  # database rows, their width, and queries a thread from which on bytes are faster
+LARGEST_K = 128  # up to which they are
+LIMIT = 1 / 16  # of the products of a row, which may be made in float32 where bytes are to be faster
 
 
 def knn(
@@ -28,7 +35,9 @@ def knn(
     database = queries if exclude_self else database.to(dtype)
     if metric == "cosine":
         queries = F.normalize(queries, dim=1)
-        return search(queries, queries if exclude_self else F.normalize(database, dim=1), k, exclude_self)
+        database = queries if exclude_self else F.normalize(database, dim=1)
+        found = screened(queries, database, k, exclude_self)
+        return search(queries, database, k, exclude_self) if found is None else found
     squares = [x.square().sum(1) for x in (queries, database)]
     scores, indices = search(queries, database, k, exclude_self, squares)
     return 0 - scores, indices  # 0, not -0
@@ -55,6 +64,28 @@ def _read_once(queries: torch.Tensor, k: int, database: torch.Tensor) -> tuple[t
     return scores, indices
 
 
+def screened(
+    queries: torch.Tensor, database: torch.Tensor, k: int, exclude_self: bool
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """What :func:`search` returns for rows of unit length or zero, by ``csrc/knn_pairs.hpp``; None: not faster here."""
+    from salcr import _C
+
+    size, width, threads = len(database), queries.shape[1], torch.get_num_threads()
+    limit = torch.inf if SCREEN == "bytes" else LIMIT * size
+    if queries.dtype != torch.float32 or k == exclude_self or SCREEN == "floats":
+        return None
+    if SCREEN == "fastest":
+        rows, least_width, a_thread = LEAST
+        if size < rows or width < least_width or len(queries) < a_thread * threads or k > LARGEST_K:
+            return None
+        if not _C.screens_in_bytes(width):
+            return None
+    scores, indices = _lists(queries, k, exclude_self)
+    among = None if exclude_self else database.contiguous().numpy()
+    rows = queries.contiguous().numpy()
+    return (scores, indices) if _C.nearest_pairs(rows, among, scores.numpy(), indices.numpy(), limit, threads) else None
+
+
 def search(
     queries: torch.Tensor,
     database: torch.Tensor,
@@ -72,11 +103,9 @@ def search(
     from salcr import _C
 
     count, size, threads = len(queries), len(database), torch.get_num_threads()
-    scores = queries.new_empty(count, k)
-    indices = torch.empty(count, k, dtype=torch.int64)
-    if exclude_self:
-        scores[:, 0] = torch.linalg.vector_norm(queries, dim=1).square() if squares[0] is None else 0
-        indices[:, 0] = torch.arange(count)
+    scores, indices = _lists(queries, k, exclude_self)
+    if squares[0] is not None:
+        scores[:, :exclude_self] = 0
     if k == exclude_self:
         return scores, indices
     best = (_C.TopKFloat64 if queries.dtype == torch.float64 else _C.TopKFloat32)(count, k - exclude_self)
@@ -84,4 +113,13 @@ def search(
     for tile, top, left in tiles(queries, database, symmetric=exclude_self):
         best.add(tile.numpy(), top, left, exclude_self, *terms, threads)
     best.write(scores.numpy(), indices.numpy(), size, exclude_self, threads)
+    return scores, indices
+
+
+def _lists(queries: torch.Tensor, k: int, exclude_self: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Room for scores ``[Q, k]`` and indices ``[Q, k]``, where every query is the first in its own list."""
+    scores, indices = queries.new_empty(len(queries), k), torch.empty(len(queries), k, dtype=torch.int64)
+    if exclude_self:
+        scores[:, 0] = torch.linalg.vector_norm(queries, dim=1).square()
+        indices[:, 0] = torch.arange(len(queries))
     return scores, indices

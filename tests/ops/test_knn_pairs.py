@@ -1,0 +1,182 @@
+"""Search among float32 rows by products of bytes: what a bound leaves out is never a neighbour."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from benchmarks.features import pedestrians
+from salcr import _C, ops, reference
+from salcr.ops.backends.cpp import knn as _cpp_knn
+from tests.ops.test_knn import assert_right_outside_the_tie_margin, near_ties, on_a_grid
+
+multiplies_bytes = pytest.mark.skipif(not _C.screens_in_bytes(64), reason="this processor has no AVX-512 VNNI")
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What searches by bytes returned: whether they were made to the end."""
+    made, search = [], _C.nearest_pairs
+
+    def spied(*arguments):
+        made.append(search(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(_C, "nearest_pairs", spied)
+    return made
+
+
+@pytest.fixture
+def in_bytes(calls, monkeypatch):
+    """All searches by bytes, however many pairs they leave; each test has to have made one."""
+    monkeypatch.setattr(_cpp_knn, "SCREEN", "bytes")
+    yield
+    assert calls and all(calls)
+
+
+@multiplies_bytes
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("rows", [2, 13, 95, 97, 500])  # strips of 12, panels of 32, blocks of up to 480
+def test_ties_come_by_index_and_self_first(generator, in_bytes, own, rows):
+    queries, others = on_a_grid(generator, rows, width=4), on_a_grid(generator, rows + 40, width=4)
+    database, size = (None, rows) if own else (others, rows + 40)
+    for k in (2, min(30, size), size):
+        got = ops.knn(queries, k, database=database, impl="cpp")
+        expected = reference.knn(queries, k, database=database)
+        assert torch.equal(got[1], expected[1])
+        torch.testing.assert_close(got[0], expected[0], rtol=0, atol=1e-6)
+
+
+@multiplies_bytes
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("width", [1, 3, 63, 64, 65, 257, 2048])
+def test_neighbours_are_right_outside_the_tie_margin(generator, in_bytes, own, width):
+    queries, database = (torch.randn(n, width, generator=generator) + 0.5 for n in (530, 300))
+    queries[100:200] = queries[:100]
+    database = None if own else database
+    for k in (2, 9):
+        got = ops.knn(queries, k, database=database, impl="cpp")
+        assert_right_outside_the_tie_margin(got, queries, k, database, "cosine")
+
+
+@multiplies_bytes
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("k", [2, 30, 200])
+def test_near_ties(generator, in_bytes, own, k):
+    """Cosines that differ by less than what rounding to bytes takes from them."""
+    x = near_ties(generator, rows=900)
+    database = None if own else near_ties(generator, rows=600)
+    got = ops.knn(x, k, database=database, impl="cpp")
+    assert_right_outside_the_tie_margin(got, x, k, database, "cosine")
+
+
+def few_large_entries(x):
+    """In units of a row's largest entry all others round to 0."""
+    x[::2, 5] *= 10_000
+    x[1::4, 7] *= 300
+    return x
+
+
+def zeros_and_short_rows(x):
+    """Some shorter than the length at which a row is taken for zeros, down to the smallest number there is."""
+    x[::5] = 0
+    x[1::5] *= 1e-14
+    x[2::5] *= 1e-30
+    x[3::10] *= 1e-44
+    return x
+
+
+def all_nearly_equal(x):
+    return 1 + 1e-3 * x
+
+
+def all_equal(x):
+    return torch.ones_like(x)
+
+
+@multiplies_bytes
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("change", [few_large_entries, zeros_and_short_rows, all_nearly_equal, all_equal])
+def test_rows_that_bytes_say_little_of(generator, in_bytes, monkeypatch, own, change):
+    queries, database = (change(torch.randn(n, 96, generator=generator)) for n in (400, 610))
+    database = None if own else database
+    got = ops.knn(queries, 12, database=database, impl="cpp")
+    monkeypatch.setattr(_cpp_knn, "SCREEN", "floats")
+    plain = ops.knn(queries, 12, database=database, impl="cpp")
+    torch.testing.assert_close(got[0], plain[0], rtol=0, atol=1e-5)
+    unit = [F.normalize(x, dim=1).double() for x in (queries, queries if own else database)]
+    torch.testing.assert_close(got[0].double(), (unit[0] @ unit[1].T).gather(1, got[1]), rtol=0, atol=1e-6)
+    assert (got[1].sort(1).values.diff() > 0).all()
+
+
+@multiplies_bytes
+@pytest.mark.parametrize("own", [True, False])
+def test_neither_screen_nor_threads_change_a_neighbour(generator, calls, monkeypatch, own):
+    queries, database = torch.randn(1300, 70, generator=generator), torch.randn(900, 70, generator=generator)
+    database = None if own else database
+    monkeypatch.setattr(_cpp_knn, "SCREEN", "floats")
+    plain = ops.knn(queries, 15, database=database, impl="cpp")
+    assert not calls
+    monkeypatch.setattr(_cpp_knn, "SCREEN", "bytes")
+    found = []
+    for threads in (1, 2, 5):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        found.append(ops.knn(queries, 15, database=database, impl="cpp"))
+        assert torch.equal(found[-1][0], found[0][0]) and torch.equal(found[-1][1], found[0][1])
+    assert calls == [True] * 3
+    torch.testing.assert_close(found[0][0], plain[0], rtol=0, atol=1e-6)
+    apart = (plain[0][:, 1:] - plain[0][:, :-1]).abs() > 1e-5
+    apart = F.pad(apart, (1, 0), value=True) & F.pad(apart, (0, 1), value=False)
+    assert torch.equal(found[0][1][apart], plain[1][apart])
+
+
+@multiplies_bytes
+@pytest.mark.parametrize("own", [True, False])
+def test_what_is_fastest(calls, monkeypatch, own):
+    """Features of a network's kind are searched by bytes, unless the processor does not multiply them."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    x = pedestrians(1800, 256)
+    queries, database = (x, None) if own else (x[1300:], x[:1300])
+    got = ops.knn(queries, 10, database=database, impl="cpp")
+    assert calls == [True]
+    monkeypatch.setattr(_C, "screens_in_bytes", lambda width: False)
+    plain = ops.knn(queries, 10, database=database, impl="cpp")
+    assert calls == [True]
+    assert (got[1] == plain[1]).float().mean() > 0.999
+    torch.testing.assert_close(got[0], plain[0], rtol=0, atol=1e-6)
+
+
+@multiplies_bytes
+@pytest.mark.parametrize("own", [True, False])
+def test_where_bounds_leave_too_much_products_are_made_in_float32(generator, calls, monkeypatch, own):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    x = 1 + 1e-3 * torch.randn(1800, 256, generator=generator)
+    queries, database = (x, None) if own else (x[1300:], x[:1300])
+    got = ops.knn(queries, 10, database=database, impl="cpp")
+    assert calls == [False]
+    assert_right_outside_the_tie_margin(got, queries, 10, database, "cosine")
+
+
+@multiplies_bytes
+def test_labels_are_those_of_products_in_float32(calls, monkeypatch):
+    x, labels = pedestrians(1500, 256), {}
+    for screen in ("bytes", "floats"):
+        monkeypatch.setattr(_cpp_knn, "SCREEN", screen)
+        labels[screen] = ops.cluster(x, eps=0.6, impl="cpp")
+    assert calls == [True] and labels["bytes"].max() > 10
+    assert torch.equal(labels["bytes"], labels["floats"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "k", "message"),
+    [
+        ((4, 3), (5, 2), 1, "shapes do not fit"),
+        ((4, 3), (5, 3), 6, "shapes do not fit"),
+        ((4, 3), None, 1, "shapes do not fit"),
+        ((4, 70_000), None, 2, "cannot screen in bytes"),
+    ],
+)
+def test_arguments_that_do_not_fit(rows, columns, k, message):
+    columns = None if columns is None else torch.ones(columns).numpy()
+    lists = torch.empty(rows[0], k).numpy(), torch.empty(rows[0], k, dtype=torch.int64).numpy()
+    with pytest.raises(ValueError, match=message):
+        _C.nearest_pairs(torch.ones(rows).numpy(), columns, *lists, 1.0, 1)
