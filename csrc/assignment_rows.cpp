@@ -29,7 +29,7 @@ inline std::int64_t find_by_blocks(std::int64_t begin, std::int64_t end, Is&& is
 }  // namespace
 
 template <typename Real>
-SALCR_FOR_EACH_ISA bool is_legal(const Row<Real>& row) {
+SALCR_FOR_EACH_ISA bool is_legal(Row<Real> row) {
   int bad = 0;
 #pragma omp simd reduction(+ : bad)
   for (std::int64_t j = 0; j < row.cols; ++j) bad += !(row.sign * row.cost[j] > -kInfinity);
@@ -40,9 +40,10 @@ template <typename Real>
 SALCR_FOR_EACH_ISA bool lower_minima(const Costs<Real>& costs, std::int64_t i, double shift, double* minima, std::int64_t* cheapest) {
   const Real* const cost = costs.row(i);
   const double sign = costs.sign;
+  const std::int64_t cols = costs.cols;
   std::int64_t bad = 0;
 #pragma omp simd reduction(+ : bad)
-  for (std::int64_t j = 0; j < costs.cols; ++j) {
+  for (std::int64_t j = 0; j < cols; ++j) {
     const double x = sign * cost[j] - shift;
     const bool lower = x < minima[j];
     bad += !(x > -kInfinity);
@@ -53,7 +54,7 @@ SALCR_FOR_EACH_ISA bool lower_minima(const Costs<Real>& costs, std::int64_t i, d
 }
 
 template <typename Real>
-SALCR_FOR_EACH_ISA TwoLeast two_least(const Row<Real>& row) {
+SALCR_FOR_EACH_ISA TwoLeast two_least(Row<Real> row) {
   constexpr int kLanes = 16;
   double least[kLanes], second[kLanes];
   std::fill_n(least, kLanes, kInfinity);
@@ -77,13 +78,13 @@ SALCR_FOR_EACH_ISA TwoLeast two_least(const Row<Real>& row) {
 }
 
 template <typename Real>
-SALCR_FOR_EACH_ISA std::int64_t find_equal(const Row<Real>& row, double value, std::int64_t begin, std::int64_t end, const std::int32_t* room) {
+SALCR_FOR_EACH_ISA std::int64_t find_equal(Row<Real> row, double value, std::int64_t begin, std::int64_t end, const std::int32_t* room) {
   if (room == nullptr) return find_by_blocks(begin, end, [&](std::int64_t j) { return row(j) == value; });
   return find_by_blocks(begin, end, [&](std::int64_t j) { return (row(j) == value) & (room[j] > 0); });
 }
 
 template <typename Real>
-SALCR_FOR_EACH_ISA void mark_equal(const Row<Real>& row, double value, std::uint64_t* bits) {
+SALCR_FOR_EACH_ISA void mark_equal(Row<Real> row, double value, std::uint64_t* bits) {
   for (std::int64_t begin = 0; begin < row.cols; begin += 64) {
     const std::int64_t width = std::min<std::int64_t>(64, row.cols - begin);
     std::uint64_t word = 0;
@@ -94,7 +95,7 @@ SALCR_FOR_EACH_ISA void mark_equal(const Row<Real>& row, double value, std::uint
 }
 
 template <typename Real>
-SALCR_FOR_EACH_ISA double relax(const Row<Real>& row, double offset, std::int64_t from, bool first, double* distance, std::int64_t* source) {
+SALCR_FOR_EACH_ISA double relax(Row<Real> row, double offset, std::int64_t from, bool first, double* distance, std::int64_t* source) {
   double least = kInfinity;
   if (first) {
     std::fill_n(distance, row.cols, kInfinity);
@@ -136,12 +137,12 @@ SALCR_FOR_EACH_ISA std::int64_t find_nearer(const double* x, double offset, cons
 }
 
 #define SALCR_INSTANTIATE(Real)                                                                                                  \
-  template bool is_legal(const Row<Real>&);                                                                                      \
+  template bool is_legal(Row<Real>);                                                                                      \
   template bool lower_minima(const Costs<Real>&, std::int64_t, double, double*, std::int64_t*);                                  \
-  template TwoLeast two_least(const Row<Real>&);                                                                                 \
-  template std::int64_t find_equal(const Row<Real>&, double, std::int64_t, std::int64_t, const std::int32_t*);                   \
-  template void mark_equal(const Row<Real>&, double, std::uint64_t*);                                                            \
-  template double relax(const Row<Real>&, double, std::int64_t, bool, double*, std::int64_t*);
+  template TwoLeast two_least(Row<Real>);                                                                                 \
+  template std::int64_t find_equal(Row<Real>, double, std::int64_t, std::int64_t, const std::int32_t*);                   \
+  template void mark_equal(Row<Real>, double, std::uint64_t*);                                                            \
+  template double relax(Row<Real>, double, std::int64_t, bool, double*, std::int64_t*);
 SALCR_INSTANTIATE(float)
 SALCR_INSTANTIATE(double)
 #undef SALCR_INSTANTIATE
