@@ -154,7 +154,7 @@ def _lapx_float32(cost: torch.Tensor) -> tuple[torch.Tensor, ...]:
 def _lapx_rust(cost: torch.Tensor) -> tuple[torch.Tensor, ...]:
     from lap import lapjvr
 
-    return _tensors(cost, *lapjvr(cost.cpu().numpy(), return_cost=False))
+    return _tensors(cost, *lapjvr(cost.cpu().numpy(), extend_cost=True, return_cost=False))
 
 
 def _lapjv(cost: torch.Tensor) -> tuple[torch.Tensor, ...]:
