@@ -10,7 +10,7 @@ INFEASIBLE = "cost matrix is infeasible"
 def linear_assignment(
     cost: torch.Tensor, *, maximize: bool = False, return_duals: bool = False
 ) -> tuple[torch.Tensor, ...]:
-    """Reads costs of any strides in place, where rows or columns are contiguous and the longer side is theirs."""
+    """Costs of any strides; they are read in place where the longer axis is contiguous, else from a turned copy."""
     from salcr import _C
 
     batch = cost if cost.ndim == 3 else cost[None]
