@@ -32,6 +32,18 @@ class Matching {
     column[row] = kNone;
   }
 
+  // Columns change hands on the way from a free row to the column `sink`, which each is reached on from row source[column].
+  template <typename Costs, typename Rows>
+  void change_hands(const Costs& costs, std::int32_t start, std::int32_t sink, const Rows& source) {
+    for (std::int32_t to = sink, row = kNone; row != start;) {
+      row = static_cast<std::int32_t>(source[to]);
+      const std::int32_t before = column[row];
+      if (before != kNone) detach(row);
+      attach(row, to, costs(row, to));
+      to = before;
+    }
+  }
+
   std::vector<std::int32_t> room, first, next;  // rows that a column can still take; its rows, a list from first through next
   std::vector<std::int32_t> column;             // of each row, or kNone
   std::vector<double> cost;                     // of each row's column

@@ -1,6 +1,12 @@
-// solve_assignment of salcr._C: a batch of problems, in parallel.
+// solve_assignment and linear_assignment of salcr._C: a batch of problems, in parallel.
 
+#include <pybind11/stl.h>
+
+#include <algorithm>
 #include <atomic>
+#include <memory>
+#include <optional>
+#include <vector>
 
 #include "assignment.hpp"
 #include "binding.hpp"
@@ -9,39 +15,127 @@
 namespace salcr {
 namespace {
 
+// A batch [problems, rows, cols] of any strides, counted in elements.
+template <typename Real>
+struct Batch {
+  const Real* data;
+  std::int64_t problems, rows, cols, problem_stride, row_stride, col_stride;
+  double sign;
+
+  Batch(const py::array_t<Real, 0>& costs, bool maximize) : sign(maximize ? -1.0 : 1.0) {
+    require(costs.ndim() == 3, "assignment: costs have three axes");
+    data = costs.data();
+    problems = costs.shape(0), rows = costs.shape(1), cols = costs.shape(2);
+    constexpr auto kSize = static_cast<py::ssize_t>(sizeof(Real));
+    for (int axis = 0; axis < 3; ++axis) require(costs.strides(axis) % kSize == 0, "assignment: costs are not aligned");
+    problem_stride = costs.strides(0) / kSize, row_stride = costs.strides(1) / kSize, col_stride = costs.strides(2) / kSize;
+    require(rows > 0 && cols > 0 && rows < INT32_MAX && cols < INT32_MAX, "assignment: too many rows, or none");
+  }
+
+  void transpose() {
+    std::swap(rows, cols);
+    std::swap(row_stride, col_stride);
+  }
+};
+
+// One problem with contiguous rows: in place, or a copy that this owns.
+template <typename Real>
+class Problem {
+ public:
+  Problem(const Batch<Real>& batch, std::int64_t p) {
+    const Real* const data = batch.data + p * batch.problem_stride;
+    if (batch.col_stride == 1 || batch.cols == 1) {
+      costs = {data, batch.rows, batch.cols, batch.row_stride, batch.sign};
+      return;
+    }
+    copy_.reset(new Real[batch.rows * batch.cols]);
+    constexpr std::int64_t kTile = 32;  // of which both sides stay in L1
+    for (std::int64_t i0 = 0; i0 < batch.rows; i0 += kTile)
+      for (std::int64_t j0 = 0; j0 < batch.cols; j0 += kTile)
+        for (std::int64_t i = i0; i < std::min(i0 + kTile, batch.rows); ++i)
+          for (std::int64_t j = j0; j < std::min(j0 + kTile, batch.cols); ++j)
+            copy_[i * batch.cols + j] = data[i * batch.row_stride + j * batch.col_stride];
+    costs = {copy_.get(), batch.rows, batch.cols, batch.cols, batch.sign};
+  }
+
+  Costs<Real> costs;
+
+ private:
+  std::unique_ptr<Real[]> copy_;
+};
+
+// Calls solve(p) for all problems; whether all were solved.
+template <typename Solve>
+bool all_solved(std::int64_t problems, int threads, Solve&& solve) {
+  py::gil_scoped_release release;
+  if (problems == 1) return solve(0);
+  std::atomic<bool> solved = true;
+  parallel_chunks(problems, 1, threads, [&](std::int64_t p, std::int64_t, int) {
+    if (!solve(p)) solved = false;
+  });
+  return solved;
+}
+
 template <typename Real>
 void bind(py::module_& m) {
   m.def(
       "solve_assignment",
-      [](py::array_t<Real, 0> costs, bool maximize, std::int64_t capacity, Array<std::int64_t> partners,
-         Array<double> row_duals, Array<double> col_duals, int threads) {
-        require(costs.ndim() == 3 && partners.ndim() == 2 && row_duals.ndim() == 2 && col_duals.ndim() == 2,
-                "solve_assignment: wrong number of axes");
-        const auto problems = costs.shape(0), rows = costs.shape(1), cols = costs.shape(2);
-        constexpr auto kSize = static_cast<py::ssize_t>(sizeof(Real));
-        require(rows > 0 && cols > 0 && (cols == 1 || costs.strides(2) == kSize) && costs.strides(1) % kSize == 0 &&
-                    costs.strides(0) % kSize == 0,
-                "solve_assignment: rows of the costs are not contiguous");
-        require(partners.shape(0) == problems && partners.shape(1) == rows && row_duals.shape(0) == problems &&
-                    row_duals.shape(1) == rows && col_duals.shape(0) == problems && col_duals.shape(1) == cols,
+      [](py::array_t<Real, 0> costs, bool maximize, std::int64_t capacity, Array<std::int64_t> partners, int threads) {
+        const Batch<Real> batch(costs, maximize);
+        const std::int64_t rows = batch.rows, cols = batch.cols;
+        require(partners.ndim() == 2 && partners.shape(0) == batch.problems && partners.shape(1) == rows,
                 "solve_assignment: shapes do not fit");
-        require(rows < INT32_MAX && cols < INT32_MAX && capacity >= 1 && capacity < INT32_MAX &&
-                    rows <= capacity * cols && threads >= 1,
+        require(capacity >= 1 && capacity < INT32_MAX && rows <= capacity * cols && threads >= 1,
                 "solve_assignment: too many rows, or no threads");
-        const Real* data = costs.data();
-        const auto step = costs.strides(0) / kSize, stride = costs.strides(1) / kSize;
-        auto* partner = partners.mutable_data();
-        auto *u = row_duals.mutable_data(), *v = col_duals.mutable_data();
-        std::atomic<bool> feasible = true;
-        py::gil_scoped_release release;
-        parallel_chunks(problems, 1, threads, [&](std::int64_t p, std::int64_t, int) {
-          const Costs<Real> problem{data + p * step, rows, cols, stride, maximize ? -1.0 : 1.0};
-          if (!solve_assignment(problem, capacity, partner + p * rows, u + p * rows, v + p * cols)) feasible = false;
+        std::int64_t* const partner = partners.mutable_data();
+        return all_solved(batch.problems, threads, [&](std::int64_t p) {
+          std::vector<double> duals(rows + cols);
+          const Problem<Real> problem(batch, p);
+          return solve_assignment(problem.costs, capacity, partner + p * rows, duals.data(), duals.data() + rows);
         });
-        return feasible.load();
       },
       py::arg("costs").noconvert(), py::arg("maximize"), py::arg("capacity"), py::arg("partners").noconvert(),
-      py::arg("row_duals").noconvert(), py::arg("col_duals").noconvert(), py::arg("threads"));
+      py::arg("threads"));
+
+  m.def(
+      "linear_assignment",
+      [](py::array_t<Real, 0> costs, bool maximize, Array<std::int64_t> pairs, std::optional<Array<double>> row_duals,
+         std::optional<Array<double>> col_duals, int threads) {
+        Batch<Real> batch(costs, maximize);
+        const std::int64_t problems = batch.problems, rows = batch.rows, cols = batch.cols, size = std::min(rows, cols);
+        require(pairs.ndim() == 3 && pairs.shape(0) == 2 && pairs.shape(1) == problems && pairs.shape(2) == size && threads >= 1,
+                "linear_assignment: shapes do not fit, or no threads");
+        const auto fits = [&](const auto& duals, std::int64_t length) {
+          return !duals || (duals->ndim() == 2 && duals->shape(0) == problems && duals->shape(1) == length);
+        };
+        require(fits(row_duals, rows) && fits(col_duals, cols), "linear_assignment: shapes of the duals do not fit");
+        auto* const first = pairs.mutable_data();
+        auto* const second = first + problems * size;
+        double* const u = row_duals ? row_duals->mutable_data() : nullptr;
+        double* const v = col_duals ? col_duals->mutable_data() : nullptr;
+        const bool turned = rows > cols || (rows == cols && batch.col_stride != 1);
+        if (turned) batch.transpose();
+        return all_solved(problems, threads, [&](std::int64_t p) {
+          std::vector<double> spare(u && v ? 0 : rows + cols);
+          double* const row_dual = u ? u + p * rows : spare.data();
+          double* const col_dual = v ? v + p * cols : spare.data() + rows;
+          const Problem<Real> problem(batch, p);
+          std::int64_t *const ours = first + p * size, *const theirs = second + p * size;
+          if (!turned) {
+            if (!solve_assignment(problem.costs, 1, theirs, row_dual, col_dual)) return false;
+            for (std::int64_t i = 0; i < size; ++i) ours[i] = i;
+          } else {
+            if (!solve_assignment(problem.costs, 1, ours, col_dual, row_dual)) return false;
+            std::vector<std::int64_t> col_of(rows, -1);
+            for (std::int64_t j = 0; j < size; ++j) col_of[ours[j]] = j;
+            for (std::int64_t i = 0, n = 0; i < rows; ++i)
+              if (col_of[i] >= 0) ours[n] = i, theirs[n++] = col_of[i];
+          }
+          return true;
+        });
+      },
+      py::arg("costs").noconvert(), py::arg("maximize"), py::arg("pairs").noconvert(), py::arg("row_duals").noconvert(),
+      py::arg("col_duals").noconvert(), py::arg("threads"));
 }
 
 }  // namespace

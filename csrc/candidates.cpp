@@ -19,6 +19,12 @@ Candidates<Real>::Candidates(const Costs<Real>& costs, const double* prices)
       entries_(costs.rows * kKept),
       counts_(costs.rows, 0) {}
 
+template <typename Real>
+void Candidates<Real>::clear() {
+  std::fill(floors_.begin(), floors_.end(), -kInfinity);
+  std::fill(counts_.begin(), counts_.end(), 0);
+}
+
 // Fills reduced_ and returns a value that at least kKept columns do not exceed (inf if there may be fewer).
 template <typename Real>
 double Candidates<Real>::sweep(const Real* row) {

@@ -1,13 +1,10 @@
 #pragma once
 #include <cstdint>
-#include <limits>
 #include <vector>
 
 #include "assignment.hpp"
 
 namespace salcr {
-
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 // The cheapest columns of each row by reduced cost c_ij - v_j, found in one sweep of the row and then good for many visits:
 // prices v only fall, so reduced costs only rise, and the columns that a list leaves out stay above its floor.
@@ -28,6 +25,9 @@ class Candidates {
 
   // No column outside the list of row i has a smaller reduced cost; -inf before the first refill(i).
   double floor(std::int64_t i) const { return floors_[i]; }
+
+  // Empties all lists, after which prices may be any.
+  void clear();
 
   // Makes the list of row i anew at the present prices and returns the reduced costs of all its columns.
   const double* refill(std::int64_t i);

@@ -3,6 +3,7 @@
 Plain functions on the host side of an epoch, not registered with torch.library: no compiled graph contains them.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -64,8 +65,9 @@ def linear_assignment(
     check_flag("maximize", maximize)
     check_flag("return_duals", return_duals)
     impl = check_impl(impl)
-    cost = _check_cost(cost, maximize)
-    return pick("linear_assignment", impl, cost)(cost, maximize=maximize, return_duals=return_duals)
+    check_values("cost", cost)
+    solve = pick("linear_assignment", impl, cost)
+    return solve(_as_read(cost), maximize=maximize, return_duals=return_duals)
 
 
 def bidirectional_assignment(cost: torch.Tensor, *, impl: str = "auto") -> tuple[torch.Tensor, torch.Tensor]:
@@ -108,8 +110,8 @@ def bidirectional_assignment(cost: torch.Tensor, *, impl: str = "auto") -> tuple
     """
     check_tensor("cost", cost, ndim=2)
     impl = check_impl(impl)
-    cost = _check_cost(cost, maximize=False)
-    return pick("bidirectional_assignment", impl, cost)(cost)
+    check_values("cost", cost)
+    return pick("bidirectional_assignment", impl, cost)(_as_read(cost))
 
 
 def progressive_matching(cost: torch.Tensor, *, impl: str = "auto") -> tuple[torch.Tensor, torch.Tensor]:
@@ -150,8 +152,10 @@ def progressive_matching(cost: torch.Tensor, *, impl: str = "auto") -> tuple[tor
     """
     check_tensor("cost", cost, ndim=2)
     impl = check_impl(impl)
-    cost = _check_cost(cost, maximize=False)
+    check_values("cost", cost)
     match = partial(pick("linear_assignment", impl, cost), maximize=False, return_duals=False)
+    cost = _as_read(cost)
+    _check_costs(cost, maximize=False)  # a round would name a place among those left
     turned = cost.shape[0] < cost.shape[1]
     cost = cost.mT if turned else cost
     rows, cols = match(cost)
@@ -163,19 +167,47 @@ def progressive_matching(cost: torch.Tensor, *, impl: str = "auto") -> tuple[tor
     return (small_to_large, large_to_small) if turned else (large_to_small, small_to_large)
 
 
-def _check_cost(cost: torch.Tensor, maximize: bool) -> torch.Tensor:
-    """``cost`` in float32 or float64, without NaN and without an infinity that is no prohibition."""
-    check_values("cost", cost)
+def _as_read(cost: torch.Tensor) -> torch.Tensor:
+    """``cost`` as solvers read it: without a gradient, in float32 or float64."""
+    cost = cost.detach() if cost.requires_grad else cost
+    cost = cost.resolve_neg() if cost.is_neg() else cost
+    return cost if cost.dtype in (torch.float32, torch.float64) else cost.float()
+
+
+def _check_costs(cost: torch.Tensor, maximize: bool) -> None:
+    """No cost is NaN or an infinity that is no prohibition."""
     worst = torch.inf if maximize else -torch.inf
-    extreme = float(cost.detach().amax() if maximize else cost.detach().amin())  # NaN if there is any
+    extreme = float(cost.amax() if maximize else cost.amin())  # NaN if there is any
     if extreme == worst or extreme != extreme:
         at = (cost.isnan() | (cost == worst)).nonzero()[0].tolist()
         raise ValueError(f"cost has NaN or {worst} with maximize={maximize}, first {cost[tuple(at)].item()} at {at}")
-    return cost.detach().resolve_neg().to(torch.promote_types(cost.dtype, torch.float32))
+
+
+def _checked_before(solve: Callable) -> Callable:
+    """For backends whose solver does not look at the values of costs itself."""
+
+    def checked(cost: torch.Tensor, **options: bool) -> tuple[torch.Tensor, ...]:
+        _check_costs(cost, options.get("maximize", False))
+        return solve(cost, **options)
+
+    return checked
+
+
+def _checked_after(solve: Callable) -> Callable:
+    """For a solver that fails on such costs: a pass over them is made only to say which."""
+
+    def checked(cost: torch.Tensor, **options: bool) -> tuple[torch.Tensor, ...]:
+        try:
+            return solve(cost, **options)
+        except ValueError:
+            _check_costs(cost, options.get("maximize", False))
+            raise
+
+    return checked
 
 
 for _operator in ("linear_assignment", "bidirectional_assignment"):
-    add_backend(_operator, "cpp", getattr(_cpp, _operator))
-    add_backend(_operator, "cuda", getattr(_cuda, _operator), needs=_cuda.missing_solver)
-    add_backend(_operator, "reference", getattr(reference, _operator))
+    add_backend(_operator, "cpp", _checked_after(getattr(_cpp, _operator)))
+    add_backend(_operator, "cuda", _checked_before(getattr(_cuda, _operator)), needs=_cuda.missing_solver)
+    add_backend(_operator, "reference", _checked_before(getattr(reference, _operator)))
 share_backends("progressive_matching", "linear_assignment")

@@ -13,6 +13,8 @@ KINDS = (
     "geometric",
     "near-degenerate",
     "rank one",
+    "few zeros",
+    "dear rows",
 )
 
 
@@ -39,6 +41,10 @@ def costs(kind: str, shape: tuple[int, ...], generator: torch.Generator) -> torc
         return 1 + 1e-7 * uniform(*shape)
     if kind == "rank one":  # the classical bad case of shortest augmenting paths
         return torch.arange(1.0, num_rows + 1)[:, None] * torch.arange(1.0, num_cols + 1)
+    if kind == "few zeros":  # no greedy choice among ties finds the best
+        return (uniform(*shape) >= 2 / max(shape)).float()
+    if kind == "dear rows":  # the others hold the minima of all columns
+        return uniform(num_rows, 1) + 1e-3 * uniform(*shape)
     away = torch.rand(shape, generator=generator) < 0.5
     keep = [torch.randperm(length, generator=generator)[: min(shape)] for length in shape]
     away[keep[0], keep[1]] = False

@@ -1,3 +1,4 @@
+import re
 from functools import partial
 from itertools import permutations, product
 
@@ -73,6 +74,12 @@ def test_the_solver_is_optimal_at_sizes_where_lists_leave_out_most_columns(gener
     assert_optimal(cost, rows, cols, *duals)
     expected = cost.double().numpy()[linear_sum_assignment(cost.numpy())].sum()
     np.testing.assert_allclose(cost.double()[rows, cols].sum(), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_solver_is_optimal_where_it_keeps_lists_of_a_square_problem(generator, kind):
+    cost = costs(kind, (800, 800), generator)
+    assert_optimal(cost, *ops.linear_assignment(cost, return_duals=True, impl="cpp"))
 
 
 @SMALL
@@ -319,6 +326,40 @@ def test_a_round_without_a_way_around_forbidden_pairs_is_an_error():
         ops.progressive_matching(cost)
     cost[2, 1] = 3.0
     assert ops.progressive_matching(cost.half())[0].tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("shape", [(1, 1), (5, 5), (5, 40), (40, 5), (3, 1000)])
+def test_a_bad_cost_is_named_wherever_it_is(shape, impl):
+    """Also one behind a row that has no partner, which would be an error of its own."""
+    for at in {(0, 0), (shape[0] - 1, shape[1] - 1), (shape[0] // 2, shape[1] // 3)}:
+        cost = torch.ones(shape)
+        cost[at] = torch.nan
+        row = torch.full((1, shape[1]), INF)
+        for problem, place in ((cost, list(at)), (torch.cat([row, cost]), [at[0] + 1, at[1]])):
+            with pytest.raises(ValueError, match=re.escape(f"first nan at {place}")):
+                ops.linear_assignment(problem, impl=impl)
+            with pytest.raises(ValueError, match=re.escape(f"first nan at {place}")):
+                ops.bidirectional_assignment(problem, impl=impl)
+        cost[at] = -INF
+        with pytest.raises(ValueError, match=re.escape(f"first -inf at {list(at)}")):
+            ops.linear_assignment(cost, impl=impl)
+        with pytest.raises(ValueError, match=re.escape(f"first inf at {list(at)}")):
+            ops.linear_assignment(-cost, impl=impl, maximize=True)
+
+
+@pytest.mark.parametrize("shape", [(9, 9), (9, 20), (20, 9)])
+def test_costs_of_any_strides(generator, shape):
+    """Every second row and column of a larger matrix, turned, expanded over a batch."""
+    wide = torch.rand(2 * shape[0], 3 * shape[1], generator=generator)
+    view, copy = wide[::2, ::3], wide[::2, ::3].clone()
+    expected = ops.linear_assignment(copy, return_duals=True)
+    for cost in (view, wide.T.contiguous().T[::2, ::3]):
+        rows, cols, *duals = ops.linear_assignment(cost, return_duals=True)
+        assert_optimal(copy, rows, cols, *duals)
+        assert torch.equal(copy[rows, cols], copy[expected[0], expected[1]])
+    batch = ops.linear_assignment(view.expand(3, *shape))
+    assert batch[0].shape == (3, 9) and all(torch.equal(x[2], y) for x, y in zip(batch, expected, strict=False))
 
 
 @pytest.mark.parametrize("operator", [ops.linear_assignment, ops.bidirectional_assignment, ops.progressive_matching])

@@ -1,4 +1,4 @@
-"""The operators of :mod:`salcr.ops.assignment` over a solver: C++ or CUDA."""
+"""The operators of :mod:`salcr.ops.assignment` over a solver."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,8 @@ def assignment_operators(solve: Callable) -> tuple[Callable, Callable]:
 
     Args:
         solve: ``(cost [B, R, C], *, capacity, maximize) -> (columns [B, R], row_duals [B, R], col_duals [B, C])`` for
-            ``R <= C * capacity``: the column of every row, no column of more than ``capacity`` rows.
+            ``R <= C * capacity``: the column of every row, no column of more than ``capacity`` rows. Matching both
+            ways needs no duals.
     """
 
     def linear_assignment(
