@@ -45,8 +45,9 @@ SettingsOf = Annotated[
 
 def main() -> None:
     """Entry point: known failures end as one line on stderr and exit code 1, anything else as a traceback."""
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("salcr").setLevel(logging.INFO)  # others say how they load and optimise
+    lines = logging.StreamHandler()
+    lines.addFilter(_is_ours_or_a_warning)
+    logging.basicConfig(format="%(message)s", level=logging.INFO, handlers=[lines])
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names are bytes; stderr has it so by itself
     try:
@@ -57,6 +58,11 @@ def main() -> None:
     except (ValueError, OSError, ArithmeticError, MemoryError) as error:
         typer.echo(f"salcr: {_one_line(error)}", err=True)
         sys.exit(1)
+
+
+def _is_ours_or_a_warning(record: logging.LogRecord) -> bool:
+    """Other packages say at length how they load and optimise."""
+    return record.name.partition(".")[0] == "salcr" or record.levelno >= logging.WARNING
 
 
 def _one_line(error: Exception) -> str:
