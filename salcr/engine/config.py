@@ -48,7 +48,7 @@ class Data(Section):
     cache: Path | None = None
     """Folder of the decoded images; by default ``.salcr-cache`` below the data set's root, or one of the user's."""
     resident: Literal["auto", "device", "pinned"] = "auto"
-    """Where decoded images are while a GPU trains: in its memory, or in the host's with pinned copies of each batch;
+    """Whether decoded images are in the memory of the GPU that trains, or in the host's with pinned copies of batches;
     ``auto`` is the first where they fit and 24 GiB stay free."""
 
     @field_validator("name")

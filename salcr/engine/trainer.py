@@ -47,7 +47,7 @@ def train(
             What may have changed in ``config`` since: :func:`salcr.engine.resumption.check_resumable`.
         restart: train again from nothing; the checkpoints and results in ``folder`` are removed.
         profile: write a trace and a table of one epoch of each stage to ``profile/``, see
-            :class:`salcr.engine.profiling.Profiler`.
+            ``salcr.engine.profiling``.
 
     Returns:
         The summary that is also written to ``summary.json``: ``stage_one`` and ``final``, each by protocol; with
