@@ -333,14 +333,19 @@ def test_known_failures_are_one_line(salcr, monkeypatch, error):
     assert_one_line(salcr(), " ".join(str(error).split()))
 
 
-def test_logging_goes_to_stderr_without_decoration(monkeypatch):
+def test_own_lines_and_warnings_of_others_go_to_stderr_without_decoration(monkeypatch):
     settings = {}
     monkeypatch.setattr(logging, "basicConfig", lambda **options: settings.update(options))
-    monkeypatch.setattr(logging.getLogger("salcr"), "level", logging.NOTSET)
     monkeypatch.setattr(cli, "app", lambda: None)
     cli.main()
-    assert settings == {"format": "%(message)s"}  # of others warnings alone
-    assert logging.getLogger("salcr").level == logging.INFO
+    (handler,) = settings.pop("handlers")
+    assert settings == {"format": "%(message)s", "level": logging.INFO}
+
+    def is_shown(name, level):
+        return bool(handler.filter(logging.LogRecord(name, level, "", 0, "said", None, None)))
+
+    assert is_shown("salcr", logging.INFO) and is_shown("salcr.data", logging.INFO)
+    assert not is_shown("faiss.loader", logging.INFO) and is_shown("faiss.loader", logging.WARNING)
 
 
 @pytest.mark.parametrize(

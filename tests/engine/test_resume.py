@@ -97,7 +97,7 @@ SIGNALS = [
     (session, "extract_features", 2, "epoch_0000.pt"),
     (engine, "evaluate", 1, "epoch_0001.pt"),
     (stage_two, "optimise", 2, "epoch_0002_step_0002.pt"),
-    (checkpoint, "save_epoch", 1, "epoch_0002.pt"),
+    (engine, "snapshot", 1, "epoch_0002.pt"),  # of the checkpoint, which a thread then writes
     (engine, "evaluate", 1, "epoch_0002.pt"),
 ]
 
