@@ -18,9 +18,9 @@ from salcr.ops._checks import check_finite
 from salcr.ops.backends.cpp._tiles import tiles
 
 SCREEN = "fastest"  # or "bytes" or "floats": how pairs are looked at before they are scored in float32
-LEAST = 1024, 256, 96  # database rows, their width, and queries a thread from which on bytes are faster
+LEAST = 1024, 256, 96  # database rows, their width, and queries a thread below which bytes are not tried
 LARGEST_K = 128  # up to which they are
-LIMIT = 1 / 16  # of the products of a row, which may be made in float32 where bytes are to be faster
+LIMIT = 1 / 16  # of the products of a row: where more would be made in float32, all are
 
 
 def knn(
