@@ -95,7 +95,7 @@ def _read_record(path: Path) -> None:
     record = read_record(path)
     ours = read_record(ROOT / "benchmarks/results/cpu.json")
     compare(ours, record)
-    tables([record])
+    tables({"cpu": record})
 
 
 def _index(name: str) -> Kind:
