@@ -118,7 +118,7 @@ void bind_knn(py::module_& m) {
   m.def(
       "nearest_pairs",
       [](Array<float> rows, std::optional<Array<float>> columns, Array<float> scores, Array<std::int64_t> indices,
-         double limit, int threads) {
+         std::int64_t split, double limit, int threads) {
         const bool own = !columns.has_value();
         const Array<float>& others = own ? rows : *columns;
         require(rows.ndim() == 2 && others.ndim() == 2 && scores.ndim() == 2 && indices.ndim() == 2 && threads >= 1,
@@ -126,17 +126,19 @@ void bind_knn(py::module_& m) {
         const std::int64_t count = rows.shape(0), size = others.shape(0), width = rows.shape(1), stride = scores.shape(1);
         require(others.shape(1) == width && width >= 1 && count >= 1 && size >= 1 && std::max(count, size) < kMaxRows &&
                     scores.shape(0) == count && indices.shape(0) == count && indices.shape(1) == stride &&
-                    stride > (own ? 1 : 0) && stride <= size,
+                    stride > (own && split == 0 ? 1 : 0) && stride <= size,
                 "nearest_pairs: shapes do not fit");
+        require(split == 0 || (own && split >= stride && size - split >= stride), "nearest_pairs: a side has too few rows");
         require(can_screen(Screen::kBytes, width), "nearest_pairs: this processor cannot screen in bytes");
         const FloatRows asked{rows.data(), count}, among{others.data(), size};
-        float* const values = scores.mutable_data() + (own ? 1 : 0);
-        std::int64_t* const places = indices.mutable_data() + (own ? 1 : 0);
+        const int itself = own && split == 0;
+        float* const values = scores.mutable_data() + itself;
+        std::int64_t* const places = indices.mutable_data() + itself;
         py::gil_scoped_release release;
-        return nearest_pairs(asked, among, width, stride - (own ? 1 : 0), own, limit, values, places, stride, threads);
+        return nearest_pairs(asked, among, width, stride - itself, own, split, limit, values, places, stride, threads);
       },
       py::arg("rows").noconvert(), py::arg("columns").noconvert(), py::arg("scores").noconvert(),
-      py::arg("indices").noconvert(), py::arg("limit"), py::arg("threads"));
+      py::arg("indices").noconvert(), py::arg("split"), py::arg("limit"), py::arg("threads"));
 }
 
 }  // namespace salcr

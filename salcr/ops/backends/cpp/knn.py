@@ -64,10 +64,38 @@ def _read_once(queries: torch.Tensor, k: int, database: torch.Tensor) -> tuple[t
     return scores, indices
 
 
+def nearest_of_both(
+    x: torch.Tensor, y: torch.Tensor, k: int
+) -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+    """What :func:`search` returns for rows of ``x`` among those of ``y``, and the other way; each product is made once.
+
+    Args:
+        x, y: float32 or float64, ``[X, D]`` and ``[Y, D]`` of unit length or zero.
+        k: lists of the one are shorter where the other has fewer rows.
+    """
+    from salcr import _C
+
+    if min(len(x), len(y)) < k:
+        return search(x, y, min(k, len(y)), exclude_self=False), search(y, x, min(k, len(x)), exclude_self=False)
+    rows, split, threads = torch.cat([x, y]), len(x), torch.get_num_threads()
+    found = screened(rows, rows, k, exclude_self=False, split=split)
+    if found is None:
+        found = _lists(rows, k, exclude_self=False)
+        best = (_C.TopKFloat64 if rows.dtype == torch.float64 else _C.TopKFloat32)(len(rows), k)
+        for tile, top, left in tiles(x, y, symmetric=False):
+            best.add(tile.numpy(), top, split + left, True, None, None, threads)
+        best.write(found[0].numpy(), found[1].numpy(), len(rows), False, threads)
+    scores, indices = found
+    return (scores[:split], indices[:split] - split), (scores[split:], indices[split:])
+
+
 def screened(
-    queries: torch.Tensor, database: torch.Tensor, k: int, exclude_self: bool
+    queries: torch.Tensor, database: torch.Tensor, k: int, exclude_self: bool, split: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """What :func:`search` returns for rows of unit length or zero, by ``csrc/knn_pairs.hpp``; None: not faster here."""
+    """What :func:`search` returns for rows of unit length or zero, by ``csrc/knn_pairs.hpp``; None: not faster here.
+
+    ``split`` above 0: the rows, ``queries`` and ``database`` both, before it among those from it on, and the other way.
+    """
     from salcr import _C
 
     size, width, threads = len(database), queries.shape[1], torch.get_num_threads()
@@ -81,9 +109,9 @@ def screened(
         if not _C.screens_in_bytes(width):
             return None
     scores, indices = _lists(queries, k, exclude_self)
-    among = None if exclude_self else database.contiguous().numpy()
-    rows = queries.contiguous().numpy()
-    return (scores, indices) if _C.nearest_pairs(rows, among, scores.numpy(), indices.numpy(), limit, threads) else None
+    among = None if exclude_self or split else database.contiguous().numpy()
+    arrays = queries.contiguous().numpy(), among, scores.numpy(), indices.numpy()
+    return (scores, indices) if _C.nearest_pairs(*arrays, split, limit, threads) else None
 
 
 def search(
