@@ -63,7 +63,6 @@ SALCR_FOR_EACH_ISA void multiply_shorts(const std::int16_t* rows, const std::int
     for (std::int64_t q = 0; q < kPanel; ++q) {
       const std::int16_t* const query = queries + q * length;
       std::int32_t of_a = 0, of_b = 0, of_c = 0, of_e = 0;
-#pragma omp simd reduction(+ : of_a, of_b, of_c, of_e)
       for (std::int64_t d = 0; d < length; ++d) {
         of_a += a[d] * query[d];
         of_b += b[d] * query[d];
