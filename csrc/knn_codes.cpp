@@ -135,6 +135,7 @@ class Reader {
     float unit, lost, upper[kPanel], lower[kPanel];
     std::memcpy(&unit, row(at) + length_, sizeof unit);
     std::memcpy(&lost, row(at) + length_ + sizeof unit, sizeof lost);
+    if (!is_finite(unit) || !(lost >= 0 && is_finite(lost))) return false;
     const float* const thresholds = thresholds_.data() + panel * kPanel;
     int any = 0;
 #pragma omp simd reduction(| : any)

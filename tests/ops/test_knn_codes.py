@@ -119,16 +119,21 @@ def test_codes_of_other_rows_are_seen(generator, screen):
     assert knn_by_codes(queries, 600, database, codes) is None
 
 
-@pytest.mark.parametrize("bits", [0, 0x7F, 0xFF, None])
-def test_bytes_that_are_no_codes_are_read_and_nothing_beyond(generator, screen, bits):
-    """Of any bytes, NaN and Inf among them, comes a list of rows that the database has, or none."""
+@pytest.mark.parametrize("lost", [0, 0.1, 3e38, -0.5, torch.nan, torch.inf, None])
+def test_bytes_that_are_no_codes_are_read_and_nothing_beyond(generator, screen, lost):
+    """Of any bytes comes a list of rows that the database has, with their cosines, or none."""
     queries, database = torch.randn(33, 10, generator=generator), torch.randn(5000, 10, generator=generator).half()
     codes = torch.randint(256, (5000, code_bytes(10)), generator=generator, dtype=torch.uint8)
-    if bits is not None:
-        codes[:, -8:] = bits
+    if lost is not None:
+        codes[::3, -4:] = torch.tensor([float(lost)]).view(torch.uint8)
+    assert knn_by_codes(queries, 4, database, codes) is None
+    codes[:, -8:] = torch.tensor([0, 3.0]).view(torch.uint8)  # bounds that say nothing, and are right
+    codes[::3, -8:-4] = torch.tensor([torch.nan if lost is None else float(lost)]).view(torch.uint8)
     found = knn_by_codes(queries, 4, database, codes)
     if found is not None:
-        assert ((found[1] >= 0) & (found[1] < 5000)).all()
+        exact = ops.knn(queries, 5000, database=database, impl="cpp")
+        assert all(len(set(rows)) == 4 for rows in found[1].tolist())
+        assert torch.equal(found[0], torch.zeros(33, 5000).scatter(1, exact[1], exact[0]).gather(1, found[1]))
 
 
 @pytest.mark.parametrize(
