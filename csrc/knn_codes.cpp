@@ -23,9 +23,10 @@ namespace salcr {
 namespace {
 
 constexpr std::int64_t kMostStrips = 16;      // looked at together where several panels of queries share them
-constexpr std::int64_t kChunk = 40 * kStrip;  // rows that a thread takes at a time, at most
+constexpr std::int64_t kWindow = 40 * kStrip;  // rows whose codes are mapped at a time in each thread
+constexpr std::int64_t kChunk = 8 * kWindow;  // rows that a thread takes at a time, at most
 constexpr std::int64_t kHeld = 4096;          // rows that wait for a query's score in each thread, at most
-constexpr std::int64_t kScored = 64;          // rows that are scored before their pages are let go of
+constexpr std::int64_t kScored = 16;          // rows that are scored before their pages are let go of
 
 struct Held {
   float lower, upper;  // of the cosine
@@ -254,9 +255,13 @@ bool nearest_coded(const float* queries, std::int64_t count, const HalfRows& row
     auto& reader = readers[thread];
     if (!reader)
       reader = std::make_unique<Reader>(coded, count, codes, rows.width, k, Scorer(queries, count, rows, mapped, k));
-    if (codes_mapped) advise(Pages::kMap, codes + begin * stride, (end - begin) * stride);
-    if (!reader->read(begin, end)) within = false;
-    if (codes_mapped) advise(Pages::kUnmap, codes + begin * stride, (end - begin) * stride);
+    for (std::int64_t at = begin; at < end; at += kWindow) {
+      const std::int64_t stop = std::min(end, at + kWindow), before = std::max(begin, at - kWindow);
+      if (codes_mapped) advise(Pages::kMap, codes + at * stride, (stop - at) * stride);
+      if (!reader->read(at, stop)) within = false;
+      // The system maps pages around those that are asked for: some of the window before are back.
+      if (codes_mapped) advise(Pages::kUnmap, codes + before * stride, (stop - before) * stride);
+    }
   });
   const TopK<float>& lower = joined(readers, count, [](Reader& reader) -> auto& { return reader.lower(); });
   const auto best = [](Reader& reader) -> auto& { return reader.scorer().best(); };

@@ -25,7 +25,7 @@ LEAST_BYTES = 1 << 28
 """Features of fewer are read as they are: a search takes less than a tenth of a second."""
 WIDEST = 1 << 16
 """Elements of a feature, at most."""
-BLOCK_BYTES = 1 << 26
+BLOCK_BYTES = 1 << 24
 """Features in float32 that are in memory at a time while codes are made."""
 PIECE = 1 << 22  # bytes that are read at a time
 ANEW = "`salcr index --append` makes it anew"

@@ -28,7 +28,7 @@ def nearest(storage: Storage, queries: torch.Tensor, top: int) -> Found:
     of its features is in memory: on the CPU those in float16, or their codes where it has some, are read once from the
     file, in one search, and others are copied and searched block by block.
     """
-    features = _mapped(storage.shared_features())
+    features = mapped(storage.shared_features())
     if reads_in_place(queries, features):
         found = _by_codes(storage, queries, top, features)
         return ops.knn(queries, top, database=features) if found is None else found
@@ -90,13 +90,14 @@ def _by_codes(storage: Storage, queries: torch.Tensor, top: int, features: torch
     codes = read_codes(storage) if FEW * top <= len(features) else None
     if codes is None:
         return None
-    found = knn_by_codes(queries, top, features, _mapped(codes))
+    found = knn_by_codes(queries, top, features, mapped(codes))
     if found is None:
         warn_of_damage(storage, "features that it picks are not those it is of")
     return found
 
 
-def _mapped(array: np.ndarray) -> torch.Tensor:
+def mapped(array: np.ndarray) -> torch.Tensor:
+    """A tensor of an array that is mapped read-only."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # and nobody writes to it
         return torch.from_numpy(array)
