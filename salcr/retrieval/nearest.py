@@ -30,8 +30,7 @@ def nearest(storage: Storage, queries: torch.Tensor, top: int) -> Found:
     """
     features = mapped(storage.shared_features())
     if reads_in_place(queries, features):
-        found = _by_codes(storage, queries, top, features)
-        return ops.knn(queries, top, database=features) if found is None else found
+        return _by_codes(storage, queries, top, features) or ops.knn(queries, top, database=features)
     block = max(1, BLOCK_BYTES // (4 * storage.manifest.dimension))
     values = queries.new_empty(len(queries), 0)
     indices = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)

@@ -10,7 +10,7 @@ import torch
 import salcr
 from salcr import ops
 from salcr.ops.knn import code_bytes, code_rows
-from salcr.retrieval import Index, codes, kept, nearest
+from salcr.retrieval import Index, build_index, codes, kept, nearest
 from salcr.retrieval.codes import keep_codes, read_codes
 from salcr.retrieval.storage import Manifest, Storage, locked
 
@@ -80,6 +80,19 @@ def test_codes_are_read_in_place_of_features(folder, log, generator):
     index.verify()
     keep_codes(Storage(folder))
     assert said(log) == ""
+
+
+def test_an_index_of_pictures_gets_codes_and_so_does_one_that_has_none(pictures, checkpoint, tmp_path, log):
+    out = tmp_path / "index"
+    build_index([pictures / "day"], checkpoint, out, device="cpu")
+    assert read_codes(Storage(out)).shape == (len(Index.open(out)), code_bytes(Index.open(out).features.shape[1]))
+    build_index([pictures], checkpoint, out, append=True, device="cpu")
+    assert len(read_codes(Storage(out))) == len(Index.open(out)) == 12
+    for name in ("codes.bin", "codes.json"):
+        (out / name).unlink()
+    build_index([pictures], checkpoint, out, append=True, device="cpu")
+    assert len(read_codes(Storage(out))) == 12
+    Index.open(out).verify()
 
 
 def test_small_indices_and_those_of_float32_have_none(tmp_path, log, monkeypatch, generator):
