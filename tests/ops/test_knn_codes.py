@@ -1,5 +1,7 @@
 """Search in a database in float16 by codes of its rows: what the search without them finds, to the bit."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -186,7 +188,7 @@ def test_codes_that_cannot_be_written_are_refused():
 
 
 def test_mapped_files_are_as_they_were(tmp_path, generator, screen):
-    """Pages of both files are let go of while they are read, and come back."""
+    """Pages of both files are let go of as they have been read, those around them too, and come back."""
     rows, width = 40_000, 2048  # whose codes are large enough for that
     files = {}
     for name, dtype, columns in (("rows", np.float16, width), ("codes", np.uint8, code_bytes(width))):
@@ -200,4 +202,16 @@ def test_mapped_files_are_as_they_were(tmp_path, generator, screen):
     database, codes = torch.from_numpy(files["rows"]), torch.from_numpy(files["codes"])
     for _ in range(2):
         assert knn_by_codes(some.float(), 1, database, codes)[1].flatten().tolist() == near.tolist()
+        assert resident(tmp_path) < 3 << 20
     assert torch.equal(database[near], some) and not codes[8:20_000].any()
+
+
+def resident(folder):
+    """Bytes of this process's memory that are mapped pages of files in ``folder``."""
+    total, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if not line.partition(" ")[0].endswith(":"):
+            inside = str(folder) in line
+        elif inside and line.startswith("Rss:"):
+            total += int(line.split()[1]) << 10
+    return total
