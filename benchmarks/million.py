@@ -88,7 +88,7 @@ def by_products(storage: Storage, queries: torch.Tensor) -> Sequence[torch.Tenso
         some = torch.from_numpy(storage.features(start, min(start + BLOCK, storage.manifest.rows))).double()
         scores[:, start : start + len(some)] = queries @ F.normalize(some, dim=1).T
     values, indices = scores.sort(dim=1, descending=True, stable=True)
-    return values[:, :TOP], indices[:, :TOP]
+    return values[:, :TOP].clone(), indices[:, :TOP].clone()  # and let go of the rest
 
 
 if __name__ == "__main__":
