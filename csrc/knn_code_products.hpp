@@ -26,18 +26,17 @@ class CodedQueries {
   CodedQueries(const float* queries, std::int64_t count, std::int64_t width, bool vnni, int threads);
 
   struct Panel {
-    float unit[kPanel];   // what a code counts
-    float error[kPanel];  // what rounding took from the query
-    float grows[kPanel];  // its norm and that: times the row's error
+    float unit[kPanel];          // what a code counts
+    float error[kPanel];         // what rounding took from the query
+    float grows[kPanel];         // its norm and that: times the row's error
     std::int32_t shift[kPanel];  // what the 128 in the codes of rows add to its products
   };
 
   std::int64_t panels() const { return static_cast<std::int64_t>(panels_.size()); }
   const Panel& panel(std::int64_t at) const { return panels_[at]; }
 
-  // Writes products [kStrip][kPanel] of kStrip rows with a panel; `ahead` is memory of which a strip is needed next, or null.
-  // `memory` holds scratch() numbers of the thread's, in which a strip may stay from one panel to the next: `fresh` says whether
-  // it is another one.
+  // Writes products [kStrip][kPanel] of kStrip rows with a panel; `ahead` is where a strip is needed next, or null. A strip stays
+  // in `memory`, scratch() numbers, from one panel to the next; `fresh`: it is another one.
   void multiply(const std::uint8_t* strip, std::int64_t panel, const std::uint8_t* ahead, bool fresh,
                 std::int16_t* memory, std::int32_t* products) const;
 

@@ -22,11 +22,11 @@
 namespace salcr {
 namespace {
 
-constexpr std::int64_t kMostStrips = 16;      // looked at together where several panels of queries share them
+constexpr std::int64_t kMostStrips = 16;       // looked at together where several panels of queries share them
 constexpr std::int64_t kWindow = 40 * kStrip;  // rows whose codes are mapped at a time in each thread
-constexpr std::int64_t kChunk = 8 * kWindow;  // rows that a thread takes at a time, at most
-constexpr std::int64_t kHeld = 4096;          // rows that wait for a query's score in each thread, at most
-constexpr std::int64_t kScored = 16;          // rows that are scored before their pages are let go of
+constexpr std::int64_t kChunk = 8 * kWindow;   // rows that a thread takes at a time, at most
+constexpr std::int64_t kHeld = 4096;           // rows that wait for a query's score in each thread, at most
+constexpr std::int64_t kScored = 16;           // rows that are scored before their pages are let go of
 
 struct Held {
   float lower, upper;  // of the cosine
@@ -131,6 +131,7 @@ class Reader {
     return last_.data();
   }
 
+  // Holds a row for the panel's queries that it may be near to. False: its code, or what was scored to make room, is wrong.
   bool look(std::int64_t at, std::int64_t panel, const std::int32_t* products) {
     const CodedQueries::Panel& its = queries_.panel(panel);
     float unit, lost, upper[kPanel], lower[kPanel];
@@ -150,12 +151,12 @@ class Reader {
     if (!any) return within;
     const std::int64_t first = panel * kPanel, most = std::min(kPanel, lower_.rows() - first);
     for (std::int64_t q = 0; q < most; ++q)
-      if (!(upper[q] < thresholds[q])) within &= hold(first + q, {lower[q], upper[q], static_cast<std::int32_t>(at),
-                                                                 static_cast<std::int32_t>(first + q)});
+      if (!(upper[q] < thresholds[q])) within &= hold({lower[q], upper[q], static_cast<int>(at), static_cast<int>(first + q)});
     return within;
   }
 
-  bool hold(std::int64_t query, const Held& held) {
+  bool hold(const Held& held) {
+    const std::int64_t query = held.query;
     if (held.lower > lower_.threshold(query)) lower_.push(query, held.lower, held.row);
     raise(query, lower_.threshold(query));
     std::vector<Held>& some = held_[query];
