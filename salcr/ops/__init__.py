@@ -31,7 +31,13 @@ from salcr.ops.knn import knn
 from salcr.ops.pooling import gem_pool, part_attention, part_prototypes, semantic_parts, semantic_pool
 from salcr.ops.propagation import propagate_features
 from salcr.ops.ranking import RankingResult, evaluate_ranking
-from salcr.ops.reranking import affinity_inference, rerank_cross_modality, rerank_distances, rerank_k_reciprocal
+from salcr.ops.reranking import (
+    affinity_inference,
+    rerank_cross_modality,
+    rerank_distances,
+    rerank_gnn,
+    rerank_k_reciprocal,
+)
 from salcr.ops.sinkhorn import sinkhorn
 
 __all__ = [
@@ -62,6 +68,7 @@ __all__ = [
     "propagate_features",
     "rerank_cross_modality",
     "rerank_distances",
+    "rerank_gnn",
     "rerank_k_reciprocal",
     "semantic_parts",
     "semantic_pool",
