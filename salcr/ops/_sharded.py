@@ -18,7 +18,7 @@ from salcr.ops._dispatch import BackendError, check_impl, missing, pick
 from salcr.ops._group import Shards, join
 from salcr.ops.backends.cpp import jaccard as _rows
 from salcr.ops.backends.cpp.jaccard import SparseBlock
-from salcr.ops.jaccard import Neighbors, check_neighbors, set_sizes
+from salcr.ops.jaccard import Neighbors, check_lists, check_neighbors, set_sizes
 
 PIECE_BYTES = 2**25  # of features that travel at a time
 PIECES_ON_GPU = 8  # times as large: a search reads k candidates of every piece again
@@ -92,7 +92,8 @@ def labels_of_shard(
     def check_rows():
         check_lengths("features", features, shards.own.start)
         if neighbors is not None and len(features):
-            check_neighbors(neighbors, features, k1, first=shards.own.start, total=shards.total)
+            check_neighbors(neighbors, features, k1)
+            check_lists(*neighbors, features, first=shards.own.start, total=shards.total)
 
     shards.agree(check_rows)
     largest = float(np.float32(min(eps, 1)))
