@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from salcr.nn import HybridMemory
+from salcr.reference.published.cluster_memory import hybrid_memory_loss
 
 D = 7
 LABELS = torch.tensor([4, -1, 0, 4, -1, 0, 0, 4, -1, 2])  # clusters 0, 2 and 4; images 1, 4 and 8 are in none
@@ -70,6 +71,21 @@ def test_many_steps_follow_the_published_ones(generator, momentum):
         for image, mean in enumerate(memory.centroids[memory.classes]):
             some = next(some for some in members(LABELS) if image in some)
             torch.testing.assert_close(mean, rows[some].mean(0))
+
+
+def test_published_code_does_the_same_in_one_backward(generator):
+    rows, labels, indices = (
+        F.normalize(draw(generator, 10, D)),
+        torch.tensor([0, 1, 2, 0, 3, 2, 2, 0, 4, 5]),
+        torch.arange(5),
+    )
+    features = draw(generator, 5, D).requires_grad_()
+    memory, loss = HybridMemory(rows, labels), hybrid_memory_loss(rows, labels, features, indices)
+    ours = memory.contrast(features, indices)
+    torch.testing.assert_close(ours, loss)
+    torch.testing.assert_close(*(torch.autograd.grad(x, features)[0] for x in (ours, loss)))
+    memory.update_(features, indices)
+    torch.testing.assert_close(memory.rows, rows)
 
 
 def test_the_order_of_samples_is_their_own_unless_given(generator):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from salcr import ops
+from salcr import _C, ops
 
 OPERATORS = [ops.rerank_k_reciprocal, ops.rerank_gnn, ops.rerank_cross_modality, ops.affinity_inference]
 
@@ -98,6 +98,14 @@ def test_gnn_is_the_formula(generator, monkeypatch, impl, k1, k2, power):
     torch.testing.assert_close(got, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-12)
     single = ops.rerank_gnn(query.float(), gallery.float(), k1=k1, k2=k2, power=power, impl=impl)
     torch.testing.assert_close(single.double(), got, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("spoilt", "message"), [("rank", "rank out of range"), ("shape", "shapes do not fit")])
+def test_the_extension_reads_nothing_out_of_range(spoilt, message):
+    ranks, weights = np.tile(np.arange(3, dtype=np.int32), (5, 1)), np.ones((5, 2), np.float32)
+    ranks[4, 2] = 5 if spoilt == "rank" else 3
+    with pytest.raises(ValueError, match=message):
+        _C.graph_cosines(ranks, weights, np.empty((2, 3 if spoilt == "rank" else 4), np.float32), 1)
 
 
 def blocks(distances, queries):
