@@ -24,7 +24,7 @@ class ClusterMemory(nn.Module):
 
     def __init__(self, rows: torch.Tensor, *, momentum: float = MOMENTUM, temperature: float = TEMPERATURE) -> None:
         super().__init__()
-        self.register_buffer("rows", _unit_rows(rows.detach()))
+        self.register_buffer("rows", unit_rows(rows.detach()))
         self.momentum, self.temperature = momentum, temperature
 
     def contrast(self, features: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -91,7 +91,7 @@ class InstanceMemory(nn.Module):
 
     def __init__(self, rows: torch.Tensor, *, k: int = NEIGHBORS, temperature: float = TEMPERATURE) -> None:
         super().__init__()
-        self.register_buffer("rows", _unit_rows(rows.detach()))
+        self.register_buffer("rows", unit_rows(rows.detach()))
         self.k, self.temperature = k, temperature
 
     def neighbors(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -122,7 +122,7 @@ class InstanceMemory(nn.Module):
         return (weights * torch.stack(each)).mean()
 
 
-def _unit_rows(rows: torch.Tensor) -> torch.Tensor:
+def unit_rows(rows: torch.Tensor) -> torch.Tensor:
     """NaN where a row is too long to square: ``normalize`` alone would make it zero."""
     length = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
     return torch.where(length.isfinite(), F.normalize(rows, dim=-1), torch.nan)

@@ -18,7 +18,7 @@ from salcr.ops._group import Shards, join
 from salcr.ops._sharded_search import no_lists, pieces, search, unit
 from salcr.ops.backends.cpp import jaccard as _rows
 from salcr.ops.backends.cpp.jaccard import SparseBlock
-from salcr.ops.jaccard import Neighbors, check_neighbors, set_sizes
+from salcr.ops.jaccard import Neighbors, check_lists, check_neighbors, set_sizes
 
 PIECE_ROWS = 2**15  # of encodings
 PAIRS = 2**13  # whose features are gathered at a time
@@ -90,7 +90,8 @@ def labels_of_shard(
     def check_rows():
         check_lengths("features", features, shards.own.start)
         if neighbors is not None and len(features):
-            check_neighbors(neighbors, features, k1, first=shards.own.start, total=shards.total)
+            check_neighbors(neighbors, features, k1)
+            check_lists(*neighbors, features, first=shards.own.start, total=shards.total)
 
     shards.agree(check_rows)
     largest = float(np.float32(min(eps, 1)))

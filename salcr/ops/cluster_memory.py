@@ -18,7 +18,7 @@ from salcr.ops._parts import (
     lse_dtype,
     per_row,
 )
-from salcr.ops._register import apply, first_derivative, register
+from salcr.ops._register import Differentiable, apply, first_derivative, register
 from salcr.ops.backends.cpp import cluster_memory as _cpp
 from salcr.ops.backends.eager import cluster_memory as _eager
 from salcr.ops.backends.reference import cluster_memory as _formula
@@ -144,7 +144,7 @@ def cluster_contrast_sum(
     return apply(_ClusterContrastSum, features, temperature, checked[0], len(memories), *memories, *targets)[0]
 
 
-class _ClusterContrast(torch.autograd.Function):
+class _ClusterContrast(Differentiable):
     """Loss and LSE."""
 
     @staticmethod
@@ -169,7 +169,7 @@ class _ClusterContrast(torch.autograd.Function):
         return first_derivative("cluster_contrast", _formula.contrast_backward, arguments), *[None] * 7
 
 
-class _ClusterContrastSum(torch.autograd.Function):
+class _ClusterContrastSum(Differentiable):
     """Loss, and the LSE of each memory."""
 
     @staticmethod
