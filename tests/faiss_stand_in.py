@@ -75,6 +75,15 @@ class StandardGpuResources:
         self.stream = device, stream
 
 
+def index_cpu_to_gpu(resources, device, index):
+    """Cells with the same rows, of which it is told where they are."""
+    assert isinstance(resources, StandardGpuResources)
+    copy = GpuIndexIVFFlat.__new__(GpuIndexIVFFlat)
+    copy.__dict__.update(vars(index), told=[("device", device)])
+    calls.append(copy)
+    return copy
+
+
 def _at(place, *shape):
     kind, address = place
     type_ = {"float": ctypes.c_float, "idx_t": ctypes.c_int64}[kind]
@@ -132,6 +141,7 @@ def make(*, gpus: int = 0) -> types.ModuleType:
             StandardGpuResources=StandardGpuResources,
             GpuIndexIVFFlatConfig=types.SimpleNamespace,
             GpuIndexIVFFlat=GpuIndexIVFFlat,
+            index_cpu_to_gpu=index_cpu_to_gpu,
             cast_integer_to_float_ptr=lambda address: ("float", address),
             cast_integer_to_idx_t_ptr=lambda address: ("idx_t", address),
             cast_integer_to_cudastream_t=lambda handle: ("stream", handle),

@@ -16,6 +16,7 @@ from salcr.ops.backends.cpp.knn import code_bytes as code_bytes  # for whoever k
 from salcr.ops.backends.cpp.knn import knn as _cpp_knn
 from salcr.ops.backends.cpp.knn import reads_in_place as _reads_in_place
 from salcr.ops.backends.eager.knn import knn as _eager_knn
+from salcr.ops.backends.faiss import knn as _faiss
 from salcr.ops.backends.faiss.knn import knn as _faiss_knn
 from salcr.ops.backends.triton.knn import knn as _triton_knn
 
@@ -103,6 +104,11 @@ def knn(
 def reads_in_place(queries: torch.Tensor, database: torch.Tensor) -> bool:
     """Whether an exact search by cosine takes no copy of ``database`` here, however large it is."""
     return pick("knn", check_impl("auto"), queries) is _cpp_knn and _reads_in_place(queries.dtype, database, "cosine")
+
+
+def searches_on(device: torch.device, k: int) -> bool:
+    """Whether faiss, which has to be installed, searches for ``k`` neighbours on ``device``: a GPU, built for it."""
+    return _faiss.stays(device, k)
 
 
 def code_rows(rows: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,7 @@ import math
 import time
 import zlib
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from salcr import ops
+from salcr.ops.knn import searches_on
 from salcr.retrieval.kept import Kept, blocks, read_about, replaced, write_about
 from salcr.retrieval.nearest import Found, nearest
 from salcr.retrieval.storage import Storage, locked
@@ -61,6 +63,7 @@ class Cells:
     def __init__(self, storage: Storage, index: Any, recall: float | None = None) -> None:
         index.nprobe = -(-index.nlist // PROBED)
         self._storage, self._index = storage, index
+        self._copies: dict[torch.device, Any] = {}
         self.recall = self._own_recall() if recall is None else recall
 
     def nearest(self, queries: torch.Tensor, top: int) -> tuple[Found, float]:
@@ -80,8 +83,9 @@ class Cells:
 
         faiss.omp_set_num_threads(torch.get_num_threads())
         rows = self._storage.manifest.rows
-        asked = F.normalize(queries.to("cpu", torch.float32), dim=1)
-        _, candidates = self._index.search(asked.numpy(), min(CANDIDATES * top, rows))
+        asked, wanted = F.normalize(queries.to("cpu", torch.float32), dim=1), min(CANDIDATES * top, rows)
+        index = self._copy_on(queries.device) if searches_on(queries.device, wanted) else self._index
+        _, candidates = index.search(asked.numpy(), wanted)
         features = self._storage.features(0, rows)
         scores, places = [], []
         for query, near in zip(queries, candidates, strict=True):
@@ -95,6 +99,19 @@ class Cells:
             scores.append(found)
             places.append(at)
         return torch.cat(scores), torch.cat(places)
+
+    def _copy_on(self, device: torch.device) -> Any:
+        """The cells in the memory of a GPU, where they stay; as they lie where it has no room."""
+        if device not in self._copies:
+            faiss: Any = import_module("faiss")  # faiss-cpu has no such names
+            resources = faiss.StandardGpuResources()
+            try:
+                copy = faiss.index_cpu_to_gpu(resources, torch.empty(0, device=device).get_device(), self._index)
+            except RuntimeError as error:
+                logger.warning("cells are searched on the CPU: %s", " ".join(str(error).split()))
+                copy = self._index
+            self._copies[device] = copy, resources  # which it needs as long
+        return self._copies[device][0]
 
     def _own_recall(self) -> float:
         """For images of the index as queries, which need not find themselves."""

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from salcr.ops.backends.faiss import knn as backend
 from salcr.retrieval import Index, cells
 from salcr.retrieval.cells import open_cells
 from salcr.retrieval.storage import Manifest, Storage, locked
@@ -111,6 +112,32 @@ def test_few_queries_are_told_the_recall_on_images_of_the_index(folder, monkeypa
     assert kept.recall == pytest.approx(np.mean(hits)) and 0.5 < kept.recall <= 1
     monkeypatch.setattr(cells, "nearest", None)  # a search of few queries makes no exact one beside it
     assert kept.nearest(queries[:3], 5)[1] == kept.recall
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_build_for_gpus_is_given_the_cells_once(folder, log, monkeypatch, full):
+    """The GPU is the host's memory."""
+    module = faiss_stand_in.make(gpus=1)
+    monkeypatch.setitem(sys.modules, "faiss", module)
+    kept = open_cells(Storage(folder))
+    expected = kept.nearest(torch.eye(WIDTH), 5)
+    monkeypatch.setattr(backend, "stays", lambda device, k: k <= 40)
+    copies = []
+
+    def copy(resources, device, index):
+        copies.append(device)
+        if full:
+            raise RuntimeError("Error in faiss:\n out of memory")
+        return faiss_stand_in.index_cpu_to_gpu(resources, device, index)
+
+    monkeypatch.setattr(module, "index_cpu_to_gpu", copy)
+    said(log)
+    for _ in range(2):
+        found = kept.nearest(torch.eye(WIDTH), 5)
+        assert torch.equal(found[0][1], expected[0][1]) and found[1] == expected[1]
+    assert kept.nearest(torch.eye(WIDTH), 11)[0][1].shape == (WIDTH, 11)  # too many for a GPU
+    assert copies == [-1] and len(faiss_stand_in.calls) == (0 if full else 1)
+    assert said(log).count("cells are searched on the CPU: Error in faiss: out of memory") == full
 
 
 def test_where_cells_hold_too_few_all_features_are_searched(folder):
