@@ -10,9 +10,10 @@
 // 3. every row still free: Dijkstra's search to the nearest column with room. A column of several rows expands all of them.
 //
 // A pass over the matrix is what an easy problem costs: one for column reduction, one for the first bids, and a row again whenever
-// it is swept. Up to kSwept columns a row stays in L1, and nothing is faster than to sweep it. Beyond, as soon as rows contend
-// for columns, the sweep of a row leaves a list of its best columns (candidates.hpp), which answers for it later
-// (assignment_lists.hpp). Searches that lists do not serve (rank-one costs, points on a line) sweep too (assignment_dense.hpp).
+// it is swept. Up to kSwept columns a row stays in L1, and nothing is faster than to sweep it; nor where few rows share many columns.
+// Else, as soon as rows contend for columns, the sweep of a row leaves a list of its best columns (candidates.hpp), which answers
+// for it later (assignment_lists.hpp). Searches that lists do not serve (rank-one costs, points on a line) sweep too
+// (assignment_dense.hpp).
 
 #include "assignment.hpp"
 
@@ -31,6 +32,7 @@ namespace {
 
 constexpr std::int32_t kNone = Matching::kNone;
 constexpr std::int64_t kSwept = 768;
+constexpr std::int64_t kSearched = 128;  // up to so many columns, searches among ties cost no more than a matching over them
 constexpr std::int64_t kContests = 16;  // bids that free a row, until rows make lists
 constexpr std::int64_t kWorth = 8;      // a search sweeps more than 1 / kWorth of all rows: what the bids that spare it may cost
 
@@ -45,7 +47,7 @@ class Solver {
         prices_(all_prices_.data()),
         matching_(costs.rows, costs.cols, capacity),
         sweeping_(costs, prices_, matching_) {
-    if (costs.cols > kSwept) listing_.emplace(costs, prices_, matching_), bid_once_.resize(costs.rows);
+    if (costs.cols > kSwept && 2 * costs.rows > costs.cols) listing_.emplace(costs, prices_, matching_), bid_once_.resize(costs.rows);
   }
 
   // False if forbidden pairs leave no assignment, or an entry is NaN or -inf.
@@ -93,7 +95,8 @@ class Solver {
     std::fill(prices_ + costs_.cols, prices_ + all_prices_.size(), 0.0);
     std::vector<char> served(costs_.rows, 0);
     for (std::int64_t j = 0; j < costs_.cols; ++j) served[cheapest[j]] = 1;
-    if (listing_ && 4 * std::count(served.begin(), served.end(), 1) < 3 * costs_.rows) return true;
+    served_ = std::count(served.begin(), served.end(), 1);
+    if (listing_ && 4 * served_ < 3 * costs_.rows) return true;
     for (std::int64_t j = costs_.cols; j-- > 0;)
       if (const std::int64_t i = cheapest[j]; matching_.column[i] == kNone) matching_.attach(i, j, costs_(i, j));
     return true;
@@ -102,11 +105,12 @@ class Solver {
   // Bids until a round places too few rows for what it costs; `free` are those without a column. False as solve().
   bool reduce_rows(std::vector<std::int32_t>& free) {
     if (!bid_round(free, !square_)) return false;
-    if (square_ && 4 * free.size() > 3 * matching_.column.size()) {
+    const auto left = static_cast<std::int64_t>(free.size());
+    if (square_ && (4 * left > 3 * costs_.rows || (4 * left > costs_.rows && 4 * served_ < costs_.rows && tied_ == 0))) {
       if (!start_again()) return false;
       bid_round(free = free_rows());
     }
-    if (tied_ > 0 && 2 * tied_ >= static_cast<std::int64_t>(free.size()))
+    if (costs_.cols > kSearched && tied_ > 0 && 2 * tied_ >= static_cast<std::int64_t>(free.size()))
       free = TightEdges<Real>(costs_, prices_, matching_).match(free);
     while (!free.empty()) {
       const auto before = static_cast<std::int64_t>(free.size()), bids = bids_;
@@ -224,6 +228,7 @@ class Solver {
   std::optional<ListSearch<Real>> listing_;
   std::vector<char> bid_once_;  // rows, where there are lists
   std::int64_t bids_ = 0, contests_ = 0, tied_ = 0;  // bids, those that freed a row, those that tied and did, of this round
+  std::int64_t served_ = 0;  // rows that have a column minimum
   bool too_long_ = false;  // a search over lists was
 };
 
