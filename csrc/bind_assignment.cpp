@@ -4,6 +4,7 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -113,10 +114,14 @@ void bind(py::module_& m) {
         require(threads >= 1, "linear_assignment: no threads");
         const bool batched = costs.ndim() == 3;
         auto first = like_batch<std::int64_t>(batched, problems, size), second = like_batch<std::int64_t>(batched, problems, size);
-        auto row_duals = like_batch<double>(batched, problems, return_duals ? rows : 0);
-        auto col_duals = like_batch<double>(batched, problems, return_duals ? cols : 0);
+        std::optional<Array<double>> row_duals, col_duals;
+        if (return_duals) {
+          row_duals = like_batch<double>(batched, problems, rows);
+          col_duals = like_batch<double>(batched, problems, cols);
+        }
         std::int64_t *const all_ours = first.mutable_data(), *const all_theirs = second.mutable_data();
-        double *const u = row_duals.mutable_data(), *const v = col_duals.mutable_data();
+        double* const u = row_duals ? row_duals->mutable_data() : nullptr;
+        double* const v = col_duals ? col_duals->mutable_data() : nullptr;
         const bool turned = rows > cols || (rows == cols && batch.col_stride != 1);
         if (turned) batch.transpose();
         const bool solved = all_solved(problems, threads, [&](std::int64_t p) {
@@ -142,7 +147,7 @@ void bind(py::module_& m) {
         if (maximize)
           for (const auto& [duals, length] : {std::pair(u, problems * rows), std::pair(v, problems * cols)})
             std::transform(duals, duals + length, duals, std::negate<>());
-        return py::make_tuple(std::move(first), std::move(second), std::move(row_duals), std::move(col_duals));
+        return py::make_tuple(std::move(first), std::move(second), *std::move(row_duals), *std::move(col_duals));
       },
       py::arg("costs").noconvert(), py::arg("maximize"), py::arg("return_duals"), py::arg("threads"));
 }
