@@ -1,5 +1,6 @@
-// Eight doubles, or integers as wide, at a time: one register with AVX-512, two with AVX2. GCC and Clang compute with such types
-// as with numbers; loops of this kind that it vectorises by itself, GCC fills with branches around masked stores.
+// Four doubles, or integers as wide, at a time: one register of AVX2. Eight would be one of AVX-512, but for machines without it
+// GCC takes such vectors apart. GCC and Clang compute with these types as with numbers; loops of this kind that it vectorises by
+// itself, GCC fills with branches around masked stores.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -12,13 +13,13 @@
 namespace salcr {
 namespace {
 
-constexpr std::int64_t kLanes = 8;
+constexpr std::int64_t kLanes = 4;
 
-using Doubles = double __attribute__((vector_size(64)));
-using Longs = std::int64_t __attribute__((vector_size(64)));
-using Floats = float __attribute__((vector_size(32)));
+using Doubles = double __attribute__((vector_size(32)));
+using Longs = std::int64_t __attribute__((vector_size(32)));
+using Floats = float __attribute__((vector_size(16)));
 
-constexpr Longs kLane = {0, 1, 2, 3, 4, 5, 6, 7};
+constexpr Longs kLane = {0, 1, 2, 3};
 
 constexpr std::int64_t padded(std::int64_t count) { return (count + kLanes - 1) / kLanes * kLanes; }
 
@@ -37,7 +38,7 @@ template <typename Lanes>
 [[gnu::always_inline]] inline Doubles costs_from(const double* from) { return load<Doubles>(from); }
 [[gnu::always_inline]] inline Doubles costs_from(const float* from) { return __builtin_convertvector(load<Floats>(from), Doubles); }
 
-// Calls see(costs, j) for the columns j to j + 7 of the row, all others infinite: arrays as long as the row have to be padded.
+// Calls see(costs, j) for the columns j to j + 3 of the row, all others infinite: arrays as long as the row have to be padded.
 template <typename Real, typename See>
 [[gnu::always_inline]] inline void by_lanes(const Real* row, std::int64_t cols, double sign, See&& see) {
   const std::int64_t whole = cols / kLanes * kLanes;
