@@ -32,7 +32,7 @@ inline std::int64_t find_by_blocks(std::int64_t begin, std::int64_t end, Is&& is
 template <typename Real>
 SALCR_FOR_EACH_ISA bool is_legal(Row<Real> row) {
   Longs bad = {};
-  by_lanes(row.cost, row.cols, row.sign, [&](const Doubles& cost, std::int64_t) { bad |= ~(cost > -kInfinity); });
+  by_lanes(row.cost, row.cols, row.sign, [&](const Doubles& cost, std::int64_t, int) { bad |= ~(cost > -kInfinity); });
   return !any(bad);
 }
 
@@ -40,7 +40,7 @@ template <typename Real>
 SALCR_FOR_EACH_ISA bool lower_minima(const Costs<Real>& costs, std::int64_t i, double shift, double* minima,
                                      std::int64_t* cheapest) {
   Longs bad = {};
-  by_lanes(costs.row(i), costs.cols, costs.sign, [&](const Doubles& cost, std::int64_t j) {
+  by_lanes(costs.row(i), costs.cols, costs.sign, [&](const Doubles& cost, std::int64_t j, int) {
     const Doubles x = cost - shift, before = load<Doubles>(minima + j);
     const Longs lower = x < before;
     bad |= ~(x > -kInfinity);
@@ -52,19 +52,27 @@ SALCR_FOR_EACH_ISA bool lower_minima(const Costs<Real>& costs, std::int64_t i, d
 
 template <typename Real>
 SALCR_FOR_EACH_ISA TwoLeast two_least(Row<Real> row) {
-  Doubles least = kInfinity + Doubles{}, second = least;
-  Longs column = {};
-  const auto see = [&](const Doubles& x, const Longs& j) {
+  const Doubles none = kInfinity + Doubles{};
+  struct {
+    Doubles least, second;
+    Longs column;
+  } parts[2] = {{none, none, {}}, {none, none, {}}};
+  const auto see = [&](const Doubles& x, const Longs& j, int part) {
+    auto& [least, second, column] = parts[part];
     const Doubles other = x > least ? x : least;
-    second = other < second ? other : second;
+    second = least_of(other, second);
     column = x < least ? j : column;
-    least = x < least ? x : least;
+    least = least_of(x, least);
   };
-  by_lanes(row.cost, row.cols, row.sign,
-           [&](const Doubles& cost, std::int64_t j) { see(cost - load<Doubles>(row.prices + j), j + kLane); });
+  by_lanes(row.cost, row.cols, row.sign, [&](const Doubles& cost, std::int64_t j, int part) {
+    see(cost - load<Doubles>(row.prices + j), j + kLane, part);
+  });
+  auto& [least, second, column] = parts[0];
+  second = least_of(second, parts[1].second);
+  see(parts[1].least, parts[1].column, 0);
   for (int by = kLanes / 2; by > 0; by /= 2) {
     second = least_of(second, turned(second, by));
-    see(turned(least, by), turned(column, by));
+    see(turned(least, by), turned(column, by), 0);
   }
   return {least[0], second[0], column[0]};
 }
@@ -90,25 +98,31 @@ SALCR_FOR_EACH_ISA void mark_equal(Row<Real> row, double value, std::uint64_t* b
 template <typename Real>
 SALCR_FOR_EACH_ISA Nearest relax(Row<Real> row, double offset, std::int64_t from, const std::int64_t* room, double* distance,
                                  std::int64_t* source) {
-  Doubles least = kInfinity + Doubles{}, with_room = least;
-  Longs column = {};
-  by_lanes(row.cost, row.cols, row.sign, [&](const Doubles& cost, std::int64_t j) {
+  const Doubles none = kInfinity + Doubles{};
+  struct {
+    Doubles least, with_room;
+    Longs column;
+  } parts[2] = {{none, none, {}}, {none, none, {}}};
+  by_lanes(row.cost, row.cols, row.sign, [&](const Doubles& cost, std::int64_t j, int part) {
+    auto& [least, with_room, column] = parts[part];
     const Doubles x = offset + (cost - load<Doubles>(row.prices + j)), before = load<Doubles>(distance + j);
     const Longs nearer = x < before;
     const Doubles now = nearer ? x : before;
     store(distance + j, now);
     store(source + j, nearer ? from + Longs{} : load<Longs>(source + j));
-    const Doubles open = now > -kInfinity ? now : kInfinity + Doubles{};
+    const Doubles open = now > -kInfinity ? now : none;
     column = open < least ? j + kLane : column;
     least = least_of(open, least);
-    with_room = least_of(load<Longs>(room + j) > 0 ? now : kInfinity + Doubles{}, with_room);
+    with_room = least_of(load<Longs>(room + j) > 0 ? now : none, with_room);
   });
-  for (int by = kLanes / 2; by > 0; by /= 2) {
-    const Doubles other = turned(least, by);
-    column = other < least ? turned(column, by) : column;
+  auto& [least, with_room, column] = parts[0];
+  const auto merge = [&](const Doubles& other, const Doubles& other_with_room, const Longs& there) {
+    column = other < least ? there : column;
     least = least_of(other, least);
-    with_room = least_of(turned(with_room, by), with_room);
-  }
+    with_room = least_of(other_with_room, with_room);
+  };
+  merge(parts[1].least, parts[1].with_room, parts[1].column);
+  for (int by = kLanes / 2; by > 0; by /= 2) merge(turned(least, by), turned(with_room, by), turned(column, by));
   return {least[0], with_room[0], column[0]};
 }
 

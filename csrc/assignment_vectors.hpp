@@ -38,15 +38,21 @@ template <typename Lanes>
 [[gnu::always_inline]] inline Doubles costs_from(const double* from) { return load<Doubles>(from); }
 [[gnu::always_inline]] inline Doubles costs_from(const float* from) { return __builtin_convertvector(load<Floats>(from), Doubles); }
 
-// Calls see(costs, j) for the columns j to j + 3 of the row, all others infinite: arrays as long as the row have to be padded.
+// Calls see(costs, j, part) for the columns j to j + 3 of the row, all others infinite: arrays as long as the row have to be
+// padded. What is reduced goes by turns into two parts, so that one does not wait for the other.
 template <typename Real, typename See>
 [[gnu::always_inline]] inline void by_lanes(const Real* row, std::int64_t cols, double sign, See&& see) {
   const std::int64_t whole = cols / kLanes * kLanes;
-  for (std::int64_t j = 0; j < whole; j += kLanes) see(sign * costs_from(row + j), j);
+  std::int64_t j = 0;
+  for (; j + kLanes < whole; j += 2 * kLanes) {
+    see(sign * costs_from(row + j), j, 0);
+    see(sign * costs_from(row + j + kLanes), j + kLanes, 1);
+  }
+  if (j < whole) see(sign * costs_from(row + j), j, 0);
   if (whole == cols) return;
   double tail[kLanes];
   for (std::int64_t l = 0; l < kLanes; ++l) tail[l] = whole + l < cols ? sign * row[whole + l] : kInfinity;
-  see(load<Doubles>(tail), whole);
+  see(load<Doubles>(tail), whole, 1);
 }
 
 [[gnu::always_inline]] inline Doubles least_of(const Doubles& x, const Doubles& y) { return x < y ? x : y; }
