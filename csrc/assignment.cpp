@@ -10,9 +10,9 @@
 // 3. every row still free: Dijkstra's search to the nearest column with room. A column of several rows expands all of them.
 //
 // A pass over the matrix is what an easy problem costs: one for column reduction, one for the first bids, and a row again whenever
-// it is swept. Up to kSwept columns a row stays in L1, and nothing is faster than to sweep it; nor where few rows share many columns.
-// Else, as soon as rows contend for columns, the sweep of a row leaves a list of its best columns (candidates.hpp), which answers
-// for it later (assignment_lists.hpp). Searches that lists do not serve (rank-one costs, points on a line) sweep too
+// it is swept. Up to kSwept columns a row stays in L1, and nothing is faster than to sweep it; nor where few rows share many
+// columns. Else, as soon as rows contend for columns, the sweep of a row leaves a list of its best columns (candidates.hpp), which
+// answers for it later (assignment_lists.hpp). Searches that lists do not serve (rank-one costs, points on a line) sweep too
 // (assignment_dense.hpp).
 
 #include "assignment.hpp"
@@ -47,7 +47,9 @@ class Solver {
         prices_(all_prices_.data()),
         matching_(costs.rows, costs.cols, capacity),
         sweeping_(costs, prices_, matching_) {
-    if (costs.cols > kSwept && 2 * costs.rows > costs.cols) listing_.emplace(costs, prices_, matching_), bid_once_.resize(costs.rows);
+    if (costs.cols <= kSwept || 2 * costs.rows <= costs.cols) return;
+    listing_.emplace(costs, prices_, matching_);
+    bid_once_.resize(costs.rows);
   }
 
   // False if forbidden pairs leave no assignment, or an entry is NaN or -inf.

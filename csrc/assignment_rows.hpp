@@ -64,6 +64,7 @@ std::int64_t find_value(const double* x, double value, std::int64_t begin, std::
 double least_with_room(const double* x, const std::int64_t* room, std::int64_t count);
 
 // The first of [begin, end) where offset + x[j] is below distance[j] and below bound, or -1.
-std::int64_t find_nearer(const double* x, double offset, const double* distance, double bound, std::int64_t begin, std::int64_t end);
+std::int64_t find_nearer(const double* x, double offset, const double* distance, double bound, std::int64_t begin,
+                         std::int64_t end);
 
 }  // namespace salcr

@@ -67,7 +67,7 @@ def test_duals_prove_the_assignment_optimal(generator, kind, shape, maximize, im
     assert_optimal(cost, *results, maximize=maximize)
 
 
-@pytest.mark.parametrize("shape", [(300, 300), (50, 2000), (300, 250)])
+@pytest.mark.parametrize("shape", [(300, 300), (50, 2000), (300, 250), (400, 780)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_solver_is_optimal_at_sizes_where_lists_leave_out_most_columns(generator, kind, shape):
     cost = costs(kind, shape, generator)
