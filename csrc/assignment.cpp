@@ -1,17 +1,19 @@
 // Shortest augmenting paths of the Jonker-Volgenant family. With v_j the price of column j and c_ij - v_j the reduced cost, a row
 // is always assigned to a column of its least reduced cost:
 //
-// 1. square one-to-one problems: column reduction, v_j = min_i c_ij. If each row has one of the minima, that is the solution. All
-//    others start at v = 0, and a column that stays without a row keeps it, as the duals of a rectangular problem have to;
+// 1. square one-to-one problems: column reduction, v_j = min_i c_ij, and a row that has such a minimum takes one of its columns.
+//    Where lists are kept and most rows have none, all bid: their bids set better prices, and make lists.
+//    All others start at v = 0, and a column that stays without a row keeps it, as the duals of a rectangular problem have to;
 // 2. one-to-one: augmenting row reduction, a free row takes its best column and lowers its price until the second best is as
 //    good, which frees whoever was there. Of several best columns it takes a free one, and where many rows find none, a bipartite
 //    matching over the ties comes before any price (assignment_ties.hpp);
 // 3. every row still free: Dijkstra's search to the nearest column with room. A column of several rows expands all of them.
 //
 // A pass over the matrix is what an easy problem costs: one for column reduction, one for the first bids, and a row again whenever
-// it is swept. Up to kSwept columns a row stays in L1, and nothing is faster than to sweep it. Beyond, as soon as rows contend
-// for columns, the sweep of a row leaves a list of its best columns (candidates.hpp), which answers for it later
-// (assignment_lists.hpp). Searches that lists do not serve (rank-one costs, points on a line) sweep too (assignment_dense.hpp).
+// it is swept. Up to kSwept columns a row stays in L1, and nothing is faster than to sweep it; nor where few rows share many
+// columns. Else, as soon as rows contend for columns, the sweep of a row leaves a list of its best columns (candidates.hpp), which
+// answers for it later (assignment_lists.hpp). Searches that lists do not serve (rank-one costs, points on a line) sweep too
+// (assignment_dense.hpp).
 
 #include "assignment.hpp"
 
@@ -30,25 +32,28 @@ namespace {
 
 constexpr std::int32_t kNone = Matching::kNone;
 constexpr std::int64_t kSwept = 768;
+constexpr std::int64_t kSearched = 128;  // up to so many columns, searches among ties cost no more than a matching over them
 constexpr std::int64_t kContests = 16;  // bids that free a row, until rows make lists
 constexpr std::int64_t kWorth = 8;      // a search sweeps more than 1 / kWorth of all rows: what the bids that spare it may cost
 
 template <typename Real>
 class Solver {
  public:
-  Solver(const Costs<Real>& costs, std::int64_t capacity, double* prices)
+  Solver(const Costs<Real>& costs, std::int64_t capacity)
       : costs_(costs),
         one_to_one_(capacity == 1),
         square_(one_to_one_ && costs.rows == costs.cols),
-        prices_(prices),
+        all_prices_(padded(costs.cols), 0.0),
+        prices_(all_prices_.data()),
         matching_(costs.rows, costs.cols, capacity),
-        sweeping_(costs, prices, matching_) {
-    if (costs.cols > kSwept) listing_.emplace(costs, prices, matching_), bid_once_.resize(costs.rows);
+        sweeping_(costs, prices_, matching_) {
+    if (costs.cols <= kSwept || 2 * costs.rows <= costs.cols) return;
+    listing_.emplace(costs, prices_, matching_);
+    bid_once_.resize(costs.rows);
   }
 
   // False if forbidden pairs leave no assignment, or an entry is NaN or -inf.
   bool solve() {
-    std::fill_n(prices_, costs_.cols, 0.0);
     if (square_ && !reduce_columns(nullptr)) return false;
     for (std::int64_t i = 0; i < (one_to_one_ ? 0 : costs_.rows); ++i)
       if (!is_legal(row_of(i))) return false;
@@ -57,7 +62,8 @@ class Solver {
     return std::all_of(free.begin(), free.end(), [this](std::int32_t row) { return augment(row); });
   }
 
-  void read(std::int64_t* partner, double* u) const {
+  void read(std::int64_t* partner, double* u, double* v) const {
+    std::copy_n(prices_, costs_.cols, v);
     for (std::int64_t i = 0; i < costs_.rows; ++i) {
       partner[i] = matching_.column[i];
       u[i] = matching_.cost[i] - prices_[matching_.column[i]];
@@ -83,26 +89,30 @@ class Solver {
   // v_j = min_i c_ij, less what each row is dear as a whole if that is given. False as solve().
   bool reduce_columns(const double* row_minima) {
     std::fill_n(prices_, costs_.cols, kInfinity);
-    std::vector<std::int64_t> cheapest(costs_.cols, 0);
+    std::vector<std::int64_t> cheapest(all_prices_.size(), 0);
     bool legal = true;
     for (std::int64_t i = 0; i < costs_.rows; ++i)
       legal &= lower_minima(costs_, i, row_minima == nullptr ? 0.0 : row_minima[i], prices_, cheapest.data());
     if (!legal || std::find(prices_, prices_ + costs_.cols, kInfinity) != prices_ + costs_.cols) return false;
+    std::fill(prices_ + costs_.cols, prices_ + all_prices_.size(), 0.0);
     std::vector<char> served(costs_.rows, 0);
-    for (const std::int64_t row : cheapest) served[row] = 1;
-    if (std::find(served.begin(), served.end(), 0) == served.end())
-      for (std::int64_t j = 0; j < costs_.cols; ++j) matching_.attach(cheapest[j], j, costs_(cheapest[j], j));
+    for (std::int64_t j = 0; j < costs_.cols; ++j) served[cheapest[j]] = 1;
+    served_ = std::count(served.begin(), served.end(), 1);
+    if (listing_ && 4 * served_ < 3 * costs_.rows) return true;
+    for (std::int64_t j = costs_.cols; j-- > 0;)
+      if (const std::int64_t i = cheapest[j]; matching_.column[i] == kNone) matching_.attach(i, j, costs_(i, j));
     return true;
   }
 
   // Bids until a round places too few rows for what it costs; `free` are those without a column. False as solve().
   bool reduce_rows(std::vector<std::int32_t>& free) {
     if (!bid_round(free, !square_)) return false;
-    if (square_ && 4 * free.size() > 3 * matching_.column.size()) {
+    const auto left = static_cast<std::int64_t>(free.size());
+    if (square_ && (4 * left > 3 * costs_.rows || (4 * left > costs_.rows && 4 * served_ < costs_.rows && tied_ == 0))) {
       if (!start_again()) return false;
       bid_round(free = free_rows());
     }
-    if (tied_ > 0 && 2 * tied_ >= static_cast<std::int64_t>(free.size()))
+    if (costs_.cols > kSearched && tied_ > 0 && 2 * tied_ >= static_cast<std::int64_t>(free.size()))
       free = TightEdges<Real>(costs_, prices_, matching_).match(free);
     while (!free.empty()) {
       const auto before = static_cast<std::int64_t>(free.size()), bids = bids_;
@@ -128,7 +138,7 @@ class Solver {
   // steps are tiny. False if an entry is NaN or -inf.
   bool bid_round(std::vector<std::int32_t>& free, bool unread = false) {
     std::vector<std::int32_t> left;
-    std::int64_t budget = 4 * static_cast<std::int64_t>(free.size()) + 64;
+    std::int64_t budget = (listing_ ? 4 : 2) * static_cast<std::int64_t>(free.size()) + 8;
     tied_ = 0;
     for (std::int32_t row : free) {
       if (unread && !is_legal(row_of(row))) return false;
@@ -163,16 +173,17 @@ class Solver {
   Bid bid_from_sweep(std::int32_t i) {
     if (listing_) bid_once_[i] = 1;
     const Row<Real> row = row_of(i);
-    const auto [least, second] = two_least(row);
+    auto [least, second, column] = two_least(row);
     if (least == kInfinity) return {};
-    const bool tie = !(least < second);
-    std::int64_t column = tie ? find_round(row, least, i, matching_.room.data()) : kNone;
-    if (column == kNone) column = find_round(row, least, i, nullptr);
+    if (!(least < second)) {
+      column = find_round(row, least, i, matching_.room.data());
+      if (column == kNone) column = find_round(row, least, i, nullptr);
+    }
     return {static_cast<std::int32_t>(column), costs_(i, column), least, second};
   }
 
   // As find_equal, from column i on and round, so that rows alike do not all bid for one column.
-  std::int64_t find_round(const Row<Real>& row, double value, std::int64_t i, const std::int32_t* room) const {
+  std::int64_t find_round(const Row<Real>& row, double value, std::int64_t i, const std::int64_t* room) const {
     const std::int64_t start = i % costs_.cols, found = find_equal(row, value, start, costs_.cols, room);
     return found >= 0 ? found : find_equal(row, value, 0, start, room);
   }
@@ -212,12 +223,14 @@ class Solver {
 
   const Costs<Real> costs_;
   const bool one_to_one_, square_;
+  std::vector<double> all_prices_;
   double* const prices_;
   Matching matching_;
   DenseSearch<Real> sweeping_;
   std::optional<ListSearch<Real>> listing_;
   std::vector<char> bid_once_;  // rows, where there are lists
   std::int64_t bids_ = 0, contests_ = 0, tied_ = 0;  // bids, those that freed a row, those that tied and did, of this round
+  std::int64_t served_ = 0;  // rows that have a column minimum
   bool too_long_ = false;  // a search over lists was
 };
 
@@ -225,9 +238,9 @@ class Solver {
 
 template <typename Real>
 bool solve_assignment(const Costs<Real>& costs, std::int64_t capacity, std::int64_t* partner, double* u, double* v) {
-  Solver<Real> solver(costs, capacity, v);
+  Solver<Real> solver(costs, capacity);
   if (!solver.solve()) return false;
-  solver.read(partner, u);
+  solver.read(partner, u, v);
   return true;
 }
 

@@ -5,11 +5,11 @@
 
 #include "assignment_matching.hpp"
 #include "assignment_rows.hpp"
+#include "assignment_vectors.hpp"
 
 namespace salcr {
 
-// Dijkstra's search from a free row to the nearest column with room, each row that it reaches over all columns. Columns at one
-// distance are settled together: ties cost one look for the least distance.
+// Dijkstra's search from a free row to the nearest column with room, each row that it reaches over all columns.
 template <typename Real>
 class DenseSearch {
  public:
@@ -19,22 +19,24 @@ class DenseSearch {
   // Prices fall and columns change hands on the way. False if there is none that avoids all forbidden pairs.
   bool augment(std::int32_t start) {
     settled_.clear();
-    distance_.resize(costs_.cols), source_.resize(costs_.cols);
-    double nearest = relax_from(start, 0.0, true), level = -kInfinity;
-    std::int32_t sink = kNone;
-    for (std::size_t next = 0; sink == kNone;) {
-      if (next == settled_.size() || nearest <= level) {
-        if (nearest == kInfinity) return false;
-        sink = settle(nearest, level = std::max(nearest, level));
-      }
-      if (sink != kNone) break;
-      const Settled at = settled_[next++];
-      nearest = kInfinity;
-      for (std::int32_t row = matching_.first[at.column]; row != kNone; row = matching_.next[row])
-        nearest = relax_from(row, at.distance - (matching_.cost[row] - prices_[at.column]), false);
+    distance_.assign(padded(costs_.cols), kInfinity), source_.resize(distance_.size());
+    Nearest nearest = relax_from(start, 0.0);
+    double level = nearest.distance;
+    while (nearest.distance < nearest.with_room) {
+      const auto column = static_cast<std::int32_t>(nearest.column);
+      level = std::max(level, nearest.distance);
+      distance_[column] = -kInfinity;
+      settled_.push_back({level, column});
+      for (std::int32_t row = matching_.first[column]; row != kNone; row = matching_.next[row])
+        nearest = relax_from(row, level - (matching_.cost[row] - prices_[column]));
     }
+    if (nearest.distance == kInfinity) return false;
+    level = std::max(level, nearest.distance);
+    const double* const distance = distance_.data();
+    std::int64_t sink = find_value(distance, nearest.distance, 0, costs_.cols);
+    while (matching_.room[sink] <= 0) sink = find_value(distance, nearest.distance, sink + 1, costs_.cols);
     for (const Settled& at : settled_) prices_[at.column] -= level - at.distance;
-    matching_.change_hands(costs_, start, sink, source_);
+    matching_.change_hands(costs_, start, static_cast<std::int32_t>(sink), source_);
     return true;
   }
 
@@ -46,20 +48,8 @@ class DenseSearch {
     std::int32_t column;
   };
 
-  double relax_from(std::int32_t row, double offset, bool first) {
-    return relax(Row<Real>(costs_, prices_, row), offset, row, first, distance_.data(), source_.data());
-  }
-
-  // All columns of the distance `nearest` become final at `level`, until one of them has room, which is returned.
-  std::int32_t settle(double nearest, double level) {
-    double* const distance = distance_.data();
-    for (std::int64_t j = 0; (j = find_value(distance, nearest, j, costs_.cols)) >= 0; ++j) {
-      const auto column = static_cast<std::int32_t>(j);
-      if (matching_.room[column] > 0) return column;
-      distance[column] = -kInfinity;
-      settled_.push_back({level, column});
-    }
-    return kNone;
+  Nearest relax_from(std::int32_t row, double offset) {
+    return relax(Row<Real>(costs_, prices_, row), offset, row, matching_.room.data(), distance_.data(), source_.data());
   }
 
   const Costs<Real> costs_;

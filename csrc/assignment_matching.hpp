@@ -1,6 +1,9 @@
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <vector>
+
+#include "assignment_vectors.hpp"
 
 namespace salcr {
 
@@ -10,11 +13,13 @@ class Matching {
   static constexpr std::int32_t kNone = -1;
 
   Matching(std::int64_t rows, std::int64_t cols, std::int64_t capacity)
-      : room(cols, static_cast<std::int32_t>(capacity)),
+      : room(padded(cols), 0),
         first(cols, kNone),
         next(rows, kNone),
         column(rows, kNone),
-        cost(rows, 0.0) {}
+        cost(rows, 0.0) {
+    std::fill_n(room.begin(), cols, capacity);
+  }
 
   void attach(std::int32_t row, std::int32_t to, double its_cost) {
     column[row] = to;
@@ -44,9 +49,10 @@ class Matching {
     }
   }
 
-  std::vector<std::int32_t> room, first, next;  // rows that a column can still take; its rows, a list from first through next
-  std::vector<std::int32_t> column;             // of each row, or kNone
-  std::vector<double> cost;                     // of each row's column
+  std::vector<std::int64_t> room;         // rows that a column can still take; padded, for the vector loops
+  std::vector<std::int32_t> first, next;  // a column's rows, a list from first through next
+  std::vector<std::int32_t> column;       // of each row, or kNone
+  std::vector<double> cost;               // of each row's column
 };
 
 }  // namespace salcr

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "assignment_vectors.hpp"
 #include "each_isa.hpp"
 
 namespace salcr {
@@ -30,55 +31,55 @@ inline std::int64_t find_by_blocks(std::int64_t begin, std::int64_t end, Is&& is
 
 template <typename Real>
 SALCR_FOR_EACH_ISA bool is_legal(Row<Real> row) {
-  int bad = 0;
-#pragma omp simd reduction(+ : bad)
-  for (std::int64_t j = 0; j < row.cols; ++j) bad += !(row.sign * row.cost[j] > -kInfinity);
-  return bad == 0;
+  Longs bad = {};
+  by_lanes(row.cost, row.cols, row.sign, [&](const Doubles& cost, std::int64_t, int) { bad |= ~(cost > -kInfinity); });
+  return !any(bad);
 }
 
 template <typename Real>
-SALCR_FOR_EACH_ISA bool lower_minima(const Costs<Real>& costs, std::int64_t i, double shift, double* minima, std::int64_t* cheapest) {
-  const Real* const cost = costs.row(i);
-  const double sign = costs.sign;
-  const std::int64_t cols = costs.cols;
-  std::int64_t bad = 0;
-#pragma omp simd reduction(+ : bad)
-  for (std::int64_t j = 0; j < cols; ++j) {
-    const double x = sign * cost[j] - shift;
-    const bool lower = x < minima[j];
-    bad += !(x > -kInfinity);
-    cheapest[j] = lower ? i : cheapest[j];
-    minima[j] = lower ? x : minima[j];
-  }
-  return bad == 0;
+SALCR_FOR_EACH_ISA bool lower_minima(const Costs<Real>& costs, std::int64_t i, double shift, double* minima,
+                                     std::int64_t* cheapest) {
+  Longs bad = {};
+  by_lanes(costs.row(i), costs.cols, costs.sign, [&](const Doubles& cost, std::int64_t j, int) {
+    const Doubles x = cost - shift, before = load<Doubles>(minima + j);
+    const Longs lower = x < before;
+    bad |= ~(x > -kInfinity);
+    store(cheapest + j, lower ? i + Longs{} : load<Longs>(cheapest + j));
+    store(minima + j, lower ? x : before);
+  });
+  return !any(bad);
 }
 
 template <typename Real>
 SALCR_FOR_EACH_ISA TwoLeast two_least(Row<Real> row) {
-  constexpr int kLanes = 16;
-  double least[kLanes], second[kLanes];
-  std::fill_n(least, kLanes, kInfinity);
-  std::fill_n(second, kLanes, kInfinity);
-  const std::int64_t whole = row.cols / kLanes * kLanes;
-  const auto see = [&](int l, double x) {
-    const double other = x > least[l] ? x : least[l];
-    second[l] = other < second[l] ? other : second[l];
-    least[l] = x < least[l] ? x : least[l];
+  const Doubles none = kInfinity + Doubles{};
+  struct {
+    Doubles least, second;
+    Longs column;
+  } parts[2] = {{none, none, {}}, {none, none, {}}};
+  const auto see = [&](const Doubles& x, const Longs& j, int part) {
+    auto& [least, second, column] = parts[part];
+    const Doubles other = x > least ? x : least;
+    second = least_of(other, second);
+    column = x < least ? j : column;
+    least = least_of(x, least);
   };
-  for (std::int64_t j = 0; j < whole; j += kLanes)
-#pragma omp simd
-    for (int l = 0; l < kLanes; ++l) see(l, row(j + l));
-  for (std::int64_t j = whole; j < row.cols; ++j) see(static_cast<int>(j - whole), row(j));
-  for (int half = kLanes / 2; half > 0; half /= 2)
-    for (int l = 0; l < half; ++l) {
-      second[l] = std::min(second[l], second[l + half]);
-      see(l, least[l + half]);
-    }
-  return {least[0], second[0]};
+  by_lanes(row.cost, row.cols, row.sign, [&](const Doubles& cost, std::int64_t j, int part) {
+    see(cost - load<Doubles>(row.prices + j), j + kLane, part);
+  });
+  auto& [least, second, column] = parts[0];
+  second = least_of(second, parts[1].second);
+  see(parts[1].least, parts[1].column, 0);
+  for (int by = kLanes / 2; by > 0; by /= 2) {
+    second = least_of(second, turned(second, by));
+    see(turned(least, by), turned(column, by), 0);
+  }
+  return {least[0], second[0], column[0]};
 }
 
 template <typename Real>
-SALCR_FOR_EACH_ISA std::int64_t find_equal(Row<Real> row, double value, std::int64_t begin, std::int64_t end, const std::int32_t* room) {
+SALCR_FOR_EACH_ISA std::int64_t find_equal(Row<Real> row, double value, std::int64_t begin, std::int64_t end,
+                                           const std::int64_t* room) {
   if (room == nullptr) return find_by_blocks(begin, end, [&](std::int64_t j) { return row(j) == value; });
   return find_by_blocks(begin, end, [&](std::int64_t j) { return (row(j) == value) & (room[j] > 0); });
 }
@@ -95,30 +96,41 @@ SALCR_FOR_EACH_ISA void mark_equal(Row<Real> row, double value, std::uint64_t* b
 }
 
 template <typename Real>
-SALCR_FOR_EACH_ISA double relax(Row<Real> row, double offset, std::int64_t from, bool first, double* distance, std::int64_t* source) {
-  double least = kInfinity;
-  if (first) {
-    std::fill_n(distance, row.cols, kInfinity);
-    std::fill_n(source, row.cols, from);
-  }
-#pragma omp simd reduction(min : least)
-  for (std::int64_t j = 0; j < row.cols; ++j) {
-    const double x = offset + row(j);
-    const bool nearer = x < distance[j];
-    const double now = nearer ? x : distance[j];
-    distance[j] = now;
-    source[j] = nearer ? from : source[j];
-    const double open = now > -kInfinity ? now : kInfinity;
-    least = open < least ? open : least;
-  }
-  return least;
+SALCR_FOR_EACH_ISA Nearest relax(Row<Real> row, double offset, std::int64_t from, const std::int64_t* room, double* distance,
+                                 std::int64_t* source) {
+  const Doubles none = kInfinity + Doubles{};
+  struct {
+    Doubles least, with_room;
+    Longs column;
+  } parts[2] = {{none, none, {}}, {none, none, {}}};
+  by_lanes(row.cost, row.cols, row.sign, [&](const Doubles& cost, std::int64_t j, int part) {
+    auto& [least, with_room, column] = parts[part];
+    const Doubles x = offset + (cost - load<Doubles>(row.prices + j)), before = load<Doubles>(distance + j);
+    const Longs nearer = x < before;
+    const Doubles now = nearer ? x : before;
+    store(distance + j, now);
+    store(source + j, nearer ? from + Longs{} : load<Longs>(source + j));
+    const Doubles open = now > -kInfinity ? now : none;
+    column = open < least ? j + kLane : column;
+    least = least_of(open, least);
+    with_room = least_of(load<Longs>(room + j) > 0 ? now : none, with_room);
+  });
+  auto& [least, with_room, column] = parts[0];
+  const auto merge = [&](const Doubles& other, const Doubles& other_with_room, const Longs& there) {
+    column = other < least ? there : column;
+    least = least_of(other, least);
+    with_room = least_of(other_with_room, with_room);
+  };
+  merge(parts[1].least, parts[1].with_room, parts[1].column);
+  for (int by = kLanes / 2; by > 0; by /= 2) merge(turned(least, by), turned(with_room, by), turned(column, by));
+  return {least[0], with_room[0], column[0]};
 }
 
 SALCR_FOR_EACH_ISA std::int64_t find_value(const double* x, double value, std::int64_t begin, std::int64_t end) {
   return find_by_blocks(begin, end, [&](std::int64_t j) { return x[j] == value; });
 }
 
-SALCR_FOR_EACH_ISA double least_with_room(const double* x, const std::int32_t* room, std::int64_t count) {
+SALCR_FOR_EACH_ISA double least_with_room(const double* x, const std::int64_t* room, std::int64_t count) {
   double least = kInfinity;
 #pragma omp simd reduction(min : least)
   for (std::int64_t j = 0; j < count; ++j) {
@@ -128,21 +140,21 @@ SALCR_FOR_EACH_ISA double least_with_room(const double* x, const std::int32_t* r
   return least;
 }
 
-SALCR_FOR_EACH_ISA std::int64_t find_nearer(const double* x, double offset, const double* distance, double bound, std::int64_t begin,
-                                            std::int64_t end) {
+SALCR_FOR_EACH_ISA std::int64_t find_nearer(const double* x, double offset, const double* distance, double bound,
+                                            std::int64_t begin, std::int64_t end) {
   return find_by_blocks(begin, end, [&](std::int64_t j) {
     const double there = offset + x[j];
     return (there < distance[j]) & (there < bound);
   });
 }
 
-#define SALCR_INSTANTIATE(Real)                                                                                                  \
-  template bool is_legal(Row<Real>);                                                                                      \
-  template bool lower_minima(const Costs<Real>&, std::int64_t, double, double*, std::int64_t*);                                  \
-  template TwoLeast two_least(Row<Real>);                                                                                 \
-  template std::int64_t find_equal(Row<Real>, double, std::int64_t, std::int64_t, const std::int32_t*);                   \
-  template void mark_equal(Row<Real>, double, std::uint64_t*);                                                            \
-  template double relax(Row<Real>, double, std::int64_t, bool, double*, std::int64_t*);
+#define SALCR_INSTANTIATE(Real)                                                                                          \
+  template bool is_legal(Row<Real>);                                                                                     \
+  template bool lower_minima(const Costs<Real>&, std::int64_t, double, double*, std::int64_t*);                          \
+  template TwoLeast two_least(Row<Real>);                                                                                \
+  template std::int64_t find_equal(Row<Real>, double, std::int64_t, std::int64_t, const std::int64_t*);                  \
+  template void mark_equal(Row<Real>, double, std::uint64_t*);                                                           \
+  template Nearest relax(Row<Real>, double, std::int64_t, const std::int64_t*, double*, std::int64_t*);
 SALCR_INSTANTIATE(float)
 SALCR_INSTANTIATE(double)
 #undef SALCR_INSTANTIATE

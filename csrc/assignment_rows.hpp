@@ -21,10 +21,15 @@ struct Row {
 
 struct TwoLeast {
   double least, second;  // equal where two columns tie
+  std::int64_t column;   // one of the least
 };
 
-// What a solver does with one row, vectorised for each instruction set (assignment_rows.cpp). Rows go by value: to a loop that
-// stores, one behind a reference could change under it.
+struct Nearest {
+  double distance, with_room;  // the least of all open columns, and of those with room
+  std::int64_t column;         // one at the distance
+};
+
+// What a solver does with one row, for each instruction set (assignment_rows.cpp). Arrays over columns are padded for its lanes.
 
 // No entry is NaN or -inf.
 template <typename Real>
@@ -41,24 +46,25 @@ TwoLeast two_least(Row<Real> row);
 
 // The first column in [begin, end) of this reduced cost, and with room if that is not null, or -1.
 template <typename Real>
-std::int64_t find_equal(Row<Real> row, double value, std::int64_t begin, std::int64_t end, const std::int32_t* room);
+std::int64_t find_equal(Row<Real> row, double value, std::int64_t begin, std::int64_t end, const std::int64_t* room);
 
 // Sets bit j where column j has this reduced cost.
 template <typename Real>
 void mark_equal(Row<Real> row, double value, std::uint64_t* bits);
 
 // A column is `offset` plus its reduced cost away through this row: its distance, where that is nearer, and `from` its source.
-// Returns the least distance that is not -inf, which says that a distance is final. The first row sets all distances.
+// A distance of -inf is final, its column no longer open.
 template <typename Real>
-double relax(Row<Real> row, double offset, std::int64_t from, bool first, double* distance, std::int64_t* source);
+Nearest relax(Row<Real> row, double offset, std::int64_t from, const std::int64_t* room, double* distance, std::int64_t* source);
 
 // Of a search's arrays: the first of [begin, end) that is `value`, or -1.
 std::int64_t find_value(const double* x, double value, std::int64_t begin, std::int64_t end);
 
 // The least of those with room.
-double least_with_room(const double* x, const std::int32_t* room, std::int64_t count);
+double least_with_room(const double* x, const std::int64_t* room, std::int64_t count);
 
 // The first of [begin, end) where offset + x[j] is below distance[j] and below bound, or -1.
-std::int64_t find_nearer(const double* x, double offset, const double* distance, double bound, std::int64_t begin, std::int64_t end);
+std::int64_t find_nearer(const double* x, double offset, const double* distance, double bound, std::int64_t begin,
+                         std::int64_t end);
 
 }  // namespace salcr

@@ -1,11 +1,11 @@
 // solve_assignment and linear_assignment of salcr._C: a batch of problems, in parallel.
 
-#include <pybind11/stl.h>
-
 #include <algorithm>
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "assignment.hpp"
@@ -15,7 +15,7 @@
 namespace salcr {
 namespace {
 
-// A batch [problems, rows, cols] of any strides, counted in elements.
+// A matrix [rows, cols] or a batch [problems, rows, cols] of any strides, counted in elements.
 template <typename Real>
 struct Batch {
   const Real* data;
@@ -23,12 +23,14 @@ struct Batch {
   double sign;
 
   Batch(const py::array_t<Real, 0>& costs, bool maximize) : sign(maximize ? -1.0 : 1.0) {
-    require(costs.ndim() == 3, "assignment: costs have three axes");
+    require(costs.ndim() == 2 || costs.ndim() == 3, "assignment: costs have two or three axes");
     data = costs.data();
-    problems = costs.shape(0), rows = costs.shape(1), cols = costs.shape(2);
     constexpr auto kSize = static_cast<py::ssize_t>(sizeof(Real));
-    for (int axis = 0; axis < 3; ++axis) require(costs.strides(axis) % kSize == 0, "assignment: costs are not aligned");
-    problem_stride = costs.strides(0) / kSize, row_stride = costs.strides(1) / kSize, col_stride = costs.strides(2) / kSize;
+    for (int axis = 0; axis < costs.ndim(); ++axis) require(costs.strides(axis) % kSize == 0, "assignment: costs are not aligned");
+    const auto at = static_cast<int>(costs.ndim()) - 2;
+    problems = at > 0 ? costs.shape(0) : 1, rows = costs.shape(at), cols = costs.shape(at + 1);
+    problem_stride = at > 0 ? costs.strides(0) / kSize : 0;
+    row_stride = costs.strides(at) / kSize, col_stride = costs.strides(at + 1) / kSize;
     require(rows > 0 && cols > 0 && rows < INT32_MAX && cols < INT32_MAX, "assignment: too many rows, or none");
   }
 
@@ -64,6 +66,12 @@ class Problem {
   std::unique_ptr<Real[]> copy_;
 };
 
+// [count], or [problems, count].
+template <typename T>
+Array<T> like_batch(bool batched, std::int64_t problems, std::int64_t count) {
+  return batched ? Array<T>({problems, count}) : Array<T>(count);
+}
+
 // Calls solve(p) for all problems; whether all were solved.
 template <typename Solve>
 bool all_solved(std::int64_t problems, int threads, Solve&& solve) {
@@ -97,30 +105,31 @@ void bind(py::module_& m) {
       py::arg("costs").noconvert(), py::arg("maximize"), py::arg("capacity"), py::arg("partners").noconvert(),
       py::arg("threads"));
 
+  // (rows, cols), with duals also theirs, each with the axis of the batch if there is one; None if a problem has no solution.
   m.def(
       "linear_assignment",
-      [](py::array_t<Real, 0> costs, bool maximize, Array<std::int64_t> pairs, std::optional<Array<double>> row_duals,
-         std::optional<Array<double>> col_duals, int threads) {
+      [](py::array_t<Real, 0> costs, bool maximize, bool return_duals, int threads) -> py::object {
         Batch<Real> batch(costs, maximize);
         const std::int64_t problems = batch.problems, rows = batch.rows, cols = batch.cols, size = std::min(rows, cols);
-        require(pairs.ndim() == 3 && pairs.shape(0) == 2 && pairs.shape(1) == problems && pairs.shape(2) == size && threads >= 1,
-                "linear_assignment: shapes do not fit, or no threads");
-        const auto fits = [&](const auto& duals, std::int64_t length) {
-          return !duals || (duals->ndim() == 2 && duals->shape(0) == problems && duals->shape(1) == length);
-        };
-        require(fits(row_duals, rows) && fits(col_duals, cols), "linear_assignment: shapes of the duals do not fit");
-        auto* const first = pairs.mutable_data();
-        auto* const second = first + problems * size;
+        require(threads >= 1, "linear_assignment: no threads");
+        const bool batched = costs.ndim() == 3;
+        auto first = like_batch<std::int64_t>(batched, problems, size), second = like_batch<std::int64_t>(batched, problems, size);
+        std::optional<Array<double>> row_duals, col_duals;
+        if (return_duals) {
+          row_duals = like_batch<double>(batched, problems, rows);
+          col_duals = like_batch<double>(batched, problems, cols);
+        }
+        std::int64_t *const all_ours = first.mutable_data(), *const all_theirs = second.mutable_data();
         double* const u = row_duals ? row_duals->mutable_data() : nullptr;
         double* const v = col_duals ? col_duals->mutable_data() : nullptr;
         const bool turned = rows > cols || (rows == cols && batch.col_stride != 1);
         if (turned) batch.transpose();
-        return all_solved(problems, threads, [&](std::int64_t p) {
-          std::vector<double> spare(u && v ? 0 : rows + cols);
-          double* const row_dual = u ? u + p * rows : spare.data();
-          double* const col_dual = v ? v + p * cols : spare.data() + rows;
+        const bool solved = all_solved(problems, threads, [&](std::int64_t p) {
+          std::vector<double> spare(return_duals ? 0 : rows + cols);
+          double* const row_dual = return_duals ? u + p * rows : spare.data();
+          double* const col_dual = return_duals ? v + p * cols : spare.data() + rows;
           const Problem<Real> problem(batch, p);
-          std::int64_t *const ours = first + p * size, *const theirs = second + p * size;
+          std::int64_t *const ours = all_ours + p * size, *const theirs = all_theirs + p * size;
           if (!turned) {
             if (!solve_assignment(problem.costs, 1, theirs, row_dual, col_dual)) return false;
             for (std::int64_t i = 0; i < size; ++i) ours[i] = i;
@@ -133,9 +142,14 @@ void bind(py::module_& m) {
           }
           return true;
         });
+        if (!solved) return py::none();
+        if (!return_duals) return py::make_tuple(std::move(first), std::move(second));
+        if (maximize)
+          for (const auto& [duals, length] : {std::pair(u, problems * rows), std::pair(v, problems * cols)})
+            std::transform(duals, duals + length, duals, std::negate<>());
+        return py::make_tuple(std::move(first), std::move(second), *std::move(row_duals), *std::move(col_duals));
       },
-      py::arg("costs").noconvert(), py::arg("maximize"), py::arg("pairs").noconvert(), py::arg("row_duals").noconvert(),
-      py::arg("col_duals").noconvert(), py::arg("threads"));
+      py::arg("costs").noconvert(), py::arg("maximize"), py::arg("return_duals"), py::arg("threads"));
 }
 
 }  // namespace

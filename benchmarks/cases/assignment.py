@@ -260,6 +260,7 @@ CASES = (
     *(_family_case(name) for name in FAMILIES),
     *(_family_case("uniform", shape) for shape in ((100, 100), (400, 400), (200, 1000), (1000, 200))),
     *(_family_case("related", shape) for shape in ((100, 100), (600, 500), (500, 600))),
+    *(_family_case(name, (30, 30)) for name in ("uniform", "sparse", "related", "overlaps")),
     _bidirectional_case("uniform costs", uniform, (800, 400)),
     _bidirectional_case("centroid distances", centroid_distances, (800, 400)),
     _progressive_case("centroid distances", centroid_distances, (800, 400)),

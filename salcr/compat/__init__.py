@@ -5,6 +5,7 @@ docs/adopting.md says for which code bases, what stays equal and what does not. 
 :mod:`salcr.ops` and :mod:`salcr.nn` themselves.
 """
 
+from salcr.compat.assignment import linear_sum_assignment
 from salcr.compat.clustering import DBSCAN, compute_jaccard_distance
 from salcr.compat.memory import ClusterMemory
 from salcr.compat.ranking import eval_llcm, eval_regdb, eval_sysu, evaluate_rank, re_ranking
@@ -17,5 +18,6 @@ __all__ = [
     "eval_regdb",
     "eval_sysu",
     "evaluate_rank",
+    "linear_sum_assignment",
     "re_ranking",
 ]

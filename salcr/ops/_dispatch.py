@@ -16,6 +16,7 @@ import torch
 
 BACKENDS = ("reference", "eager", "cpp", "numba", "triton", "cuda", "faiss")
 COMPILED_FOR_CPU = ("cpp", "numba")
+DEVICES = {"cpp": ("cpu",), "numba": ("cpu",), "cuda": ("cuda",)}
 ALIAS = "cpu"  # of the best of COMPILED_FOR_CPU; accepted until version 0.3
 PREFERRED = "?"  # follows a name that use_backend gave: where an operator lacks it, another may run
 
@@ -105,7 +106,9 @@ def pick(operator: str, impl: str, tensor: torch.Tensor) -> Callable:
     if name not in backends and impl.endswith(PREFERRED):
         name = "reference" if name == "eager" else "auto"
     if name == "auto":
-        return next(b.function for b in backends.values() if obstacle(b, tensor) is None)
+        for backend in backends.values():
+            if obstacle(backend, tensor) is None:
+                return backend.function
     if name not in backends:
         raise ValueError(f"impl={name!r}: {operator} has the backends {', '.join(backends)}")
     reason = obstacle(backends[name], tensor)
@@ -118,7 +121,7 @@ def obstacle(backend: Backend, tensor: torch.Tensor) -> str | None:
     """Why ``backend`` cannot take ``tensor``, or None if it can."""
     if backend.dtypes is not None and tensor.dtype not in backend.dtypes:
         return f"it takes {', '.join(map(str, backend.dtypes))}, got {tensor.dtype}"
-    wanted = {"cpp": ("cpu",), "numba": ("cpu",), "triton": _triton_devices(), "cuda": ("cuda",)}.get(backend.name)
+    wanted = _triton_devices() if backend.name == "triton" else DEVICES.get(backend.name)
     if wanted is not None and tensor.device.type not in wanted:
         return f"it takes tensors on {' or '.join(wanted)}, got {tensor.device}"
     return backend.needs()

@@ -32,6 +32,20 @@ class Differentiable(torch.autograd.Function):
         return _each_alone(partial(apply, cls), info, in_dims, *arguments)
 
 
+def is_plain(x: torch.Tensor) -> bool:
+    """Whether nothing watches what is done to ``x``: no compiler, no transform of :mod:`torch.func`, no dispatch mode.
+
+    Then an operator without a gradient may call its implementation itself; PyTorch's dispatcher, and a list of results
+    through it, take longer than a small problem.
+    """
+    return (
+        type(x) is torch.Tensor
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+        and torch._C._len_torch_dispatch_stack() == 0
+    )
+
+
 def apply(function: type[torch.autograd.Function], *arguments: Any) -> Any:
     """``function.apply(*arguments)`` without the binding of defaults, which takes longer than a small operator.
 

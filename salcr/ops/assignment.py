@@ -1,16 +1,19 @@
 """Minimum-cost assignment: association of clusters with clusters.
 
-Plain functions on the host side of an epoch, not registered with torch.library: no compiled graph contains them.
+``linear_assignment`` is registered, so that compiled and exported graphs may contain it; the other two are plain
+functions on the host side of an epoch.
 """
 
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import torch
 
 from salcr import reference
 from salcr.ops._checks import check_flag, check_tensor, check_values
-from salcr.ops._dispatch import add_backend, check_impl, pick, share_backends
+from salcr.ops._dispatch import add_backend, check_impl, missing, pick, share_backends
+from salcr.ops._register import is_plain, register
 from salcr.ops.backends.cpp import assignment as _cpp
 from salcr.ops.backends.cuda import assignment as _cuda
 
@@ -25,6 +28,7 @@ def linear_assignment(
         rows, cols = scipy.optimize.linear_sum_assignment(cost, maximize)
 
     Where several assignments are optimal, which of them is returned is not specified. No gradient flows to ``cost``.
+    In a compiled or exported graph it is one opaque operator.
 
     Args:
         cost: ``[M, N]`` or a batch ``[B, M, N]``, float, of any sign; float16 and bfloat16 are converted to float32.
@@ -66,8 +70,10 @@ def linear_assignment(
     check_flag("return_duals", return_duals)
     impl = check_impl(impl)
     check_values("cost", cost)
-    solve = pick("linear_assignment", impl, cost)
-    return solve(_as_read(cost), maximize=maximize, return_duals=return_duals)
+    arguments = cost, bool(maximize), bool(return_duals), impl
+    if is_plain(cost):
+        return _linear_assignment(*arguments)
+    return tuple(torch.ops.salcr.linear_assignment(cost.detach(), *arguments[1:]))
 
 
 def bidirectional_assignment(cost: torch.Tensor, *, impl: str = "auto") -> tuple[torch.Tensor, torch.Tensor]:
@@ -167,6 +173,33 @@ def progressive_matching(cost: torch.Tensor, *, impl: str = "auto") -> tuple[tor
     return (small_to_large, large_to_small) if turned else (large_to_small, small_to_large)
 
 
+def assign_array(cost: np.ndarray, maximize: bool) -> tuple[np.ndarray, np.ndarray] | None:
+    """``linear_assignment`` of a matrix of float32 or float64 without a tensor on the way, for :mod:`salcr.compat`.
+
+    None where that has something to say: another array, another backend, no result.
+    """
+    kind = cost.dtype
+    if kind.char not in "fd" or not kind.isnative or cost.ndim != 2 or cost.size == 0:
+        return None
+    if check_impl("auto") != "auto" or missing("cpp") is not None:
+        return None
+    return _cpp.assign_array(cost, maximize)
+
+
+def _linear_assignment(cost: torch.Tensor, maximize: bool, return_duals: bool, impl: str) -> tuple[torch.Tensor, ...]:
+    solve = pick("linear_assignment", impl, cost)
+    return solve(_as_read(cost), maximize=maximize, return_duals=return_duals)
+
+
+def _linear_assignment_fake(
+    cost: torch.Tensor, maximize: bool, return_duals: bool, impl: str
+) -> tuple[torch.Tensor, ...]:
+    *batch, num_rows, num_cols = cost.shape
+    pairs = [cost.new_empty((*batch, torch.sym_min(num_rows, num_cols)), dtype=torch.int64) for _ in range(2)]
+    lengths = (num_rows, num_cols) if return_duals else ()
+    return (*pairs, *(cost.new_empty((*batch, length), dtype=torch.float64) for length in lengths))
+
+
 def _as_read(cost: torch.Tensor) -> torch.Tensor:
     """``cost`` as solvers read it: without a gradient, in float32 or float64."""
     cost = cost.detach() if cost.requires_grad else cost
@@ -210,4 +243,10 @@ for _operator in ("linear_assignment", "bidirectional_assignment"):
     add_backend(_operator, "cpp", _checked_after(getattr(_cpp, _operator)))
     add_backend(_operator, "cuda", _checked_before(getattr(_cuda, _operator)), needs=_cuda.missing_solver)
     add_backend(_operator, "reference", _checked_before(getattr(reference, _operator)))
+register(
+    "linear_assignment",
+    "(Tensor cost, bool maximize, bool return_duals, str impl) -> Tensor[]",
+    lambda *arguments: list(_linear_assignment(*arguments)),
+    lambda *arguments: list(_linear_assignment_fake(*arguments)),
+)
 share_backends("progressive_matching", "linear_assignment")

@@ -12,6 +12,7 @@ from scipy.optimize import linear_sum_assignment
 from salcr import ops, reference
 from salcr.reference.published import association as published
 from tests.ops.assignment_problems import INF, KINDS, assert_optimal, costs
+from tests.ops.contract import assert_compiles, assert_operator_contract
 
 SMALL = settings(deadline=None, max_examples=60, derandomize=True)
 SHAPES = [(1, 1), (1, 70), (70, 1), (6, 6), (23, 40), (40, 23), (50, 200), (90, 90)]
@@ -66,7 +67,7 @@ def test_duals_prove_the_assignment_optimal(generator, kind, shape, maximize, im
     assert_optimal(cost, *results, maximize=maximize)
 
 
-@pytest.mark.parametrize("shape", [(300, 300), (50, 2000), (300, 250)])
+@pytest.mark.parametrize("shape", [(300, 300), (50, 2000), (300, 250), (400, 780)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_solver_is_optimal_at_sizes_where_lists_leave_out_most_columns(generator, kind, shape):
     cost = costs(kind, shape, generator)
@@ -80,6 +81,38 @@ def test_the_solver_is_optimal_at_sizes_where_lists_leave_out_most_columns(gener
 def test_the_solver_is_optimal_where_it_keeps_lists_of_a_square_problem(generator, kind):
     cost = costs(kind, (800, 800), generator)
     assert_optimal(cost, *ops.linear_assignment(cost, return_duals=True, impl="cpp"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_width_around_that_of_a_register(generator, kind, dtype):
+    for rows, cols in product((7, 8, 9, 16, 17), repeat=2):
+        cost = costs(kind, (rows, cols), generator).to(dtype)
+        assert_optimal(cost, *ops.linear_assignment(cost, return_duals=True, impl="cpp"))
+
+
+@settings(deadline=None, max_examples=100, derandomize=True)
+@given(
+    rows=st.integers(1, 40),
+    cols=st.integers(1, 40),
+    levels=st.sampled_from([1, 2, 3, 50, 10**6]),
+    scale=st.sampled_from([1.0, 1e-30, 1e30]),
+    forbidden=st.floats(0, 0.9),
+    seed=st.integers(0, 999),
+)
+def test_ties_scales_and_forbidden_pairs_are_as_in_scipy(rows, cols, levels, scale, forbidden, seed):
+    draw = np.random.default_rng(seed)
+    cost = scale * (draw.integers(0, levels, (rows, cols)) - levels // 2).astype(np.float64)
+    cost[draw.random(cost.shape) < forbidden] = INF
+    try:
+        expected = cost[linear_sum_assignment(cost)].sum()
+    except ValueError:
+        with pytest.raises(ValueError, match="infeasible"):
+            ops.linear_assignment(torch.from_numpy(cost), impl="cpp")
+        return
+    found = ops.linear_assignment(torch.from_numpy(cost), return_duals=True, impl="cpp")
+    assert_optimal(torch.from_numpy(cost), *found)
+    np.testing.assert_allclose(cost[found[0], found[1]].sum(), expected, rtol=1e-6)
 
 
 @SMALL
@@ -360,6 +393,51 @@ def test_costs_of_any_strides(generator, shape):
         assert torch.equal(copy[rows, cols], copy[expected[0], expected[1]])
     batch = ops.linear_assignment(view.expand(3, *shape))
     assert batch[0].shape == (3, 9) and all(torch.equal(x[2], y) for x, y in zip(batch, expected, strict=False))
+
+
+def test_contract(generator):
+    cost = torch.rand(3, 4, 6, generator=generator)
+    registered = torch.ops.salcr.linear_assignment
+    assert_operator_contract(registered, (cost, False, True, "auto"), (cost.mT.double(), True, False, "reference"))
+    assert_operator_contract(registered, (cost[0], False, False, "cpp"), (cost[0].T.half(), False, True, "auto"))
+
+
+def test_compiles(generator):
+    examples = [(torch.rand(shape, generator=generator),) for shape in ((5, 9), (12, 4), (6, 6))]
+    assert_compiles(ops.linear_assignment, *examples)
+    assert_compiles(partial(ops.linear_assignment, return_duals=True, maximize=True), *examples)
+    assert_compiles(ops.linear_assignment, *((torch.stack([cost, -cost]),) for (cost,) in examples))
+
+
+class TotalCost(torch.nn.Module):
+    def forward(self, x, y):
+        cost = (x[:, None] - y).square().sum(-1)
+        rows, cols = ops.linear_assignment(cost)
+        return cost[rows, cols].sum(), cols
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_an_exported_graph_holds_it_for_every_number_of_rows_and_columns(generator, strict):
+    sides = [torch.rand(count, 3, generator=generator) for count in (7, 9)]
+    dims = {name: {0: torch.export.Dim(name, min=2, max=100)} for name in ("x", "y")}
+    program = torch.export.export(TotalCost(), tuple(sides), dynamic_shapes=dims, strict=strict)
+    assert "torch.ops.salcr.linear_assignment.default" in program.graph_module.code
+    for pair in (sides, sides[::-1]):
+        for found, expected in zip(program.module()(*pair), TotalCost()(*pair), strict=True):
+            assert torch.equal(found, expected)
+
+
+def test_nothing_of_the_gradient_goes_through_a_compiled_assignment(generator):
+    cost = torch.rand(6, 4, generator=generator, requires_grad=True)
+
+    def total(cost):
+        rows, cols = ops.linear_assignment(cost)
+        return cost[rows, cols].sum()
+
+    torch.compile(total, fullgraph=True, backend="aot_eager")(cost).backward()
+    rows, cols = ops.linear_assignment(cost)
+    assert not rows.requires_grad and not cols.requires_grad
+    assert torch.equal(cost.grad, torch.zeros(6, 4).index_put((rows, cols), torch.tensor(1.0)))
 
 
 @pytest.mark.parametrize("operator", [ops.linear_assignment, ops.bidirectional_assignment, ops.progressive_matching])

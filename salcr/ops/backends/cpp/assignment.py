@@ -1,5 +1,9 @@
 """Assignment on the CPU, in C++: columns may take several rows."""
 
+from functools import cache
+from types import ModuleType
+
+import numpy as np
 import torch
 
 from salcr.ops.backends._assignment import assignment_operators
@@ -11,27 +15,31 @@ def linear_assignment(
     cost: torch.Tensor, *, maximize: bool = False, return_duals: bool = False
 ) -> tuple[torch.Tensor, ...]:
     """Costs of any strides; they are read in place where the longer axis is contiguous, else from a turned copy."""
-    from salcr import _C
-
-    batch = cost if cost.ndim == 3 else cost[None]
-    problems, num_rows, num_cols = batch.shape
-    pairs = torch.empty((2, problems, min(num_rows, num_cols)), dtype=torch.int64)
-    duals = [torch.empty((problems, length), dtype=torch.float64) for length in batch.shape[1:] if return_duals]
-    row_duals, col_duals = (x.numpy() for x in duals) if return_duals else (None, None)
-    if not _C.linear_assignment(batch.numpy(), maximize, pairs.numpy(), row_duals, col_duals, torch.get_num_threads()):
+    found = assign_array(cost.numpy(), maximize, return_duals)
+    if found is None:
         raise ValueError(INFEASIBLE)
-    results = (*pairs.unbind(), *(-x if maximize else x for x in duals))
-    return results if cost.ndim == 3 else tuple(x[0] for x in results)
+    return tuple(map(torch.from_numpy, found))
+
+
+def assign_array(cost: np.ndarray, maximize: bool, return_duals: bool = False) -> tuple[np.ndarray, ...] | None:
+    """:func:`linear_assignment` of an array, None where there is none: costs that are NaN or that leave no way."""
+    return _extension().linear_assignment(cost, maximize, return_duals, torch.get_num_threads())
 
 
 def solve(cost: torch.Tensor, *, capacity: int, maximize: bool) -> tuple[torch.Tensor]:
     """The column of each row of ``[B, M, N]``, no column of more than ``capacity`` rows."""
-    from salcr import _C
-
     columns = torch.empty(cost.shape[:2], dtype=torch.int64)
-    if not _C.solve_assignment(cost.numpy(), maximize, capacity, columns.numpy(), torch.get_num_threads()):
+    if not _extension().solve_assignment(cost.numpy(), maximize, capacity, columns.numpy(), torch.get_num_threads()):
         raise ValueError(INFEASIBLE)
     return (columns,)
+
+
+@cache
+def _extension() -> ModuleType:
+    """An import statement takes as long as a small problem."""
+    from salcr import _C
+
+    return _C
 
 
 bidirectional_assignment = assignment_operators(solve)[1]
