@@ -231,7 +231,7 @@ def load_config(
     if preset is not None:
         if preset not in PRESETS:
             raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
-        text = resources.files("salcr.engine").joinpath(f"presets/{preset}.yaml").read_text()
+        text = resources.files("salcr.engine").joinpath(f"presets/{preset}.yaml").read_text("utf-8")
         tree = parse_yaml(text, f"preset {preset}")
     if file is not None:
         given = read_settings(Path(file))

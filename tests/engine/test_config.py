@@ -1,3 +1,4 @@
+import io
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -116,6 +117,13 @@ def test_presets_come_back_from_yaml(preset, tmp_path):
     file.write_text(dump_config(config))
     assert load_config(file=file) == config
     assert isinstance(yaml.safe_load(file.read_text())["data"]["root"], str)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_are_read_whatever_the_locales_encoding(preset, monkeypatch):
+    wanted = load_config(preset=preset)
+    monkeypatch.setattr(io, "text_encoding", lambda encoding, *_: encoding or "ascii")
+    assert load_config(preset=preset) == wanted
 
 
 def test_a_path_that_is_not_utf_8_comes_back_from_yaml(tmp_path):
