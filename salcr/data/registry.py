@@ -59,7 +59,7 @@ def load_dataset(name: str, root: str | Path, *, trial: int = 1) -> Dataset:
         trial: which split, from 1, of a data set that has several; the others do not read it.
 
     Returns:
-        The data set; the loader in its own file, such as :func:`salcr.data.folder.load_folder`, says what is in it.
+        The data set; its loader, such as :func:`salcr.data.load_folder`, says what is in it.
 
     Raises:
         FileNotFoundError: a folder or split file is missing.
