@@ -151,7 +151,10 @@ def test_a_restart_that_was_cut_off_goes_on_with_no_old_result(tmp_path, config,
     def cut_off(*_):
         raise Interrupted(signal.SIGTERM)
 
-    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="0 of 2 trials have ended; .* --resume"):
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(Interrupted, match=r"^ended by SIGTERM: 0 of 2 trials have ended; .* --resume"),
+    ):
         patch.setattr(trials, "_run", cut_off)
         train_trials(other, tmp_path, [1, 2], restart=True)
     train_trials(other, tmp_path, [1, 2], resume=True)
@@ -160,7 +163,7 @@ def test_a_restart_that_was_cut_off_goes_on_with_no_old_result(tmp_path, config,
 
 def test_a_restart_leaves_a_trial_alone_that_another_process_trains(tmp_path, config):
     train_trials(config, tmp_path, [1])
-    with RunFolder(tmp_path / "trial_1").locked(), pytest.raises(RunInUse, match="another run trains in .*trial_1"):
+    with RunFolder(tmp_path / "trial_1").locked(), pytest.raises(RunInUse, match=r"another run trains in .*trial_1"):
         train_trials(config, tmp_path, [1], restart=True)
     assert (tmp_path / "trial_1/summary.json").exists()
 
