@@ -26,6 +26,7 @@ from salcr.engine.yaml_settings import parse_yaml, read_settings
 
 PATHS = ("data.root", "data.cache", "model.weights", "model.checkpoint")
 SHOWN = 10  # wrong keys in a message
+STRIDE = 16  # of every architecture's last map
 LONGEST_KEY = 80  # that a similar one is looked for
 PRESETS = ("demo", *(spec.preset for spec in DATASETS.values() if spec.preset))
 Backend = Literal["auto", "reference", "eager", "cpp", "numba", "triton", "cuda", "faiss"]
@@ -206,6 +207,14 @@ class Config(Section):
     def _something_to_train(self) -> "Config":
         if self.schedule.stage_two_epochs and not (self.dagi.enabled or self.fgsal.enabled or self.gpcr.enabled):
             raise ValueError("stage two needs one of dagi.enabled, fgsal.enabled and gpcr.enabled")
+        return self
+
+    @model_validator(mode="after")
+    def _a_cell_for_each_part(self) -> "Config":
+        rows, columns = -(-self.data.height // STRIDE), -(-self.data.width // STRIDE)
+        if self.model.parts > rows * columns:
+            size = f"{self.data.height}x{self.data.width}"
+            raise ValueError(f"model.parts is {self.model.parts}, and images of {size} have {rows}x{columns} cells")
         return self
 
     @model_validator(mode="after")

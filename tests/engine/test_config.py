@@ -219,6 +219,13 @@ def test_all_wrong_keys_are_named_at_once():
     assert "\n" not in str(caught.value)
 
 
+def test_parts_have_a_cell_each():
+    few = ["data.height=33", "data.width=16"]
+    assert load_config(overrides=[*few, "model.parts=3"]).model.parts == 3
+    with pytest.raises(ValueError, match=r"model\.parts is 4, and images of 33x16 have 3x1 cells"):
+        load_config(overrides=[*few, "model.parts=4"])
+
+
 def test_bad_files_and_presets_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"preset must be one of demo, sysu, regdb, llcm, .*got 'market'"):
         load_config(preset="market")
