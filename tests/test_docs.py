@@ -1,20 +1,28 @@
 """The pages of the repository hold together: links, anchors, and the headings that source files cite."""
 
+import importlib
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 import yaml
 
 import salcr
 from salcr import ops
+from salcr.engine import Config
+from salcr.engine.config import flattened
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *sorted(ROOT.glob("docs/*.md"))]
 FOLDERS = ("salcr", "kernels", "csrc", "tests", "benchmarks", "docs", "examples")
 SUFFIXES = (".py", ".cpp", ".hpp", ".cu", ".cuh", ".md", ".yaml")
 
+NAME = re.compile(r"`([a-z_]\w*(?:\.\w+)+)(?:\([^`]*\)|=[^`]*)?`")
+ROOMS = ("ops", "nn", "objectives")  # that pages name without "salcr."
 LINK = re.compile(r"(?<!`)\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#{1,6} +(.+?) *$", re.MULTILINE)
 CITED_PAGE = re.compile(r"docs/method\.md")
@@ -34,6 +42,21 @@ def test_a_broken_link_or_anchor_is_found(tmp_path):
     page.write_text("# Here\n")
     assert _resolves(page, "other.md#one-heading-code-and-a-colon") and _resolves(page, "#here")
     assert not any(_resolves(page, target) for target in ("gone.md", "other.md#another", "#there"))
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=lambda page: page.name
+)  # which names what has been
+def test_names_and_settings_are_there(page):
+    unknown = [name for name in NAME.findall(page.read_text()) if not _is_there(name)]
+    assert not unknown, f"{page.name} names what is not there: {unknown}"
+
+
+def test_a_name_that_is_not_there_is_found():
+    text = "`salcr.engine.train`, `ops.knn(x, 3)`, `data.root=DATA`, `checkpoints.keep`, `numpy.load`"
+    assert len(NAME.findall(text)) == 5 and all(map(_is_there, NAME.findall(text)))
+    wrong = ("salcr.nowhere", "salcr.engine.Config.nothing", "ops.knm", "data.roo", "checkpoints.keep.none")
+    assert not any(map(_is_there, wrong))
 
 
 def test_headings_of_the_method_are_unique():
@@ -81,6 +104,24 @@ def test_the_reference_has_every_operator():
     page = (ROOT / "docs" / "api" / "ops.rst").read_text()
     listed = re.findall(r"^\.\. auto(?:function|class|exception):: (\w+)$", page, re.MULTILINE)
     assert sorted(listed) == sorted(ops.__all__)
+
+
+def _is_there(name: str) -> bool:
+    """Whether a dotted name is something of the package, a setting or a section of settings, or of another package."""
+    first, *rest = name.split(".")
+    if first in Config.model_fields:
+        return any(f"{key}.".startswith(f"{name}.") for key in flattened(Config().model_dump()))
+    if first != "salcr" and first not in ROOMS:
+        return True
+    found: Any = salcr
+    for part in rest if first == "salcr" else (first, *rest):
+        with suppress(ModuleNotFoundError):
+            if isinstance(found, ModuleType):
+                importlib.import_module(f"{found.__name__}.{part}")
+        if not hasattr(found, part):
+            return False
+        found = getattr(found, part)
+    return True
 
 
 def _links(page: Path) -> Iterator[str]:

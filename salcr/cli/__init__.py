@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+
 Overrides = Annotated[Optional[list[str]], typer.Argument(help="Settings as key.sub=value; salcr config lists them.")]  # noqa: UP045
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 
@@ -52,6 +54,8 @@ def main() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # file names are bytes; stderr has it so by itself
     try:
         if level := os.environ.get("SALCR_LOG"):
+            if level.upper() not in LEVELS:
+                raise ValueError(f"SALCR_LOG must be one of {', '.join(LEVELS).lower()}, got {level!r}")
             logging.getLogger("salcr").setLevel(level.upper())
         with _terminable():
             app()

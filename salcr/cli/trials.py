@@ -75,7 +75,7 @@ def train_trials(
         config: of all trials; ``data.trial`` is replaced.
         jobs: how many run at once: on the CPU that many processes, else each on a GPU of its own.
         resume: trials that have ended are not run again, the others go on from where they are.
-        restart: all are trained from nothing.
+        restart: all are trained from nothing; the checkpoints and results of all are removed before the first begins.
 
     Returns:
         What is also written to ``summary.json``: ``trials``, the summary of each by its number; ``mean`` and
@@ -83,6 +83,7 @@ def train_trials(
 
     Raises:
         FileExistsError: one of them has trained, and ``resume`` and ``restart`` are False.
+        RunInUse: to be restarted, and another process trains in its folder.
         ValueError: both ``resume`` and ``restart``; more jobs than GPUs; a trial that has ended had other settings.
         Interrupted: by Ctrl-C or SIGTERM, after every running trial has written where it is.
     """
@@ -95,6 +96,10 @@ def train_trials(
         waiting = [trial for trial, run in runs.items() if not _has_ended(run, _of_trial(config, trial))]
     elif not restart and (trained := [str(run.path) for run in runs.values() if run.has_trained()]):
         raise FileExistsError(f"{trained[0]} already holds a run: resume the trials or choose another folder")
+    if restart:
+        for run in runs.values():  # else a restart that is cut off would go on with the old ones
+            with run.locked():
+                run.clear()
     shared = folder / SETTINGS
     write_atomically(shared, dump_config(config))
     more = ["--resume"] * resume + ["--restart"] * restart

@@ -16,7 +16,7 @@ def as_tensor(name: str, x: Array) -> torch.Tensor:
         return x.detach()
     if not isinstance(x, np.ndarray):
         raise TypeError(f"{name} must be a NumPy array or a tensor, got {type(x).__name__}")
-    return torch.from_numpy(np.require(x, requirements=["C", "W"]))  # torch warns of read-only arrays
+    return torch.from_numpy(np.require(x, x.dtype.newbyteorder("="), ["C", "W"]))  # torch warns of read-only arrays
 
 
 def like(result: torch.Tensor, given: Array) -> Array:

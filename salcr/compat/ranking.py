@@ -63,9 +63,11 @@ def evaluate_rank(
     Raises:
         TypeError, ValueError: as :func:`salcr.ops.evaluate_ranking`.
     """
-    options = dict(protocol="cuhk03" if use_metric_cuhk03 else "market1501", max_rank=min(max_rank, distmat.shape[1]))
-    curve, mean_precision, _ = _figures(distmat, q_pids, g_pids, q_camids, g_camids, **options)
-    return curve, mean_precision
+    protocol = "cuhk03" if use_metric_cuhk03 else "market1501"
+    curve, mean_precision, _ = _figures(
+        distmat, q_pids, g_pids, q_camids, g_camids, protocol=protocol, max_rank=max_rank
+    )
+    return curve[: distmat.shape[1]], mean_precision
 
 
 def re_ranking(

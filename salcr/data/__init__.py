@@ -5,6 +5,7 @@ renders the same folder layouts that the loaders read.
 """
 
 from salcr.data.check import check_dataset
+from salcr.data.folder import load_folder
 from salcr.data.llcm import load_llcm
 from salcr.data.records import Dataset, Protocol, Records, Trial
 from salcr.data.regdb import load_regdb
@@ -22,6 +23,7 @@ __all__ = [
     "Trial",
     "check_dataset",
     "load_dataset",
+    "load_folder",
     "load_llcm",
     "load_regdb",
     "load_sysu",

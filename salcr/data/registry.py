@@ -4,7 +4,7 @@ from pathlib import Path
 
 from salcr.data.folder import FOLDER
 from salcr.data.llcm import LLCM
-from salcr.data.records import Dataset
+from salcr.data.records import Dataset, Records, Trial
 from salcr.data.regdb import REGDB
 from salcr.data.spec import DatasetSpec
 from salcr.data.sysu import SYSU
@@ -59,11 +59,25 @@ def load_dataset(name: str, root: str | Path, *, trial: int = 1) -> Dataset:
         trial: which split, from 1, of a data set that has several; the others do not read it.
 
     Returns:
-        The data set; the loader in its own file, such as :func:`salcr.data.folder.load_folder`, says what is in it.
+        The data set; its loader, such as :func:`salcr.data.load_folder`, says what is in it.
 
     Raises:
         FileNotFoundError: a folder or split file is missing.
-        ValueError: an unknown name, or a split that is empty or malformed.
+        ValueError: an unknown name, a split that is empty or malformed, or a protocol by which no query has a match.
     """
     spec = dataset_named(name)
-    return spec.load(root, trial) if spec.splits > 1 else spec.load(root)
+    dataset = spec.load(root, trial) if spec.splits > 1 else spec.load(root)
+    for protocol in dataset.protocols:
+        if not all(_has_match(dataset.test, one, protocol.rule) for one in protocol.trials):
+            raise ValueError(
+                f"{dataset.root} cannot be evaluated: no query of {protocol.name} has a match in the gallery"
+            )
+    return dataset
+
+
+def _has_match(test: Records, trial: Trial, rule: str) -> bool:
+    from salcr.ops.ranking import is_ranked  # torch, which a look at the table of data sets need not wait for
+
+    ids, cams = test.ids[trial.gallery], test.cams[trial.gallery]
+    queries = zip(test.ids[trial.query], test.cams[trial.query], strict=True)
+    return any((is_ranked(query, cam, ids, cams, rule) & (ids == query)).any() for query, cam in queries)

@@ -36,12 +36,17 @@ def describe(mark: Mapping[str, Any]) -> str:
 
 def save_best(folder: Path, mark: dict[str, Any], payload: dict[str, Any]) -> Path:
     """Write the checkpoint ``payload`` of the epoch that :func:`best_epoch` chose, marked; those before it go."""
-    path = folder / f"best_{mark['metric']}_on_test_data_epoch_{mark['epoch']:04d}.pt"
+    path = path_of(folder, mark)
     save_atomically(payload | {MARK: mark}, path)
     for other in files(folder):
         if other != path and NAME.fullmatch(other.name)[1] == mark["metric"]:
             other.unlink()
     return path
+
+
+def path_of(folder: Path, mark: Mapping[str, Any]) -> Path:
+    """Where :func:`save_best` writes."""
+    return folder / f"best_{mark['metric']}_on_test_data_epoch_{mark['epoch']:04d}.pt"
 
 
 def files(folder: Path, since: int = 0) -> list[Path]:

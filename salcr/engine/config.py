@@ -26,6 +26,7 @@ from salcr.engine.yaml_settings import parse_yaml, read_settings
 
 PATHS = ("data.root", "data.cache", "model.weights", "model.checkpoint")
 SHOWN = 10  # wrong keys in a message
+STRIDE = 16  # of every architecture's last map
 LONGEST_KEY = 80  # that a similar one is looked for
 PRESETS = ("demo", *(spec.preset for spec in DATASETS.values() if spec.preset))
 Backend = Literal["auto", "reference", "eager", "cpp", "numba", "triton", "cuda", "faiss"]
@@ -209,6 +210,14 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _a_cell_for_each_part(self) -> "Config":
+        rows, columns = -(-self.data.height // STRIDE), -(-self.data.width // STRIDE)
+        if self.model.parts > rows * columns:
+            size = f"{self.data.height}x{self.data.width}"
+            raise ValueError(f"model.parts is {self.model.parts}, and images of {size} have {rows}x{columns} cells")
+        return self
+
+    @model_validator(mode="after")
     def _something_to_choose_from(self) -> "Config":
         if self.checkpoints.keep.best and not self.evaluation.every:
             raise ValueError("checkpoints.keep.best needs evaluation.every: the epochs to choose from")
@@ -231,7 +240,7 @@ def load_config(
     if preset is not None:
         if preset not in PRESETS:
             raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
-        text = resources.files("salcr.engine").joinpath(f"presets/{preset}.yaml").read_text()
+        text = resources.files("salcr.engine").joinpath(f"presets/{preset}.yaml").read_text("utf-8")
         tree = parse_yaml(text, f"preset {preset}")
     if file is not None:
         given = read_settings(Path(file))

@@ -51,7 +51,8 @@ def train(
 
     Returns:
         The summary that is also written to ``summary.json``: ``stage_one`` and ``final``, each by protocol; with
-        ``checkpoints.keep.best`` also ``chosen_on_test_data``, the best epoch with its ``figures``.
+        ``checkpoints.keep.best`` also ``chosen_on_test_data``, the best epoch with its ``figures``, unless it was over
+        before that was set.
 
     Raises:
         FileExistsError: a run in the folder has got to its first checkpoint, and ``resume`` and ``restart`` are False.
@@ -203,8 +204,11 @@ class Trainer(Session):
         summary = {"stage_one": self.results["stage_one"], "final": self.results["final"]}
         keep, files = self.config.checkpoints.keep, checkpoint.files(self.run.checkpoints)
         if keep.best and (chosen := best.best_epoch(self.records, keep.best)):
-            figures = next(x["evaluation"] for x in self.records if x["epoch"] == chosen["epoch"])
-            summary[best.MARK] = chosen | {"figures": figures}
+            if best.path_of(self.run.checkpoints, chosen).exists():
+                figures = next(x["evaluation"] for x in self.records if x["epoch"] == chosen["epoch"])
+                summary[best.MARK] = chosen | {"figures": figures}
+            else:  # the setting is newer than that epoch, or the run went back from a damaged checkpoint
+                logger.warning("no checkpoint of the epoch with the best %s, %d, was kept", keep.best, chosen["epoch"])
         if files:  # one that was killed as it saved has left more
             checkpoint.prune(self.run.checkpoints, files[0], last=keep.last, spared=self._spared())
         self.run.write_summary(summary)

@@ -66,4 +66,4 @@ def test_the_whole_list_is_in_the_log(salcr, theirs, caplog, monkeypatch):
     assert_one_line(salcr(*command), "data.root is not set")
     assert "thermal_module.thermal.layer4.0.conv1.weight" in caplog.text
     monkeypatch.setenv("SALCR_LOG", "loud")
-    assert_one_line(salcr(*command), "LOUD")
+    assert_one_line(salcr(*command), "SALCR_LOG must be one of debug, info, warning, error, got 'loud'")

@@ -16,6 +16,7 @@ from salcr.cli import trials
 from salcr.cli.trials import parse_trials, train_trials
 from salcr.engine import load_config
 from salcr.engine.interruption import STANDARD, Interrupted
+from salcr.engine.run_folder import RunFolder, RunInUse
 from tests.data.trees import make_regdb
 
 STAND_IN = """
@@ -141,6 +142,30 @@ def test_trials_that_have_trained_are_resumed_or_restarted_or_left_alone(tmp_pat
     assert [call[0] for call in calls(tmp_path, 1)] == [[], ["--restart"]]
     with pytest.raises(ValueError, match="resume or restart, not both"):
         train_trials(config, tmp_path, [1], resume=True, restart=True)
+
+
+def test_a_restart_that_was_cut_off_goes_on_with_no_old_result(tmp_path, config, monkeypatch):
+    train_trials(config, tmp_path, [1, 2])
+    other = load_config(file=tmp_path / "trials.yaml", overrides=["clustering.eps=0.4"])
+
+    def cut_off(*_):
+        raise Interrupted(signal.SIGTERM)
+
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(Interrupted, match=r"^ended by SIGTERM: 0 of 2 trials have ended; .* --resume"),
+    ):
+        patch.setattr(trials, "_run", cut_off)
+        train_trials(other, tmp_path, [1, 2], restart=True)
+    train_trials(other, tmp_path, [1, 2], resume=True)
+    assert [len(calls(tmp_path, trial)) for trial in (1, 2)] == [2, 2]
+
+
+def test_a_restart_leaves_a_trial_alone_that_another_process_trains(tmp_path, config):
+    train_trials(config, tmp_path, [1])
+    with RunFolder(tmp_path / "trial_1").locked(), pytest.raises(RunInUse, match=r"another run trains in .*trial_1"):
+        train_trials(config, tmp_path, [1], restart=True)
+    assert (tmp_path / "trial_1/summary.json").exists()
 
 
 def test_a_trial_that_ended_with_other_settings_is_an_error(tmp_path, config):

@@ -52,3 +52,17 @@ def test_re_ranking_is_that_of_the_published_loops(generator, options, squared):
     np.testing.assert_allclose(found, rerank_distances(*parts, **options), atol=1e-5)
     tensors = compat.re_ranking(*map(torch.from_numpy, map(np.ascontiguousarray, parts)), **options)
     assert isinstance(tensors, torch.Tensor) and np.array_equal(tensors.numpy(), found)
+
+
+@pytest.mark.parametrize("name", ["evaluate_rank", "eval_sysu", "eval_regdb", "eval_llcm"])
+def test_what_is_no_matrix_is_named_and_any_order_of_bytes_is_read(generator, name):
+    distances, *columns = problem(generator)
+    columns = columns[:2] if name == "eval_regdb" else columns
+    figures = getattr(compat, name)
+    with pytest.raises(TypeError, match=r"^distmat must be a NumPy array or a tensor, got list$"):
+        figures(distances.tolist(), *columns)
+    with pytest.raises(ValueError, match=r"^distances must have 2 axes"):
+        figures(distances[0], *columns)
+    swapped = distances.astype(distances.dtype.newbyteorder())
+    for found, expected in zip(figures(swapped, *columns), figures(distances, *columns), strict=True):
+        np.testing.assert_array_equal(found, expected)

@@ -1,7 +1,9 @@
 """What is known of a data set stands in its own file, and one can be added from outside."""
 
 import ast
+import re
 from dataclasses import FrozenInstanceError, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import salcr
 from salcr import ops
 from salcr.data import DATASETS, Dataset, DatasetSpec, check_dataset, load_dataset, load_sysu, register
 from salcr.data.synthetic import write_dataset
-from tests.data.trees import make_sysu
+from tests.data.trees import make_folder, make_llcm, make_regdb, make_sysu
 
 PACKAGE = Path(salcr.__file__).parent
 
@@ -100,3 +102,33 @@ def test_a_name_that_cannot_be_registered(no_trace, name):
     with pytest.raises(ValueError, match=rf"a name of its own, got '{name}'; taken are sysu, regdb"):
         register(replace(MINE, name=name))
     assert list(DATASETS) == before
+
+
+def strangers(root):
+    for identity, other in ((20, 5), (4, 21)):
+        (root / f"gallery/visible/{identity:04d}").rename(root / f"gallery/visible/{other}")
+
+
+def other_labels(root):
+    thermal = root / "idx/test_thermal_1.txt"
+    thermal.write_text("".join(f"{line}7\n" for line in thermal.read_text().splitlines()))
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "change", "protocol"),
+    [
+        ("sysu", partial(make_sysu, cams=(2, 3)), None, "all-single"),
+        ("sysu", partial(make_sysu, cams=(2, 3, 4)), None, "indoor-single"),
+        ("regdb", make_regdb, other_labels, "visible-to-thermal"),
+        ("llcm", partial(make_llcm, vis_cams=(1,), nir_cams=(1,)), None, "visible-to-infrared"),
+        ("folder", make_folder, strangers, "infrared-to-visible"),
+    ],
+)
+def test_a_protocol_without_a_match_is_an_error_before_training(tmp_path, name, make, change, protocol):
+    root = make(tmp_path)
+    if change is not None:
+        change(root)
+    message = f"{root} cannot be evaluated: no query of {protocol} has a match in the gallery"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        load_dataset(name, root)
+    assert message in check_dataset(name, root, published_counts=False)[-1]

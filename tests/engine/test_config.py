@@ -1,3 +1,4 @@
+import io
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -118,6 +119,13 @@ def test_presets_come_back_from_yaml(preset, tmp_path):
     assert isinstance(yaml.safe_load(file.read_text())["data"]["root"], str)
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_are_read_whatever_the_locales_encoding(preset, monkeypatch):
+    wanted = load_config(preset=preset)
+    monkeypatch.setattr(io, "text_encoding", lambda encoding, *_: encoding or "ascii")
+    assert load_config(preset=preset) == wanted
+
+
 def test_a_path_that_is_not_utf_8_comes_back_from_yaml(tmp_path):
     root, file = Path(os.fsdecode(b"some/wh\xffre")), tmp_path / "config.yaml"
     config = load_config(overrides=[f"data.root={root}"])
@@ -209,6 +217,13 @@ def test_all_wrong_keys_are_named_at_once():
     with pytest.raises(ValueError, match=r"seed: .*unknown key 'schedule\.lrr'") as caught:
         load_config(overrides=["seed=x", "schedule.lrr=1"])
     assert "\n" not in str(caught.value)
+
+
+def test_parts_have_a_cell_each():
+    few = ["data.height=33", "data.width=16"]
+    assert load_config(overrides=[*few, "model.parts=3"]).model.parts == 3
+    with pytest.raises(ValueError, match=r"model\.parts is 4, and images of 33x16 have 3x1 cells"):
+        load_config(overrides=[*few, "model.parts=4"])
 
 
 def test_bad_files_and_presets_are_named(tmp_path):

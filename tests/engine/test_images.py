@@ -33,7 +33,7 @@ def close_folder(monkeypatch):
 
 
 def images(root, *overrides):
-    config = load_config(overrides=[f"data.root={root}", "data.height=6", "data.width=4", *overrides])
+    config = load_config(overrides=[f"data.root={root}", "data.height=6", "data.width=4", "model.parts=1", *overrides])
     return open_images(open_dataset(config).test, config)
 
 

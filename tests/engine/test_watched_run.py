@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import shutil
 import signal
 
 import pytest
@@ -106,6 +107,15 @@ def test_the_best_is_marked_wherever_it_stands(watched, caplog):
     assert figures == mark["figures"] | {best.MARK: {name: mark[name] for name in best.KINDS}}
     assert f"{path} was chosen on test data: of the evaluated epochs, epoch {mark['epoch']} has the best" in caplog.text
     assert best.MARK not in evaluate_checkpoint(folder / "checkpoints/epoch_0003.pt")
+
+
+def test_a_best_epoch_that_was_over_before_it_was_asked_for_is_not_called_kept(plain, config, tmp_path, caplog):
+    folder = shutil.copytree(plain, tmp_path / "run")
+    with caplog.at_level(logging.WARNING, logger="salcr"):
+        summary = train(config.model_copy(update={"logging": Logging()}), folder, resume=True)
+    assert not best.files(folder / "checkpoints") and best.MARK not in summary
+    assert "chosen" not in summary_table(summary)
+    assert re.search(r"no checkpoint of the epoch with the best mAP, [13], was kept", caplog.text)
 
 
 def test_the_board_shows_every_figure_once_an_epoch(watched):
