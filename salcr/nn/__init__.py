@@ -1,17 +1,31 @@
 """Thin modules and memory banks over :mod:`salcr.ops`."""
 
 from salcr.nn.batch_norm import synchronised
-from salcr.nn.memory import ClusterMemory, InstanceMemory, MemoryUpdate, contrast_sum, update_memories_
+from salcr.nn.memory import (
+    ClusterMemory,
+    InstanceMemory,
+    MemoryContrasts,
+    MemoryUpdate,
+    contrast_memories,
+    contrast_sum,
+    contrast_sums,
+    search_memories,
+    update_memories_,
+)
 from salcr.nn.pooling import GeM, SemanticParts, frozen_bias_batch_norm
 
 __all__ = [
     "ClusterMemory",
     "GeM",
     "InstanceMemory",
+    "MemoryContrasts",
     "MemoryUpdate",
     "SemanticParts",
+    "contrast_memories",
     "contrast_sum",
+    "contrast_sums",
     "frozen_bias_batch_norm",
+    "search_memories",
     "synchronised",
     "update_memories_",
 ]

@@ -16,6 +16,7 @@ the CPU, is accepted until version 0.3.)
 Examples in the docstrings assume ``import torch`` and ``from salcr import ops``.
 """
 
+from salcr.ops import instance_memories  # noqa: F401  operators of a training step, registered with the others
 from salcr.ops._dispatch import BackendError, use_backend
 from salcr.ops.assignment import bidirectional_assignment, linear_assignment, progressive_matching
 from salcr.ops.augmentation import augment

@@ -11,12 +11,16 @@ from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._parts import (
     HALF_TO_SINGLE,
     SINGLE_AND_DOUBLE,
+    by_memory,
+    check_alike,
     check_parts,
     check_targets,
     check_temperature,
     followed,
     lse_dtype,
+    of_features,
     per_row,
+    split_rows,
 )
 from salcr.ops._register import apply, first_derivative, register
 from salcr.ops.backends.cpp import cluster_memory as _cpp
@@ -134,14 +138,45 @@ def cluster_contrast_sum(
 
     Source: docs/method.md, "DAGI" and "FGSAL".
     """
-    for name, given in (("memories", memories), ("targets", targets)):
-        if isinstance(given, torch.Tensor) or not isinstance(given, Sequence):
-            raise TypeError(f"{name} must be a sequence of tensors, got {type(given).__name__}")
-    memories, targets = [followed(memory, features) for memory in memories], list(targets)
-    if not memories or len(memories) != len(targets):
-        raise ValueError(f"memories and targets must be as many, and some: got {len(memories)} and {len(targets)}")
-    checked = [_check_contrast(features, *pair, temperature, impl) for pair in zip(memories, targets, strict=True)]
-    return apply(_ClusterContrastSum, features, temperature, checked[0], len(memories), *memories, *targets)[0]
+    return cluster_contrast_sums([features], [memories], [targets], temperature=temperature, impl=impl)[0]
+
+
+def cluster_contrast_sums(
+    features: Sequence[torch.Tensor],
+    memories: Sequence[Sequence[torch.Tensor]],
+    targets: Sequence[Sequence[torch.Tensor]],
+    *,
+    temperature: float = TEMPERATURE,
+    impl: str = "auto",
+) -> tuple[torch.Tensor, ...]:
+    """Equivalent to :func:`salcr.ops.cluster_contrast_sum` of each of ``features``; on a GPU as many launches as one.
+
+    Args:
+        features: of one dtype, width and device.
+        memories, targets: of each of the features equally many, as the single sum takes them.
+        temperature, impl: as there.
+
+    Returns:
+        A scalar for each of the features.
+
+    Raises:
+        TypeError, ValueError: as the single sum; features that differ in dtype, width or device, or in the number of
+            their memories.
+    """
+    for name, groups in (("memories", memories), ("targets", targets)):
+        for given in groups:
+            if isinstance(given, torch.Tensor) or not isinstance(given, Sequence):
+                raise TypeError(f"{name} must be a sequence of tensors, got {type(given).__name__}")
+    for banks, labels in zip(memories, targets, strict=True):
+        if not banks or len(banks) != len(labels):
+            raise ValueError(f"memories and targets must be as many, and some: got {len(banks)} and {len(labels)}")
+    banks = [[followed(memory, x) for memory in some] for x, some in zip(features, memories, strict=True)]
+    for x, some, of_some in zip(features, banks, targets, strict=True):
+        for memory, labels in zip(some, of_some, strict=True):
+            _check_contrast(x, memory, labels, temperature, impl)
+    check_alike(features, banks)
+    tensors = *features, *by_memory(banks), *by_memory(targets)
+    return apply(_ClusterContrastSums, temperature, check_impl(impl), len(features), *tensors)[: len(features)]
 
 
 class _ClusterContrast(torch.autograd.Function):
@@ -169,33 +204,33 @@ class _ClusterContrast(torch.autograd.Function):
         return first_derivative("cluster_contrast", _formula.contrast_backward, arguments), *[None] * 7
 
 
-class _ClusterContrastSum(torch.autograd.Function):
-    """Loss, and the LSE of each memory."""
+class _ClusterContrastSums(torch.autograd.Function):
+    """Loss of each of the features, and the LSE of all logits."""
 
     @staticmethod
-    def forward(features, temperature, impl, count, *pairs):
-        memories, targets = list(pairs[:count]), list(pairs[count:])
-        loss, lses = torch.ops.salcr.cluster_contrast_sum(features, memories, targets, temperature, impl)
-        return loss, *lses
+    def forward(temperature, impl, groups, *tensors):
+        losses, lse = torch.ops.salcr.cluster_contrast_sum(*_terms(tensors, groups), temperature, impl)
+        return *losses, lse
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        features, temperature, impl, _, *pairs = inputs
-        ctx.save_for_backward(features, *pairs, *output[1:])
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.set_materialize_grads(False)
+        temperature, impl, ctx.groups, *tensors = inputs
+        ctx.save_for_backward(*tensors, output[-1])
+        ctx.mark_non_differentiable(output[-1])
         ctx.options = temperature, impl
 
     @staticmethod
-    def backward(ctx, gradient, *_):
-        features, *rest = ctx.saved_tensors
-        count = len(rest) // 3
-        if gradient is None:
-            return (None,) * (4 + 2 * count)
-        terms = rest[:count], rest[count : 2 * count], rest[2 * count :]
-        arguments = gradient, features, *terms, *ctx.options
-        found = first_derivative("cluster_contrast_sum", _formula.contrast_sum_backward, arguments)
-        return found, *[None] * (3 + 2 * count)
+    def backward(ctx, *gradients):
+        *tensors, lse = ctx.saved_tensors
+        arguments = list(gradients[:-1]), *_terms(tensors, ctx.groups), lse, *ctx.options
+        found = first_derivative("cluster_contrast_sum", _formula.contrast_sums_backward, arguments)
+        return None, None, None, *found, *[None] * (len(tensors) - ctx.groups)
+
+
+def _terms(tensors: Sequence[torch.Tensor], groups: int) -> tuple[list[torch.Tensor], ...]:
+    """Features, memories and targets."""
+    middle = (len(tensors) + groups) // 2
+    return list(tensors[:groups]), list(tensors[groups:middle]), list(tensors[middle:])
 
 
 def _check_contrast(
@@ -224,15 +259,34 @@ def _contrast_backward(gradient, features, *arguments):
     return pick("cluster_contrast_backward", impl, features)(gradient, features, *arguments).contiguous()
 
 
-def _contrast_sum(features, memories, targets, temperature, impl):
-    terms = zip(memories, targets, strict=True)
-    found = [_contrast(features, m, t, temperature, "mean", None, None, impl) for m, t in terms]
-    return functools.reduce(torch.add, (loss for loss, _ in found)), [lse for _, lse in found]
+def _contrast_sums(features, memories, targets, temperature, impl):
+    for memory, labels in zip(memories, targets, strict=True):
+        check_targets(labels, memory.shape[-2])
+    losses, lse = pick("cluster_contrast_sum", impl, features[0])(features, memories, targets, temperature)
+    return list(losses), lse
 
 
-def _contrast_sum_backward(gradient, features, memories, targets, lses, temperature, impl):
-    backward = pick("cluster_contrast_sum_backward", impl, features)
-    return backward(gradient, features, memories, targets, lses, temperature, "mean").contiguous()
+def _contrast_sums_backward(gradients, features, *arguments):
+    *arguments, impl = arguments
+    found = pick("cluster_contrast_sum_backward", impl, features[0])(gradients, features, *arguments)
+    return [x.contiguous() for x in found]
+
+
+def _one_by_one(contrast, features, memories, targets, temperature):
+    losses, lses = [], []
+    for terms in of_features(features, memories, targets):
+        found = [contrast(*term, temperature, "mean", None, None) for term in terms]
+        losses.append(functools.reduce(torch.add, (loss for loss, _ in found)))
+        lses.append(torch.stack([lse.flatten() for _, lse in found]))
+    return losses, torch.cat(lses, dim=1)
+
+
+def _backward_one_by_one(backward, gradients, features, memories, targets, lse, temperature):
+    found = []
+    for n, terms in enumerate(of_features(features, memories, targets, split_rows(lse, features))):
+        _, banks, labels, lses = zip(*terms, strict=True)
+        found.append(backward(gradients[n], features[n], banks, labels, lses, temperature, "mean"))
+    return found
 
 
 def _fake_contrast(features, memory, targets, temperature, reduction, soft_targets, weights, impl):
@@ -244,13 +298,14 @@ def _fake_contrast_backward(gradient, features, *_):
     return features.new_empty(features.shape)
 
 
-def _fake_contrast_sum(features, memories, targets, temperature, impl):
-    lses = [features.new_empty(features.shape[:-1], dtype=lse_dtype(features)) for _ in memories]
-    return features.new_empty(()), lses
+def _fake_contrast_sums(features, memories, targets, temperature, impl):
+    rows = sum(x.shape[:-1].numel() for x in features)
+    lse = features[0].new_empty(len(memories) // len(features), rows, dtype=lse_dtype(features[0]))
+    return [x.new_empty(()) for x in features], lse
 
 
-def _fake_contrast_sum_backward(gradient, features, memories, targets, lses, temperature, impl):
-    return features.new_empty(features.shape)
+def _fake_contrast_sums_backward(gradients, features, *_):
+    return [x.new_empty(x.shape) for x in features]
 
 
 for _name, _module, _dtypes in (
@@ -261,8 +316,13 @@ for _name, _module, _dtypes in (
 ):
     add_backend("cluster_contrast", _name, _module.contrast, dtypes=_dtypes)
     add_backend("cluster_contrast_backward", _name, _module.contrast_backward, dtypes=_dtypes)
-    add_backend("cluster_contrast_sum", _name, _module.contrast, dtypes=_dtypes)
-    add_backend("cluster_contrast_sum_backward", _name, _module.contrast_sum_backward, dtypes=_dtypes)
+    _sums = _triton.contrast_sums if _name == "triton" else functools.partial(_one_by_one, _module.contrast)
+    if _name in ("triton", "reference"):
+        _sums_backward = _module.contrast_sums_backward
+    else:
+        _sums_backward = functools.partial(_backward_one_by_one, _module.contrast_sum_backward)
+    add_backend("cluster_contrast_sum", _name, _sums, dtypes=_dtypes)
+    add_backend("cluster_contrast_sum_backward", _name, _sums_backward, dtypes=_dtypes)
 _TENSORS = "Tensor features, Tensor memory, Tensor targets"
 _OPTIONS = "float temperature, str reduction, Tensor? soft_targets, Tensor? weights, str impl"
 register("cluster_contrast", f"({_TENSORS}, {_OPTIONS}) -> (Tensor, Tensor)", _contrast, _fake_contrast)
@@ -272,16 +332,16 @@ register(
     _contrast_backward,
     _fake_contrast_backward,
 )
-_MEMORIES = "Tensor features, Tensor[] memories, Tensor[] targets"
+_MEMORIES = "Tensor[] features, Tensor[] memories, Tensor[] targets"
 register(
     "cluster_contrast_sum",
-    f"({_MEMORIES}, float temperature, str impl) -> (Tensor, Tensor[])",
-    _contrast_sum,
-    _fake_contrast_sum,
+    f"({_MEMORIES}, float temperature, str impl) -> (Tensor[], Tensor)",
+    _contrast_sums,
+    _fake_contrast_sums,
 )
 register(
     "cluster_contrast_sum_backward",
-    f"(Tensor gradient, {_MEMORIES}, Tensor[] lses, float temperature, str impl) -> Tensor",
-    _contrast_sum_backward,
-    _fake_contrast_sum_backward,
+    f"(Tensor[] gradients, {_MEMORIES}, Tensor lse, float temperature, str impl) -> Tensor[]",
+    _contrast_sums_backward,
+    _fake_contrast_sums_backward,
 )
