@@ -1,6 +1,6 @@
-"""``python -m tests.step_launches``: launches of losses, updates and optimiser of a stage-two step, without a GPU.
+"""``python -m tests.step_launches``: launches of a step's losses, updates and optimiser on a GPU, without one.
 
-The step has SYSU-MM01's sizes and tensors without contents (see tests/counted_variants.py). It prints a JSON object:
+The steps have SYSU-MM01's sizes and tensors without contents (see tests/counted_variants.py). It prints a JSON object:
 by phase, launches of each Triton kernel and of each PyTorch operation that computes or copies. Reading a value back,
 which would wait for the device, is an error. A fused operation on lists of tensors takes as many launches as its
 arguments need: see ``several``.
@@ -16,8 +16,10 @@ from tests.counted_variants import GPU, Shaped, Shaping  # first, to note the op
 
 # isort: split
 from salcr.engine import load_config
+from salcr.engine.stage_one import of_batch, stage_one_losses, update_stage_one_
 from salcr.engine.stage_two import StageTwoObjective, total
 from salcr.models import SALCRNetwork, TrainingFeatures
+from salcr.nn import ClusterMemory
 from salcr.objectives import CrossLabels
 
 POSITIONS, WIDTH, PARTS = 144, 2048, 3
@@ -26,6 +28,7 @@ VIEWS = {"_unsafe_view", "alias", "as_strided", "chunk", "detach", "expand", "pe
 VIEWS |= {"split_with_sizes", "squeeze", "t", "transpose", "unbind", "unflatten", "unsqueeze", "view"}
 ALLOCATIONS = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
 FUSED = {"_fused_adam_": 4, "_foreach_add_": 1}  # lists of tensors in a launch's arguments
+PREPARATION = "preparation"  # a phase that nobody counts
 WAITING = {"_local_scalar_dense", "is_nonzero", "item", "nonzero", "equal"}
 
 
@@ -37,6 +40,7 @@ class Counting(Shaping):
         self.phases: dict[str, dict[str, Counter]] = {}
 
     def phase(self, name: str) -> None:
+        self.phases.pop(name, None)
         self.phases[name] = {"triton": Counter(), "torch": Counter()}
 
     def count(self, kind: str, name: str, launches: int = 1) -> None:
@@ -91,12 +95,30 @@ def main() -> None:
         mock.patch.object(Shaped, "__torch_dispatch__", staticmethod(counted)),
         mock.patch("triton.runtime.jit.JITFunction.run", launch),
     ):
-        step(mode)
+        stage_one(mode)
+        stage_two(mode)
+        optimise_network(mode)
+    del mode.phases[PREPARATION]
     print(json.dumps(mode.phases))
 
 
-def step(mode: Counting) -> None:
-    """The losses, the backward pass to the features, the updates and the optimiser."""
+def stage_one(mode: Counting) -> None:
+    """The losses, the backward pass to the features and the updates."""
+    memories = [ClusterMemory(torch.empty(clusters, WIDTH, device=GPU)) for _, clusters in SIDES.values()]
+    labels = [torch.zeros(images, dtype=torch.int64, device=GPU) for images, _ in SIDES.values()]
+    rows = [torch.zeros(POSITIONS, dtype=torch.int64, device=GPU) for _ in SIDES]
+    f = torch.empty(3 * POSITIONS, WIDTH, device=GPU, requires_grad=True)
+    mode.phase("stage one: losses")
+    losses = stage_one_losses(memories, f, of_batch(labels, rows))
+    mode.phase("stage one: backward")
+    sum(losses.values()).backward()
+    mode.phase("stage one: updates")
+    update_stage_one_(memories, f, of_batch(labels, rows))
+
+
+def stage_two(mode: Counting) -> None:
+    """The same; the sum of the losses counts as one of them."""
+    mode.phase(PREPARATION)
     rows = {}
     for i, (name, (images, clusters)) in enumerate(SIDES.items()):
         rows[f"dagi.{name}.rows"] = torch.empty(clusters, WIDTH, device=GPU)
@@ -110,19 +132,18 @@ def step(mode: Counting) -> None:
     f = torch.empty(3 * POSITIONS, WIDTH, device=GPU, requires_grad=True)
     parts = torch.empty(PARTS, 3, 3 * POSITIONS, WIDTH, device=GPU, requires_grad=True)
     features = TrainingFeatures(f, parts)
-    mode.phase("losses")
+    mode.phase("stage two: losses")
     queries = objective.queries(features, labels.of_batch(*chosen))
     loss = total(objective.losses(features, queries))
-    mode.phase("backward")
+    mode.phase("stage two: backward")
     loss.backward()
-    mode.phase("updates")
+    mode.phase("stage two: updates")
     objective.update_(features, queries, torch.Generator())
-    optimise_network(mode)
 
 
 def optimise_network(mode: Counting) -> None:
     """The second step of Adam: the first makes the state."""
-    mode.phase("optimiser")
+    mode.phase(PREPARATION)
     shapes = [x.shape for x in SALCRNetwork("resnet50", PARTS).parameters() if x.requires_grad]
     parameters = [torch.empty(shape, device=GPU, requires_grad=True) for shape in shapes]
     for x in parameters:

@@ -81,16 +81,20 @@ class MemoryUpdate(NamedTuple):
     memory: ClusterMemory
     features: torch.Tensor
     targets: torch.Tensor
-    order: torch.Tensor
+    order: torch.Tensor | None = None
 
 
 def update_memories_(updates: Sequence[MemoryUpdate]) -> None:
     """:meth:`ClusterMemory.update_` of several memories of one momentum, on a GPU all side by side in one launch.
 
     Raises:
-        ValueError: the memories differ in momentum or width, or two are one.
+        ValueError: the memories differ in momentum or width, two are one, or some updates have an order and some not.
     """
     memories, features, targets, orders = zip(*updates, strict=True)
+    if any(order is None for order in orders):
+        if any(order is not None for order in orders):
+            raise ValueError("either all updates have an order or none")
+        orders = None
     momentum = _common("momentum", memories)
     rows = [memory.rows for memory in memories]
     with torch.no_grad():
