@@ -1,19 +1,24 @@
 """Contrast of feature rows with a memory: minus the log of the probability of a set of memory rows, and its gradient.
 
 One family serves cluster memories (the set is the target: one column, or a soft target over all) and instance memories
-(up to some dozens).
+(up to some dozens). Every launch takes several features and several memories of each (:mod:`groups`), so that all
+cluster contrasts of a training step take four launches forward and four backward, and all contrasts with instance
+memories, whose sums the search has made, two and one.
 
 Forward: a tile of rows meets a tile of memory rows; norm, temperature, log-sum-exp and the target's logit come out of
 the accumulators: logits are never stored, written are two floats a row and tile of columns (three with soft targets,
 which are read once, as a tile leaves the accumulators). A second kernel joins the tiles and, for sets, adds the logits
-of the positives; a third takes the mean in a fixed order.
+of the positives, and finds the norm of a row as it reads it; a third takes the mean in a fixed order and adds those of
+all memories of the same features.
 
 Backward: ``softmax(all) @ memory`` from :mod:`products` (or given, where the search has made it already). For a cluster
 memory the target's one is subtracted within; the positives of sets are gathered row by row, their softmax online. The
-same kernel projects on the tangent of the sphere and writes the gradient, the only result of the features' size.
+same kernel adds what the other memories of a row give, finds its norm, projects on the tangent of the sphere and writes
+the gradient, the only result of the features' size.
 
 Floor: B·N·D multiply-adds forward, 2·B·N·D backward (one product again, one new), none with ``mean_row`` given; a read
-of the features, of few memory rows a feature row, a write of the gradient. Sums are float32; nothing is atomic.
+of the features, of few memory rows a feature row, a write of the gradient, one for all memories of the features. Sums
+are float32; nothing is atomic.
 """
 
 from collections.abc import Sequence
@@ -22,7 +27,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .groups import Terms, all_rows, chosen, row_of, tile_of
+from .groups import Terms, all_rows, chosen, coded, row_of, rows_of, size_of, tile_of
 from .launch import configuration, on_device
 from .products import (
     add_chunk,
@@ -52,7 +57,7 @@ def lse_tiles_kernel(
     """
     term, begin, part, first_row, first_column = tile_of(tl.program_id(0), parts, rows, columns, M, N)
     group, bank, total_rows = term % len(rows), term // len(rows), all_rows(parts, rows)
-    num_rows, num_columns = chosen(rows, group), chosen(columns, term)
+    num_rows, num_columns = size_of(rows, group), size_of(columns, term)
     row = first_row.to(tl.int64) + tl.arange(0, M)
     column = first_column.to(tl.int64) + tl.arange(0, N)
     at = tl.minimum(row, num_rows - 1)
@@ -95,7 +100,7 @@ def row_losses_kernel(
     row, bank = tl.program_id(0).to(tl.int64), tl.program_id(1)
     group, first, part = row_of(row, parts, rows)
     total_rows, term = tl.num_programs(0).to(tl.int64), bank * len(rows) + group
-    num_columns, wide = chosen(columns, term), chosen(set_width, group)
+    num_columns, wide = size_of(columns, term), size_of(set_width, group)
     at = bank * total_rows + row
     positives_at = chosen(positives, term) + (row - first) * wide
     if GIVEN:
@@ -171,8 +176,8 @@ def mean_kernel(
     """The losses ``[n, R]`` of each of the features, memory after memory and part after part."""
     group, first = tl.program_id(0), tl.program_id(0).to(tl.int64) * 0
     for g in tl.static_range(1, len(rows)):
-        first += tl.where(group >= g, parts[g - 1] * rows[g - 1], 0)
-    num_parts, num_rows, wide = chosen(parts, group), chosen(rows, group), chosen(set_width, group)
+        first += tl.where(group >= g, rows_of(parts, rows, g - 1), 0)
+    num_parts, num_rows, wide = size_of(parts, group), size_of(rows, group), size_of(set_width, group)
     total_rows = all_rows(parts, rows).to(tl.int64)
     total = tl.full([], 0.0, tl.float32)
     for bank in tl.static_range(BANKS):
@@ -202,7 +207,7 @@ def gradient_kernel(
     """
     row = tl.program_id(0).to(tl.int64)
     group, first, part = row_of(row, parts, rows)
-    num_parts, num_rows, wide = chosen(parts, group), chosen(rows, group), chosen(set_width, group)
+    num_parts, num_rows, wide = size_of(parts, group), size_of(rows, group), size_of(set_width, group)
     total_rows, local = tl.num_programs(0).to(tl.int64), row - first
     d = tl.arange(0, BLOCK)
     inside = d < width
@@ -213,9 +218,9 @@ def gradient_kernel(
     factor = tl.load(gradient[0] + row if EACH else chosen(gradient, group)).to(tl.float32) * inverse_temperature
     if WEIGHTED:
         factor *= tl.load(weights + row).to(tl.float32)
-    for bank in tl.static_range(BANKS):
+    for bank in range(0, BANKS):
         term = bank * len(rows) + group
-        num_columns, positives_at = chosen(columns, term), chosen(positives, term) + local * wide
+        num_columns, positives_at = size_of(columns, term), chosen(positives, term) + local * wide
         pulled = tl.load(mean_row + (bank * total_rows + row) * width + d, mask=inside, other=0.0)
         has_positive = tl.load(positives_at) >= 0
         if SETS:
@@ -279,7 +284,7 @@ def contrast_forward(
     terms = Terms(features, memories)
     set_width, dtype = tuple(y.shape[-1] for y in positives[: len(features)]), terms.dtype
     pick = max(set_width) == 1 and lse is None and soft is None
-    every, tile = (terms.parts, terms.rows), 1
+    every, columns, tile = terms.sizes, coded(terms.columns), 1
     with on_device(features[0]):
         losses, total, partial, tiles_each = terms.new(terms.count, terms.all_rows), lse, None, 0
         if lse is None:
@@ -288,7 +293,7 @@ def contrast_forward(
             partial = terms.new(2 if soft is None else 3, terms.count, tiles_each, terms.all_rows)
             lse_tiles_kernel[(terms.tiles(terms.columns, t["M"], t["N"]),)](
                 terms.features, terms.memories, norms, tuple(positives), norms if soft is None else soft,
-                *partial[:2], partial[-1], losses, *every, terms.columns, tiles_each, terms.width, 1 / temperature,
+                *partial[:2], partial[-1], losses, *every, columns, tiles_each, terms.width, 1 / temperature,
                 EVEN=terms.width % t["K"] == 0, PRECISION=precision(features[0]), PICK=pick, SOFT=soft is not None, **t,
             )  # fmt: skip
         slots = 1 if pick else triton.next_power_of_2(max(set_width))
@@ -299,14 +304,15 @@ def contrast_forward(
         row_losses_kernel[(terms.all_rows, terms.count)](
             terms.features, terms.memories, tuple(positives), losses if weights is None else weights,
             losses if soft is None else soft.sum(-1, dtype=torch.float32), losses, *sums, total, losses, *every,
-            terms.columns, set_width, tiles_each, terms.width, 1 / temperature, GIVEN=lse is not None, PICK=pick,
+            columns, coded(set_width), tiles_each, terms.width, 1 / temperature, GIVEN=lse is not None, PICK=pick,
             SOFT=soft is not None, WEIGHTED=weights is not None, SLOTS=slots, BLOCK=block, N=tile, num_warps=warps,
         )  # fmt: skip
         if reduction == "none":
             return [losses.to(dtype)], total
         found, t = [terms.new(dtype=dtype) for _ in features], configuration("cluster_memory.mean", terms.device)
         mean_kernel[(len(features),)](
-            losses, tuple(positives), tuple(found), *every, set_width, BANKS=terms.count, MEAN=reduction == "mean", **t
+            losses, tuple(positives), tuple(found), *every, coded(set_width), BANKS=terms.count,
+            MEAN=reduction == "mean", **t,
         )  # fmt: skip
     return found, total
 
@@ -342,7 +348,7 @@ def contrast_backward(
         out = [torch.empty_like(x) for x in features]
         gradient_kernel[(terms.all_rows,)](
             terms.features, terms.memories, mean_row, tuple(positives), lse if weights is None else weights, lse,
-            tuple(x.contiguous() for x in gradients), tuple(out), terms.parts, terms.rows, terms.columns, set_width,
+            tuple(x.contiguous() for x in gradients), tuple(out), *terms.sizes, coded(terms.columns), coded(set_width),
             terms.width, 1 / temperature, BANKS=terms.count, MEAN=reduction == "mean", EACH=reduction == "none",
             SETS=sets, WEIGHTED=weights is not None, BLOCK=triton.next_power_of_2(terms.width),
             **configuration("cluster_memory.gradient", terms.device),

@@ -6,11 +6,11 @@ row has is kept side by side: of a row of features as ``[R]``, of a row and a me
 rows of all features. What is as wide as a memory, or comes from outside, is a tuple with a tensor a term.
 
 Kernels take the tuples and choose by comparing scalars, so that no table of addresses is copied to the device; a launch
-of one term compares nothing. Triton compiles anew for other numbers of a tuple that 16 divides: what launchers work out
-of the memories' sizes are multiples of 16 by design, so that only the sizes themselves vary.
+of one term compares nothing. Triton compiles anew where a size is 1 or 16 divides it and it was not so before, and the
+number of clusters changes with every epoch: sizes travel as odd numbers, n as 2n + 1.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import triton
@@ -27,14 +27,26 @@ def chosen(options, index):
 
 
 @triton.jit
+def size_of(sizes, index):
+    """One of a tuple of :func:`coded` sizes."""
+    return chosen(sizes, index) >> 1
+
+
+@triton.jit
+def rows_of(parts, rows, group: tl.constexpr):
+    """Rows of all parts."""
+    return (parts[group] >> 1) * (rows[group] >> 1)
+
+
+@triton.jit
 def row_of(place, parts, rows):
     """Of a row among all: the features that it belongs to, their first row among all, and the part."""
     group, first, behind = 0, place * 0, place * 0
     for g in tl.static_range(1, len(rows)):
-        behind += parts[g - 1] * rows[g - 1]
+        behind += rows_of(parts, rows, g - 1)
         group = tl.where(place >= behind, g, group)
         first = tl.where(place >= behind, behind, first)
-    return group, first, (place - first) // chosen(rows, group)
+    return group, first, (place - first) // size_of(rows, group)
 
 
 @triton.jit
@@ -44,25 +56,31 @@ def tile_of(program, parts, rows, columns, M: tl.constexpr, N: tl.constexpr):
     GROUPS: tl.constexpr = len(rows)
     term, place, behind = 0, program, program * 0
     for i in tl.static_range(1, len(columns)):
-        behind += parts[(i - 1) % GROUPS] * tl.cdiv(rows[(i - 1) % GROUPS], M) * tl.cdiv(columns[i - 1], N)
+        heights = (parts[(i - 1) % GROUPS] >> 1) * tl.cdiv(rows[(i - 1) % GROUPS] >> 1, M)
+        behind += heights * tl.cdiv(columns[i - 1] >> 1, N)
         term = tl.where(program >= behind, i, term)
         place = tl.where(program >= behind, program - behind, place)
     group, first = term % GROUPS, program * 0
     for g in tl.static_range(1, GROUPS):
-        first += tl.where(group >= g, parts[g - 1] * rows[g - 1], 0)
-    height, across = tl.cdiv(chosen(rows, group), M), tl.cdiv(chosen(columns, term), N)
+        first += tl.where(group >= g, rows_of(parts, rows, g - 1), 0)
+    height, across = tl.cdiv(size_of(rows, group), M), tl.cdiv(size_of(columns, term), N)
     part = place // (height * across)
-    begin = first + part.to(tl.int64) * chosen(rows, group)
+    begin = first + part.to(tl.int64) * size_of(rows, group)
     return term, begin, part.to(tl.int64), place % height * M, place // height % across * N
 
 
 @triton.jit
 def all_rows(parts, rows):
     """R."""
-    total = parts[0] * rows[0]
+    total = rows_of(parts, rows, 0)
     for g in tl.static_range(1, len(rows)):
-        total += parts[g] * rows[g]
+        total += rows_of(parts, rows, g)
     return total
+
+
+def coded(sizes: Iterable[int]) -> tuple[int, ...]:
+    """Odd numbers for :func:`size_of`."""
+    return tuple(2 * size + 1 for size in sizes)
 
 
 class Terms:
@@ -75,6 +93,7 @@ class Terms:
         self.rows = tuple(x.shape[1] for x in features)
         self.columns = tuple(memory.shape[1] for memory in memories)
         self.width, self.device, self.dtype = features[0].shape[-1], features[0].device, features[0].dtype
+        self.sizes = coded(self.parts), coded(self.rows)  # the arguments ``parts`` and ``rows`` of kernels
 
     @property
     def all_rows(self) -> int:

@@ -6,8 +6,10 @@ memory. So the mean row ``softmax @ memory``, which the gradient of the log-sum-
 recomputation. A column enters the k + 1 largest only above the smallest of them: one comparison a column, and about
 k·ln(N/C) insertions a row in all; nothing is sorted but the k winners.
 
-A chunk is as wide as ``SCRATCH`` allows: at SYSU-MM01's size three launches search the whole features of a modality
-and six to nine its parts. Scratch: 4 (half precision: 6) bytes a row and column of the chunk, 16 a row and neighbour.
+Several features with several memories each (:mod:`groups`) are searched side by side, each in as many chunks as the one
+that needs most, and a chunk is as wide as ``SCRATCH`` allows: at SYSU-MM01's size the whole features and the parts, in
+both modalities, take three chunks of three launches, one launch before and one behind them. Scratch: 4 (half precision:
+6) bytes a row and column of the chunk, 212 MB (317) there, and 16 a row and neighbour.
 Floor: B·N·D multiply-adds for the search, as many for the mean row; at D = 2048 the scratch's traffic (some 16 bytes a
 logit, four of them from the cache) is a fifth of that.
 Equal values at the (k+1)-th place all stay outside. No atomics: each row has one program.
@@ -19,11 +21,11 @@ import torch
 import triton
 import triton.language as tl
 
-from .groups import Terms, chosen, row_of
+from .groups import Terms, chosen, coded, row_of, size_of
 from .launch import configuration, on_device
 from .products import WEIGHT_ONE, add_chunk, chunk_columns, chunk_values, inverse_norms
 
-SCRATCH = 2**27  # bytes of a chunk's logits, unless the chunk of the contrasts takes more
+SCRATCH = 2**27  # bytes of a chunk's logits with one memory, unless the chunk of the contrasts takes more
 
 
 @triton.jit
@@ -42,7 +44,7 @@ def select_kernel(
     group, first, _ = row_of(row, parts, rows)
     term, local = bank * len(rows) + group, row - first
     skipped, room = chosen(start, term), chosen(stride, term)
-    left = tl.minimum(chosen(columns, term) - skipped, room)
+    left = tl.minimum(size_of(columns, term) - skipped, room)
     logits_at, weights_at = chosen(logits, term) + local * room, chosen(weights, term) + local * room
     row += bank * tl.num_programs(0).to(tl.int64)
     slot = tl.arange(0, K)
@@ -57,8 +59,8 @@ def select_kernel(
     new_max = old_max
     for begin in range(0, left, C):
         c = begin + tl.arange(0, C)
-        rest = tl.load(logits_at + c, mask=c < left, other=float("-inf"))
-        rest = tl.where(rest == rest, rest, float("-inf"))  # NaN is never chosen, but stays in the sums
+        rest = tl.load(logits_at + c, mask=c < room)
+        rest = tl.where((rest == rest) & (c < left), rest, float("-inf"))  # NaN is never chosen, but stays in the sums
         top = tl.max(rest, 0)
         new_max = tl.maximum(new_max, top)
         while top > bound:
@@ -75,7 +77,7 @@ def select_kernel(
     total = tl.zeros([C], tl.float32)
     for begin in range(0, room, C):
         c = begin + tl.arange(0, C)
-        weight = tl.exp(tl.load(logits_at + c, mask=c < left, other=float("-inf")) - new_max)
+        weight = tl.exp(tl.where(c < left, tl.load(logits_at + c, mask=c < room), float("-inf")) - new_max)
         total += weight
         if WEIGHTS:
             tl.store(weights_at + c, (weight * WEIGHT_ONE).to(weights_at.dtype.element_ty), mask=c < room)
@@ -145,7 +147,7 @@ def instance_search(
         while any(first < columns for first, columns in zip(start, terms.columns, strict=True)):
             chunk_values(terms, norms, logits, start, temperature)
             select_kernel[(terms.all_rows, terms.count)](
-                logits, weights, scale, row_max, row_sum, values, places, terms.parts, terms.rows, terms.columns, start,
+                logits, weights, scale, row_max, row_sum, values, places, *terms.sizes, coded(terms.columns), start,
                 chunks, k + 1, FIRST=not any(start), WEIGHTS=mean, C=triton.next_power_of_2(max(pieces)), K=slots,
                 **select,
             )  # fmt: skip

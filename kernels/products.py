@@ -8,8 +8,10 @@ once a chunk. Floor: 2·B·N·D multiply-adds on tensor cores; at D = 2048 the t
 
 Sums are float32. A float32 memory is multiplied in three products of TF32, as exact as float32 and a third
 as fast as TF32 (docs/numerics.md, "float32 on tensor cores"), and in one where PyTorch allows it for its own products.
-Three take 12 wgmma a block of 128 x 64 x 32 and 130 registers, which leaves two blocks an SM on sm_90: read off the
-machine code, not measured yet.
+Three take 12 wgmma a block of 128 x 64 x 32 and 128 registers at most, which leaves two blocks an SM on sm_90: read off
+the machine code, not measured yet.
+
+Each product of several features with several memories each is one launch: see :mod:`groups`.
 
 The scratch of weights has the memory's dtype and holds them times ``WEIGHT_ONE`` = 2¹⁵, which the sum takes back:
 powers of two, so exact. In float16 a weight up to 1 stays below the largest number, 65,504, and one above 2⁻²⁹ keeps
@@ -24,7 +26,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .groups import Terms, all_rows, chosen, row_of, tile_of
+from .groups import Terms, all_rows, chosen, coded, row_of, size_of, tile_of
 from .launch import architecture, configuration
 
 CHUNK = 4096  # columns of the scratch
@@ -111,7 +113,7 @@ def weights_kernel(
     """
     term, begin, part, first_row, first_column = tile_of(tl.program_id(0), parts, rows, reach, M, N)
     group = term % len(rows)
-    num_rows, num_columns, room = chosen(rows, group), chosen(columns, term), chosen(stride, term)
+    num_rows, num_columns, room = size_of(rows, group), size_of(columns, term), chosen(stride, term)
     row = first_row.to(tl.int64) + tl.arange(0, M)
     place = first_column.to(tl.int64) + tl.arange(0, N)
     column = chosen(start, term) + place
@@ -147,7 +149,7 @@ def mean_row_kernel(
     [n, R]`` and ``out [n, R, D]`` float32. ``reach`` is the width, or 0 of a term that has no column left.
     """
     term, begin, part, first_row, first_column = tile_of(tl.program_id(0), parts, rows, reach, M, N)
-    num_rows, num_columns = chosen(rows, term % len(rows)), chosen(columns, term)
+    num_rows, num_columns = size_of(rows, term % len(rows)), size_of(columns, term)
     skipped, room = chosen(start, term), chosen(stride, term)
     row = first_row.to(tl.int64) + tl.arange(0, M)
     d = first_column + tl.arange(0, N)
@@ -188,8 +190,11 @@ def tf32_allowed() -> bool:
 
 
 def tiles(x: torch.Tensor) -> dict[str, int]:
-    """Blocks (``M`` rows, ``N`` columns, ``K`` deep), warps and stages of products of ``x``."""
-    return configuration(f"products.{kind(x)}", x.device)
+    """Blocks (``M`` rows, ``N`` columns, ``K`` deep), warps, stages and registers of products of ``x``."""
+    t = configuration(f"products.{kind(x)}", x.device)
+    if x.shape[-1] % 16:  # loads of single elements, whose addresses would spill from few registers
+        t.pop("maxnreg", None)
+    return t
 
 
 def precision(x: torch.Tensor) -> str:
@@ -207,7 +212,7 @@ def inverse_norms(terms: Terms) -> torch.Tensor:
     """``1 / max(‖row‖, 1e-12)`` of all rows, ``[R]`` float32."""
     out, t = terms.new(terms.all_rows), configuration("products.norms", terms.device)
     t["BLOCK"] = min(t["BLOCK"], triton.next_power_of_2(terms.width))
-    inverse_norms_kernel[(len(out),)](terms.features, out, terms.parts, terms.rows, terms.width, **t)
+    inverse_norms_kernel[(len(out),)](terms.features, out, *terms.sizes, terms.width, **t)
     return out
 
 
@@ -234,7 +239,7 @@ def chunk_values(
     reach = tuple(triton.cdiv(wide, t["N"]) * t["N"] for wide in wanted)
     weights_kernel[(terms.tiles(reach, t["M"], t["N"]),)](
         terms.features, terms.memories, norms, norms if lse is None else lse, tuple(targets or (norms,)),
-        *((norms,) * 3 if soft is None else soft), tuple(out), terms.parts, terms.rows, terms.columns, reach,
+        *((norms,) * 3 if soft is None else soft), tuple(out), *terms.sizes, coded(terms.columns), coded(reach),
         tuple(start), stride, terms.width, 1 / temperature, EVEN=terms.width % t["K"] == 0, PRECISION=precision(x),
         PROBABILITIES=lse is not None, PICK=targets is not None, SOFT=soft is not None, **t,
     )  # fmt: skip
@@ -260,7 +265,7 @@ def add_chunk(
     reach = tuple(terms.width if first < columns else 0 for columns, first in zip(terms.columns, start, strict=True))
     mean_row_kernel[(terms.tiles(reach, t["M"], t["N"]),)](
         tuple(weights), terms.memories, out if scale is None else scale, out if sums is None else sums, out,
-        terms.parts, terms.rows, terms.columns, reach, tuple(start), tuple(scratch.shape[-1] for scratch in weights),
+        *terms.sizes, coded(terms.columns), coded(reach), tuple(start), tuple(scratch.shape[-1] for scratch in weights),
         terms.width, PRECISION=precision(x), FIRST=not any(start), SCALE=scale is not None, DIVIDE=sums is not None,
         **t,
     )  # fmt: skip
