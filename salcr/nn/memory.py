@@ -11,7 +11,7 @@ from torch import nn
 from salcr import distributed, ops
 from salcr.defaults import MOMENTUM, NEIGHBORS, TEMPERATURE
 from salcr.ops._parts import by_features
-from salcr.ops.cluster_memory import cluster_contrast_sums
+from salcr.ops.cluster_memories import cluster_contrast_sums
 from salcr.ops.cluster_memory_update import update_cluster_memories_
 from salcr.ops.instance_memories import Searches, instance_searches, set_contrasts
 

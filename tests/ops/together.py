@@ -4,7 +4,7 @@ import torch
 
 from salcr import reference
 from salcr.ops._parts import by_features
-from salcr.ops.cluster_memory import cluster_contrast_sums
+from salcr.ops.cluster_memories import cluster_contrast_sums
 from salcr.ops.instance_memories import instance_searches, set_contrasts
 from tests.ops.memories import assert_contrast_within_budget, assert_search_within_budget, random_sets, unit
 
@@ -53,7 +53,7 @@ def check_contrasts_together(impl, generator, dtype, device="cpu"):
 
 def check_searches_together(impl, generator, dtype, device="cpu"):
     """Also the contrasts with sets, whose sums over the whole memory the search has made."""
-    features, memories, _ = random_memories(generator, dtype, device)
+    features, memories, _ = (some[:2] for some in random_memories(generator, dtype, device))
     found = instance_searches(features, memories, K, temperature=0.1, impl=impl)
     known = [by_features(x, features) for x in (found.lse, found.mean_row)]
     for g, (x, banks) in enumerate(zip(features, memories, strict=True)):
