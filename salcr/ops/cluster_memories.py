@@ -54,6 +54,12 @@ def cluster_contrast_sum(
         TypeError, ValueError: as :func:`cluster_contrast`; also no memory, or a number of targets other
             than that of memories.
 
+    Example:
+        >>> features, one, other = torch.eye(2), torch.eye(2), torch.eye(2)[:1]  # one of two clusters, one of one
+        >>> targets = torch.tensor([0, 1]), torch.tensor([0, -1])
+        >>> round(ops.cluster_contrast_sum(features, (one, other), targets, temperature=1.0).item(), 4)
+        0.3133
+
     Source: docs/method.md, "DAGI" and "FGSAL".
     """
     return cluster_contrast_sums([features], [memories], [targets], temperature=temperature, impl=impl)[0]

@@ -1,6 +1,7 @@
 """Several contrasts and searches in one call, against the formula of each alone."""
 
 import torch
+from torch.utils._pytree import tree_map
 
 from salcr import reference
 from salcr.ops._parts import by_features
@@ -13,16 +14,16 @@ COLUMNS = ((1, 70, 33), (150, 5, 40))  # of the first and the second memory of e
 K = 6
 
 
-def random_memories(generator, dtype, device="cpu", width=20):
+def random_memories(generator, dtype, width=20):
     """Features, two memories of each, and of each memory targets, some of which are ignored."""
-    features = [torch.randn(*lead, width, generator=generator).to(device, dtype) for lead in LEADS]
+    features = [torch.randn(*lead, width, generator=generator).to(dtype) for lead in LEADS]
     sizes = list(zip(*COLUMNS, strict=True))
     memories = [
-        [unit(generator, *lead[:-1], columns, width).to(device, dtype) for columns in some]
+        [unit(generator, *lead[:-1], columns, width).to(dtype) for columns in some]
         for lead, some in zip(LEADS, sizes, strict=True)
     ]
     targets = [
-        [torch.randint(-1, columns, lead, generator=generator).to(device) for columns in some]
+        [torch.randint(-1, columns, lead, generator=generator) for columns in some]
         for lead, some in zip(LEADS, sizes, strict=True)
     ]
     targets[1][1] = targets[1][1][0]  # shared by the parts
@@ -30,10 +31,11 @@ def random_memories(generator, dtype, device="cpu", width=20):
 
 
 def check_contrasts_together(impl, generator, dtype, device="cpu"):
-    features, memories, targets = random_memories(generator, dtype, device)
+    features, memories, targets = random_memories(generator, dtype)
     features[2][0, 1] = torch.nan
     for labels in targets[2]:
         labels[0, 1] = -1
+    features, memories, targets = tree_map(lambda x: x.to(device), (features, memories, targets))
     leaves = [x.clone().requires_grad_() for x in features]
     losses = cluster_contrast_sums(leaves, memories, targets, temperature=0.1, impl=impl)
     weights = [torch.tensor(w, dtype=dtype, device=device) for w in (0.5, 1.0, 2.0)]
@@ -53,7 +55,8 @@ def check_contrasts_together(impl, generator, dtype, device="cpu"):
 
 def check_searches_together(impl, generator, dtype, device="cpu"):
     """Also the contrasts with sets, whose sums over the whole memory the search has made."""
-    features, memories, _ = (some[:2] for some in random_memories(generator, dtype, device))
+    features, memories, _ = (some[:2] for some in random_memories(generator, dtype))
+    features, memories = tree_map(lambda x: x.to(device), (features, memories))
     found = instance_searches(features, memories, K, temperature=0.1, impl=impl)
     known = [by_features(x, features) for x in (found.lse, found.mean_row)]
     for g, (x, banks) in enumerate(zip(features, memories, strict=True)):
