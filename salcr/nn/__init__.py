@@ -6,10 +6,8 @@ from salcr.nn.memory import (
     InstanceMemory,
     MemoryContrasts,
     MemoryUpdate,
-    contrast_memories,
     contrast_sum,
     contrast_sums,
-    search_memories,
     update_memories_,
 )
 from salcr.nn.pooling import GeM, SemanticParts, frozen_bias_batch_norm
@@ -21,11 +19,9 @@ __all__ = [
     "MemoryContrasts",
     "MemoryUpdate",
     "SemanticParts",
-    "contrast_memories",
     "contrast_sum",
     "contrast_sums",
     "frozen_bias_batch_norm",
-    "search_memories",
     "synchronised",
     "update_memories_",
 ]

@@ -7,7 +7,7 @@ from torch import nn
 
 from salcr import ops
 from salcr.defaults import NEIGHBORS, TEMPERATURE
-from salcr.nn import InstanceMemory, contrast_memories, search_memories
+from salcr.nn.memory import InstanceMemory, contrast_memories, search_memories
 
 
 class RefinementObjective(nn.Module):

@@ -7,9 +7,9 @@ from salcr.nn import (
     InstanceMemory,
     MemoryUpdate,
     contrast_sum,
-    search_memories,
     update_memories_,
 )
+from salcr.nn.memory import search_memories
 
 D = 7
 
