@@ -1,20 +1,20 @@
 """Pictures of the records: how much faster, how near to the ceilings, how much memory, how it grows with N."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from benchmarks.summary import HEADLINE, factor, milliseconds, place, speed_up, summarise
 
 BLUE, GREY, RED = "#1f6feb", "#9aa4af", "#d1495b"
-HEADLINE_PICTURE = "headline.svg"  # of the first record, for the README
+HEADLINE_PICTURE = "headline.svg"  # of the newest record, a GPU's where there is one, for the README
 
 
-def picture_names(records: Sequence[dict], scaling: dict | None) -> list[str]:
+def picture_names(records: Mapping[str, dict], scaling: dict | None) -> list[str]:
     """The pictures of docs/benchmarks.md."""
     return [name for name in _pictures(records, scaling) if name != HEADLINE_PICTURE]
 
 
-def write_plots(records: Sequence[dict], scaling: dict | None, folder: Path) -> None:
+def write_plots(records: Mapping[str, dict], scaling: dict | None, folder: Path) -> None:
     """All pictures as SVG files in ``folder``; the same records give the same bytes."""
     import matplotlib
 
@@ -30,14 +30,14 @@ def write_plots(records: Sequence[dict], scaling: dict | None, folder: Path) -> 
             pyplot.close(figure)
 
 
-def _pictures(records: Sequence[dict], scaling: dict | None) -> dict[str, tuple[Callable, dict]]:
+def _pictures(records: Mapping[str, dict], scaling: dict | None) -> dict[str, tuple[Callable, dict]]:
     """Name of the file → what draws it, and the record it is drawn from."""
     found: dict[str, tuple[Callable, dict]] = {}
     if records:
-        found[HEADLINE_PICTURE] = _headline, records[0]
-    for record in records:
+        found[HEADLINE_PICTURE] = _headline, next(iter(records.values()))
+    for name, record in records.items():
         for kind, draw in (("speedup", _speed_ups), ("memory", _memory), ("roofline", _roofline)):
-            found[f"{kind}_{record['device']}.svg"] = draw, record
+            found[f"{kind}_{name}.svg"] = draw, record
     if scaling is not None:
         found["scaling.svg"] = _scaling, scaling
     return found

@@ -5,7 +5,7 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.machine import ROOT
@@ -42,21 +42,33 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     return 0
 
 
-def results(records: Sequence[dict], scaling: dict | None) -> str:
+def results(records: Mapping[str, dict], scaling: dict | None) -> str:
     """Pictures and tables of everything that is recorded."""
     pictures = "\n".join(f"![{name}](benchmarks/{name})" for name in picture_names(records, scaling))
     return "\n\n".join([pictures, tables(records), *([] if scaling is None else [scaling_table(scaling)])])
 
 
-def tables(records: Sequence[dict], names: Sequence[str] | None = None) -> str:
+def tables(records: Mapping[str, dict], names: Sequence[str] | None = None) -> str:
     """A table for each record: the cases of these names, or whole phases and then operators."""
-    return "\n\n".join(_table(record, names) for record in records)
+    chosen = (record for record in records.values() if names is None or record["cases"].keys() & set(names))
+    return "\n\n".join(_table(record, names) for record in chosen)
 
 
-def read_records(root: Path) -> list[dict]:
-    """The records that there are, a GPU's first."""
-    paths = (_path(root, device) for device in DEVICES)
-    return [read_record(path) for path in paths if path.exists()]
+def read_records(root: Path) -> dict[str, dict]:
+    """The records that there are, by name: a GPU's first, and of a device the newest.
+
+    ``cpu.json`` has every case at some time; a later ``cpu_*.json`` may have a part of them, which then stands for it.
+    """
+    found = {}
+    for device in DEVICES:
+        paths = (root / "benchmarks" / "results").glob(f"{device}*.json")
+        of_device = {path.stem: read_record(path) for path in paths}
+        newer: set[str] = set()
+        for name, record in sorted(of_device.items(), key=lambda item: item[1]["date"], reverse=True):
+            record["cases"] = {case: result for case, result in record["cases"].items() if case not in newer}
+            newer |= record["cases"].keys()
+            found |= {name: record} if record["cases"] else {}
+    return found
 
 
 def read_scaling(root: Path) -> dict | None:

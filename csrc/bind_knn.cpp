@@ -9,6 +9,7 @@
 
 #include "binding.hpp"
 #include "knn.hpp"
+#include "knn_codes.hpp"
 #include "knn_pairs.hpp"
 #include "knn_rows.hpp"
 
@@ -96,6 +97,20 @@ std::int64_t nearest(const Array<float>& queries, const py::array& database, Arr
   return nearest_rows(asked, count, rows, k, values, places, chosen, threads);
 }
 
+using Codes = Array<std::uint8_t>;
+
+// The rows of a matrix of float16, whose bits NumPy carries as uint16, and codes of as many.
+HalfRows coded_rows(const py::array& rows, const Codes& codes) {
+  require(rows.ndim() == 2 && codes.ndim() == 2 && py::isinstance<py::array_t<std::uint16_t>>(rows),
+          "codes: arguments do not fit");
+  const HalfRows half{static_cast<const std::uint16_t*>(rows.data()), rows.shape(0), rows.shape(1), rows.strides(0) / 2};
+  require(half.width >= 1 && half.width <= kWidestCode && half.count >= 1 && half.count < kMaxRows &&
+              rows.strides(0) % 2 == 0 && half.stride >= half.width && rows.strides(1) == 2,
+          "codes: rows do not fit");
+  require(codes.shape(0) == half.count && codes.shape(1) == code_bytes(half.width), "codes: shapes do not fit");
+  return half;
+}
+
 }  // namespace
 
 void bind_knn(py::module_& m) {
@@ -114,11 +129,45 @@ void bind_knn(py::module_& m) {
       },
       py::arg("queries").noconvert(), py::arg("database"), py::arg("scores").noconvert(),
       py::arg("indices").noconvert(), py::arg("screen"), py::arg("threads"));
+  m.def("code_bytes", &code_bytes, py::arg("width"));
+  m.def(
+      "round_rows",
+      [](py::array rows, Codes codes, int threads) {
+        const HalfRows half = coded_rows(rows, codes);
+        require(threads >= 1, "round_rows: threads must be positive");
+        std::uint8_t* const out = codes.mutable_data();
+        py::gil_scoped_release release;
+        return round_rows(half, out, threads);
+      },
+      py::arg("rows"), py::arg("codes").noconvert(), py::arg("threads"));
+  m.def(
+      "nearest_coded",
+      [](Array<float> queries, py::array database, Codes codes, Array<float> scores, Array<std::int64_t> indices,
+         const std::string& screen, int threads) {
+        const HalfRows half = coded_rows(database, codes);
+        require(queries.ndim() == 2 && scores.ndim() == 2 && indices.ndim() == 2, "nearest_coded: arguments do not fit");
+        const std::int64_t count = queries.shape(0), k = scores.shape(1);
+        require(queries.shape(1) == half.width && indices.shape(0) == count && scores.shape(0) == count &&
+                    indices.shape(1) == k && count >= 1 && count < kMaxRows && k >= 1 && k <= half.count && threads >= 1,
+                "nearest_coded: shapes do not fit");
+        require(screen == "fastest" || screen == "bytes" || screen == "floats", "nearest_coded: screen is not known");
+        require(screen != "bytes" || can_screen(Screen::kBytes, half.width),
+                "nearest_coded: this processor cannot screen in bytes");
+        const Products products = screen == "floats" ? Products::kAny : Products::kFastest;
+        const float* const asked = queries.data();
+        const std::uint8_t* const bytes = codes.data();
+        float* const values = scores.mutable_data();
+        std::int64_t* const places = indices.mutable_data();
+        py::gil_scoped_release release;
+        return nearest_coded(asked, count, half, bytes, k, values, places, products, threads);
+      },
+      py::arg("queries").noconvert(), py::arg("database"), py::arg("codes").noconvert(),
+      py::arg("scores").noconvert(), py::arg("indices").noconvert(), py::arg("screen"), py::arg("threads"));
   m.def("screens_in_bytes", [](std::int64_t width) { return can_screen(Screen::kBytes, width); }, py::arg("width"));
   m.def(
       "nearest_pairs",
       [](Array<float> rows, std::optional<Array<float>> columns, Array<float> scores, Array<std::int64_t> indices,
-         double limit, int threads) {
+         std::int64_t split, double limit, int threads) {
         const bool own = !columns.has_value();
         const Array<float>& others = own ? rows : *columns;
         require(rows.ndim() == 2 && others.ndim() == 2 && scores.ndim() == 2 && indices.ndim() == 2 && threads >= 1,
@@ -126,17 +175,19 @@ void bind_knn(py::module_& m) {
         const std::int64_t count = rows.shape(0), size = others.shape(0), width = rows.shape(1), stride = scores.shape(1);
         require(others.shape(1) == width && width >= 1 && count >= 1 && size >= 1 && std::max(count, size) < kMaxRows &&
                     scores.shape(0) == count && indices.shape(0) == count && indices.shape(1) == stride &&
-                    stride > (own ? 1 : 0) && stride <= size,
+                    stride > (own && split == 0 ? 1 : 0) && stride <= size,
                 "nearest_pairs: shapes do not fit");
+        require(split == 0 || (own && split >= stride && size - split >= stride), "nearest_pairs: a side has too few rows");
         require(can_screen(Screen::kBytes, width), "nearest_pairs: this processor cannot screen in bytes");
         const FloatRows asked{rows.data(), count}, among{others.data(), size};
-        float* const values = scores.mutable_data() + (own ? 1 : 0);
-        std::int64_t* const places = indices.mutable_data() + (own ? 1 : 0);
+        const int itself = own && split == 0;
+        float* const values = scores.mutable_data() + itself;
+        std::int64_t* const places = indices.mutable_data() + itself;
         py::gil_scoped_release release;
-        return nearest_pairs(asked, among, width, stride - (own ? 1 : 0), own, limit, values, places, stride, threads);
+        return nearest_pairs(asked, among, width, stride - itself, own, split, limit, values, places, stride, threads);
       },
       py::arg("rows").noconvert(), py::arg("columns").noconvert(), py::arg("scores").noconvert(),
-      py::arg("indices").noconvert(), py::arg("limit"), py::arg("threads"));
+      py::arg("indices").noconvert(), py::arg("split"), py::arg("limit"), py::arg("threads"));
 }
 
 }  // namespace salcr

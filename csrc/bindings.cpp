@@ -16,6 +16,7 @@ void bind_jaccard(py::module_& m);
 void bind_knn(py::module_& m);
 void bind_pooling(py::module_& m);
 void bind_propagation(py::module_& m);
+void bind_reranking(py::module_& m);
 void bind_sinkhorn(py::module_& m);
 
 }  // namespace salcr
@@ -33,5 +34,6 @@ PYBIND11_MODULE(_C, m) {
   salcr::bind_knn(m);
   salcr::bind_pooling(m);
   salcr::bind_propagation(m);
+  salcr::bind_reranking(m);
   salcr::bind_sinkhorn(m);
 }

@@ -11,17 +11,9 @@
 #include <utility>
 
 #include "knn_screen.hpp"
+#include "knn_vnni.hpp"
 #include "parallel.hpp"
 #include "rows.hpp"
-
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__)
-#define SALCR_HAS_BYTES 1
-#pragma GCC diagnostic ignored "-Wuninitialized"  // in GCC's own header
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#include <immintrin.h>
-#define SALCR_VNNI __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,f16c,fma")))
-#define SALCR_VNNI_INLINE SALCR_VNNI __attribute__((always_inline)) inline
-#endif
 
 namespace salcr {
 
@@ -177,16 +169,9 @@ SALCR_VNNI void prepare_query(const float* query, std::int64_t width, std::int64
   panel.grows[lane] = rounded.norm * kRounding + panel.error[lane];
 }
 
-// sums += queries * entries, four products a lane; as an instruction, since GCC 12 copies the sums around its own intrinsic.
-SALCR_VNNI_INLINE void add_products(__m512i& sums, __m512i queries, __m512i entries) {
-  asm("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(queries), "v"(entries));
-}
-
 SALCR_VNNI_INLINE void multiply(__m512i& low, __m512i& high, __m512i low_queries, __m512i high_queries,
                                 const std::int8_t* row) {
-  std::int32_t four;
-  __builtin_memcpy(&four, row, 4);
-  const __m512i entries = _mm512_set1_epi32(four);
+  const __m512i entries = broadcast_four(row);
   add_products(low, low_queries, entries);
   add_products(high, high_queries, entries);
 }

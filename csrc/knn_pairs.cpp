@@ -36,10 +36,14 @@ struct Pair {
 // Hands out pairs of blocks, so that no block whose lists change is with two threads at a time.
 class Schedule {
  public:
-  Schedule(std::int64_t blocks, std::int64_t column_blocks, bool own) : own_(own), busy_(blocks, false) {
+  // wanted(pair) says which there are.
+  template <typename Wanted>
+  Schedule(std::int64_t blocks, std::int64_t column_blocks, bool own, Wanted wanted) : own_(own), busy_(blocks, false) {
     for (std::int64_t n = 0; n < column_blocks; ++n)
-      for (std::int64_t block = 0; block < blocks && (!own || block + n < column_blocks); ++block)
-        pairs_.push_back({block, own ? block + n : n});  // own: those of one diagonal have few blocks in common
+      for (std::int64_t block = 0; block < blocks && (!own || block + n < column_blocks); ++block) {
+        const Pair pair{block, own ? block + n : n};  // own: those of one diagonal have few blocks in common
+        if (wanted(pair)) pairs_.push_back(pair);
+      }
     started_.assign(pairs_.size(), false);
   }
 
@@ -89,12 +93,13 @@ class Search {
  public:
   // `screener` holds the columns as queries.
   Search(const Screener<float>& screener, FloatRows rows, FloatRows columns, std::int64_t width, std::int64_t k, bool own,
-         int threads)
+         std::int64_t split, int threads)
       : screener_(screener),
         rows_(rows),
         columns_(columns),
         width_(width),
         own_(own),
+        split_(split),
         threads_(threads),
         k_(k),
         room_(kWaiting + 2 * k),
@@ -115,7 +120,9 @@ class Search {
     const std::int64_t tiles = padded_ / kTile, all = (columns_.count + kTile - 1) / kTile;
     block_ = std::clamp<std::int64_t>(tiles / (4 * threads_), 1, kMostTiles) * kTile;
     const std::int64_t column_block = own_ ? block_ : std::min(all, kMostTiles) * kTile;
-    Schedule schedule((padded_ + block_ - 1) / block_, (all * kTile + column_block - 1) / column_block, own_);
+    Schedule schedule((padded_ + block_ - 1) / block_, (all * kTile + column_block - 1) / column_block, own_, [&](Pair pair) {
+      return split_ == 0 || (pair.block * block_ < split_ && (pair.column_block + 1) * column_block > split_);
+    });
     parallel_chunks(threads_, 1, threads_, [&](std::int64_t, std::int64_t, int) {
       schedule.run([&](Pair pair) {
         const std::int64_t first = pair.block * block_, column = pair.column_block * column_block;
@@ -146,6 +153,7 @@ class Search {
   void visit(std::int64_t begin, std::int64_t end, std::int64_t begin_column, std::int64_t end_column) {
     float bounds[kStrip * kPanel], none[kPanel];
     std::fill_n(none, kPanel, kInfinity);
+    if (split_ > 0) end = std::min(end, split_), begin_column = std::max(begin_column, split_ / kPanel * kPanel);
     for (std::int64_t first = begin; first < end; first += kStrip)
       for (std::int64_t column = begin_column; column < end_column; column += kPanel) {
         const std::int64_t columns = std::min(kPanel, end_column - column);
@@ -166,7 +174,7 @@ class Search {
 #pragma omp simd reduction(| : any)
     for (std::int64_t c = 0; c < kPanel; ++c) any |= bounds[c] >= (others[c] < threshold ? others[c] : threshold);
     if (!any) return;
-    for (std::int64_t c = own_ ? std::max<std::int64_t>(0, row + 1 - column) : 0; c < columns; ++c) {
+    for (std::int64_t c = own_ ? std::max<std::int64_t>(0, std::max(row + 1, split_) - column) : 0; c < columns; ++c) {
       const bool here = bounds[c] >= thresholds_[row], there = own_ && bounds[c] >= others[c];
       if (!here && !there) continue;
       const float slack = screener_.slack(strip, row % kStrip, column + c);
@@ -219,6 +227,7 @@ class Search {
   FloatRows rows_, columns_;
   std::int64_t width_;
   bool own_;
+  std::int64_t split_;  // 0: all pairs are wanted
   int threads_;
   std::int64_t k_, room_;
   TopK<float> best_;
@@ -242,17 +251,17 @@ std::vector<float> sample(FloatRows rows, std::int64_t width, std::int64_t count
 
 }  // namespace
 
-bool nearest_pairs(FloatRows rows, FloatRows columns, std::int64_t width, std::int64_t k, bool own, double limit,
-                   float* scores, std::int64_t* indices, std::int64_t stride, int threads) {
+bool nearest_pairs(FloatRows rows, FloatRows columns, std::int64_t width, std::int64_t k, bool own, std::int64_t split,
+                   double limit, float* scores, std::int64_t* indices, std::int64_t stride, int threads) {
   const auto screener = screen_in_bytes<float>(columns.data, columns.count, width, Lengths::kCount, threads);
   if (limit < static_cast<double>(columns.count)) {
     const std::int64_t count = std::min(kSampled, rows.count);
     const std::vector<float> some = sample(rows, width, count);
-    Search judged(*screener, {some.data(), count}, columns, width, k, false, threads);
+    Search judged(*screener, {some.data(), count}, columns, width, k, false, 0, threads);
     judged.run();
     if (static_cast<double>(judged.scored()) > limit * static_cast<double>(count)) return false;
   }
-  Search search(*screener, rows, columns, width, k, own, threads);
+  Search search(*screener, rows, columns, width, k, own, split, threads);
   search.run();
   search.write(scores, indices, stride);
   return true;

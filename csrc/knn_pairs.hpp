@@ -9,11 +9,12 @@ struct FloatRows {
 };
 
 // Of the largest inner products of each row with the columns, all of unit length or shorter, the first k in descending order,
-// equal ones by index; own: columns are the rows, and a row does not see itself.
+// equal ones by index; own: columns are the rows, and a row does not see itself. With a `split` above 0 rows before it see those
+// from it on, and these see the ones before: each side has at least k.
 //
 // scores and indices are [rows.count, k] at a distance of `stride` between rows. False: more than `limit` of a row's products
 // would have to be made in float32, judged by some rows, and scores and indices say nothing. The processor can screen in bytes.
-bool nearest_pairs(FloatRows rows, FloatRows columns, std::int64_t width, std::int64_t k, bool own, double limit,
-                   float* scores, std::int64_t* indices, std::int64_t stride, int threads);
+bool nearest_pairs(FloatRows rows, FloatRows columns, std::int64_t width, std::int64_t k, bool own, std::int64_t split,
+                   double limit, float* scores, std::int64_t* indices, std::int64_t stride, int threads);
 
 }  // namespace salcr

@@ -94,8 +94,21 @@ def test_either_page_alone_can_be_out_of_date(checkout, no_pictures, name, capsy
 
 
 def test_the_headline_is_recorded():
-    cases = report.read_records(report.ROOT)[-1]["cases"]
+    cases = next(iter(report.read_records(report.ROOT).values()))["cases"]
     assert all(summary.speed_up(cases[name]) > 1 for name in summary.HEADLINE)
+
+
+def test_a_newer_record_of_some_cases_stands_for_them(checkout, no_pictures):
+    newer = record() | {"date": "2026-11-22T00:00:00Z", "machine": record()["machine"] | {"cpu": "another"}}
+    newer["cases"] = {"whole": newer["cases"]["whole"]}
+    (checkout / "benchmarks/results/cpu_another.json").write_text(json.dumps(newer))
+    found = report.read_records(checkout)
+    assert {name: list(one["cases"]) for name, one in found.items()} == {"cpu_another": ["whole"], "cpu": ["operator"]}
+    report.main([], checkout)
+    page, readme = ((checkout / name).read_text() for name in ("docs/benchmarks.md", "README.md"))
+    assert page.index("**another, 2 cores**") < page.index("**whole**") < page.index("**a CPU, 2 cores**")
+    assert page.count("**whole**") == 1 and "(benchmarks/speedup_cpu_another.svg)" in page
+    assert "another" not in readme  # it has none of the README's cases
 
 
 def test_pictures_come_from_the_records_alone(checkout):

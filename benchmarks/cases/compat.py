@@ -14,7 +14,7 @@ EPS, MIN_SAMPLES, K1, K2 = 0.6, 4, 20, 6
 
 
 def _people(device: str, quick: bool) -> tuple[torch.Tensor]:
-    return (F.normalize(clustered(*((20, 15, 64) if quick else (200, 25, 2048)), device, seed=1), dim=1),)
+    return (F.normalize(clustered(*((300, 15, 64) if quick else (5000, 25, 2048)), device, seed=1), dim=1),)
 
 
 def _published_labels(features: torch.Tensor) -> np.ndarray:
@@ -38,7 +38,7 @@ def _same_labels(outputs: np.ndarray, expected: np.ndarray) -> None:
 
 def _distances(device: str, quick: bool) -> tuple[np.ndarray, ...]:
     """Euclidean, of queries and gallery, among either."""
-    x = F.normalize(clustered(*((10, 12, 64) if quick else (100, 40, 512)), "cpu", seed=2), dim=1)
+    x = F.normalize(clustered(*((120, 12, 64) if quick else (4000, 40, 512)), "cpu", seed=2), dim=1)
     queries = len(x) // 4
     distances = torch.cdist(x, x).numpy()
     return distances[:queries, queries:], distances[:queries, :queries], distances[queries:, queries:]

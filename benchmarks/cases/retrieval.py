@@ -13,7 +13,9 @@ import salcr
 from benchmarks.case import Case
 from benchmarks.cases.knn import same_neighbours
 from benchmarks.features import pedestrians
-from salcr.retrieval.nearest import nearest
+from salcr import ops
+from salcr.retrieval.codes import keep_codes
+from salcr.retrieval.nearest import mapped, nearest
 from salcr.retrieval.storage import Manifest, Storage
 
 TOP = 20
@@ -36,10 +38,11 @@ def write_index(folder: Path, rows: int, width: int) -> tuple[Storage, torch.Ten
 
 
 def _inputs(device: str, quick: bool) -> tuple[Storage, torch.Tensor]:
-    """An index in a temporary folder, which the process removes as it ends, and queries."""
+    """An index with codes in a temporary folder, which the process removes as it ends, and queries."""
     folder = Path(tempfile.mkdtemp(prefix="salcr-index-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     storage, queries = write_index(folder, *((400, 64) if quick else (100_000, 2048)))
+    keep_codes(storage)
     return storage, queries.to(device)
 
 
@@ -55,10 +58,15 @@ def _whole(storage: Storage, queries: torch.Tensor) -> Sequence[torch.Tensor]:
     return torch.from_numpy(np.take_along_axis(scores, some, 1)), torch.from_numpy(some)
 
 
-def search_blocks(storage: Storage, queries: torch.Tensor) -> Sequence[torch.Tensor]:
+def search_blocks(storage: Storage, queries: torch.Tensor, top: int = TOP) -> Sequence[torch.Tensor]:
     """As an index is searched where nothing compiled is there: block by block, each converted to float32."""
     with salcr.use_backend("eager"):
-        return nearest(storage, queries, TOP)
+        return nearest(storage, queries, top)
+
+
+def search_features(storage: Storage, queries: torch.Tensor, top: int = TOP) -> Sequence[torch.Tensor]:
+    """As an index without codes is searched: its features are read once, as they lie."""
+    return ops.knn(queries, top, database=mapped(storage.shared_features()))
 
 
 def _search(storage: Storage, queries: torch.Tensor) -> Sequence[torch.Tensor]:
@@ -70,9 +78,9 @@ CASES = (
         "index-search",
         f"{QUERIES} features of 2048 in an index of 100,000 in float16 on the disk, the {TOP} nearest",
         _inputs,
-        {"reference": _whole, "eager": search_blocks, "auto": _search},
+        {"reference": _whole, "eager": search_blocks, "cpp": search_features, "auto": _search},
         same_neighbours,
-        floor_bytes=lambda storage, queries: storage.manifest.rows * storage.manifest.row_bytes,
+        floor_bytes=lambda storage, queries: storage.manifest.rows * storage.manifest.dimension,
         floor_flops=lambda storage, queries: 2 * len(queries) * storage.manifest.rows * storage.manifest.dimension,
     ),
 )

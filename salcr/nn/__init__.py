@@ -1,6 +1,7 @@
 """Thin modules and memory banks over :mod:`salcr.ops`."""
 
 from salcr.nn.batch_norm import synchronised
+from salcr.nn.hybrid_memory import HybridMemory
 from salcr.nn.memory import (
     ClusterMemory,
     InstanceMemory,
@@ -15,6 +16,7 @@ from salcr.nn.pooling import GeM, SemanticParts, frozen_bias_batch_norm
 __all__ = [
     "ClusterMemory",
     "GeM",
+    "HybridMemory",
     "InstanceMemory",
     "MemoryContrasts",
     "MemoryUpdate",

@@ -27,7 +27,7 @@ class ClusterMemory(nn.Module):
 
     def __init__(self, rows: torch.Tensor, *, momentum: float = MOMENTUM, temperature: float = TEMPERATURE) -> None:
         super().__init__()
-        self.register_buffer("rows", _unit_rows(rows.detach()))
+        self.register_buffer("rows", unit_rows(rows.detach()))
         self.momentum, self.temperature = momentum, temperature
 
     def contrast(self, features: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -113,7 +113,7 @@ class InstanceMemory(nn.Module):
 
     def __init__(self, rows: torch.Tensor, *, k: int = NEIGHBORS, temperature: float = TEMPERATURE) -> None:
         super().__init__()
-        self.register_buffer("rows", _unit_rows(rows.detach()))
+        self.register_buffer("rows", unit_rows(rows.detach()))
         self.k, self.temperature = k, temperature
 
     def neighbors(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -184,7 +184,7 @@ def _common(name: str, memories: Sequence[ClusterMemory | InstanceMemory]) -> An
     return values[0]
 
 
-def _unit_rows(rows: torch.Tensor) -> torch.Tensor:
+def unit_rows(rows: torch.Tensor) -> torch.Tensor:
     """NaN where a row is too long to square: ``normalize`` alone would make it zero."""
     length = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
     return torch.where(length.isfinite(), F.normalize(rows, dim=-1), torch.nan)

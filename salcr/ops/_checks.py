@@ -89,6 +89,10 @@ def check_values(name: str, x: torch.Tensor) -> None:
     """``x`` has values to look at: for operators whose result's shape, or whose verdict, depends on them."""
     if x.is_meta:
         raise ValueError(f"{name} is a meta tensor, and this operator has to read its values")
+    if torch._C._functorch.is_batchedtensor(x):
+        raise ValueError(
+            f"{name} is batched by torch.func.vmap, and this operator has to read its values: loop instead"
+        )
 
 
 def check_lengths(name: str, x: torch.Tensor, first: int = 0) -> None:

@@ -66,6 +66,12 @@ class Shards:
                 self._broadcast(everything[start:stop], rank)
         return everything
 
+    def collect(self, x: torch.Tensor, rank: int) -> "tuple[dist.Work, list[torch.Tensor]]":
+        """Every rank's contiguous ``x`` on its way to ``rank``, where the list holds them once the work is done."""
+        arrived = [torch.empty_like(x) for _ in range(dist.get_world_size(self.group))] if rank == self.rank else []
+        to = dist.get_global_rank(self.group, rank)
+        return dist.gather(x, arrived or None, dst=to, group=self.group, async_op=True), arrived
+
     def sum_(self, x: torch.Tensor) -> torch.Tensor:
         """``x``, summed over the ranks in place."""
         dist.all_reduce(x, dist.ReduceOp.SUM, group=self.group)

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from salcr.ops._dispatch import pick
 
@@ -14,12 +15,21 @@ def register(name: str, schema: str, implementation: Callable, fake: Callable) -
     """Define ``salcr::name`` with ``schema``, which starts at the opening parenthesis.
 
     One implementation serves all devices (it picks its backend on the real tensors); the fake allocates outputs of the
-    same shape and layout.
+    same shape and layout. Under :func:`torch.func.vmap` there is one call for each element.
     """
     qualified = f"salcr::{name}"
     torch.library.define(qualified, schema)
-    torch.library.impl(qualified, "default", _without_autocast(implementation))
+    torch.library.impl(qualified, "default", _by_itself(implementation))
     torch.library.register_fake(qualified, fake)
+    torch.library.register_vmap(qualified, partial(_each_alone, getattr(torch.ops.salcr, name).default))
+
+
+class Differentiable(torch.autograd.Function):
+    """What an operator's ``autograd.Function`` derives from: under :func:`torch.func.vmap` it is applied one by one."""
+
+    @classmethod
+    def vmap(cls, info, in_dims, *arguments):
+        return _each_alone(partial(apply, cls), info, in_dims, *arguments)
 
 
 def apply(function: type[torch.autograd.Function], *arguments: Any) -> Any:
@@ -75,6 +85,27 @@ def reference_gradient(
     return tuple(torch.zeros_like(x) if g is None else g for x, g in zip(leaves, found, strict=True))
 
 
+def _each_alone(function: Callable, info: Any, in_dims: Sequence, *arguments: Any) -> tuple[Any, Any]:
+    """``function`` of each element of the batch, the results stacked; a rule for :func:`torch.library.register_vmap`.
+
+    Raises:
+        NotImplementedError: the operator changes an argument in place.
+    """
+    schema = getattr(function, "_schema", None)
+    if schema is not None and schema.is_mutable:
+        raise NotImplementedError(
+            f"{schema.name} changes its memory in place, which torch.func.vmap cannot: loop instead"
+        )
+    dims = tree_leaves(in_dims)
+    leaves, structure = tree_flatten(arguments)
+    results = []
+    for n in range(info.batch_size):
+        one = [x if dim is None else x.select(dim, n) for x, dim in zip(leaves, dims, strict=True)]
+        results.append(function(*tree_unflatten(one, structure)))
+    stacked = tree_map(lambda *elements: torch.stack(elements), *results)
+    return stacked, tree_map(lambda _: 0, stacked)
+
+
 class _NotAgain(torch.autograd.Function):
     """The first ``count`` of ``tensors``, as results of the others; a derivative of them is an error."""
 
@@ -95,11 +126,16 @@ class _NotAgain(torch.autograd.Function):
         )
 
 
-def _without_autocast(implementation: Callable) -> Callable:
-    """Precision is the operator's own business: inside it, autocast would change dtypes that its fake has promised."""
+def _by_itself(implementation: Callable) -> Callable:
+    """Precision is the operator's own business: inside it, autocast would change dtypes that its fake has promised.
+
+    So are its kernels: called from outside of a graph in a function that is compiled, it would be traced.
+    """
 
     @wraps(implementation)
     def call(*arguments):
+        if torch.compiler.is_dynamo_compiling():
+            return torch._dynamo.disable(call)(*arguments)
         active = [device for device in ("cpu", "cuda") if torch.is_autocast_enabled(device)]
         with ExitStack() as stack:
             for device in active:

@@ -1,7 +1,7 @@
 """Neighbours and pseudo labels of rows that are spread over processes: what ``group=`` does in knn and cluster.
 
-Features travel in pieces, each broadcast by its rank while all search the piece before. What a row has of neighbours,
-k1 ranks and products, is small and goes to every rank. Encodings and near pairs are made by rows again, and encodings
+Features travel in pieces, see ``_sharded_search.py``. What a row has of neighbours, k1 ranks and products, is small and
+goes to every rank. Encodings and near pairs are made by rows again, and encodings
 travel in pieces too. Of the near pairs each rank keeps those of its rows with rows behind them, and joins their
 components with the other ranks' by at most one link a row.
 """
@@ -11,17 +11,15 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 
 from salcr.ops._checks import check_integer, check_lengths, check_tensor, check_values
 from salcr.ops._dispatch import BackendError, check_impl, missing, pick
 from salcr.ops._group import Shards, join
+from salcr.ops._sharded_search import no_lists, pieces, search, unit
 from salcr.ops.backends.cpp import jaccard as _rows
 from salcr.ops.backends.cpp.jaccard import SparseBlock
-from salcr.ops.jaccard import Neighbors, check_neighbors, set_sizes
+from salcr.ops.jaccard import Neighbors, check_lists, check_neighbors, set_sizes
 
-PIECE_BYTES = 2**25  # of features that travel at a time
-PIECES_ON_GPU = 8  # times as large: a search reads k candidates of every piece again
 PIECE_ROWS = 2**15  # of encodings
 PAIRS = 2**13  # whose features are gathered at a time
 
@@ -54,7 +52,7 @@ def nearest(
             check_lengths("database", database, shards.own.start)
 
     shards.agree(check_rows)
-    return _search(shards, queries, k, database, metric, check_impl(impl))
+    return search(shards, queries, k, database, metric, check_impl(impl))
 
 
 def labels_of_shard(
@@ -92,16 +90,17 @@ def labels_of_shard(
     def check_rows():
         check_lengths("features", features, shards.own.start)
         if neighbors is not None and len(features):
-            check_neighbors(neighbors, features, k1, first=shards.own.start, total=shards.total)
+            check_neighbors(neighbors, features, k1)
+            check_lists(*neighbors, features, first=shards.own.start, total=shards.total)
 
     shards.agree(check_rows)
     largest = float(np.float32(min(eps, 1)))
     if largest >= 1:  # all are near
         return torch.full((len(features),), 0 if shards.total >= min_samples else -1, device=features.device)
     if neighbors is None:
-        neighbors = _search(shards, features, k1, None, "cosine", check_impl(impl))
+        neighbors = search(shards, features, k1, None, "cosine", check_impl(impl))
     elif not len(features):
-        neighbors = _no_lists(features, k1)
+        neighbors = no_lists(features, k1)
     products, ranks = (x.detach().resolve_neg()[:, :k1] for x in neighbors)
     encodings = _encodings(shards, features, products, ranks, k2)
     left, right = _near_pairs(shards, encodings, largest, features.device)
@@ -110,44 +109,6 @@ def labels_of_shard(
 
 def _facts(name: str, x: torch.Tensor) -> dict[str, object]:
     return {f"the width of {name}": x.shape[1], f"the dtype of {name}": x.dtype, f"the device of {name}": x.device.type}
-
-
-def _search(
-    shards: Shards, queries: torch.Tensor, k: int, database: torch.Tensor | None, metric: str, impl: str
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Lists of ``k`` a query, kept while the pieces of all ranks pass. Pieces come in the order of their rows."""
-    search, (scores, indices) = pick("knn", impl, queries), _no_lists(queries, k)
-    own_scores, sign, first = scores.new_empty(len(queries)), 1 if metric == "cosine" else -1, 0
-    step = _piece_rows(queries)
-    for rank, (piece,) in shards.visits(_pieces(queries if database is None else database)):
-        for start in range(0, len(queries) if len(piece) else 0, step):
-            some = slice(start, min(start + step, len(queries)))
-            itself = database is None and rank == shards.rank and start == first - shards.own.start
-            among = None if itself else piece
-            values, found = search(queries[some], min(k, len(piece)), database=among, metric=metric)
-            values = sign * values
-            if itself:
-                own_scores[some] = values[:, 0]
-                values[:, 0] = torch.inf  # before all others, whatever they score
-            _merge(scores[some], indices[some], values, found + first)
-        first += len(piece)
-    if database is None:
-        scores[:, 0] = own_scores
-    return sign * scores, indices
-
-
-def _no_lists(rows: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Lists of ``k`` for every row, whose entries give way to any."""
-    scores = rows.new_full((len(rows), k), -torch.inf, dtype=torch.promote_types(rows.dtype, torch.float32))
-    return scores, torch.zeros_like(scores, dtype=torch.int64)
-
-
-def _merge(scores: torch.Tensor, indices: torch.Tensor, more: torch.Tensor, more_indices: torch.Tensor) -> None:
-    """Put into lists what scores higher; of equals what is there stays first, as its index is smaller."""
-    values, order = torch.cat([scores, more], 1).sort(dim=1, descending=True, stable=True)
-    k = scores.shape[1]
-    indices.copy_(torch.cat([indices, more_indices], 1).gather(1, order[:, :k]))
-    scores.copy_(values[:, :k])
 
 
 def _encodings(
@@ -178,17 +139,13 @@ def _unlisted_products(
     others, order = others.long().sort()
     rows, first = rows[order], 0
     products = torch.empty(len(order), dtype=torch.promote_types(features.dtype, torch.float32))
-    for _, (piece,) in shards.visits(_pieces(features)):
+    for _, (piece,) in shards.visits(pieces(features)):
         bounds = torch.searchsorted(others, torch.tensor([first, first + len(piece)])).tolist()
         for some in torch.arange(*bounds).split(PAIRS):
             left, right = features[rows[some].to(features.device)], piece[(others[some] - first).to(features.device)]
-            products[order[some]] = _rows.row_products(_unit(left), _unit(right)).cpu()
+            products[order[some]] = _rows.row_products(unit(left), unit(right)).cpu()
         first += len(piece)
     return products
-
-
-def _unit(rows: torch.Tensor) -> torch.Tensor:
-    return F.normalize(rows.to(torch.promote_types(rows.dtype, torch.float32)), dim=1)
 
 
 def _fetch(shards: Shards, block: SparseBlock, wanted: torch.Tensor, device: torch.device) -> SparseBlock:
@@ -258,12 +215,3 @@ def _roots(total: int, i: np.ndarray, j: np.ndarray) -> np.ndarray:
     graph = sparse.coo_array((np.ones(len(i), bool), (i, j)), shape=(total, total))
     component = connected_components(graph, directed=False)[1]
     return np.unique(component, return_index=True)[1][component].astype(np.int32)
-
-
-def _pieces(rows: torch.Tensor) -> list[tuple[torch.Tensor]]:
-    return [(piece,) for piece in rows.contiguous().split(_piece_rows(rows))]
-
-
-def _piece_rows(rows: torch.Tensor) -> int:
-    size = PIECE_BYTES * (1 if rows.device.type == "cpu" else PIECES_ON_GPU)
-    return max(1, size // (rows.shape[1] * rows.element_size()))

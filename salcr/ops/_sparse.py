@@ -6,7 +6,16 @@ import torch
 
 
 def csr_tensor(pointers: torch.Tensor, columns: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """A square torch.sparse_csr matrix of its three parts, which are not checked."""
+    """A square torch.sparse_csr matrix of its three parts, which are not checked.
+
+    Raises:
+        NotImplementedError: in a compiled graph; without ``fullgraph`` the matrix is then made uncompiled.
+    """
+    if torch.compiler.is_compiling():
+        raise NotImplementedError(
+            "PyTorch compiles and exports no sparse matrix: leave out fullgraph or call torch.ops.salcr.jaccard_graph, "
+            "which returns its row pointers, columns and values"
+        )
     count = len(pointers) - 1
     with warnings.catch_warnings():
         # torch < 2.13 says that invariants are not checked even where check_invariants=False says so

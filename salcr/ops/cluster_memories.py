@@ -18,7 +18,7 @@ from salcr.ops._parts import (
     of_features,
     split_rows,
 )
-from salcr.ops._register import apply, first_derivative, register
+from salcr.ops._register import Differentiable, apply, first_derivative, register
 from salcr.ops.backends.cpp import cluster_memory as _cpp
 from salcr.ops.backends.eager import cluster_memory as _eager
 from salcr.ops.backends.reference import cluster_memory as _formula
@@ -103,7 +103,7 @@ def cluster_contrast_sums(
     return apply(_ClusterContrastSums, temperature, check_impl(impl), len(features), *tensors)[: len(features)]
 
 
-class _ClusterContrastSums(torch.autograd.Function):
+class _ClusterContrastSums(Differentiable):
     """Loss of each of the features, and the LSE of all logits."""
 
     @staticmethod

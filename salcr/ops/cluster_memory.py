@@ -15,7 +15,7 @@ from salcr.ops._parts import (
     lse_dtype,
     per_row,
 )
-from salcr.ops._register import apply, first_derivative, register
+from salcr.ops._register import Differentiable, apply, first_derivative, register
 from salcr.ops.backends.cpp import cluster_memory as _cpp
 from salcr.ops.backends.eager import cluster_memory as _eager
 from salcr.ops.backends.reference import cluster_memory as _formula
@@ -101,7 +101,7 @@ def cluster_contrast(
     return apply(_ClusterContrast, features, memory, targets, temperature, reduction, soft_targets, weights, impl)[0]
 
 
-class _ClusterContrast(torch.autograd.Function):
+class _ClusterContrast(Differentiable):
     """Loss and LSE."""
 
     @staticmethod

@@ -17,10 +17,11 @@ from salcr.ops._checks import (
     check_values,
 )
 from salcr.ops._dispatch import add_backend, check_impl, pick, share_backends
+from salcr.ops._register import register
 from salcr.ops._sharded import labels_of_shard
 from salcr.ops.backends.eager import clustering as _eager
 from salcr.ops.dbscan import dbscan
-from salcr.ops.jaccard import Neighbors, jaccard_graph
+from salcr.ops.jaccard import Neighbors, check_encoding, detached, jaccard_graph
 
 
 def cluster(
@@ -82,9 +83,8 @@ def cluster(
         check = partial(_check, eps, min_samples, impl)
         return labels_of_shard(features, neighbors=neighbors, group=group, check=check, **options)
     _check(eps, min_samples, impl)
-    graph = jaccard_graph(features, k1=k1, k2=k2, max_distance=eps, neighbors=neighbors, impl=impl)
-    of_graph = "reference" if impl == "eager" else impl  # it has one form in plain Python
-    return dbscan(graph, eps=eps, min_samples=min_samples, impl=of_graph)
+    check_encoding(features, k1, k2, neighbors, impl)
+    return torch.ops.salcr.cluster(features.detach(), k1, k2, *detached(neighbors), float(eps), min_samples, impl)
 
 
 def label_agreement(labels: torch.Tensor, other: torch.Tensor, *, impl: str = "auto") -> torch.Tensor:
@@ -195,6 +195,17 @@ def pair_votes(
     return function(x.detach(), x_labels, y.detach(), y_labels, threshold)
 
 
+def _cluster(features, k1, k2, values, indices, eps, min_samples, impl):
+    neighbors = None if values is None else (values, indices)
+    graph = jaccard_graph(features, k1=k1, k2=k2, max_distance=eps, neighbors=neighbors, impl=impl)
+    of_graph = "reference" if impl == "eager" else impl  # it has one form in plain Python
+    return dbscan(graph, eps=eps, min_samples=min_samples, impl=of_graph)
+
+
+def _fake_cluster(features, *others):
+    return features.new_empty(features.shape[0], dtype=torch.int64)
+
+
 def _check(eps: float, min_samples: int, impl: str) -> None:
     check_positive("eps", eps)
     check_integer("min_samples", min_samples)
@@ -202,6 +213,13 @@ def _check(eps: float, min_samples: int, impl: str) -> None:
 
 
 share_backends("cluster", "jaccard_graph")
+register(
+    "cluster",
+    "(Tensor features, SymInt k1, SymInt k2, Tensor? values, Tensor? indices, float eps, SymInt min_samples, str impl) "
+    "-> Tensor",
+    _cluster,
+    _fake_cluster,
+)
 add_backend("label_agreement", "eager", _eager.label_agreement)
 add_backend("label_agreement", "reference", reference.label_agreement)
 add_backend("pair_votes", "eager", _eager.pair_votes)

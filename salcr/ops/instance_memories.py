@@ -23,7 +23,7 @@ from salcr.ops._parts import (
     per_row,
     split_rows,
 )
-from salcr.ops._register import apply, first_derivative, register
+from salcr.ops._register import Differentiable, apply, first_derivative, register
 from salcr.ops.backends.cpp import instance_memory as _cpp
 from salcr.ops.backends.eager import instance_memory as _eager
 from salcr.ops.backends.reference import instance_memory as _formula
@@ -105,7 +105,7 @@ def set_contrasts(
     return apply(_SetContrasts, temperature, check_impl(impl), len(features), *tensors)
 
 
-class _SetContrasts(torch.autograd.Function):
+class _SetContrasts(Differentiable):
     """Loss of each of the features."""
 
     @staticmethod

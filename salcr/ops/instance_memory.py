@@ -16,7 +16,7 @@ from salcr.ops._parts import (
     lse_dtype,
     per_row,
 )
-from salcr.ops._register import apply, first_derivative, register
+from salcr.ops._register import Differentiable, apply, first_derivative, register
 from salcr.ops.backends.cpp import instance_memory as _cpp
 from salcr.ops.backends.eager import instance_memory as _eager
 from salcr.ops.backends.reference import instance_memory as _formula
@@ -190,7 +190,7 @@ def set_contrast(
     return losses[0] if len(sets) == 1 else torch.stack(losses).mean()
 
 
-class _SetContrast(torch.autograd.Function):
+class _SetContrast(Differentiable):
     """Loss, and the LSE where it was not given."""
 
     @staticmethod

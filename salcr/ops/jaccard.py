@@ -20,7 +20,8 @@ from salcr.ops._checks import (
 )
 from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._parts import HALF_TO_SINGLE
-from salcr.ops._sparse import csr_of_all
+from salcr.ops._register import register
+from salcr.ops._sparse import csr_of_all, csr_tensor
 from salcr.ops.backends.cpp import jaccard as _cpp
 from salcr.ops.backends.triton import jaccard as _triton
 
@@ -87,8 +88,8 @@ def jaccard_distance(
     (Zhong et al., 2017).
     """
     impl = check_encoding(features, k1, k2, neighbors, impl, scale, include_self)
-    form = k1, k2, scale, include_self
-    return _on_neighbours("jaccard_distance", features.detach(), *form, neighbors, impl)
+    given = features.detach(), k1, k2, scale, bool(include_self), *detached(neighbors)
+    return torch.ops.salcr.jaccard_distance(*given, impl)
 
 
 def jaccard_graph(
@@ -117,7 +118,8 @@ def jaccard_graph(
 
     Returns:
         ``[N, N]`` torch.sparse_csr of float32 with int64 indices. Columns ascend within a row; the diagonal (0) and
-        other zero distances are stored.
+        other zero distances are stored. PyTorch compiles no sparse matrix: with ``fullgraph=True`` and in
+        torch.export that is an error that says so, else the matrix is made outside of the graph.
 
     Raises:
         TypeError, ValueError: as :func:`jaccard_distance`; a negative or NaN ``max_distance``.
@@ -134,11 +136,8 @@ def jaccard_graph(
     check_number("max_distance", max_distance)
     if not max_distance >= 0:
         raise ValueError(f"max_distance must not be negative, got {max_distance}")
-    features, largest = features.detach(), float(np.float32(min(max_distance, 1)))
-    form = k1, k2, scale, include_self
-    if largest >= 1:
-        return csr_of_all(_on_neighbours("jaccard_distance", features, *form, neighbors, impl))
-    return _on_neighbours("jaccard_graph", features, *form, neighbors, impl, max_distance=largest)
+    given = features.detach(), k1, k2, scale, bool(include_self), *detached(neighbors)
+    return csr_tensor(*torch.ops.salcr.jaccard_graph(*given, float(max_distance), impl))
 
 
 def check_encoding(
@@ -158,20 +157,21 @@ def check_encoding(
     if scale not in SCALES:
         raise ValueError(f"scale must be one of {', '.join(SCALES)}, got {scale!r}")
     check_flag("include_self", include_self)
-    check_lengths("features", features)
     if neighbors is not None:
         check_neighbors(neighbors, features, min(k1 if include_self else k1 + 1, len(features)))
     return check_impl(impl)
 
 
-def check_neighbors(
-    neighbors: Neighbors, features: torch.Tensor, wanted: int, first: int = 0, total: int | None = None
-) -> None:
-    """They fit ``features``, which are rows ``first`` and following of ``total``, and are ``wanted`` or more a row."""
+def detached(neighbors: Neighbors | None) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Values and indices for a registered operator."""
+    return (None, None) if neighbors is None else (neighbors[0].detach(), neighbors[1])
+
+
+def check_neighbors(neighbors: Neighbors, features: torch.Tensor, wanted: int) -> None:
+    """They are of the kind that fits ``features`` and ``wanted`` or more a row; what they say is not looked at."""
     if not isinstance(neighbors, (tuple, list)) or len(neighbors) != 2:
         raise TypeError("neighbors must be a pair (values, indices)")
     values, indices = neighbors
-    total = len(features) if total is None else total
     check_tensor("neighbors[0]", values, ndim=2)
     check_tensor("neighbors[1]", indices, ndim=2, floating=False)
     check_same("neighbors[0]", values, "features", features, dtype=False)
@@ -184,6 +184,13 @@ def check_neighbors(
             f"neighbors must be two of [{len(features)}, {wanted} or more], got {tuple(values.shape)} and "
             f"{tuple(indices.shape)}"
         )
+
+
+def check_lists(
+    values: torch.Tensor, indices: torch.Tensor, features: torch.Tensor, first: int = 0, total: int | None = None
+) -> None:
+    """They are lists of ``features``, which are rows ``first`` and following of ``total``, as far as one can see."""
+    total = len(features) if total is None else total
     check_finite("neighbors[0]", values)
     itself = torch.arange(first, first + len(features), device=features.device)
     if indices.min() < 0 or indices.max() >= total or not torch.equal(indices[:, 0], itself):
@@ -210,8 +217,35 @@ def _check_products(values: torch.Tensor, indices: torch.Tensor, features: torch
         raise ValueError(f"neighbors[0] does not belong to features: row {row} has other inner products")
 
 
-def _on_neighbours(operator, features, k1, k2, scale, include_self, neighbors, impl, **options):
+def _distance(features, k1, k2, scale, include_self, values, indices, impl):
+    return _on_neighbours("jaccard_distance", features, k1, k2, scale, include_self, values, indices, impl)
+
+
+def _graph(features, k1, k2, scale, include_self, values, indices, max_distance, impl):
+    form, largest = (k1, k2, scale, include_self, values, indices, impl), float(np.float32(min(max_distance, 1)))
+    if largest >= 1:
+        graph = csr_of_all(_on_neighbours("jaccard_distance", features, *form))
+    else:
+        graph = _on_neighbours("jaccard_graph", features, *form, max_distance=largest)
+    return graph.crow_indices(), graph.col_indices(), graph.values()
+
+
+def _fake_distance(features, *others):
+    return features.new_empty(features.shape[0], features.shape[0], dtype=torch.float32)
+
+
+def _fake_graph(features, *others):
+    entries = torch.library.get_ctx().new_dynamic_size()
+    rows, places = features.new_empty(features.shape[0] + 1, dtype=torch.int64), dict(dtype=torch.int64)
+    return rows, features.new_empty(entries, **places), features.new_empty(entries, dtype=torch.float32)
+
+
+def _on_neighbours(operator, features, k1, k2, scale, include_self, values, indices, impl, **options):
     """Run the backend, which takes features ``[N, D]``, unit rows' products and ranks ``[N, k1]``, and set sizes."""
+    check_lengths("features", features)
+    neighbors = None if values is None else (values, indices)
+    if neighbors is not None:
+        check_lists(*neighbors, features)
     function, search = pick(operator, impl, features), pick("knn", impl, features)
     others = 0 if include_self else 1
     full = min(k1 + others, len(features))
@@ -264,3 +298,11 @@ for _operator in ("jaccard_distance", "jaccard_graph"):
     add_backend(_operator, "triton", _of_unit_rows(getattr(_triton, _operator)), dtypes=HALF_TO_SINGLE)
     for _name in ("eager", "reference"):  # they differ in the neighbour search
         add_backend(_operator, _name, _formula(getattr(reference, _operator)))
+FORM = "Tensor features, SymInt k1, SymInt k2, str scale, bool include_self, Tensor? values, Tensor? indices"
+register("jaccard_distance", f"({FORM}, str impl) -> Tensor", _distance, _fake_distance)
+register(
+    "jaccard_graph",
+    f"({FORM}, float max_distance, str impl) -> (Tensor rows, Tensor columns, Tensor values)",
+    _graph,
+    _fake_graph,
+)

@@ -11,6 +11,8 @@ from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._parts import HALF_TO_SINGLE
 from salcr.ops._register import register
 from salcr.ops._sharded import nearest
+from salcr.ops.backends.cpp import knn as _cpp
+from salcr.ops.backends.cpp.knn import code_bytes as code_bytes  # for whoever keeps codes
 from salcr.ops.backends.cpp.knn import knn as _cpp_knn
 from salcr.ops.backends.cpp.knn import reads_in_place as _reads_in_place
 from salcr.ops.backends.eager.knn import knn as _eager_knn
@@ -101,6 +103,31 @@ def knn(
 def reads_in_place(queries: torch.Tensor, database: torch.Tensor) -> bool:
     """Whether an exact search by cosine takes no copy of ``database`` here, however large it is."""
     return pick("knn", check_impl("auto"), queries) is _cpp_knn and _reads_in_place(queries.dtype, database, "cosine")
+
+
+def code_rows(rows: torch.Tensor) -> torch.Tensor:
+    """Codes ``[M, code_bytes(D)]``, uint8, of rows ``[M, D]`` in float16: each in 8 bits, and what these take from it.
+
+    Raises:
+        ValueError: a row has NaN or Inf.
+    """
+    return _cpp.code_rows(rows)
+
+
+def knn_by_codes(
+    queries: torch.Tensor, k: int, database: torch.Tensor, codes: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """``knn(queries, k, database=database)`` to the bit, where :func:`reads_in_place`, given ``code_rows(database)``.
+
+    The codes are read, and few rows of the database. None where they are seen to be of another one; which may go
+    unseen.
+
+    Raises:
+        TypeError, ValueError: as :func:`knn`; the shape of ``codes``.
+    """
+    _check(queries, k, database, "cosine", "exact", "auto")
+    check_lengths("queries", queries)
+    return _cpp.nearest_coded(queries.detach(), k, database, codes)
 
 
 def _check(queries, k, database, metric, method, impl, sharded=False):

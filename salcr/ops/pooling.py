@@ -11,7 +11,7 @@ import torch
 from salcr.ops._checks import check_positive, check_same, check_tensor
 from salcr.ops._dispatch import add_backend, check_impl, pick, share_backends
 from salcr.ops._parts import HALF_TO_SINGLE, SINGLE_AND_DOUBLE
-from salcr.ops._register import apply, first_derivative, register
+from salcr.ops._register import Differentiable, apply, first_derivative, register
 from salcr.ops.backends.cpp import pooling as _cpp
 from salcr.ops.backends.reference import pooling as _formula
 from salcr.ops.backends.triton import pooling as _triton
@@ -183,7 +183,7 @@ def semantic_pool(
     return _root(means, p, eps, x.dtype), *forms
 
 
-class _Pool(torch.autograd.Function):
+class _Pool(Differentiable):
     """``(scores, weights, means of x ** power, prototypes, *forms)`` of ``salcr::pool``; see there.
 
     What is not asked for is empty.

@@ -21,6 +21,7 @@ from salcr.reference.reranking import (
     affinity_inference,
     rerank_cross_modality,
     rerank_distances,
+    rerank_gnn,
     rerank_k_reciprocal,
 )
 from salcr.reference.sinkhorn import sinkhorn
@@ -52,6 +53,7 @@ __all__ = [
     "propagate_features",
     "rerank_cross_modality",
     "rerank_distances",
+    "rerank_gnn",
     "rerank_k_reciprocal",
     "semantic_parts",
     "semantic_pool",

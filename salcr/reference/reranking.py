@@ -88,6 +88,26 @@ def affinity_inference(query: torch.Tensor, gallery: torch.Tensor, *, k1: int = 
     return 2 - query @ gallery.T - F.normalize(queries, dim=1) @ F.normalize(images, dim=1).T
 
 
+def rerank_gnn(
+    query: torch.Tensor, gallery: torch.Tensor, *, k1: int = 26, k2: int = 7, power: float = 2.0
+) -> torch.Tensor:
+    """Cosines of adjacencies aggregated over the neighbour graph; see :func:`salcr.ops.rerank_gnn`."""
+    features = unit_rows(torch.cat([query, gallery]))
+    values, ranks = knn(features, min(k1, len(features)))
+    weights = values[:, :k2].clamp(0, 1) ** power
+    return (1 - graph_cosines(ranks, weights, len(query))).clamp_min(0)
+
+
+def graph_cosines(ranks: torch.Tensor, weights: torch.Tensor, queries: int) -> torch.Tensor:
+    """Of the first ``queries`` rows with all others, after both aggregations over ``weights [N, k2]``."""
+    rows = weights.new_zeros(len(ranks), len(ranks)).scatter(1, ranks, 1)
+    rows = (rows + rows.T) / 2
+    for _ in range(2):
+        neighbours = zip(weights.T, ranks.T, strict=False)
+        rows = F.normalize(sum(weight[:, None] * rows[near] for weight, near in neighbours), dim=1)
+    return rows[:queries] @ rows[queries:].T
+
+
 def _own_ranks(features: torch.Tensor, k: int, k2: int, eta: float) -> np.ndarray:
     """Each image's nearest of its own modality after k-reciprocal re-ranking, itself first."""
     distances = (1 - eta) * jaccard_distance(features, k1=k, k2=k2) + eta * (2 - 2 * features @ features.T)

@@ -10,6 +10,7 @@ from pathlib import Path
 from salcr.data._images import Progress, name_some
 from salcr.models.checkpoints import load_trained, network_hash
 from salcr.models.features import for_features, pick_device
+from salcr.retrieval.codes import keep_codes
 from salcr.retrieval.images import decode_batches, embed, find_images
 from salcr.retrieval.modality import check_modality
 from salcr.retrieval.storage import DTYPES, Manifest, Storage, locked
@@ -66,7 +67,8 @@ def build_index(
         layout, height, width: of the checkpoint, see :func:`salcr.models.checkpoints.load_trained`.
         progress: called with the number of images looked at and their total.
 
-    Files that do not decode are named in the log and left out. What is in the index is never written again.
+    Files that do not decode are named in the log and left out. What is in the index is never written again. A large
+    index is given codes, which its exact search reads, see :mod:`salcr.retrieval.codes`.
 
     Raises:
         FileExistsError: the index is finished, and ``append`` is False.
@@ -115,6 +117,7 @@ def build_index(
                 writer.commit(complete=False)
                 committed = time.monotonic()
         writer.commit(complete=True)
+    keep_codes(Storage(folder))
     return Summary(added, len(known), bad, infrared)
 
 

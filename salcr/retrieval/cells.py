@@ -5,14 +5,11 @@ element. faiss picks candidates from it, mapped as it lies; their scores are tho
 ``cells.json`` says which features it is of.
 """
 
-import json
 import logging
 import math
-import os
 import time
 import zlib
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from salcr import ops
-from salcr.files import write_atomically
+from salcr.retrieval.kept import Kept, blocks, read_about, replaced, write_about
 from salcr.retrieval.nearest import Found, nearest
 from salcr.retrieval.storage import Storage, locked
 
@@ -42,19 +39,16 @@ BLOCK_BYTES = 1 << 26
 
 
 @dataclass(frozen=True)
-class About:
+class About(Kept):
     """What ``cells.json`` says.
 
     Attributes:
-        rows, features_crc: how many features the cells hold, and their CRC-32.
         trained_rows: how many the index had when the centroids were placed.
         length: of ``cells.faiss``, in bytes.
         head_crc: CRC-32 of the part of it before what it has for each feature.
         recall: on images of the index, see :meth:`Cells.nearest`.
     """
 
-    rows: int
-    features_crc: int
     trained_rows: int
     length: int
     head_crc: int
@@ -129,18 +123,18 @@ def open_cells(storage: Storage) -> Cells:
         raise ValueError(f"an approximate search needs faiss (pip install 'salcr[faiss]'): {error}") from error
 
     folder, manifest = storage.folder, storage.manifest
-    about = _read_about(folder / ABOUT)
+    about = read_about(folder / ABOUT, About)
     faiss.omp_set_num_threads(torch.get_num_threads())
-    if about is None:
+    if about is None or not 0 <= about.recall <= 1:
         return _make(storage, f"cells for the approximate search of {folder} are made, once")
     if not _is_intact(folder / CELLS, about, manifest.dimension):
         return _make(storage, f"{folder / CELLS} is damaged: cells are made anew")
-    if (about.rows, about.features_crc) == (manifest.rows, manifest.features_crc):
+    if about.fits(storage):
         index = _read(folder / CELLS, faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
         if index is None or index.ntotal != about.rows:
             return _make(storage, f"{folder / CELLS} is damaged: cells are made anew")
         return Cells(storage, index, about.recall)
-    if about.rows >= manifest.rows or storage.features_checksum(about.rows) != about.features_crc:
+    if not about.can_grow(storage):
         return _make(storage, f"the features of {folder} are not those its cells are of: cells are made anew")
     grown = f"{folder} has grown from {about.rows:,} to {manifest.rows:,} features"
     index = _read(folder / CELLS) if manifest.rows <= GROWN * about.trained_rows else None
@@ -186,7 +180,7 @@ def _make(storage: Storage, why: str) -> Cells:
 def _fill(storage: Storage, index: Any, trained_rows: int) -> Cells:
     """Put the features that ``index`` does not have yet into its cells, and keep it with them."""
     start = time.monotonic()
-    for rows in _blocks(index.ntotal, storage.manifest.rows, storage.manifest.dimension):
+    for rows in blocks(index.ntotal, storage.manifest.rows, storage.manifest.dimension, BLOCK_BYTES):
         index.add(read_unit(storage, rows).numpy())
     cells = Cells(storage, index)
     try:
@@ -199,40 +193,18 @@ def _fill(storage: Storage, index: Any, trained_rows: int) -> Cells:
     return cells
 
 
-def _blocks(start: int, end: int, width: int) -> Iterator[slice]:
-    step = max(1, BLOCK_BYTES // (4 * width))
-    return (slice(at, min(at + step, end)) for at in range(start, end, step))
-
-
 def _keep(storage: Storage, index: Any, trained_rows: int, recall: float) -> int:
     import faiss
 
-    manifest, path = storage.manifest, storage.folder / CELLS
-    temporary = path.with_name(f".{CELLS}.part")
+    manifest = storage.manifest
     with locked(storage.folder):
-        try:
-            faiss.write_index(index, str(temporary))
-            with temporary.open("r+b") as file:
-                os.fsync(file.fileno())
-            length = temporary.stat().st_size
-            head = _head_checksum(temporary, length, manifest.rows, manifest.dimension)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replaced(storage.folder / CELLS) as path:
+            faiss.write_index(index, str(path))
+            length = path.stat().st_size
+            head = _head_checksum(path, length, manifest.rows, manifest.dimension)
         about = About(manifest.rows, manifest.features_crc, trained_rows, length, head, recall)
-        write_atomically(storage.folder / ABOUT, json.dumps(asdict(about), indent=2) + "\n")
+        write_about(storage.folder / ABOUT, about)
     return length
-
-
-def _read_about(path: Path) -> About | None:
-    try:
-        found = json.loads(path.read_bytes())
-        kept = About(**found)
-        if all(type(found[field.name]) is field.type for field in fields(About)) and 0 <= kept.recall <= 1:
-            return kept
-    except (OSError, ValueError, TypeError, RecursionError):
-        pass
-    return None
 
 
 def _is_intact(path: Path, about: About, width: int) -> bool:

@@ -15,6 +15,7 @@ from salcr.models.features import pick_device
 from salcr.retrieval.build import check_network
 from salcr.retrieval.cells import Cells, open_cells
 from salcr.retrieval.clusters import cluster, write_clusters
+from salcr.retrieval.codes import verify_codes
 from salcr.retrieval.images import decode_batches, embed, find_images
 from salcr.retrieval.modality import check_modality
 from salcr.retrieval.nearest import REFINEMENTS, nearest
@@ -128,6 +129,7 @@ class Index:
             ValueError: one is not what was written; the message names the file.
         """
         self._storage.verify()
+        verify_codes(self._storage)
 
     def search(
         self,

@@ -3,16 +3,20 @@
 import warnings
 from collections.abc import Callable
 
+import numpy as np
 import torch
 
 from salcr import ops
-from salcr.ops.knn import reads_in_place
+from salcr.ops.knn import knn_by_codes, reads_in_place
+from salcr.retrieval.codes import read_codes, warn_of_damage
 from salcr.retrieval.storage import Storage
 
 BLOCK_BYTES = 1 << 24
 """Features in float32 that are in memory at a time in an exact search that copies them."""
 CANDIDATES = 200
 """Images that a k-reciprocal re-ranking looks at, at least."""
+FEW = 100
+"""Codes are read where at most one of so many features is asked for: of more they rule too little out."""
 
 Found = tuple[torch.Tensor, torch.Tensor]
 
@@ -21,14 +25,12 @@ def nearest(storage: Storage, queries: torch.Tensor, top: int) -> Found:
     """Cosines ``[Q, top]``, largest first, and rows ``[Q, top]`` of the index's features nearest to ``queries [Q, D]``.
 
     Equal cosines come in the order of their rows, as in :func:`salcr.ops.knn`. Whatever the index holds, a small part
-    of its features is in memory: on the CPU those in float16 are read once from the file, in one search, and others
-    are copied and searched block by block.
+    of its features is in memory: on the CPU those in float16, or their codes where it has some, are read once from the
+    file, in one search, and others are copied and searched block by block.
     """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # and nobody writes to it
-        features = torch.from_numpy(storage.shared_features())
+    features = mapped(storage.shared_features())
     if reads_in_place(queries, features):
-        return ops.knn(queries, top, database=features)
+        return _by_codes(storage, queries, top, features) or ops.knn(queries, top, database=features)
     block = max(1, BLOCK_BYTES // (4 * storage.manifest.dimension))
     values = queries.new_empty(len(queries), 0)
     indices = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
@@ -80,6 +82,24 @@ REFINEMENTS: dict[str, Callable[[Storage, torch.Tensor, torch.Tensor, int], Foun
     "cmfp": propagated,
     "k_reciprocal": reranked,
 }
+
+
+def _by_codes(storage: Storage, queries: torch.Tensor, top: int, features: torch.Tensor) -> Found | None:
+    """What a search in all features finds; None where they have no codes, or wrong ones, or codes do not pay."""
+    codes = read_codes(storage) if FEW * top <= len(features) else None
+    if codes is None:
+        return None
+    found = knn_by_codes(queries, top, features, mapped(codes))
+    if found is None:
+        warn_of_damage(storage, "features that it picks are not those it is of")
+    return found
+
+
+def mapped(array: np.ndarray) -> torch.Tensor:
+    """A tensor of an array that is mapped read-only."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # and nobody writes to it
+        return torch.from_numpy(array)
 
 
 def read_features(storage: Storage, start: int, end: int, device: torch.device) -> torch.Tensor:

@@ -150,6 +150,10 @@ def rerank_k_reciprocal(d: Draw) -> Arguments:
     return two_sides(d, k1=d.size(1, 12), k2=d.size(1, 6), **options)
 
 
+def rerank_gnn(d: Draw) -> Arguments:
+    return two_sides(d, k1=d.size(1, 12), k2=d.size(1, 6), power=d.choice((2.0, 1.0, 0.5)))
+
+
 def rerank_distances(d: Draw) -> Arguments:
     queries, images = d.size(1, 7), d.size(1, 9)
     shapes = dict(query_gallery=(queries, images), query_query=(queries, queries), gallery_gallery=(images, images))
@@ -361,6 +365,7 @@ OPERATORS: dict[str, Entry] = {
     "propagate_features": Entry(propagate_features, magnitude=lambda _: 1.0),
     "rerank_cross_modality": Entry(rerank_cross_modality, judges.close_to_exact),
     "rerank_distances": Entry(rerank_distances, partial(judges.close_to_exact, unit_rows=False)),
+    "rerank_gnn": Entry(rerank_gnn, judges.close_to_exact),
     "rerank_k_reciprocal": Entry(rerank_k_reciprocal, judges.close_to_exact),
     "semantic_parts": Entry(partial(part_prototypes, views=3), magnitude=of_chains),
     "semantic_pool": Entry(partial(part_prototypes, views=3, p=3.0, eps=1e-12), magnitude=of_chains),

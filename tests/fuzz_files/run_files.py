@@ -4,6 +4,7 @@ import json
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from unittest import mock
 
 from tests.fuzz_files import Kind
 from tests.fuzz_files.mutations import mutate_in_zip
@@ -95,7 +96,7 @@ def _read_record(path: Path) -> None:
     record = read_record(path)
     ours = read_record(ROOT / "benchmarks/results/cpu.json")
     compare(ours, record)
-    tables([record])
+    tables({"cpu": record})
 
 
 def _index(name: str) -> Kind:
@@ -140,6 +141,34 @@ def _read_cells(path: Path) -> None:
     assert len(set(rows[0].tolist())) == rows.shape[1] and scores.isfinite().all() and 0 <= index.recall <= 1
 
 
+def _codes(name: str) -> Kind:
+    """A file of what an exact search reads in place of features."""
+
+    def make(folder: Path) -> Path:
+        from salcr.retrieval import codes
+        from salcr.retrieval.storage import Storage
+
+        _index("manifest.json").make(folder)
+        with mock.patch.object(codes, "LEAST_BYTES", 1):
+            codes.keep_codes(Storage(folder))
+        assert (folder / name).exists()
+        return folder / name
+
+    return Kind(make, _read_codes)
+
+
+def _read_codes(path: Path) -> None:
+    import torch
+
+    from salcr.retrieval import Index, nearest
+
+    index = Index.open(path.parent, device="cpu")
+    with mock.patch.object(nearest, "FEW", 1):
+        scores, rows = index.nearest(torch.ones(1, 8), top=9)
+    assert set(rows[0].tolist()) == set(range(9)) and scores.isfinite().all()
+    index.verify()
+
+
 def _read_index(path: Path) -> None:
     import torch
 
@@ -164,6 +193,8 @@ KINDS: dict[str, Kind] = {
     "index features": _index("features.npy"),
     "index modalities": _index("infrared.npy"),
     "index paths": _index("paths.jsonl"),
+    "index codes": _codes("codes.bin"),
+    "index codes' table": _codes("codes.json"),
     "index cells": _cells("cells.faiss"),
     "index cells' table": _cells("cells.json"),
 }

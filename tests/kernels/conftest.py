@@ -4,8 +4,10 @@ At every launch, and at every call of a device function, ``tl.sum`` included, it
 ``triton.language`` for what to patch, and at the end of a launch takes it back; once a process is enough. For every
 block it describes the shape and the type, and lists all dtypes: these are remembered here, so that equal ones are the
 same object, which is looked at before anything is compared. Operands of one type and one shape, which most are, need
-neither promotion nor broadcasting. Every tuple has its type worked out, which few are asked for. Every sum and product
-of int32 is computed in int64 too, for an assertion that only a debugging option would make.
+neither promotion nor broadcasting; a number beside a block becomes a block once for equal numbers. Every tuple has its
+type worked out, which few are asked for. Every sum and product of int32 is computed in int64 too, for an assertion that
+only a debugging option would make. Every result is looked at for elements wider than its type, which would be a fault
+of the interpreter.
 """
 
 import builtins
@@ -79,6 +81,9 @@ def remember_types(interpreter, core) -> None:
         self.handle, self.type, self.dtype = handle, kind, kind.scalar
         self.shape, self.numel = kind.described if kind.is_block() else no_block
 
+    def make_handle(self, data, kind, attr=None):
+        self.data, self.dtype, self.attr = data, kind, {} if attr is None else attr
+
     def make_tuple(self, values, kind=None):
         self.values = list(values)
         if kind is not None:
@@ -92,21 +97,43 @@ def remember_types(interpreter, core) -> None:
     type_of_tuple = functools.cached_property(lambda self: core._type_for_tuple_values(self.values))
     type_of_tuple.__set_name__(core.tuple, "type")
     core.tuple.__init__, core.tuple.__eq__, core.tuple.type = make_tuple, are_equal, type_of_tuple
+    unwrap, plain = core._unwrap_if_constexpr, {core.tensor, int, bool, float, type(None), str}
+    core._unwrap_if_constexpr = lambda value: value if type(value) in plain else unwrap(value)
     core.dtype.__eq__ = lambda self, other: self is other or are_equal_dtypes(self, other)
     core.block_type.__init__, core.block_type.with_element_ty = make_block, with_element
     core.block_type.to_ir = lambda self, builder: self
     core.tensor.__init__ = make_tensor
     interpreter._get_np_dtype = dtype_of
+    interpreter.TensorHandle.__init__ = make_handle
 
 
 def take_equal_operands(core, semantic) -> None:
     convert, cast, broadcast = semantic.to_tensor, semantic.cast, semantic.broadcast_impl_value
-    promote, tensor = semantic.binary_op_type_checking_impl, core.tensor
+    promote, tensor, constexpr, constants = semantic.binary_op_type_checking_impl, core.tensor, core.constexpr, {}
 
     def promote_different(self, x, y, pointer_x=False, pointer_y=False, arithmetic=True, division=False):
-        if type(x) is tensor and type(y) is tensor and x.dtype is y.dtype and not (division or x.dtype.is_ptr()):
+        if type(x) is not tensor:
+            if type(y) is tensor:
+                return promote_constant(self, y, x, True, pointer_x, pointer_y, arithmetic, division)
+        elif type(y) is not tensor:
+            return promote_constant(self, x, y, False, pointer_x, pointer_y, arithmetic, division)
+        elif y.dtype.is_int() if x.dtype.is_ptr() else x.dtype is y.dtype and not division:
             return self.broadcast_impl_value(x, y)
         return promote(self, x, y, pointer_x, pointer_y, arithmetic, division)
+
+    def promote_constant(self, x, value, is_first, *how):
+        """The same constant for equal numbers beside equal types and shapes; 0.0 and -0.0 are not equal here."""
+        value = value.value if type(value) is constexpr else value
+        key = value or repr(value), type(value), x.dtype.name, id(x.shape), is_first, how
+        if key in constants:
+            constant = constants[key]
+        else:
+            pair = promote(self, value, x, *how) if is_first else promote(self, x, value, *how)
+            if pair[is_first] is not x:
+                return pair
+            constant = constants[key] = pair[not is_first]
+            constant.handle.data.flags.writeable = False
+        return (constant, x) if is_first else (x, constant)
 
     semantic.binary_op_type_checking_impl = promote_different
     semantic.broadcast_impl_value = lambda self, x, y: (x, y) if x.shape is y.shape else broadcast(self, x, y)

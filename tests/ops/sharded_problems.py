@@ -7,9 +7,13 @@ import torch
 import torch.distributed as dist
 
 from salcr import ops
-from salcr.ops import _sharded
+from salcr.ops import _sharded, _sharded_search
 
-SMALL = dict(PIECE_BYTES=5000, PIECE_ROWS=13, PAIRS=5)  # so that every rank sends several pieces
+SMALL = {  # so that every rank sends several pieces
+    (_sharded_search, "PIECE_BYTES"): 5000,
+    (_sharded, "PIECE_ROWS"): 13,
+    (_sharded, "PAIRS"): 5,
+}
 
 
 @dataclass(frozen=True)
@@ -152,7 +156,8 @@ def run_rank(rank, size, folder):
     found, two = {}, dist.new_group([0, 1])
     if rank < 2:
         found |= {(case.name, 2): of_rank(case, two) for case in CASES}
-    vars(_sharded).update(SMALL)
+    for (module, name), value in SMALL.items():
+        setattr(module, name, value)
     found |= {(case.name, size): of_rank(case, dist.group.WORLD) for case in CASES}
     if rank < 2:
         found["complaints"] = complaints(two)

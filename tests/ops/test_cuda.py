@@ -167,6 +167,7 @@ TABLE: dict[str, list[Row]] = {
     "rerank_distances": [
         Row(tuple(lambda g, n=n: blocks(g)[n] for n in range(3)), dict(k1=10, k2=3)),
     ],
+    "rerank_gnn": [Row(RETRIEVAL, dict(k1=10, k2=3)), Row(RETRIEVAL, dict(k1=8, k2=1)), Row(RETRIEVAL)],
     "rerank_k_reciprocal": [
         Row(RETRIEVAL, dict(k1=10, k2=3)),
         Row(RETRIEVAL, dict(k1=8, k2=1, lambda_value=0.0)),

@@ -46,8 +46,10 @@ def test_torch_func(generator, name, impl):
     value, pull = torch.func.vjp(number, *learned)
     for found in (torch.func.grad(number, argnums=tuple(range(learnable)))(*learned), pull(torch.ones_like(value))):
         torch.testing.assert_close(found, expected)
-    with pytest.raises(RuntimeError, match="does not have vmap support"):
-        torch.func.vmap(number)(*(torch.stack([x, x]) for x in learned))
+    several = [torch.stack([x, 2 * x, x.flip(0)], dim=1) for x in learned]
+    for function in (number, torch.func.grad(number)):
+        each = torch.stack([function(*(x.select(1, n) for x in several)) for n in range(3)])
+        torch.testing.assert_close(torch.func.vmap(function, in_dims=1)(*several), each)
     if impl != "reference":
         with pytest.raises(NotImplementedError, match="has no second derivative"):
             torch.func.grad(penalty)(*learned)
@@ -56,6 +58,32 @@ def test_torch_func(generator, name, impl):
     (first,) = torch.autograd.grad(number(leaf, *learned[1:]), leaf, create_graph=True)
     (expected,) = torch.autograd.grad(first.square().sum(), leaf)
     torch.testing.assert_close(torch.func.grad(penalty)(*learned), expected)
+
+
+def test_vmap_calls_an_operator_without_a_derivative_for_each_element(generator):
+    queries, database = torch.randn(3, 5, 4, generator=generator), torch.randn(7, 4, generator=generator)
+    found = torch.func.vmap(lambda x: ops.knn(x, 2, database=database))(queries)
+    for got, expected in zip(
+        found, zip(*(ops.knn(x, 2, database=database) for x in queries), strict=True), strict=True
+    ):
+        assert torch.equal(got, torch.stack(expected))
+    sets = torch.rand(3, 5, 4, generator=generator).argsort(-1)[..., :2].sort(-1).values
+    found = torch.func.vmap(ops.unite_sets)(sets, sets.flip(0))
+    assert torch.equal(found, torch.stack([ops.unite_sets(x, y) for x, y in zip(sets, sets.flip(0), strict=True)]))
+
+
+def test_vmap_over_what_it_cannot_do_says_what_to_do_instead(generator):
+    rows = torch.nn.functional.normalize(torch.randn(3, 5, 4, generator=generator), dim=-1)
+    with pytest.raises(NotImplementedError, match=r"changes its memory in place, which torch\.func\.vmap cannot: loop"):
+        torch.func.vmap(lambda memory, x: ops.update_cluster_memory_(memory, x, TARGETS))(rows, rows + 1)
+    for call in (
+        lambda x: ops.cluster(x, eps=0.5),
+        lambda x: ops.jaccard_graph(x, max_distance=0.5),
+        lambda x: ops.dbscan(x @ x.T, eps=0.5),
+        lambda x: ops.rerank_gnn(x, x),
+    ):
+        with pytest.raises(ValueError, match=r"is batched by torch\.func\.vmap, and this operator has to"):
+            torch.func.vmap(call)(rows)
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # PyTorch's, of its own jvp

@@ -27,6 +27,8 @@ INTEGERS = {
     ),
     "k1 of rerank_k_reciprocal": lambda k: ops.rerank_k_reciprocal(ROWS, ROWS, k1=k),
     "k2 of rerank_k_reciprocal": lambda k: ops.rerank_k_reciprocal(ROWS, ROWS, k2=k),
+    "k1 of rerank_gnn": lambda k: ops.rerank_gnn(ROWS, ROWS, k1=k),
+    "k2 of rerank_gnn": lambda k: ops.rerank_gnn(ROWS, ROWS, k2=k),
     "k of rerank_cross_modality": lambda k: ops.rerank_cross_modality(ROWS, ROWS, k=k),
     "k1 of affinity_inference": lambda k: ops.affinity_inference(ROWS, ROWS, k1=k),
     "k2 of affinity_inference": lambda k: ops.affinity_inference(ROWS, ROWS, k2=k),
@@ -40,6 +42,7 @@ NUMBERS = {
     "tol of sinkhorn": lambda x: ops.sinkhorn(SQUARE, tol=x),
     "lambda_value of rerank_k_reciprocal": lambda x: ops.rerank_k_reciprocal(ROWS, ROWS, lambda_value=x),
     "power of rerank_k_reciprocal": lambda x: ops.rerank_k_reciprocal(ROWS, ROWS, power=x),
+    "power of rerank_gnn": lambda x: ops.rerank_gnn(ROWS, ROWS, power=x),
     "eta of rerank_cross_modality": lambda x: ops.rerank_cross_modality(ROWS, ROWS, eta=x),
 }
 

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from benchmarks.features import pedestrians
 from salcr import _C, ops, reference
+from salcr.ops.backends.cpp import _tiles
 from salcr.ops.backends.cpp import knn as _cpp_knn
 from tests.ops.test_knn import assert_right_outside_the_tie_margin, near_ties, on_a_grid
 
@@ -157,6 +158,32 @@ def test_where_bounds_leave_too_much_products_are_made_in_float32(generator, cal
 
 
 @multiplies_bytes
+def check_both(x, y, k):
+    for got, queries, database in zip(_cpp_knn.nearest_of_both(x, y, k), (x, y), (y, x), strict=True):
+        expected = reference.knn(queries, min(k, len(database)), database=database)
+        assert torch.equal(got[1], expected[1])
+        torch.testing.assert_close(got[0], expected[0], rtol=0, atol=1e-6)
+
+
+@multiplies_bytes
+@pytest.mark.parametrize("rows", [2, 13, 96, 97, 500])  # strips, panels and blocks that have rows of both sets
+def test_two_sets_see_one_another_alone(generator, in_bytes, rows):
+    x, y = (F.normalize(on_a_grid(generator, n, width=4), dim=1) for n in (rows, 530))
+    for k in (1, 2, min(rows, 30)):
+        check_both(x, y, k)
+        check_both(y, x, k)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_two_sets_see_one_another_by_products_in_floats(generator, monkeypatch, dtype):
+    monkeypatch.setattr(_cpp_knn, "SCREEN", "floats")
+    monkeypatch.setattr(_tiles, "TILE_ROWS", 64)
+    monkeypatch.setattr(_tiles, "TILE_BYTES", 64 * 50 * dtype.itemsize)
+    x, y = (F.normalize(on_a_grid(generator, n, width=4).to(dtype), dim=1) for n in (150, 130))
+    for k in (1, 30, 130, 140):
+        check_both(x, y, k)
+
+
 def test_labels_are_those_of_products_in_float32(calls, monkeypatch):
     x, labels = pedestrians(1500, 256), {}
     for screen in ("bytes", "floats"):
@@ -179,4 +206,12 @@ def test_arguments_that_do_not_fit(rows, columns, k, message):
     columns = None if columns is None else torch.ones(columns).numpy()
     lists = torch.empty(rows[0], k).numpy(), torch.empty(rows[0], k, dtype=torch.int64).numpy()
     with pytest.raises(ValueError, match=message):
-        _C.nearest_pairs(torch.ones(rows).numpy(), columns, *lists, 1.0, 1)
+        _C.nearest_pairs(torch.ones(rows).numpy(), columns, *lists, 0, 1.0, 1)
+
+
+@pytest.mark.parametrize(("columns", "split"), [((4, 3), 2), (None, 1), (None, 3), (None, 5), (None, -1)])
+def test_sides_that_do_not_fit(columns, split):
+    columns = None if columns is None else torch.ones(columns).numpy()
+    lists = torch.empty(4, 2).numpy(), torch.empty(4, 2, dtype=torch.int64).numpy()
+    with pytest.raises(ValueError, match="a side has too few rows"):
+        _C.nearest_pairs(torch.ones(4, 3).numpy(), columns, *lists, split, 1.0, 1)

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from salcr import ops
+from salcr import _C, ops
 
-OPERATORS = [ops.rerank_k_reciprocal, ops.rerank_cross_modality, ops.affinity_inference]
+OPERATORS = [ops.rerank_k_reciprocal, ops.rerank_gnn, ops.rerank_cross_modality, ops.affinity_inference]
 
 
 def two_modalities(generator, queries=22, images=17, people=5, width=10, shift=1.0, noise=0.5):
@@ -64,6 +64,48 @@ def test_k_reciprocal_is_the_formula(generator, k1, k2, share):
     expected = (1 - share) * jaccard(encodings, encodings) + share * distances
     got = ops.rerank_k_reciprocal(query, gallery, k1=k1, k2=k2, lambda_value=share)
     torch.testing.assert_close(got, torch.from_numpy(expected)[:22, 22:])
+
+
+@pytest.mark.parametrize("impl", ["cpp", "eager", "reference"])
+@pytest.mark.parametrize(
+    ("k1", "k2", "power"),
+    [(26, 7, 2.0), (6, 3, 2.0), (3, 3, 1.0), (5, 9, 2.5), (4, 1, 2.0), (1, 1, 2.0), (100, 2, 2.0)],
+)
+def test_gnn_is_the_formula(generator, monkeypatch, impl, k1, k2, power):
+    """Messages from image to image along the edges, a dictionary an image."""
+    monkeypatch.setattr("salcr.ops.backends.eager.reranking.BLOCK_ENTRIES", 39 * 7)  # blocks of 7 columns
+    (query, gallery), _ = two_modalities(generator)
+    x = unit(torch.cat([query, gallery]))
+    similarity = x @ x.T
+    ranks = [order(-row, first=i)[:k1] for i, row in enumerate(similarity)]
+    rows = [{} for _ in x]
+    for i, near in enumerate(ranks):
+        for j in near:
+            rows[i][j] = rows[i].get(j, 0) + 0.5
+            rows[j][i] = rows[j].get(i, 0) + 0.5
+    for _ in range(2):
+        heard = []
+        for i, near in enumerate(ranks):
+            message = {}
+            for j in near[:k2]:
+                for column, value in rows[j].items():
+                    message[column] = message.get(column, 0) + max(similarity[i, j], 0) ** power * value
+            length = sum(value**2 for value in message.values()) ** 0.5
+            heard.append({column: value / length for column, value in message.items()})
+        rows = heard
+    expected = [[1 - sum(v * w.get(c, 0) for c, v in r.items()) for w in rows[22:]] for r in rows[:22]]
+    got = ops.rerank_gnn(query, gallery, k1=k1, k2=k2, power=power, impl=impl)
+    torch.testing.assert_close(got, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-12)
+    single = ops.rerank_gnn(query.float(), gallery.float(), k1=k1, k2=k2, power=power, impl=impl)
+    torch.testing.assert_close(single.double(), got, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("spoilt", "message"), [("rank", "rank out of range"), ("shape", "shapes do not fit")])
+def test_the_extension_reads_nothing_out_of_range(spoilt, message):
+    ranks, weights = np.tile(np.arange(3, dtype=np.int32), (5, 1)), np.ones((5, 2), np.float32)
+    ranks[4, 2] = 5 if spoilt == "rank" else 3
+    with pytest.raises(ValueError, match=message):
+        _C.graph_cosines(ranks, weights, np.empty((2, 3 if spoilt == "rank" else 4), np.float32), 1)
 
 
 def blocks(distances, queries):
@@ -257,6 +299,9 @@ def test_bad_options_are_named():
         (ops.rerank_k_reciprocal, dict(k2=0)),
         (ops.rerank_k_reciprocal, dict(lambda_value=1.1)),
         (ops.rerank_k_reciprocal, dict(power=0.0)),
+        (ops.rerank_gnn, dict(k1=0)),
+        (ops.rerank_gnn, dict(k2=0)),
+        (ops.rerank_gnn, dict(power=-1.0)),
         (ops.rerank_cross_modality, dict(k=0)),
         (ops.rerank_cross_modality, dict(eta=-0.1)),
         (ops.affinity_inference, dict(k1=0)),

@@ -11,7 +11,8 @@ from sklearn.metrics import adjusted_rand_score
 
 from benchmarks.features import pedestrians
 from salcr import ops
-from salcr.ops import _sharded
+from salcr.ops import _sharded_search
+from salcr.ops.backends.cpp import knn as cpp_knn
 from tests.ops.sharded_problems import CASES, SMALL, of_all, of_rank, run_rank
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/scale.md"
@@ -49,9 +50,23 @@ def same(got, wanted):
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_group_of_one_process_finds_what_no_group_finds(alone, monkeypatch, case):
     assert all(map(same, of_rank(case, alone), of_all(case)))
-    for name, value in SMALL.items():
-        monkeypatch.setattr(_sharded, name, value)
+    for (module, name), value in SMALL.items():
+        monkeypatch.setattr(module, name, value)
     assert all(map(same, of_rank(case, alone), of_all(case)))
+
+
+def test_no_product_of_two_pieces_is_made_twice(alone, monkeypatch):
+    made, of_both = [], cpp_knn.nearest_of_both
+
+    def counted(x, y, k):
+        made.append(len(x) * len(y))
+        return of_both(x, y, k)
+
+    monkeypatch.setattr(_sharded_search, "PIECE_BYTES", 30 * 64 * 4)
+    monkeypatch.setattr(cpp_knn, "nearest_of_both", counted)
+    rows = torch.randn(150, 64)
+    assert torch.equal(ops.knn(rows, 9, group=alone)[1], ops.knn(rows, 9)[1])
+    assert made == [30 * 30] * 10
 
 
 SPREAD = [case for case in CASES if case.options.get("eps", 1) < 0.8 and case.kind not in ("noise", "equal")]

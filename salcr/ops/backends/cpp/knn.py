@@ -8,6 +8,7 @@ to bytes, and scores in float32 only pairs that a bound of the rounding does not
 many are left is tried on a few rows first; where it is too many, products are made in float32.
 
 A database in float16 is not converted: C++ reads it once, from where it lies, be it a file that is mapped into memory.
+Codes of its rows in 8 bits, made once, are read in their place: they rule most rows out, and few are scored.
 """
 
 import numpy as np
@@ -48,26 +49,67 @@ def reads_in_place(dtype: torch.dtype, database: torch.Tensor | None, metric: st
     return database is not None and database.dtype == torch.float16 and dtype != torch.float64 and metric == "cosine"
 
 
-def _read_once(queries: torch.Tensor, k: int, database: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines with rows in half precision, by the search of ``csrc/knn_rows.hpp``."""
+def code_bytes(width: int) -> int:
+    """Length of the code of a row."""
     from salcr import _C
 
-    queries = F.normalize(queries.float(), dim=1).contiguous()
-    scores, indices = queries.new_empty(len(queries), k), torch.empty(len(queries), k, dtype=torch.int64)
-    if database.stride(1) != 1 or database.stride(0) < database.shape[1] or database.is_neg():
-        database = database.resolve_neg().contiguous()
-    bits = database.view(torch.int16).numpy().view(np.uint16)
-    threads = torch.get_num_threads()
-    bad = _C.nearest_rows(queries.numpy(), bits, scores.numpy(), indices.numpy(), SCREEN, threads)
+    return _C.code_bytes(width)
+
+
+def code_rows(rows: torch.Tensor) -> torch.Tensor:
+    """See :func:`salcr.ops.knn.code_rows`."""
+    from salcr import _C
+
+    codes = torch.empty(len(rows), code_bytes(rows.shape[1]), dtype=torch.uint8)
+    bad = _C.round_rows(_bits(rows), codes.numpy(), torch.get_num_threads())
     if bad >= 0:
-        check_finite("database", database[bad : bad + 1], bad)
-    return scores, indices
+        check_finite("rows", rows[bad : bad + 1], bad)
+    return codes
+
+
+def nearest_coded(
+    queries: torch.Tensor, k: int, database: torch.Tensor, codes: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """What :func:`knn` returns for a database in float16, by its codes; None: they are not its own."""
+    from salcr import _C
+
+    queries, scores, indices = _asked(queries, k)
+    arrays = queries.numpy(), _bits(database), codes.numpy(), scores.numpy(), indices.numpy()
+    return (scores, indices) if _C.nearest_coded(*arrays, SCREEN, torch.get_num_threads()) else None
+
+
+def nearest_of_both(
+    x: torch.Tensor, y: torch.Tensor, k: int
+) -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+    """What :func:`search` returns for rows of ``x`` among those of ``y``, and the other way; each product is made once.
+
+    Args:
+        x, y: float32 or float64, ``[X, D]`` and ``[Y, D]`` of unit length or zero.
+        k: lists of the one are shorter where the other has fewer rows.
+    """
+    from salcr import _C
+
+    if min(len(x), len(y)) < k:
+        return search(x, y, min(k, len(y)), exclude_self=False), search(y, x, min(k, len(x)), exclude_self=False)
+    rows, split, threads = torch.cat([x, y]), len(x), torch.get_num_threads()
+    found = screened(rows, rows, k, exclude_self=False, split=split)
+    if found is None:
+        found = _lists(rows, k, exclude_self=False)
+        best = (_C.TopKFloat64 if rows.dtype == torch.float64 else _C.TopKFloat32)(len(rows), k)
+        for tile, top, left in tiles(x, y, symmetric=False):
+            best.add(tile.numpy(), top, split + left, True, None, None, threads)
+        best.write(found[0].numpy(), found[1].numpy(), len(rows), False, threads)
+    scores, indices = found
+    return (scores[:split], indices[:split] - split), (scores[split:], indices[split:])
 
 
 def screened(
-    queries: torch.Tensor, database: torch.Tensor, k: int, exclude_self: bool
+    queries: torch.Tensor, database: torch.Tensor, k: int, exclude_self: bool, split: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """What :func:`search` returns for rows of unit length or zero, by ``csrc/knn_pairs.hpp``; None: not faster here."""
+    """What :func:`search` returns for rows of unit length or zero, by ``csrc/knn_pairs.hpp``; None: not faster here.
+
+    ``split`` above 0: the rows, ``queries`` and ``database`` both, before it among those from it on, and the other way.
+    """
     from salcr import _C
 
     size, width, threads = len(database), queries.shape[1], torch.get_num_threads()
@@ -81,9 +123,9 @@ def screened(
         if not _C.screens_in_bytes(width):
             return None
     scores, indices = _lists(queries, k, exclude_self)
-    among = None if exclude_self else database.contiguous().numpy()
-    rows = queries.contiguous().numpy()
-    return (scores, indices) if _C.nearest_pairs(rows, among, scores.numpy(), indices.numpy(), limit, threads) else None
+    among = None if exclude_self or split else database.contiguous().numpy()
+    arrays = queries.contiguous().numpy(), among, scores.numpy(), indices.numpy()
+    return (scores, indices) if _C.nearest_pairs(*arrays, split, limit, threads) else None
 
 
 def search(
@@ -114,6 +156,31 @@ def search(
         best.add(tile.numpy(), top, left, exclude_self, *terms, threads)
     best.write(scores.numpy(), indices.numpy(), size, exclude_self, threads)
     return scores, indices
+
+
+def _read_once(queries: torch.Tensor, k: int, database: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines with rows in half precision, by the search of ``csrc/knn_rows.hpp``."""
+    from salcr import _C
+
+    queries, scores, indices = _asked(queries, k)
+    arrays = queries.numpy(), _bits(database), scores.numpy(), indices.numpy()
+    bad = _C.nearest_rows(*arrays, SCREEN, torch.get_num_threads())
+    if bad >= 0:
+        check_finite("database", database[bad : bad + 1], bad)
+    return scores, indices
+
+
+def _asked(queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Queries of unit length in float32, and room for scores ``[Q, k]`` and indices ``[Q, k]``."""
+    queries = F.normalize(queries.float(), dim=1).contiguous()
+    return queries, queries.new_empty(len(queries), k), torch.empty(len(queries), k, dtype=torch.int64)
+
+
+def _bits(rows: torch.Tensor) -> np.ndarray:
+    """Rows in float16 where they lie, or copied if their entries are apart."""
+    if rows.stride(1) != 1 or rows.stride(0) < rows.shape[1] or rows.is_neg():
+        rows = rows.resolve_neg().contiguous()
+    return rows.view(torch.int16).numpy().view(np.uint16)
 
 
 def _lists(queries: torch.Tensor, k: int, exclude_self: bool) -> tuple[torch.Tensor, torch.Tensor]:

@@ -44,13 +44,15 @@ def evaluate_ranking(
     threads = max(1, min(torch.get_num_threads(), distances.size // MIN_WORK))
     shares = np.linspace(0, count, threads + 1).astype(np.int64)
     matches = np.zeros((threads, max_rank), np.int64)
-    with ThreadPoolExecutor(threads) as pool:
-        jobs = [
-            pool.submit(_measure, *arguments, start, stop, first, curves, precision, penalty, matches[thread])
-            for thread, (start, stop) in enumerate(pairwise(shares))
-        ]
-        for job in jobs:
-            job.result()
+
+    def measure(thread, share):
+        _measure(*arguments, *share, first, curves, precision, penalty, matches[thread])
+
+    if threads == 1:
+        measure(0, shares)
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(measure, range(threads), pairwise(shares)))
     if protocol == "cuhk03":
         found = np.pad(curves.sum(0), (0, max_rank - curves.shape[1]), "edge")
     else:
