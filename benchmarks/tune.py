@@ -30,7 +30,8 @@ from salcr.files import write_atomically
 LAUNCH = ROOT / "kernels/launch.py"
 MARGIN = 0.03  # of the time, that a new entry has to save
 RUNS = 15
-LEAST, MOST = dict(M=32, N=32, K=16, BLOCK=16, ELEMENTS=64, SCAN=32), dict(M=256, N=256, K=128, num_warps=16, MANY=32)
+LEAST = dict(M=32, N=32, K=16, BLOCK=16, ELEMENTS=64, SCAN=32, maxnreg=96)
+MOST = dict(M=256, N=256, K=128, num_warps=16, MANY=32, maxnreg=255)
 STAGES = 1, 6
 Entry = dict[str, int]
 

@@ -37,12 +37,13 @@ def inverse_norm(x):
 @triton.jit
 def update_kernel(
     memory, features, targets, order, members, samples, classes, width, momentum, SCAN: tl.constexpr,
-    BLOCK: tl.constexpr, HARDEST: tl.constexpr = False,
+    BLOCK: tl.constexpr, ORDERED: tl.constexpr, HARDEST: tl.constexpr = False,
 ):  # fmt: skip
     """The chain of one class; where HARDEST its sample of smallest cosine, the first in order of equals.
 
     ``memory [P, classes, D]``, ``features [P, samples, D]`` of any float dtype; ``targets [P, samples]`` and ``order
-    [samples]`` int64; ``members [P, samples]`` int32 receives the samples class after class.
+    [samples]``, which is read where ORDERED, int64; ``members [P, samples]`` int32 receives the samples class after
+    class.
     """
     class_id, part = tl.program_id(0), tl.program_id(1).to(tl.int64)
     targets += part * samples
@@ -57,7 +58,7 @@ def update_kernel(
         found = begin
         for start in range(0, samples, SCAN):
             n = start + tl.arange(0, SCAN)
-            sample = tl.load(order + n, mask=n < samples, other=0)
+            sample = tl.load(order + n, mask=n < samples, other=0) if ORDERED else n
             sample = tl.minimum(tl.maximum(sample, 0), samples - 1)  # no permutation: undefined, but in bounds
             hit = (tl.load(targets + sample) == class_id) & (n < samples)
             place = found + tl.cumsum(hit.to(tl.int32), 0) - 1
@@ -97,7 +98,7 @@ def member_row(features, members, n, part, samples, width, d):
 @triton.jit
 def updates_kernel(
     memories, features, targets, orders, members, parts, classes, samples, width, momentum, SCAN: tl.constexpr,
-    BLOCK: tl.constexpr,
+    BLOCK: tl.constexpr, ORDERED: tl.constexpr,
 ):  # fmt: skip
     """A chain; see :func:`update_kernel`. Tuples of the memories' tensors and sizes, which differ in all but the width.
 
@@ -120,7 +121,7 @@ def updates_kernel(
     if tl.program_id(0) < height:
         update_kernel(
             memory, rows - skipped * width, labels - skipped, order, members + begin - skipped, count, height, width,
-            momentum, SCAN, BLOCK,
+            momentum, SCAN, BLOCK, ORDERED,
         )  # fmt: skip
 
 
@@ -128,7 +129,7 @@ def update_cluster_memory(
     memory: torch.Tensor,
     features: torch.Tensor,
     targets: torch.Tensor,
-    order: torch.Tensor,
+    order: torch.Tensor | None,
     *,
     momentum: float,
     hardest: bool = False,
@@ -139,7 +140,7 @@ def update_cluster_memory(
         memory: float; the chain is float32 whatever its dtype.
         features: of any float dtype; need not be normalised.
         targets: ``[P, B]`` int64; a negative one, or one of no class, changes nothing.
-        order: ``[B]`` int64, a permutation of the samples.
+        order: ``[B]`` int64, a permutation of the samples; by default their own order.
         momentum: share of the old row.
         hardest: of each class only the first sample in order of smallest cosine to the row counts.
     """
@@ -150,8 +151,8 @@ def update_cluster_memory(
     t["num_warps"] *= 1 if block <= 4096 else 2
     with on_device(memory):
         update_kernel[(classes, parts)](
-            memory, features, targets, order, members, samples, classes, width, momentum, BLOCK=block,
-            HARDEST=hardest, **t,
+            memory, features, targets, targets if order is None else order, members, samples, classes, width, momentum,
+            BLOCK=block, ORDERED=order is not None, HARDEST=hardest, **t,
         )  # fmt: skip
 
 
@@ -159,7 +160,7 @@ def update_cluster_memories(
     memories: Sequence[torch.Tensor],
     features: Sequence[torch.Tensor],
     targets: Sequence[torch.Tensor],
-    orders: Sequence[torch.Tensor],
+    orders: Sequence[torch.Tensor] | None,
     *,
     momentum: float,
 ) -> None:
@@ -176,6 +177,6 @@ def update_cluster_memories(
     t["num_warps"] *= 1 if block <= 4096 else 2
     with on_device(first):
         updates_kernel[(max(classes), sum(parts))](
-            tuple(memories), tuple(features), tuple(targets), tuple(orders), members, parts, classes, samples,
-            widths[0], momentum, BLOCK=block, **t,
+            tuple(memories), tuple(features), tuple(targets), tuple(orders or targets), members, parts, classes,
+            samples, widths[0], momentum, BLOCK=block, ORDERED=bool(orders), **t,
         )  # fmt: skip

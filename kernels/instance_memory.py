@@ -6,36 +6,47 @@ memory. So the mean row ``softmax @ memory``, which the gradient of the log-sum-
 recomputation. A column enters the k + 1 largest only above the smallest of them: one comparison a column, and about
 k·ln(N/C) insertions a row in all; nothing is sorted but the k winners.
 
-A chunk is as wide as ``SCRATCH`` allows: at SYSU-MM01's size three launches search the whole features of a modality
-and six to nine its parts. Scratch: 4 (half precision: 6) bytes a row and column of the chunk, 16 a row and neighbour.
+Several features with several memories each (:mod:`groups`) are searched side by side, each in as many chunks as the one
+that needs most, and a chunk is as wide as ``SCRATCH`` allows: at SYSU-MM01's size the whole features and the parts, in
+both modalities, take three chunks of three launches, one launch before and one behind them. Scratch: 4 (half precision:
+6) bytes a row and column of the chunk, 212 MB (317) there, and 16 a row and neighbour.
 Floor: B·N·D multiply-adds for the search, as many for the mean row; at D = 2048 the scratch's traffic (some 16 bytes a
 logit, four of them from the cache) is a fifth of that.
 Equal values at the (k+1)-th place all stay outside. No atomics: each row has one program.
 """
 
+from collections.abc import Sequence
+
 import torch
 import triton
 import triton.language as tl
 
+from .groups import Terms, chosen, coded, row_of, size_of
 from .launch import configuration, on_device
 from .products import WEIGHT_ONE, add_chunk, chunk_columns, chunk_values, inverse_norms
 
-SCRATCH = 2**27  # bytes of a chunk's logits, unless the chunk of the contrasts takes more
+SCRATCH = 2**27  # bytes of a chunk's logits with one memory, unless the chunk of the contrasts takes more
 
 
 @triton.jit
 def select_kernel(
-    logits, weights, scale, row_max, row_sum, values, places, start, columns, stride, kept, FIRST: tl.constexpr,
-    WEIGHTS: tl.constexpr, C: tl.constexpr, K: tl.constexpr,
+    logits, weights, scale, row_max, row_sum, values, places, parts, rows, columns, start, stride, kept,
+    FIRST: tl.constexpr, WEIGHTS: tl.constexpr, C: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
-    """Merge a chunk of a row: ``values`` and ``places`` ``[rows, K]`` hold the ``kept`` largest, in no order.
+    """Merge a chunk of a row: ``values`` and ``places`` ``[n, R, K]`` hold the ``kept`` largest, in no order.
 
     It looks at ``C`` columns at a time, and again for their weights once the chunk's maximum is known.
 
-    ``logits [rows, stride]`` is float32, ``weights [rows, stride]`` may be the same or half precision; ``scale``
-    (by which the sums so far shrink), ``row_max`` and ``row_sum [rows]`` and ``values`` are float32, ``places`` int32.
+    ``logits [P, B, stride]`` of a term are float32, its ``weights`` may be the same or half precision; ``scale``
+    (by which the sums so far shrink), ``row_max`` and ``row_sum [n, R]`` and ``values`` are float32, ``places`` int32.
     """
-    row = tl.program_id(0).to(tl.int64)
+    row, bank = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    group, first, _ = row_of(row, parts, rows)
+    term, local = bank * len(rows) + group, row - first
+    skipped, room = chosen(start, term), chosen(stride, term)
+    left = tl.minimum(size_of(columns, term) - skipped, room)
+    logits_at, weights_at = chosen(logits, term) + local * room, chosen(weights, term) + local * room
+    row += bank * tl.num_programs(0).to(tl.int64)
     slot = tl.arange(0, K)
     if FIRST:
         best = tl.where(slot < kept, float("-inf"), float("inf"))
@@ -46,17 +57,17 @@ def select_kernel(
     bound = tl.min(best, 0)
     old_max = tl.full([], float("-inf"), tl.float32) if FIRST else tl.load(row_max + row)
     new_max = old_max
-    for begin in range(0, columns, C):
+    for begin in range(0, left, C):
         c = begin + tl.arange(0, C)
-        rest = tl.load(logits + row * stride + c, mask=c < columns, other=float("-inf"))
-        rest = tl.where(rest == rest, rest, float("-inf"))  # NaN is never chosen, but stays in the sums
+        rest = tl.load(logits_at + c, mask=c < room)
+        rest = tl.where((rest == rest) & (c < left), rest, float("-inf"))  # NaN is never chosen, but stays in the sums
         top = tl.max(rest, 0)
         new_max = tl.maximum(new_max, top)
         while top > bound:
             at = tl.argmax(rest, 0)
             out = slot == tl.argmin(best, 0)
             best = tl.where(out, top, best)
-            place = tl.where(out, start + begin + at, place)
+            place = tl.where(out, skipped + begin + at, place)
             rest = tl.where(c == begin + at, float("-inf"), rest)
             bound = tl.min(best, 0)
             top = tl.max(rest, 0)
@@ -64,12 +75,12 @@ def select_kernel(
     tl.store(places + row * K + slot, place)
     alpha = tl.exp(old_max - new_max)
     total = tl.zeros([C], tl.float32)
-    for begin in range(0, stride, C):
+    for begin in range(0, room, C):
         c = begin + tl.arange(0, C)
-        weight = tl.exp(tl.load(logits + row * stride + c, mask=c < columns, other=float("-inf")) - new_max)
+        weight = tl.exp(tl.where(c < left, tl.load(logits_at + c, mask=c < room), float("-inf")) - new_max)
         total += weight
         if WEIGHTS:
-            tl.store(weights + row * stride + c, (weight * WEIGHT_ONE).to(weights.dtype.element_ty), mask=c < stride)
+            tl.store(weights_at + c, (weight * WEIGHT_ONE).to(weights_at.dtype.element_ty), mask=c < room)
     old = 0.0 if FIRST else tl.load(row_sum + row) * alpha
     tl.store(row_max + row, new_max)
     tl.store(row_sum + row, old + tl.sum(total, 0))
@@ -101,47 +112,61 @@ def neighbors_kernel(
 
 
 def instance_search(
-    features: torch.Tensor, memory: torch.Tensor, k: int, *, temperature: float, mean: bool
+    features: Sequence[torch.Tensor], memories: Sequence[torch.Tensor], k: int, *, temperature: float, mean: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Neighbours, log-sum-exp and, where ``mean``, ``softmax(logits) @ memory``.
+    """Neighbours, log-sum-exp and, where ``mean``, ``softmax(logits) @ memory``; terms are those of :mod:`groups`.
 
     Args:
-        features: ``[P, B, D]``, contiguous; need not be normalised.
-        memory: ``[P, N, D]``, contiguous, of the same dtype.
+        features: each ``[P, B, D]``, contiguous; need not be normalised.
+        memories: of each term ``[P, N, D]``, contiguous, of the same dtype.
         k: the most neighbours of a row.
         temperature: divides the cosine.
         mean: whether to make the third result.
 
     Returns:
-        ``[P, B, k]`` int64 ascending and -1 padded, ``[P, B]`` float32, ``[P, B, D]`` float32 or None.
+        ``[n, R, k]`` int64 ascending and -1 padded, ``[n, R]`` float32, ``[n, R, D]`` float32 or None.
     """
-    (parts, rows, _), columns = features.shape[:3], memory.shape[1]
-    slots, piece = triton.next_power_of_2(k + 1), chunk_columns(features, columns)
-    chunk = min(max(SCRATCH // (4 * parts * rows) // piece, 1) * piece, triton.cdiv(columns, piece) * piece)
-    select = configuration("instance_memory.select", features.device)
-    t = configuration("instance_memory.neighbors", features.device)
+    terms, slots = Terms(features, memories), triton.next_power_of_2(k + 1)
+    every = terms.count, terms.all_rows
+    pieces = [chunk_columns(features[0], columns) for columns in terms.columns]
+    chunks = _chunks(terms, pieces)
+    select = configuration("instance_memory.select", terms.device)
+    t = configuration("instance_memory.neighbors", terms.device)
     block = min(t["BLOCK"], slots, max(2, t["ELEMENTS"] // slots))
     warps = 1 if slots <= 64 else 4 if slots <= 512 else 8
-    flat = dict(dtype=torch.float32, device=features.device)
-    with on_device(features):
-        norms = inverse_norms(features)
-        logits = torch.empty(parts, rows, chunk, **flat)
-        weights = torch.empty_like(logits, dtype=features.dtype) if features.dtype != torch.float32 else logits
-        scale, row_max, row_sum, lse = (torch.empty(parts, rows, **flat) for _ in range(4))
-        values = torch.empty(parts, rows, slots, **flat)
-        places = torch.empty_like(values, dtype=torch.int32)
-        mean_row = torch.empty(features.shape, **flat) if mean else None
-        for start in range(0, columns, chunk):
-            chunk_values(features, memory, norms, logits, start, temperature)
-            select_kernel[(parts * rows,)](
-                logits, weights, scale, row_max, row_sum, values, places, start, min(chunk, columns - start), chunk,
-                k + 1, FIRST=start == 0, WEIGHTS=mean, C=triton.next_power_of_2(piece), K=slots, **select,
+    with on_device(features[0]):
+        norms = inverse_norms(terms)
+        sizes = list(zip(terms.of_features(terms.parts), terms.of_features(terms.rows), chunks, strict=True))
+        logits = weights = tuple(terms.new(*size) for size in sizes)
+        if terms.dtype != torch.float32:
+            weights = tuple(terms.new(*size, dtype=terms.dtype) for size in sizes)
+        scale, row_max, row_sum, lse = (terms.new(*every) for _ in range(4))
+        values, places = terms.new(*every, slots), terms.new(*every, slots, dtype=torch.int32)
+        mean_row = terms.new(*every, terms.width) if mean else None
+        start = (0,) * len(chunks)
+        while any(first < columns for first, columns in zip(start, terms.columns, strict=True)):
+            chunk_values(terms, norms, logits, start, temperature)
+            select_kernel[(terms.all_rows, terms.count)](
+                logits, weights, scale, row_max, row_sum, values, places, *terms.sizes, coded(terms.columns), start,
+                chunks, k + 1, FIRST=not any(start), WEIGHTS=mean, C=triton.next_power_of_2(max(pieces)), K=slots,
+                **select,
             )  # fmt: skip
             if mean:
-                last = start + chunk >= columns
-                add_chunk(weights, memory, mean_row, start, scale=scale, sums=row_sum if last else None)
-        indices = torch.empty(parts, rows, k, dtype=torch.int64, device=features.device)
-        neighbors_kernel[(parts * rows,)](
+                add_chunk(terms, weights, mean_row, start, scale=scale, sums=row_sum)
+            start = tuple(first + chunk for first, chunk in zip(start, chunks, strict=True))
+        indices = terms.new(*every, k, dtype=torch.int64)
+        neighbors_kernel[(terms.count * terms.all_rows,)](
             values, places, row_max, row_sum, indices, lse, k, k + 1, K=slots, BLOCK=block, num_warps=warps
         )
     return indices, lse, mean_row
+
+
+def _chunks(terms: Terms, pieces: Sequence[int]) -> tuple[int, ...]:
+    """Columns of each term's chunks: whole pieces, none beyond ``SCRATCH``, and of all terms equally many chunks."""
+    sizes = zip(terms.of_features(terms.parts), terms.of_features(terms.rows), pieces, strict=True)
+    most = [max(SCRATCH // (4 * parts * rows) // piece, 1) * piece for parts, rows, piece in sizes]
+    launches = max(triton.cdiv(columns, wide) for columns, wide in zip(terms.columns, most, strict=True))
+    return tuple(
+        min(wide, triton.cdiv(triton.cdiv(columns, launches), piece) * piece)
+        for wide, columns, piece in zip(most, terms.columns, pieces, strict=True)
+    )

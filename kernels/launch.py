@@ -35,6 +35,8 @@ TABLE = {
     },
     "products.tf32x3": {
         80: dict(M=128, N=64, K=32, num_warps=8, num_stages=3),
+        90: dict(M=128, N=64, K=32, num_warps=8, num_stages=3, maxnreg=128),
+        120: dict(M=128, N=64, K=32, num_warps=8, num_stages=3),
     },
     "products.norms": {
         80: dict(BLOCK=1024, num_warps=4),

@@ -8,8 +8,10 @@ once a chunk. Floor: 2·B·N·D multiply-adds on tensor cores; at D = 2048 the t
 
 Sums are float32. A float32 memory is multiplied in three products of TF32, as exact as float32 and a third
 as fast as TF32 (docs/numerics.md, "float32 on tensor cores"), and in one where PyTorch allows it for its own products.
-Three take 12 wgmma a block of 128 x 64 x 32 and 130 registers, which leaves two blocks an SM on sm_90: read off the
-machine code, not measured yet.
+Three take 12 wgmma a block of 128 x 64 x 32 and 128 registers at most, which leaves two blocks an SM on sm_90: read off
+the machine code, not measured yet.
+
+Each product of several features with several memories each is one launch: see :mod:`groups`.
 
 The scratch of weights has the memory's dtype and holds them times ``WEIGHT_ONE`` = 2¹⁵, which the sum takes back:
 powers of two, so exact. In float16 a weight up to 1 stays below the largest number, 65,504, and one above 2⁻²⁹ keeps
@@ -18,10 +20,13 @@ N = 10⁶, far below the 2⁻¹¹ of rounding; without the factor it would be 3e
 bfloat16 has the range of float32.
 """
 
+from collections.abc import Sequence
+
 import torch
 import triton
 import triton.language as tl
 
+from .groups import Terms, all_rows, chosen, coded, row_of, size_of, tile_of
 from .launch import architecture, configuration
 
 CHUNK = 4096  # columns of the scratch
@@ -30,16 +35,24 @@ INTERPRETED_CHUNK = 64
 
 
 @triton.jit
-def inverse_norms_kernel(x, out, width, BLOCK: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
+def inverse_norm(square):
+    """``1 / max(√square, 1e-12)`` of a row's sum of squares."""
+    norm = tl.sqrt_rn(square)
+    norm = tl.where(norm < float("inf"), norm, float("nan"))  # one that overflows would make a row of zeros
+    return 1.0 / tl.maximum(norm, 1e-12, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def inverse_norms_kernel(x, out, parts, rows, width, BLOCK: tl.constexpr):
+    place = tl.program_id(0).to(tl.int64)
+    group, first, _ = row_of(place, parts, rows)
+    row = chosen(x, group) + (place - first) * width
     total = tl.zeros([BLOCK], tl.float32)
     for start in range(0, width, BLOCK):
         d = start + tl.arange(0, BLOCK)
-        value = tl.load(x + row * width + d, mask=d < width, other=0.0).to(tl.float32)
+        value = tl.load(row + d, mask=d < width, other=0.0).to(tl.float32)
         total += value * value
-    norm = tl.sqrt_rn(tl.sum(total, 0))
-    norm = tl.where(norm < float("inf"), norm, float("nan"))  # one that overflows would make a row of zeros
-    tl.store(out + row, 1.0 / tl.maximum(norm, 1e-12, propagate_nan=tl.PropagateNan.ALL))
+    tl.store(out + place, inverse_norm(tl.sum(total, 0)))
 
 
 @triton.jit
@@ -87,72 +100,78 @@ def soft_targets(soft, rows, columns, num_columns):
 
 @triton.jit
 def weights_kernel(
-    x, memory, inverse_norms, lse, targets, soft, mass, scale, out, num_rows, num_columns, width, start, stride,
+    x, memory, inverse_norms, lse, targets, soft, mass, scale, out, parts, rows, columns, reach, start, stride, width,
     inverse_temperature, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, EVEN: tl.constexpr,
     PRECISION: tl.constexpr, PROBABILITIES: tl.constexpr, PICK: tl.constexpr, SOFT: tl.constexpr,
 ):  # fmt: skip
     """Columns ``start + [0, stride)``: logits, or weights (probabilities, less one at the target), 0 outside of N.
 
-    ``x [P, B, D]`` and ``memory [P, N, D]`` are of one dtype; ``inverse_norms`` and ``lse [P, B]`` float32,
-    ``targets [P, B]`` int64; ``out [P, B, stride]`` is float32, weights may be of the dtype of ``x``. Where SOFT,
-    weights are ``(mass · probability − soft) · scale``: ``soft [P, B, N]`` of any float dtype, the others ``[P, B]``
-    float32.
+    ``x [P, B, D]`` and ``memory [P, N, D]`` are of one dtype, ``targets [P, B]`` int64; ``inverse_norms [R]`` and
+    ``lse [n, R]`` float32. ``out [P, B, stride]`` is float32, weights may be of the dtype of ``x``; it is written up to
+    ``reach``, a multiple of N. Where SOFT there is one term, and weights are ``(mass · probability − soft) · scale``:
+    ``soft [P, B, N]`` of any float dtype, the others ``[P, B]`` float32.
     """
-    part = tl.program_id(2).to(tl.int64)
-    rows = tl.program_id(0).to(tl.int64) * M + tl.arange(0, M)
-    place = tl.program_id(1).to(tl.int64) * N + tl.arange(0, N)
-    columns = start + place
-    x += part * num_rows * width
-    memory += part * num_columns * width
-    at = tl.minimum(rows, num_rows - 1)
-    total = tile_products(x, memory, at, tl.minimum(columns, num_columns - 1), width, M, N, K, EVEN, PRECISION)
-    value = total * (tl.load(inverse_norms + part * num_rows + at) * inverse_temperature)[:, None]
+    term, begin, part, first_row, first_column = tile_of(tl.program_id(0), parts, rows, reach, M, N)
+    group = term % len(rows)
+    num_rows, num_columns, room = size_of(rows, group), size_of(columns, term), chosen(stride, term)
+    row = first_row.to(tl.int64) + tl.arange(0, M)
+    place = first_column.to(tl.int64) + tl.arange(0, N)
+    column = chosen(start, term) + place
+    at = tl.minimum(row, num_rows - 1)
+    total = tile_products(
+        chosen(x, group) + part * num_rows * width, chosen(memory, term) + part * num_columns * width, at,
+        tl.minimum(column, num_columns - 1), width, M, N, K, EVEN, PRECISION,
+    )  # fmt: skip
+    value = total * (tl.load(inverse_norms + begin + at) * inverse_temperature)[:, None]
     if PROBABILITIES:
-        value = tl.exp(value - tl.load(lse + part * num_rows + at)[:, None])
+        kept = (term // len(rows)) * all_rows(parts, rows).to(tl.int64) + begin
+        value = tl.exp(value - tl.load(lse + kept + at)[:, None])
         if PICK:
-            target = tl.load(targets + part * num_rows + at)
-            value -= (columns[None, :] == target[:, None]).to(tl.float32)
+            target = tl.load(chosen(targets, term) + part * num_rows + at)
+            value -= (column[None, :] == target[:, None]).to(tl.float32)
         if SOFT:
-            row = part * num_rows + at
-            wanted = soft_targets(soft, row, columns, num_columns)
-            value = (value * tl.load(mass + row)[:, None] - wanted) * tl.load(scale + row)[:, None]
-        value = tl.where((columns < num_columns)[None, :], value * WEIGHT_ONE, 0.0)
-    to = out + (part * num_rows + rows)[:, None] * stride + place[None, :]
-    tl.store(to, value.to(out.dtype.element_ty), mask=(rows < num_rows)[:, None] & (place < stride)[None, :])
+            wanted = soft_targets(soft, begin + at, column, num_columns)
+            value = (value * tl.load(mass + begin + at)[:, None] - wanted) * tl.load(scale + begin + at)[:, None]
+        value = tl.where((column < num_columns)[None, :], value * WEIGHT_ONE, 0.0)
+    to = chosen(out, term) + (part * num_rows + row)[:, None] * room + place[None, :]
+    tl.store(to, value.to(to.dtype.element_ty), mask=(row < num_rows)[:, None] & (place < room)[None, :])
 
 
 @triton.jit
 def mean_row_kernel(
-    weights, memory, scale, sums, out, num_rows, num_columns, width, start, stride, depth, M: tl.constexpr,
+    weights, memory, scale, sums, out, parts, rows, columns, reach, start, stride, width, M: tl.constexpr,
     N: tl.constexpr, K: tl.constexpr, PRECISION: tl.constexpr, FIRST: tl.constexpr, SCALE: tl.constexpr,
     DIVIDE: tl.constexpr,
 ):  # fmt: skip
-    """``out = out · scale + weights / WEIGHT_ONE @ memory[start:]``, at last divided by ``sums``.
+    """``out = out · scale + weights / WEIGHT_ONE @ memory[start:]``, divided by ``sums`` once N is reached.
 
-    ``weights [P, B, stride]``, zero outside of N, and ``memory [P, N, D]`` are of one dtype; ``scale`` and
-    ``sums [P, B]`` and ``out [P, B, D]`` float32. The first ``depth`` of the weights' columns are read.
+    ``weights [P, B, stride]``, zero outside of N, and ``memory [P, N, D]`` are of one dtype; ``scale`` and ``sums
+    [n, R]`` and ``out [n, R, D]`` float32. ``reach`` is the width, or 0 of a term that has no column left.
     """
-    part = tl.program_id(2).to(tl.int64)
-    rows = tl.program_id(0).to(tl.int64) * M + tl.arange(0, M)
-    d = tl.program_id(1) * N + tl.arange(0, N)
-    weights += part * num_rows * stride
-    memory += part * num_columns * width
-    at = tl.minimum(rows, num_rows - 1)
+    term, begin, part, first_row, first_column = tile_of(tl.program_id(0), parts, rows, reach, M, N)
+    num_rows, num_columns = size_of(rows, term % len(rows)), size_of(columns, term)
+    skipped, room = chosen(start, term), chosen(stride, term)
+    row = first_row.to(tl.int64) + tl.arange(0, M)
+    d = first_column + tl.arange(0, N)
+    begin += (term // len(rows)) * all_rows(parts, rows).to(tl.int64)
+    weights_at = chosen(weights, term) + part * num_rows * room
+    memory_at = chosen(memory, term) + part * num_columns * width
+    at = tl.minimum(row, num_rows - 1)
     place = tl.arange(0, K)
     total = tl.zeros([M, N], tl.float32)
-    for done in range(0, depth, K):
-        a = tl.load(weights + at[:, None] * stride + (done + place)[None, :])
-        column = tl.minimum(start + done + place, num_columns - 1).to(tl.int64)
-        b = tl.load(memory + column[:, None] * width + d[None, :], mask=(d < width)[None, :], other=0.0)
+    for done in range(0, tl.minimum(room, tl.cdiv(num_columns - skipped, K) * K), K):
+        a = tl.load(weights_at + at[:, None] * room + (done + place)[None, :])
+        column = tl.minimum(skipped + done + place, num_columns - 1).to(tl.int64)
+        b = tl.load(memory_at + column[:, None] * width + d[None, :], mask=(d < width)[None, :], other=0.0)
         total = add_product(total, a, b, PRECISION)
     total *= 1 / WEIGHT_ONE
-    to = out + (part * num_rows + rows)[:, None] * width + d[None, :]
-    inside = (rows < num_rows)[:, None] & (d < width)[None, :]
+    to = out + (begin + row)[:, None] * width + d[None, :]
+    inside = (row < num_rows)[:, None] & (d < width)[None, :]
     if not FIRST:
         before = tl.load(to, mask=inside, other=0.0)
-        total += before * tl.load(scale + part * num_rows + at)[:, None] if SCALE else before
+        total += before * tl.load(scale + begin + at)[:, None] if SCALE else before
     if DIVIDE:
-        total = total / tl.load(sums + part * num_rows + at)[:, None]
+        total = total / tl.where(skipped + room >= num_columns, tl.load(sums + begin + at), 1.0)[:, None]
     tl.store(to, total, mask=inside)
 
 
@@ -171,8 +190,11 @@ def tf32_allowed() -> bool:
 
 
 def tiles(x: torch.Tensor) -> dict[str, int]:
-    """Blocks (``M`` rows, ``N`` columns, ``K`` deep), warps and stages of products of ``x``."""
-    return configuration(f"products.{kind(x)}", x.device)
+    """Blocks (``M`` rows, ``N`` columns, ``K`` deep), warps, stages and registers of products of ``x``."""
+    t = configuration(f"products.{kind(x)}", x.device)
+    if x.shape[-1] % 16:  # loads of single elements, whose addresses would spill from few registers
+        t.pop("maxnreg", None)
+    return t
 
 
 def precision(x: torch.Tensor) -> str:
@@ -186,65 +208,64 @@ def chunk_columns(x: torch.Tensor, num_columns: int) -> int:
     return min(widest, triton.cdiv(num_columns, 256) * 256)
 
 
-def inverse_norms(x: torch.Tensor) -> torch.Tensor:
-    """``1 / max(‖row‖, 1e-12)`` of the contiguous ``[..., D]``, float32."""
-    out = torch.empty(x.shape[:-1], dtype=torch.float32, device=x.device)
-    width = x.shape[-1]
-    t = configuration("products.norms", x.device)
-    t["BLOCK"] = min(t["BLOCK"], triton.next_power_of_2(width))
-    inverse_norms_kernel[(out.numel(),)](x, out, width, **t)
+def inverse_norms(terms: Terms) -> torch.Tensor:
+    """``1 / max(‖row‖, 1e-12)`` of all rows, ``[R]`` float32."""
+    out, t = terms.new(terms.all_rows), configuration("products.norms", terms.device)
+    t["BLOCK"] = min(t["BLOCK"], triton.next_power_of_2(terms.width))
+    inverse_norms_kernel[(len(out),)](terms.features, out, *terms.sizes, terms.width, **t)
     return out
 
 
 def chunk_values(
-    x: torch.Tensor,
-    memory: torch.Tensor,
+    terms: Terms,
     norms: torch.Tensor,
-    out: torch.Tensor,
-    start: int,
+    out: Sequence[torch.Tensor],
+    start: Sequence[int],
     temperature: float,
     *,
     lse: torch.Tensor | None = None,
-    targets: torch.Tensor | None = None,
+    targets: Sequence[torch.Tensor] | None = None,
     soft: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
 ) -> None:
-    """Fill ``out [P, B, C]`` with the logits of columns ``start + [0, C)``.
+    """Fill ``out [P, B, C]`` of every term with the logits of its columns ``start + [0, C)``.
 
-    With ``lse [P, B]`` given, with ``WEIGHT_ONE`` times their probabilities instead, less one at ``targets [P, B]``;
+    With ``lse [n, R]`` given, with ``WEIGHT_ONE`` times their probabilities instead, less one at ``targets [P, B]``;
     zero from N on. With ``soft`` (soft targets, mass, scale) see :func:`weights_kernel`.
     """
-    (parts, rows, width), t = x.shape, tiles(x)
-    columns = min(out.shape[-1], memory.shape[1] - start)
-    grid = (triton.cdiv(rows, t["M"]), triton.cdiv(columns if lse is None else out.shape[-1], t["N"]), parts)
-    weights_kernel[grid](
-        x, memory, norms, norms if lse is None else lse, norms if targets is None else targets,
-        *((norms,) * 3 if soft is None else soft), out, rows, memory.shape[1], width, start, out.shape[-1],
-        1 / temperature, EVEN=width % t["K"] == 0, PRECISION=precision(x), PROBABILITIES=lse is not None,
-        PICK=targets is not None, SOFT=soft is not None, **t,
+    x, t = terms.features[0], tiles(terms.features[0])
+    stride = tuple(scratch.shape[-1] for scratch in out)
+    left = [max(columns - first, 0) for columns, first in zip(terms.columns, start, strict=True)]
+    wanted = [0 if n == 0 else wide if lse is not None else min(wide, n) for wide, n in zip(stride, left, strict=True)]
+    reach = tuple(triton.cdiv(wide, t["N"]) * t["N"] for wide in wanted)
+    weights_kernel[(terms.tiles(reach, t["M"], t["N"]),)](
+        terms.features, terms.memories, norms, norms if lse is None else lse, tuple(targets or (norms,)),
+        *((norms,) * 3 if soft is None else soft), tuple(out), *terms.sizes, coded(terms.columns), coded(reach),
+        tuple(start), stride, terms.width, 1 / temperature, EVEN=terms.width % t["K"] == 0, PRECISION=precision(x),
+        PROBABILITIES=lse is not None, PICK=targets is not None, SOFT=soft is not None, **t,
     )  # fmt: skip
 
 
 def add_chunk(
-    weights: torch.Tensor,
-    memory: torch.Tensor,
+    terms: Terms,
+    weights: Sequence[torch.Tensor],
     out: torch.Tensor,
-    start: int,
+    start: Sequence[int],
     *,
     scale: torch.Tensor | None = None,
     sums: torch.Tensor | None = None,
 ) -> None:
-    """``out [P, B, D] = out · scale + weights / WEIGHT_ONE @ memory[:, start:]``, divided by ``sums``.
+    """``out [n, R, D] = out · scale + weights / WEIGHT_ONE @ memory[:, start:]``, at last divided by ``sums``.
 
-    At ``start`` 0 ``out`` is new. ``weights [P, B, C]`` are zero from column N on; ``scale`` and ``sums`` are
-    ``[P, B]`` and may be left out.
+    At ``start`` 0 ``out`` is new. ``weights [P, B, C]`` of a term are zero from column N on; ``scale`` and ``sums`` are
+    ``[n, R]`` and may be left out.
     """
-    (parts, rows, width), t = out.shape, tiles(memory)
-    if width % 16:  # loads of single elements, whose addresses would spill registers
+    x, t = terms.features[0], tiles(terms.features[0])
+    if terms.width % 16:  # loads of single elements, whose addresses would spill registers
         t["N"] //= 2
-    depth = min(weights.shape[-1], triton.cdiv(memory.shape[1] - start, t["K"]) * t["K"])
-    grid = (triton.cdiv(rows, t["M"]), triton.cdiv(width, t["N"]), parts)
-    mean_row_kernel[grid](
-        weights, memory, out if scale is None else scale, out if sums is None else sums, out, rows, memory.shape[1],
-        width, start, weights.shape[-1], depth, PRECISION=precision(memory), FIRST=start == 0,
-        SCALE=scale is not None, DIVIDE=sums is not None, **t,
+    reach = tuple(terms.width if first < columns else 0 for columns, first in zip(terms.columns, start, strict=True))
+    mean_row_kernel[(terms.tiles(reach, t["M"], t["N"]),)](
+        tuple(weights), terms.memories, out if scale is None else scale, out if sums is None else sums, out,
+        *terms.sizes, coded(terms.columns), coded(reach), tuple(start), tuple(scratch.shape[-1] for scratch in weights),
+        terms.width, PRECISION=precision(x), FIRST=not any(start), SCALE=scale is not None, DIVIDE=sums is not None,
+        **t,
     )  # fmt: skip

@@ -12,7 +12,7 @@ from salcr.engine.session import EpochState, Session
 from salcr.engine.steps import Rows, optimise, share_of
 from salcr.models import TrainingFeatures
 from salcr.models.features import widened
-from salcr.nn import ClusterMemory
+from salcr.nn import ClusterMemory, MemoryContrasts, MemoryUpdate, contrast_sums, update_memories_
 
 
 def stage_one_epoch(session: Session, epoch: int) -> dict[str, Any]:
@@ -23,22 +23,35 @@ def stage_one_epoch(session: Session, epoch: int) -> dict[str, Any]:
     def step(network: nn.Module, inputs: Rows, rows: Rows) -> dict:
         with session.autocast():
             output = TrainingFeatures(widened(network(*inputs, with_parts=False).f), None)
-        v, a, r = output.f.chunk(3)
-        y_v, y_r = (y[index] for y, index in zip(labels, share_of(rows), strict=True))
-        losses = {
-            "visible": memories[0].contrast(v, y_v),
-            "augmented": memories[0].contrast(a, y_v),
-            "infrared": memories[1].contrast(r, y_r),
-        }
+        losses = stage_one_losses(memories, output.f, of_batch(labels, share_of(rows)))
         optimise(session.optimiser, sum(losses.values()))
-        v, a, r = output.of_whole_batch().f.chunk(3)
-        y_v, y_r = (y[index] for y, index in zip(labels, rows, strict=True))
-        memories[0].update_(torch.cat([a, v]), torch.cat([y_v, y_v]))  # rows end close to their last plain sample
-        memories[1].update_(r, y_r)
+        update_stage_one_(memories, output.of_whole_batch().f, of_batch(labels, rows))
         return losses
 
     losses = session.run_steps(epoch, state, step, local_scaling=True, unused=[session.network.parts])
     return {"loss": losses, **session.label_metrics()}
+
+
+def of_batch(labels: Rows, rows: Rows) -> Rows:
+    """Labels of the visible and of the infrared rows of a batch."""
+    return labels[0][rows[0]], labels[1][rows[1]]
+
+
+def stage_one_losses(memories: Sequence[ClusterMemory], f: torch.Tensor, labels: Rows) -> dict[str, torch.Tensor]:
+    """Contrasts of ``f [3S, D]`` = [visible, augmented, infrared] with the visible and the infrared memory."""
+    (visible, infrared), (y_v, y_r) = memories, labels
+    terms = zip(f.chunk(3), (visible, visible, infrared), (y_v, y_v, y_r), strict=True)
+    found = contrast_sums([MemoryContrasts(rows, [memory], [y]) for rows, memory, y in terms])
+    return dict(zip(("visible", "augmented", "infrared"), found, strict=True))
+
+
+def update_stage_one_(memories: Sequence[ClusterMemory], f: torch.Tensor, labels: Rows) -> None:
+    """Both memories with their rows of ``f``: of the visible one the augmented rows first.
+
+    A row then ends close to its last plain sample.
+    """
+    (visible, infrared), (y_v, y_r), (v, a, r) = memories, labels, f.chunk(3)
+    update_memories_([MemoryUpdate(visible, torch.cat([a, v]), y_v.repeat(2)), MemoryUpdate(infrared, r, y_r)])
 
 
 def _begin(session: Session) -> EpochState:

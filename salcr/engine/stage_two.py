@@ -18,7 +18,7 @@ from salcr.engine.session import EpochState, Session
 from salcr.engine.steps import Rows, optimise, share_of
 from salcr.models import Embedding, SALCRNetwork, TrainingFeatures
 from salcr.models.features import widened
-from salcr.nn import ClusterMemory, update_memories_
+from salcr.nn import ClusterMemory, contrast_sums, update_memories_
 from salcr.objectives import CrossLabels, GlobalObjective, PartObjective, PartQueries, RefinementObjective, associate
 from salcr.objectives.fgsal import random_orders
 from salcr.objectives.gpcr import refinement_losses
@@ -113,11 +113,16 @@ class StageTwoObjective(nn.Module):
 
     def losses(self, features: TrainingFeatures, queries: "StepQueries") -> dict[str, torch.Tensor]:
         """The weighted terms of ``L = L_g + L_p + λ₂ (L_gi + L_pi)``."""
-        losses = {}
+        losses, contrasts = {}, []
         if self.dagi is not None:
-            losses["global"] = self.dagi.loss(features.f, queries.labels)
+            contrasts.append(self.dagi.contrasts(features.f, queries.labels))
         if self.fgsal is not None:
-            losses["parts"] = self.fgsal.loss(queries.parts)
+            contrasts += self.fgsal.contrasts(queries.parts)
+        found = iter(contrast_sums(contrasts) if contrasts else ())
+        if self.dagi is not None:
+            losses["global"] = next(found)
+        if self.fgsal is not None:
+            losses["parts"] = next(found) + next(found)
         if self.gpcr is not None:
             whole, parts = refinement_losses(self.gpcr, features.f, features.parts)
             losses["global_instance"], losses["part_instance"] = self.weight * whole, self.weight * parts

@@ -2,7 +2,15 @@
 
 from salcr.nn.batch_norm import synchronised
 from salcr.nn.hybrid_memory import HybridMemory
-from salcr.nn.memory import ClusterMemory, InstanceMemory, MemoryUpdate, contrast_sum, update_memories_
+from salcr.nn.memory import (
+    ClusterMemory,
+    InstanceMemory,
+    MemoryContrasts,
+    MemoryUpdate,
+    contrast_sum,
+    contrast_sums,
+    update_memories_,
+)
 from salcr.nn.pooling import GeM, SemanticParts, frozen_bias_batch_norm
 
 __all__ = [
@@ -10,9 +18,11 @@ __all__ = [
     "GeM",
     "HybridMemory",
     "InstanceMemory",
+    "MemoryContrasts",
     "MemoryUpdate",
     "SemanticParts",
     "contrast_sum",
+    "contrast_sums",
     "frozen_bias_batch_norm",
     "synchronised",
     "update_memories_",

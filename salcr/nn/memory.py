@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,10 @@ from torch import nn
 
 from salcr import distributed, ops
 from salcr.defaults import MOMENTUM, NEIGHBORS, TEMPERATURE
+from salcr.ops._parts import by_features
+from salcr.ops.cluster_memories import cluster_contrast_sums
 from salcr.ops.cluster_memory_update import update_cluster_memories_
+from salcr.ops.instance_memories import Searches, instance_searches, set_contrasts
 
 
 class ClusterMemory(nn.Module):
@@ -49,10 +52,27 @@ def contrast_sum(
     Raises:
         ValueError: the memories differ in temperature.
     """
-    rows, temperature = [memory.rows for memory in memories], memories[0].temperature
-    if any(memory.temperature != temperature for memory in memories):
-        raise ValueError(f"memories differ in temperature: {', '.join(str(m.temperature) for m in memories)}")
-    return ops.cluster_contrast_sum(features, rows, targets, temperature=temperature)
+    return contrast_sums([MemoryContrasts(features, memories, targets)])[0]
+
+
+class MemoryContrasts(NamedTuple):
+    """Features and the memories that they are contrasted with; see :func:`contrast_sum`."""
+
+    features: torch.Tensor
+    memories: Sequence[ClusterMemory]
+    targets: Sequence[torch.Tensor]
+
+
+def contrast_sums(contrasts: Sequence[MemoryContrasts]) -> tuple[torch.Tensor, ...]:
+    """:func:`contrast_sum` of each of ``contrasts``, on a GPU in as many launches as of one.
+
+    Raises:
+        ValueError: the memories differ in temperature, or the features in dtype, width or the number of memories.
+    """
+    features, memories, targets = zip(*contrasts, strict=True)
+    temperature = _common("temperature", [memory for some in memories for memory in some])
+    rows = [[memory.rows for memory in some] for some in memories]
+    return cluster_contrast_sums(features, rows, targets, temperature=temperature)
 
 
 class MemoryUpdate(NamedTuple):
@@ -61,19 +81,21 @@ class MemoryUpdate(NamedTuple):
     memory: ClusterMemory
     features: torch.Tensor
     targets: torch.Tensor
-    order: torch.Tensor
+    order: torch.Tensor | None = None
 
 
 def update_memories_(updates: Sequence[MemoryUpdate]) -> None:
     """:meth:`ClusterMemory.update_` of several memories of one momentum, on a GPU all side by side in one launch.
 
     Raises:
-        ValueError: the memories differ in momentum or width, or two are one.
+        ValueError: the memories differ in momentum or width, two are one, or some updates have an order and some not.
     """
     memories, features, targets, orders = zip(*updates, strict=True)
-    momentum = memories[0].momentum
-    if any(memory.momentum != momentum for memory in memories):
-        raise ValueError(f"memories differ in momentum: {', '.join(str(m.momentum) for m in memories)}")
+    if any(order is None for order in orders):
+        if any(order is not None for order in orders):
+            raise ValueError("either all updates have an order or none")
+        orders = None
+    momentum = _common("momentum", memories)
     rows = [memory.rows for memory in memories]
     with torch.no_grad():
         features = [x.to(y.dtype) for x, y in zip(features, rows, strict=True)]
@@ -120,6 +142,46 @@ class InstanceMemory(nn.Module):
             mean = None if mean_row is None else mean_row[p]
             each.append(contrast(features[p], self.rows[p], positives[p], lse=lse[p], mean_row=mean))
         return (weights * torch.stack(each)).mean()
+
+
+def search_memories(features: Sequence[torch.Tensor], memories: Sequence[Sequence[InstanceMemory]]) -> Searches:
+    """:meth:`InstanceMemory.search` of each of ``features`` in each of its memories, on a GPU in launches of one.
+
+    Raises:
+        ValueError: the memories differ in k or temperature, or the features in dtype, width or the number of memories.
+    """
+    every = [memory for some in memories for memory in some]
+    options = dict(k=_common("k", every), temperature=_common("temperature", every))
+    return instance_searches(features, [[memory.rows for memory in some] for some in memories], **options)
+
+
+def contrast_memories(
+    features: Sequence[torch.Tensor],
+    memories: Sequence[Sequence[InstanceMemory]],
+    positives: Sequence[Sequence[torch.Tensor]],
+    found: Searches,
+) -> list[torch.Tensor]:
+    """For each of ``features`` the sum of :meth:`InstanceMemory.contrast` over its memories, on a GPU in few launches.
+
+    ``found`` is the result of :func:`search_memories` for the same features and memories.
+    """
+    temperature = _common("temperature", [memory for some in memories for memory in some])
+    if distributed.world() == 1:
+        rows = [[memory.rows for memory in some] for some in memories]
+        return list(set_contrasts(features, rows, positives, found, temperature=temperature))
+    known = (by_features(x, features) for x in (found.lse, found.mean_row))
+    losses = []
+    for x, *terms in zip(features, memories, positives, *known, strict=True):
+        each = [memory.contrast(x, *term) for memory, *term in zip(*terms, strict=True)]
+        losses.append(functools.reduce(torch.add, each))
+    return losses
+
+
+def _common(name: str, memories: Sequence[ClusterMemory | InstanceMemory]) -> Any:
+    values = [getattr(memory, name) for memory in memories]
+    if len(set(values)) > 1:
+        raise ValueError(f"memories differ in {name}: {', '.join(map(str, values))}")
+    return values[0]
 
 
 def unit_rows(rows: torch.Tensor) -> torch.Tensor:

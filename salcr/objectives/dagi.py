@@ -8,7 +8,7 @@ from torch import nn
 
 from salcr import ops
 from salcr.defaults import NEIGHBORS
-from salcr.nn import ClusterMemory, MemoryUpdate, contrast_sum, update_memories_
+from salcr.nn import ClusterMemory, MemoryContrasts, MemoryUpdate, contrast_sum, update_memories_
 from salcr.objectives.association import Association, association_named
 
 
@@ -87,13 +87,16 @@ class GlobalObjective(nn.Module):
 
     def loss(self, f: torch.Tensor, labels: CrossLabels) -> torch.Tensor:
         """``f [3S, D]`` = [visible, augmented, infrared] and the batch's labels."""
-        targets = labels.visible_side(), labels.infrared_side()
-        return contrast_sum(f, (self.visible, self.infrared), targets)
+        return contrast_sum(*self.contrasts(f, labels))
+
+    def contrasts(self, f: torch.Tensor, labels: CrossLabels) -> MemoryContrasts:
+        """What :meth:`loss` is the sum of."""
+        return MemoryContrasts(f, (self.visible, self.infrared), (labels.visible_side(), labels.infrared_side()))
 
     def updates(self, f: torch.Tensor, labels: CrossLabels, order: torch.Tensor) -> list[MemoryUpdate]:
         """Of both memories with all samples, in ``order [3S]``."""
-        sides = (self.visible, labels.visible_side()), (self.infrared, labels.infrared_side())
-        return [MemoryUpdate(memory, f, targets, order) for memory, targets in sides]
+        _, *sides = self.contrasts(f, labels)
+        return [MemoryUpdate(memory, f, targets, order) for memory, targets in zip(*sides, strict=True)]
 
     def update_(self, f: torch.Tensor, labels: CrossLabels, order: torch.Tensor) -> None:
         """Make :meth:`updates`."""

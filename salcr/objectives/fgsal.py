@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from salcr.defaults import MOMENTUM, TEMPERATURE
-from salcr.nn import ClusterMemory, MemoryUpdate, contrast_sum, update_memories_
+from salcr.nn import ClusterMemory, MemoryContrasts, MemoryUpdate, contrast_sums, update_memories_
 from salcr.objectives.dagi import CrossLabels
 
 
@@ -56,8 +56,15 @@ class PartObjective(nn.Module):
 
     def loss(self, queries: "PartQueries") -> torch.Tensor:
         """The sum of the four contrasts, each a mean over its rows and then over parts."""
-        visible = contrast_sum(queries.visible, self.memories[:2], queries.visible_targets)
-        return visible + contrast_sum(queries.infrared, self.memories[2:], queries.infrared_targets)
+        visible, infrared = contrast_sums(self.contrasts(queries))
+        return visible + infrared
+
+    def contrasts(self, queries: "PartQueries") -> tuple[MemoryContrasts, MemoryContrasts]:
+        """What :meth:`loss` is the sum of: visible queries, infrared queries."""
+        return (
+            MemoryContrasts(queries.visible, self.memories[:2], queries.visible_targets),
+            MemoryContrasts(queries.infrared, self.memories[2:], queries.infrared_targets),
+        )
 
     def updates(self, queries: "PartQueries", orders: Sequence[torch.Tensor]) -> list[MemoryUpdate]:
         """Of the four memories, each with its rows in the order given; see :meth:`PartQueries.random_orders`."""

@@ -1,6 +1,5 @@
 """GPCR, global-part collaborative refinement (docs/method.md, "GPCR"): neighbours that views agree on come closer."""
 
-import functools
 from collections.abc import Sequence
 
 import torch
@@ -8,7 +7,7 @@ from torch import nn
 
 from salcr import ops
 from salcr.defaults import NEIGHBORS, TEMPERATURE
-from salcr.nn import InstanceMemory
+from salcr.nn.memory import InstanceMemory, contrast_memories, search_memories
 
 
 class RefinementObjective(nn.Module):
@@ -42,20 +41,14 @@ def refinement_losses(
     sides: Sequence[RefinementObjective], f: torch.Tensor, parts: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """:meth:`RefinementObjective.loss` summed over ``sides`` of one ``k``, which find their sets side by side."""
-    rows = parts.flatten(1, 2)
-    searches = [side.whole.search(f) for side in sides]
-    part_searches = [side.parts.search(rows) for side in sides]
-    top, top_parts = (torch.stack([found[0] for found in of_sides]) for of_sides in (searches, part_searches))
-    agreed = ops.intersect_sets(*top.chunk(3, dim=1)).repeat(1, 3, 1)  # [sides, 3S, k]
-    # [sides, P, 9S, k]: the other two forms of a row lie 3S and 6S before it, in a circle.
-    circle = torch.cat([top_parts, top_parts], 2)
-    others = ops.unite_sets(*(circle[:, :, n * len(f) :][:, :, : 3 * len(f)] for n in (1, 2)))
-    positives = ops.intersect_sets(others, top.repeat(1, 3, 1).unsqueeze(1))
-    losses = [
-        (
-            side.whole.contrast(f, agreed[n], *searches[n][1:]),
-            side.parts.contrast(rows, positives[n], *part_searches[n][1:]),
-        )
-        for n, side in enumerate(sides)
-    ]
-    return tuple(functools.reduce(torch.add, terms) for terms in zip(*losses, strict=True))
+    features, samples = (f, parts.flatten(1, 2)), len(f) // 3
+    memories = [side.whole for side in sides], [side.parts for side in sides]
+    found = search_memories(features, memories)
+    top, forms = found.indices[0], found.indices[1].unflatten(2, (3, -1))  # [sides, 3S, k], [sides, P, 3, 3S, k]
+    views = top.unflatten(1, (3, 1, samples)).expand(-1, -1, 3, -1, -1)
+    agreed = ops.intersect_sets(*views.unbind(1)).flatten(1, 2)  # [sides, 3S, k]: of each view of a position the same
+    circle = torch.cat([forms, forms[:, :, :2]], 2)
+    others = ops.unite_sets(circle[:, :, 1:4], circle[:, :, 2:5])
+    positives = ops.intersect_sets(others, top[:, None, None]).flatten(2, 3)  # [sides, P, 9S, k]
+    whole, of_parts = contrast_memories(features, memories, (agreed.unbind(0), positives.unbind(0)), found)
+    return whole, of_parts

@@ -19,11 +19,13 @@ faster where there is one.
 Examples in the docstrings assume ``import torch`` and ``from salcr import ops``.
 """
 
+from salcr.ops import instance_memories  # noqa: F401  operators of a training step, registered with the others
 from salcr.ops._dispatch import BackendError, use_backend
 from salcr.ops.assignment import bidirectional_assignment, linear_assignment, progressive_matching
 from salcr.ops.augmentation import augment
 from salcr.ops.centroids import cluster_centroids
-from salcr.ops.cluster_memory import cluster_contrast, cluster_contrast_sum
+from salcr.ops.cluster_memories import cluster_contrast_sum
+from salcr.ops.cluster_memory import cluster_contrast
 from salcr.ops.cluster_memory_update import update_cluster_memory_
 from salcr.ops.clustering import cluster, label_agreement, pair_votes
 from salcr.ops.dbscan import dbscan

@@ -1,6 +1,6 @@
 """Arguments of the memory operators: a memory may have a leading part axis, features and targets accordingly."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -63,6 +63,38 @@ def check_temperature(temperature: float) -> None:
 def with_parts(*rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Each ``[B, D]`` or ``[P, B, D]`` as a contiguous ``[P, B, D]``."""
     return tuple((x if x.ndim == 3 else x[None]).contiguous() for x in rows)
+
+
+def check_alike(features: Sequence[torch.Tensor], memories: Sequence[Sequence[torch.Tensor]]) -> None:
+    """What one launch takes: features of one dtype, width and device, each with as many memories."""
+    kinds = {(x.dtype, x.shape[-1], x.device) for x in features}
+    if len(kinds) != 1:
+        raise ValueError(f"features must have one dtype, width and device, got {', '.join(map(str, kinds)) or 'none'}")
+    counts = [len(some) for some in memories]
+    if len(set(counts)) > 1:
+        raise ValueError(f"features must have equally many memories each, got {', '.join(map(str, counts))}")
+
+
+def by_memory(groups: Sequence[Sequence[torch.Tensor]]) -> list[torch.Tensor]:
+    """What each of the features has of its memories, as kernels take it: of all features the first, and so on."""
+    return [x for some in zip(*groups, strict=True) for x in some]
+
+
+def of_features(features: Sequence[torch.Tensor], *terms: Sequence[torch.Tensor]) -> Iterator[list[tuple]]:
+    """The other way: for each of ``features``, itself and the ``terms`` of each of its memories."""
+    for n, x in enumerate(features):
+        yield [(x, *term) for term in zip(*(some[n :: len(features)] for some in terms), strict=True)]
+
+
+def by_features(x: torch.Tensor, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """``[n, R, ...]`` of the R rows of all features with their n memories as ``[n, ..., B, ...]`` of each."""
+    pieces = x.split([one.shape[:-1].numel() for one in features], dim=1)
+    return [piece.unflatten(1, one.shape[:-1]) for piece, one in zip(pieces, features, strict=True)]
+
+
+def split_rows(x: torch.Tensor, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The same by memory, ``[..., B, ...]`` a term."""
+    return by_memory([piece.unbind(0) for piece in by_features(x, features)])
 
 
 def lse_dtype(features: torch.Tensor) -> torch.dtype:

@@ -1,8 +1,5 @@
 """Contrast with the rows of cluster memories."""
 
-import functools
-from collections.abc import Sequence
-
 import torch
 
 from salcr.defaults import TEMPERATURE
@@ -98,50 +95,10 @@ def cluster_contrast(
         check_tensor("features", features, ndim=(2, 3))
         per_row("weights", weights, features, axes=0, floating=True)
         _check_constant("weights", weights)
-    impl = _check_contrast(features, memory, targets, temperature, impl)
+    impl = check_contrast(features, memory, targets, temperature, impl)
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
     return apply(_ClusterContrast, features, memory, targets, temperature, reduction, soft_targets, weights, impl)[0]
-
-
-def cluster_contrast_sum(
-    features: torch.Tensor,
-    memories: Sequence[torch.Tensor],
-    targets: Sequence[torch.Tensor],
-    *,
-    temperature: float = TEMPERATURE,
-    impl: str = "auto",
-) -> torch.Tensor:
-    """Contrast of every feature with the rows of several cluster memories, as one operator.
-
-    Equivalent eager expression::
-
-        sum(cluster_contrast(features, m, t, temperature=temperature) for m, t in zip(memories, targets))
-
-    Args:
-        features: ``[B, D]`` or ``[P, B, D]``, float; need not be normalised.
-        memories: each ``[K, D]`` or ``[P, K, D]``, of any ``K``; as in :func:`cluster_contrast`.
-        targets: as many, each ``[B]`` or ``[P, B]``, int64 in ``[0, K)`` of its memory; rows with -1 are ignored.
-        temperature: divides the cosine; 0.05 in the paper.
-        impl: backend, see :mod:`salcr.ops`.
-
-    Returns:
-        A scalar.
-
-    Raises:
-        TypeError, ValueError: as :func:`cluster_contrast`; also no memory, or a number of targets other
-            than that of memories.
-
-    Source: docs/method.md, "DAGI" and "FGSAL".
-    """
-    for name, given in (("memories", memories), ("targets", targets)):
-        if isinstance(given, torch.Tensor) or not isinstance(given, Sequence):
-            raise TypeError(f"{name} must be a sequence of tensors, got {type(given).__name__}")
-    memories, targets = [followed(memory, features) for memory in memories], list(targets)
-    if not memories or len(memories) != len(targets):
-        raise ValueError(f"memories and targets must be as many, and some: got {len(memories)} and {len(targets)}")
-    checked = [_check_contrast(features, *pair, temperature, impl) for pair in zip(memories, targets, strict=True)]
-    return apply(_ClusterContrastSum, features, temperature, checked[0], len(memories), *memories, *targets)[0]
 
 
 class _ClusterContrast(Differentiable):
@@ -169,36 +126,7 @@ class _ClusterContrast(Differentiable):
         return first_derivative("cluster_contrast", _formula.contrast_backward, arguments), *[None] * 7
 
 
-class _ClusterContrastSum(Differentiable):
-    """Loss, and the LSE of each memory."""
-
-    @staticmethod
-    def forward(features, temperature, impl, count, *pairs):
-        memories, targets = list(pairs[:count]), list(pairs[count:])
-        loss, lses = torch.ops.salcr.cluster_contrast_sum(features, memories, targets, temperature, impl)
-        return loss, *lses
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        features, temperature, impl, _, *pairs = inputs
-        ctx.save_for_backward(features, *pairs, *output[1:])
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.set_materialize_grads(False)
-        ctx.options = temperature, impl
-
-    @staticmethod
-    def backward(ctx, gradient, *_):
-        features, *rest = ctx.saved_tensors
-        count = len(rest) // 3
-        if gradient is None:
-            return (None,) * (4 + 2 * count)
-        terms = rest[:count], rest[count : 2 * count], rest[2 * count :]
-        arguments = gradient, features, *terms, *ctx.options
-        found = first_derivative("cluster_contrast_sum", _formula.contrast_sum_backward, arguments)
-        return found, *[None] * (3 + 2 * count)
-
-
-def _check_contrast(
+def check_contrast(
     features: torch.Tensor, memory: torch.Tensor, targets: torch.Tensor, temperature: float, impl: str
 ) -> str:
     check_parts(features, memory)
@@ -224,32 +152,12 @@ def _contrast_backward(gradient, features, *arguments):
     return pick("cluster_contrast_backward", impl, features)(gradient, features, *arguments).contiguous()
 
 
-def _contrast_sum(features, memories, targets, temperature, impl):
-    terms = zip(memories, targets, strict=True)
-    found = [_contrast(features, m, t, temperature, "mean", None, None, impl) for m, t in terms]
-    return functools.reduce(torch.add, (loss for loss, _ in found)), [lse for _, lse in found]
-
-
-def _contrast_sum_backward(gradient, features, memories, targets, lses, temperature, impl):
-    backward = pick("cluster_contrast_sum_backward", impl, features)
-    return backward(gradient, features, memories, targets, lses, temperature, "mean").contiguous()
-
-
 def _fake_contrast(features, memory, targets, temperature, reduction, soft_targets, weights, impl):
     loss = features.new_empty(features.shape[:-1] if reduction == "none" else ())
     return loss, features.new_empty(features.shape[:-1], dtype=lse_dtype(features))
 
 
 def _fake_contrast_backward(gradient, features, *_):
-    return features.new_empty(features.shape)
-
-
-def _fake_contrast_sum(features, memories, targets, temperature, impl):
-    lses = [features.new_empty(features.shape[:-1], dtype=lse_dtype(features)) for _ in memories]
-    return features.new_empty(()), lses
-
-
-def _fake_contrast_sum_backward(gradient, features, memories, targets, lses, temperature, impl):
     return features.new_empty(features.shape)
 
 
@@ -261,8 +169,6 @@ for _name, _module, _dtypes in (
 ):
     add_backend("cluster_contrast", _name, _module.contrast, dtypes=_dtypes)
     add_backend("cluster_contrast_backward", _name, _module.contrast_backward, dtypes=_dtypes)
-    add_backend("cluster_contrast_sum", _name, _module.contrast, dtypes=_dtypes)
-    add_backend("cluster_contrast_sum_backward", _name, _module.contrast_sum_backward, dtypes=_dtypes)
 _TENSORS = "Tensor features, Tensor memory, Tensor targets"
 _OPTIONS = "float temperature, str reduction, Tensor? soft_targets, Tensor? weights, str impl"
 register("cluster_contrast", f"({_TENSORS}, {_OPTIONS}) -> (Tensor, Tensor)", _contrast, _fake_contrast)
@@ -271,17 +177,4 @@ register(
     f"(Tensor gradient, {_TENSORS}, Tensor lse, {_OPTIONS}) -> Tensor",
     _contrast_backward,
     _fake_contrast_backward,
-)
-_MEMORIES = "Tensor features, Tensor[] memories, Tensor[] targets"
-register(
-    "cluster_contrast_sum",
-    f"({_MEMORIES}, float temperature, str impl) -> (Tensor, Tensor[])",
-    _contrast_sum,
-    _fake_contrast_sum,
-)
-register(
-    "cluster_contrast_sum_backward",
-    f"(Tensor gradient, {_MEMORIES}, Tensor[] lses, float temperature, str impl) -> Tensor",
-    _contrast_sum_backward,
-    _fake_contrast_sum_backward,
 )

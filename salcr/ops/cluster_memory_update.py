@@ -83,22 +83,29 @@ def update_cluster_memory_(
 
 
 def update_cluster_memories_(
-    memories: Tensors, features: Tensors, targets: Tensors, orders: Tensors, *, momentum: float, impl: str = "auto"
+    memories: Tensors,
+    features: Tensors,
+    targets: Tensors,
+    orders: Tensors | None = None,
+    *,
+    momentum: float,
+    impl: str = "auto",
 ) -> None:
     """Equivalent to :func:`salcr.ops.update_cluster_memory_` for each memory, bit for bit; on a GPU one launch.
 
     Args:
         memories: of one dtype, width and device; none shares elements with another.
-        features, targets, orders: as many, each as the single update takes it for its memory.
+        features, targets, orders: as many, each as the single update takes it for its memory. Orders are given for all
+            or for none.
         momentum: share of the old rows that stays.
         impl: backend, see :mod:`salcr.ops`.
 
     Raises:
         TypeError, ValueError: as the single update; memories that differ in dtype, width or device.
     """
-    memories, features, targets, orders = (list(x) for x in (memories, features, targets, orders))
-    for terms in zip(memories, features, targets, orders, strict=True):
-        _check(*terms, momentum)
+    memories, features, targets, orders = (list(x) for x in (memories, features, targets, orders or ()))
+    for memory, rows, labels, order in zip(memories, features, targets, _each(orders, memories), strict=True):
+        _check(memory, rows, labels, order, momentum)
     kinds = {(memory.dtype, memory.shape[-1], memory.device) for memory in memories}
     if len(kinds) > 1:
         raise ValueError(f"memories must have one dtype, width and device, got {', '.join(map(str, kinds))}")
@@ -141,9 +148,10 @@ def _update(memory, features, targets, momentum, order, select, impl):
 
 def _update_together(memories, features, targets, momentum, orders, impl):
     _check_apart(memories, [*features, *targets])
-    for terms in zip(memories, features, targets, orders, strict=True):
+    for terms in zip(memories, features, targets, _each(orders, memories), strict=True):
         _check_values(*terms)
-    pick("update_cluster_memories_", impl, memories[0])(memories, features, targets, orders, momentum=momentum)
+    update = pick("update_cluster_memories_", impl, memories[0])
+    update(memories, features, targets, orders or None, momentum=momentum)
     for memory in memories:
         torch.autograd.graph.increment_version(memory)
 
@@ -156,9 +164,13 @@ def _check_apart(memories, others):
         raise ValueError("features or targets share a storage with memories, which are changed in place")
 
 
+def _each(orders: Tensors | None, memories: Tensors) -> Sequence[torch.Tensor | None]:
+    return orders or [None] * len(memories)
+
+
 def _one_by_one(name, memories, features, targets, orders, *, momentum):
     update = pick("update_cluster_memory_", name, memories[0])
-    for memory, rows, labels, order in zip(memories, features, targets, orders, strict=True):
+    for memory, rows, labels, order in zip(memories, features, targets, _each(orders, memories), strict=True):
         update(memory, rows, labels, momentum=momentum, order=order)
 
 

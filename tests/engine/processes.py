@@ -20,12 +20,11 @@ import torch._dynamo
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from salcr import cli, distributed
-from salcr.engine import best, checkpoint, load_config, session, train
+from salcr.engine import best, checkpoint, load_config, session, stage_one, train
 from salcr.engine.evaluation import evaluate_checkpoint
 from salcr.engine.interruption import STANDARD, Interrupted
 from salcr.engine.run_folder import RunFolder
 from salcr.engine.trainer import Trainer
-from salcr.nn import ClusterMemory
 from tests.engine.tree import tiny
 
 STEPS = 3  # an epoch; two epochs, one of either stage
@@ -113,19 +112,19 @@ def group_of_two(rank, port):
 
 def drift(config, folder, what, rank):
     """The error of a training in which process 1 comes to hold other numbers than process 0."""
-    update = ClusterMemory.update_
+    update = stage_one.update_memories_
 
-    def drifting(memory, *arguments):
-        update(memory, *arguments)
-        if rank == 1 and what == "memories.1.rows" and len(arguments[1]) < 24:
-            memory.rows[0] *= 1 + 2**-50
+    def drifting(updates):
+        update(updates)
+        if rank == 1 and what == "memories.1.rows":
+            updates[1].memory.rows[0] *= 1 + 2**-50
 
     def draw(generator):
         if rank == 1 and what == "the random generator":
             torch.rand(1, generator=generator)
 
     with at_step(STEPS, draw), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ClusterMemory, "update_", drifting)
+        patch.setattr(stage_one, "update_memories_", drifting)
         with pytest.raises(distributed.Drifted) as caught:
             train(config, folder)
     return str(caught.value)

@@ -51,7 +51,7 @@ def first_step(tree, tmp_path, monkeypatch):
         monkeypatch.setattr(session_module, "training_views", spy_views)
         monkeypatch.setattr(module, "optimise", spy_optimise)
         monkeypatch.setattr(ClusterMemory, "update_", spy_update)
-        monkeypatch.setattr(stage_two, "update_memories_", lambda updates: [spy_update(*terms) for terms in updates])
+        monkeypatch.setattr(module, "update_memories_", lambda updates: [spy_update(*terms) for terms in updates])
         monkeypatch.setattr(LossWatch, "add", lambda self, losses, rows: seen.update(losses=losses, rows=rows))
         monkeypatch.setattr(LossWatch, "means", lambda self: {})
         trainer.network.register_forward_hook(lambda module, inputs, output: seen.update(output=output))

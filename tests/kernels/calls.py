@@ -29,8 +29,32 @@ def cluster_contrast(dtype, reduction="mean", soft=False, **shape):
     options = dict(temperature=0.05, reduction=reduction)
     if soft:
         options |= dict(weights=features[..., 0], soft=torch.zeros(*features.shape[:2], memory.shape[1], dtype=dtype))
-    loss, lse = contrast_forward(features, memory, targets, **options)
-    contrast_backward(loss, features, memory, targets, lse, **options)
+    losses, lse = contrast_forward([features], [memory], [targets], **options)
+    contrast_backward(losses, [features], [memory], [targets], lse, **options)
+
+
+def contrasts(dtype):
+    """A training step's: global features, and part features of either modality, each with two memories."""
+    from salcr.kernels.cluster_memory import contrast_backward, contrast_forward
+
+    features = [torch.zeros(*size, 2048, dtype=dtype) for size in ((1, 432), (3, 864), (3, 432))]
+    memories = [torch.zeros(len(x), count, 2048, dtype=dtype) for count in (400, 390) for x in features]
+    targets = [torch.zeros(*x.shape[:2], 1, dtype=torch.int64) for x in features * 2]
+    losses, lse = contrast_forward(features, memories, targets, temperature=0.05)
+    contrast_backward(losses, features, memories, targets, lse, temperature=0.05)
+
+
+def searches(dtype):
+    """A training step's: global and part features, each with two memories, and the contrasts with the neighbours."""
+    from salcr.kernels.cluster_memory import contrast_backward, contrast_forward
+    from salcr.kernels.instance_memory import instance_search
+
+    features = [torch.zeros(*size, 2048, dtype=dtype) for size in ((1, 432), (3, 1296))]
+    memories = [torch.zeros(len(x), count, 2048, dtype=dtype) for count in (2300, 1100) for x in features]
+    _, lse, mean_row = instance_search(features, memories, 30, temperature=0.05, mean=True)
+    sets = [torch.zeros(*x.shape[:2], 30, dtype=torch.int64) for x in features * 2]
+    losses, _ = contrast_forward(features, memories, sets, temperature=0.05, lse=lse)
+    contrast_backward(losses, features, memories, sets, lse, temperature=0.05, mean_row=mean_row)
 
 
 def instance_memory(dtype, k=30, **shape):
@@ -39,9 +63,9 @@ def instance_memory(dtype, k=30, **shape):
     from salcr.kernels.instance_memory import instance_search
 
     features, memory = rows(dtype, **shape)
-    found, lse, mean_row = instance_search(features, memory, k, temperature=0.05, mean=True)
-    loss, _ = contrast_forward(features, memory, found, temperature=0.05, lse=lse)
-    contrast_backward(loss, features, memory, found, lse, temperature=0.05, mean_row=mean_row)
+    found, lse, mean_row = instance_search([features], [memory], k, temperature=0.05, mean=True)
+    losses, _ = contrast_forward([features], [memory], [found], temperature=0.05, lse=lse)
+    contrast_backward(losses, [features], [memory], [found], lse, temperature=0.05, mean_row=mean_row)
 
 
 def set_contrast(dtype, wide=30, **shape):
@@ -49,8 +73,8 @@ def set_contrast(dtype, wide=30, **shape):
 
     features, memory = rows(dtype, **shape)
     positives = torch.zeros(*features.shape[:2], wide, dtype=torch.int64)
-    loss, lse = contrast_forward(features, memory, positives, temperature=0.05)
-    contrast_backward(loss, features, memory, positives, lse, temperature=0.05)
+    losses, lse = contrast_forward([features], [memory], [positives], temperature=0.05)
+    contrast_backward(losses, [features], [memory], [positives], lse, temperature=0.05)
 
 
 def update(dtype, width=2048, parts=2, hardest=False):
@@ -184,6 +208,10 @@ CALLS = {
     "cluster_contrast-soft-half": Call(partial(cluster_contrast, HALF, soft=True), everywhere=False),
     "cluster_contrast-odd": Call(partial(cluster_contrast, HALF, width=2047, parts=1), everywhere=False),
     "cluster_contrast-one": Call(partial(cluster_contrast, SINGLE, count=1, columns=1), everywhere=False),
+    "contrasts-half": Call(partial(contrasts, HALF), everywhere=False),
+    "contrasts-tf32x3": Call(partial(contrasts, SINGLE), everywhere=False),
+    "searches-half": Call(partial(searches, HALF), everywhere=False),
+    "searches-tf32x3": Call(partial(searches, SINGLE), everywhere=False),
     "instance_memory-half": Call(partial(instance_memory, HALF)),
     "instance_memory-tf32": Call(partial(instance_memory, SINGLE), everywhere=False, tf32=True),
     "instance_memory-wide": Call(partial(instance_memory, HALF, k=600), everywhere=False),

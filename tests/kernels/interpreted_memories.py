@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from salcr import ops, reference
-from salcr.kernels import instance_memory, launch, products
+from salcr.kernels import instance_memory, products
+from salcr.kernels.groups import Terms
 from tests.ops import memories
 from tests.ops.contract import assert_within_budget
 from tests.ops.differentiable import (
@@ -26,6 +27,7 @@ from tests.ops.memories import (
     random_memory,
     random_sets,
 )
+from tests.ops.together import check_contrasts_together, check_searches_together
 
 SHAPES = [  # lead, rows, columns, width: no multiples of a tile or of a chunk, one or several of each
     (((), 5, 33, 7), torch.float32),
@@ -90,6 +92,18 @@ def test_update(generator, shape, momentum, dtype):
     assert torch.equal(strided, got)
 
 
+@pytest.mark.filterwarnings("ignore:(All-NaN slice|invalid value) encountered:RuntimeWarning")  # NumPy, of NaN rows
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_contrasts_together(generator, dtype):
+    check_contrasts_together("triton", generator, dtype)
+
+
+def test_searches_together_in_chunks(generator, monkeypatch):
+    """Of which some memories have more than others; and the contrasts with sets."""
+    monkeypatch.setattr(instance_memory, "SCRATCH", 4 * 34 * products.INTERPRETED_CHUNK)
+    check_searches_together("triton", generator, torch.float32)
+
+
 def test_updates_together_are_the_updates_alone(generator):
     check_updates_together("triton", generator, torch.float32, "cpu")
 
@@ -145,13 +159,6 @@ def test_a_second_derivative_is_an_error(generator, name):
     check_second_derivative_is_an_error(name, "triton", generator, torch.float32)
 
 
-def test_a_memory_of_more_tiles_than_a_launch_has_programs_is_named():
-    columns = 65536 * launch.configuration("products.tf32x3", torch.device("cpu"))["N"]
-    memory, target = torch.ones(columns, 1), torch.zeros(1, dtype=torch.int64)
-    with pytest.raises(ValueError, match=f"memory has {columns} rows, Triton contrasts take at most {columns - 32}"):
-        ops.cluster_contrast(torch.ones(1, 1), memory, target, impl="triton")
-
-
 def test_sets(generator):
     for columns, widths in ((12, (3,)), (30, (9, 4)), (20, (20, 17, 30)), (90, (33, 60))):
         sets = [random_sets(generator, (2,), 6, columns, wide) for wide in widths]
@@ -186,16 +193,16 @@ def test_many_small_probabilities_add_up_in_float16(generator, name):
 def test_long_sums_of_float32_products(generator):
     """Both products of a chunk at the width of the network's features."""
     features, memory = random_memory(generator, (1,), 9, 40, 2048, torch.float32)
-    norms, width = products.inverse_norms(features), products.chunk_columns(features, 40)
+    terms, width = Terms([features], [memory]), products.chunk_columns(features, 40)
     logits, weights = torch.empty(1, 9, width), torch.rand(1, 9, width, generator=generator) * products.WEIGHT_ONE.value
-    products.chunk_values(features, memory, norms, logits, 0, 0.05)
+    products.chunk_values(terms, products.inverse_norms(terms), [logits], [0], 0.05)
     exact, eager = (
         F.normalize(x, dim=-1) @ y.mT / 0.05 for x, y in ((features.double(), memory.double()), (features, memory))
     )
     assert_within_budget(logits[..., :40], exact, eager, terms=2048, magnitude=1 / 0.05)
     weights[..., 40:] = 0
     out = torch.empty(1, 9, 2048)
-    products.add_chunk(weights, memory, out, 0)
+    products.add_chunk(terms, [weights], out, [0])
     weights = weights[..., :40] / products.WEIGHT_ONE.value
     magnitude = weights @ memory.abs()
     assert_within_budget(out, weights.double() @ memory.double(), weights @ memory, terms=40, magnitude=magnitude)

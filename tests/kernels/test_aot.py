@@ -69,6 +69,8 @@ def check(launch, arch):
         assert TENSOR_CORES[arch] in used.ptx, kernel
     if constants.get("PRECISION") == "tf32x3" and launch.types[0] == "*fp32":
         check_sums_of_blocks(used, kernel, constants["M"] * constants["N"] // threads)
+        if arch == 90 and "maxnreg" in dict(launch.options):
+            assert 2 * used.registers * threads <= REGISTERS and 2 * used.shared <= SHARED_BYTES[90], f"{used[:4]}"
     if kernel == "inverse_norms_kernel":
         assert "max.NaN.f32" in used.ptx  # the interpreter's maximum keeps NaN whatever it is told
     return used

@@ -2,7 +2,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from salcr.nn import ClusterMemory, InstanceMemory, contrast_sum
+from salcr.nn import (
+    ClusterMemory,
+    InstanceMemory,
+    MemoryUpdate,
+    contrast_sum,
+    update_memories_,
+)
+from salcr.nn.memory import search_memories
 
 D = 7
 
@@ -175,6 +182,21 @@ def test_a_sum_of_contrasts_has_one_temperature(generator):
     memories = [ClusterMemory(rows, temperature=t) for t in (0.05, 0.1)]
     with pytest.raises(ValueError, match=r"differ in temperature: 0\.05, 0\.1"):
         contrast_sum(rows, memories, [torch.arange(3)] * 2)
+
+
+def test_updates_together_have_an_order_all_or_none(generator):
+    rows, y = torch.randn(3, 4, generator=generator), torch.arange(3)
+    memories = [ClusterMemory(rows) for _ in range(2)]
+    before = [memory.rows.clone() for memory in memories]
+    with pytest.raises(ValueError, match="all updates have an order or none"):
+        update_memories_([MemoryUpdate(memories[0], rows, y, y), MemoryUpdate(memories[1], rows, y)])
+    assert all(torch.equal(memory.rows, x) for memory, x in zip(memories, before, strict=True))
+
+
+def test_several_searches_have_one_k(generator):
+    rows = torch.randn(3, 4, generator=generator)
+    with pytest.raises(ValueError, match="differ in k: 1, 2"):
+        search_memories([rows], [[InstanceMemory(rows, k=k) for k in (1, 2)]])
 
 
 @pytest.mark.parametrize("memory", [ClusterMemory, InstanceMemory])

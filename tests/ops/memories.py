@@ -239,11 +239,12 @@ def check_updates_together(impl, generator, dtype, device):
         orders.append(torch.randperm(rows, generator=generator).to(device))
     targets[1] = torch.randint(-1, 70, (2, 20), generator=generator).to(device)
     memories[3] = memories[3].mT.contiguous().mT
-    together = [memory.clone() for memory in memories]
-    update_cluster_memories_(together, features, targets, orders, momentum=0.3, impl=impl)
-    for terms in zip(memories, features, targets, orders, together, strict=True):
-        memory, rows, labels, order, updated = terms
-        before = memory.clone()
-        ops.update_cluster_memory_(memory, rows, labels, momentum=0.3, order=order, impl=impl)
-        assert torch.equal(memory, updated)
-        assert torch.equal(memory, before) == (labels < 0).all()
+    for given in (None, orders):
+        together = [memory.clone() for memory in memories]
+        update_cluster_memories_(together, features, targets, given, momentum=0.3, impl=impl)
+        for terms in zip(memories, features, targets, given or [None] * 4, together, strict=True):
+            memory, rows, labels, order, updated = terms
+            before = memory.clone()
+            ops.update_cluster_memory_(memory, rows, labels, momentum=0.3, order=order, impl=impl)
+            assert torch.equal(memory, updated)
+            assert torch.equal(memory, before) == (labels < 0).all()

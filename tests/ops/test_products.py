@@ -84,6 +84,7 @@ GPU_CASES = [  # every precision in every shape, but for float16, which takes th
 @pytest.mark.cuda
 @pytest.mark.parametrize(("banks", "rows", "columns", "width", "dtype"), GPU_CASES)
 def test_softmax_times_memory_in_chunks(generator, banks, rows, columns, width, dtype):
+    from salcr.kernels.groups import Terms
     from salcr.kernels.products import add_chunk, chunk_columns, chunk_values, inverse_norms
 
     x = torch.randn(banks, rows, width, generator=generator).to("cuda", dtype)
@@ -94,17 +95,18 @@ def test_softmax_times_memory_in_chunks(generator, banks, rows, columns, width, 
         return logits, logits.logsumexp(-1), (logits.softmax(-1).to(memory.dtype) @ memory).to(logits.dtype)
 
     exact, eager = softmax(x.double(), memory.double()), softmax(x, memory)
-    norms, lse = inverse_norms(x), exact[1].float()
-    assert_within_budget(norms, 1 / x.double().norm(dim=-1), 1 / x.float().norm(dim=-1), terms=width)
+    terms, lse = Terms([x], [memory]), exact[1].float()
+    norms = inverse_norms(terms)
+    assert_within_budget(norms.view(banks, rows), 1 / x.double().norm(dim=-1), 1 / x.float().norm(dim=-1), terms=width)
     scratch = torch.empty(banks, rows, chunk_columns(x, columns), device="cuda")
     weights, pull = scratch.to(dtype), torch.empty(banks, rows, width, device="cuda")
     for start in range(0, columns, scratch.shape[-1]):
-        chunk_values(x, memory, norms, scratch, start, 0.1)
+        chunk_values(terms, norms, [scratch], [start], 0.1)
         stop = min(start + scratch.shape[-1], columns)
         chunk = (y[..., start:stop] for y in (exact[0], eager[0]))
         assert_within_budget(scratch[..., : stop - start], *chunk, terms=width, magnitude=1 / 0.1)
-        chunk_values(x, memory, norms, weights, start, 0.1, lse=lse)
+        chunk_values(terms, norms, [weights], [start], 0.1, lse=lse)
         assert not weights[..., stop - start :].any()
-        add_chunk(weights, memory, pull, start)
+        add_chunk(terms, [weights], pull, [start])
     magnitude = exact[2].abs().max() * largest_lse(columns, 0.1)
     assert_within_budget(pull, exact[2], eager[2], terms=width + columns, magnitude=magnitude)

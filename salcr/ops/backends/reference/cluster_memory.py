@@ -68,6 +68,26 @@ def contrast_sum_backward(
     return zero_where(ignored_rows(targets, features), found)
 
 
+def contrast_sums_backward(
+    gradients: Sequence[torch.Tensor],
+    features: Sequence[torch.Tensor],
+    memories: Sequence[torch.Tensor],
+    targets: Sequence[torch.Tensor],
+    lse: torch.Tensor,
+    temperature: float,
+    *,
+    create_graph: bool = False,
+) -> list[torch.Tensor]:
+    """Gradients for each of ``features``."""
+    groups = len(features)
+    return [
+        contrast_sum_backward(
+            gradients[n], x, memories[n::groups], targets[n::groups], (), temperature, create_graph=create_graph
+        )
+        for n, x in enumerate(features)
+    ]
+
+
 def zero_where(ignored: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
     """Where an ignored row holds NaN, autograd's gradient of it is 0 times NaN."""
     return torch.where(ignored.unsqueeze(-1), 0.0, gradient)

@@ -1,9 +1,12 @@
 """Instance memories by the formulas; autograd runs the contrast again for its gradient."""
 
+import functools
+from collections.abc import Sequence
+
 import torch
 
 from salcr import reference
-from salcr.ops._parts import lse_dtype
+from salcr.ops._parts import lse_dtype, of_features
 from salcr.ops._register import reference_gradient
 from salcr.ops.backends.reference.cluster_memory import zero_where
 
@@ -41,3 +44,25 @@ def set_contrast_backward(
 
     found = reference_gradient(loss, [features], (gradient,), create_graph=create_graph)[0]
     return zero_where((positives < 0).all(-1), found)
+
+
+def set_contrasts_backward(
+    gradients: Sequence[torch.Tensor],
+    features: Sequence[torch.Tensor],
+    memories: Sequence[torch.Tensor],
+    positives: Sequence[torch.Tensor],
+    lse: torch.Tensor,
+    mean_row: torch.Tensor,
+    temperature: float,
+    *,
+    create_graph: bool = False,
+) -> list[torch.Tensor]:
+    """Gradients for each of ``features``, of the sum over its memories."""
+    found = []
+    for gradient, terms in zip(gradients, of_features(features, memories, positives), strict=True):
+        each = (
+            set_contrast_backward(gradient, x, memory, sets, lse, None, temperature, create_graph=create_graph)
+            for x, memory, sets in terms
+        )
+        found.append(functools.reduce(torch.add, each))
+    return found

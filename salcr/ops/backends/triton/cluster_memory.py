@@ -22,7 +22,7 @@ def contrast(
     rows, memories = with_parts(features, memory)
     terms = _terms(soft_targets, weights, rows, memories)
     options = dict(temperature=temperature, reduction=reduction)
-    loss, lse = contrast_forward(rows, memories, _as_sets(targets, rows), **terms, **options)
+    (loss,), lse = contrast_forward([rows], [memories], [_as_sets(targets, rows)], **terms, **options)
     return loss.view(features.shape[:-1] if reduction == "none" else ()), lse.view(features.shape[:-1])
 
 
@@ -41,11 +41,11 @@ def contrast_backward(
     from salcr.kernels.cluster_memory import contrast_backward
 
     rows, memories = with_parts(features, memory)
-    found = contrast_backward(
-        gradient,
-        rows,
-        memories,
-        _as_sets(targets, rows),
+    (found,) = contrast_backward(
+        [gradient],
+        [rows],
+        [memories],
+        [_as_sets(targets, rows)],
         lse.contiguous(),
         temperature=temperature,
         reduction=reduction,
@@ -54,21 +54,38 @@ def contrast_backward(
     return found.view(features.shape)
 
 
-def contrast_sum_backward(
-    gradient: torch.Tensor,
-    features: torch.Tensor,
+def contrast_sums(
+    features: Sequence[torch.Tensor],
     memories: Sequence[torch.Tensor],
     targets: Sequence[torch.Tensor],
-    lses: Sequence[torch.Tensor],
     temperature: float,
-    reduction: str,
-) -> torch.Tensor:
-    """Gradient for ``features`` of the sum of the losses of ``memories``."""
-    terms = zip(memories, targets, lses, strict=True)
-    first, *others = (contrast_backward(gradient, features, *term, temperature, reduction) for term in terms)
-    for other in others:
-        first.add_(other)
-    return first
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Losses of each of the features, and the LSE of all logits; see ``salcr::cluster_contrast_sum``."""
+    from salcr.kernels.cluster_memory import contrast_forward
+
+    rows, banks = with_parts(*features), with_parts(*memories)
+    return contrast_forward(rows, banks, _sets_of_all(targets, rows), temperature=temperature)
+
+
+def contrast_sums_backward(
+    gradients: Sequence[torch.Tensor],
+    features: Sequence[torch.Tensor],
+    memories: Sequence[torch.Tensor],
+    targets: Sequence[torch.Tensor],
+    lse: torch.Tensor,
+    temperature: float,
+) -> list[torch.Tensor]:
+    """Gradients for ``features``."""
+    from salcr.kernels.cluster_memory import contrast_backward
+
+    rows, banks = with_parts(*features), with_parts(*memories)
+    sets = _sets_of_all(targets, rows)
+    found = contrast_backward(gradients, rows, banks, sets, lse.contiguous(), temperature=temperature)
+    return [x.view(given.shape) for x, given in zip(found, features, strict=True)]
+
+
+def _sets_of_all(targets: Sequence[torch.Tensor], rows: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    return [_as_sets(labels, rows[i % len(rows)]) for i, labels in enumerate(targets)]
 
 
 def _as_sets(targets: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

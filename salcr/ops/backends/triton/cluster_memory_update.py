@@ -21,7 +21,7 @@ def update(
 
     parts, rows = with_parts(memory, features)
     targets = targets.expand(rows.shape[:-1]).contiguous()
-    order = torch.arange(rows.shape[1], device=rows.device) if order is None else order.contiguous()
+    order = None if order is None else order.contiguous()
     update_cluster_memory(parts, rows, targets, order, momentum=momentum, hardest=select == "hardest")
     if parts.data_ptr() != memory.data_ptr():
         memory.copy_(parts.view(memory.shape))
@@ -31,7 +31,7 @@ def update_together(
     memories: Sequence[torch.Tensor],
     features: Sequence[torch.Tensor],
     targets: Sequence[torch.Tensor],
-    orders: Sequence[torch.Tensor],
+    orders: Sequence[torch.Tensor] | None,
     *,
     momentum: float,
 ) -> None:
@@ -40,7 +40,8 @@ def update_together(
 
     parts, rows = with_parts(*memories), with_parts(*features)
     labels = [y.expand(x.shape[:-1]).contiguous() for x, y in zip(rows, targets, strict=True)]
-    update_cluster_memories(parts, rows, labels, [order.contiguous() for order in orders], momentum=momentum)
+    orders = None if orders is None else [order.contiguous() for order in orders]
+    update_cluster_memories(parts, rows, labels, orders, momentum=momentum)
     for memory, updated in zip(memories, parts, strict=True):
         if updated.data_ptr() != memory.data_ptr():
             memory.copy_(updated.view(memory.shape))

@@ -1,5 +1,7 @@
 """Instance memories on the GPU, in Triton."""
 
+from collections.abc import Sequence
+
 import torch
 
 from salcr.ops._parts import with_parts
@@ -11,7 +13,8 @@ def search(
     """Neighbours, log-sum-exp and (``mean``) ``softmax @ memory``; see :func:`salcr.ops.instance_search`."""
     from salcr.kernels.instance_memory import instance_search
 
-    indices, lse, mean_row = instance_search(*with_parts(features, memory), k, temperature=temperature, mean=mean)
+    rows, memories = with_parts(features, memory)
+    indices, lse, mean_row = instance_search([rows], [memories], k, temperature=temperature, mean=mean)
     lead = features.shape[:-1]
     return indices.view(*lead, k), lse.view(lead), mean_row.view(features.shape) if mean else None
 
@@ -23,8 +26,10 @@ def set_contrast(
     from salcr.kernels.cluster_memory import contrast_forward
 
     rows, memories = with_parts(features, memory)
-    known = None if lse is None else lse.contiguous().view(rows.shape[:-1])
-    loss, total = contrast_forward(rows, memories, _spread(positives, rows), temperature=temperature, lse=known)
+    known = None if lse is None else lse.contiguous()
+    (loss,), total = contrast_forward(
+        [rows], [memories], [_spread(positives, rows)], temperature=temperature, lse=known
+    )
     return loss, lse if total is known else total.view(features.shape[:-1])
 
 
@@ -42,10 +47,57 @@ def set_contrast_backward(
 
     rows, memories = with_parts(features, memory)
     mean_row = None if mean_row is None else mean_row.contiguous()
-    positives, lse = _spread(positives, rows), lse.contiguous()
-    found = contrast_backward(gradient, rows, memories, positives, lse, temperature=temperature, mean_row=mean_row)
+    positives, lse = [_spread(positives, rows)], lse.contiguous()
+    options = dict(temperature=temperature, mean_row=mean_row)
+    (found,) = contrast_backward([gradient], [rows], [memories], positives, lse, **options)
     return found.view(features.shape)
+
+
+def searches(
+    features: Sequence[torch.Tensor], memories: Sequence[torch.Tensor], k: int, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """See ``salcr::instance_searches``."""
+    from salcr.kernels.instance_memory import instance_search
+
+    return instance_search(with_parts(*features), with_parts(*memories), k, temperature=temperature, mean=True)
+
+
+def set_contrasts(
+    features: Sequence[torch.Tensor],
+    memories: Sequence[torch.Tensor],
+    positives: Sequence[torch.Tensor],
+    lse: torch.Tensor,
+    temperature: float,
+) -> list[torch.Tensor]:
+    """Losses of each of the features; see ``salcr::set_contrasts``."""
+    from salcr.kernels.cluster_memory import contrast_forward
+
+    rows, banks = with_parts(*features), with_parts(*memories)
+    sets = _spread_all(positives, rows)
+    return contrast_forward(rows, banks, sets, temperature=temperature, lse=lse.contiguous())[0]
+
+
+def set_contrasts_backward(
+    gradients: Sequence[torch.Tensor],
+    features: Sequence[torch.Tensor],
+    memories: Sequence[torch.Tensor],
+    positives: Sequence[torch.Tensor],
+    lse: torch.Tensor,
+    mean_row: torch.Tensor,
+    temperature: float,
+) -> list[torch.Tensor]:
+    """Gradients for ``features``."""
+    from salcr.kernels.cluster_memory import contrast_backward
+
+    rows, banks = with_parts(*features), with_parts(*memories)
+    options = dict(temperature=temperature, mean_row=mean_row.contiguous())
+    found = contrast_backward(gradients, rows, banks, _spread_all(positives, rows), lse.contiguous(), **options)
+    return [x.view(given.shape) for x, given in zip(found, features, strict=True)]
 
 
 def _spread(positives: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     return positives.expand(*rows.shape[:-1], -1).contiguous()
+
+
+def _spread_all(positives: Sequence[torch.Tensor], rows: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    return [_spread(sets, rows[i % len(rows)]) for i, sets in enumerate(positives)]

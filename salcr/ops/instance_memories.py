@@ -1,0 +1,231 @@
+"""Several instance memories at once: the searches of a step together, and its contrasts together."""
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from salcr.defaults import NEIGHBORS, TEMPERATURE
+from salcr.ops._checks import check_integer
+from salcr.ops._dispatch import add_backend, check_impl, pick
+from salcr.ops._parts import (
+    HALF_TO_SINGLE,
+    SINGLE_AND_DOUBLE,
+    by_features,
+    by_memory,
+    check_alike,
+    check_parts,
+    check_temperature,
+    followed,
+    lse_dtype,
+    of_features,
+    per_row,
+    split_rows,
+)
+from salcr.ops._register import Differentiable, apply, first_derivative, register
+from salcr.ops.backends.cpp import instance_memory as _cpp
+from salcr.ops.backends.eager import instance_memory as _eager
+from salcr.ops.backends.reference import instance_memory as _formula
+from salcr.ops.backends.triton import instance_memory as _triton
+from salcr.ops.index_sets import check_rows
+from salcr.ops.instance_memory import MOST_NEIGHBORS
+
+Groups = Sequence[Sequence[torch.Tensor]]
+
+
+class Searches(NamedTuple):
+    """What :func:`instance_searches` finds of R rows in all, each with n memories."""
+
+    indices: list[torch.Tensor]
+    """Of each of the features ``[n, ..., B, k]``, as :func:`salcr.ops.instance_search` returns them."""
+    lse: torch.Tensor
+    """``[n, R]``, of all features one after the other."""
+    mean_row: torch.Tensor
+    """``[n, R, D]``."""
+
+
+def instance_searches(
+    features: Sequence[torch.Tensor],
+    memories: Groups,
+    k: int = NEIGHBORS,
+    *,
+    temperature: float = TEMPERATURE,
+    impl: str = "auto",
+) -> Searches:
+    """Equivalent to :func:`salcr.ops.instance_search` of features and memories; on a GPU as many launches as one.
+
+    Args:
+        features: each ``[B, D]`` or ``[P, B, D]``, of one dtype, width and device.
+        memories: of each of the features equally many, n, each as the single search takes it.
+        k, temperature, impl: as there.
+
+    Raises:
+        TypeError, ValueError: as the single search; features that differ in dtype, width or device, or in the number of
+            their memories.
+    """
+    banks = _checked(features, memories, temperature)
+    check_integer("k", k, 1, MOST_NEIGHBORS)
+    with torch.no_grad():
+        operator = torch.ops.salcr.instance_searches
+        indices, lse, mean_row = operator(list(features), by_memory(banks), k, temperature, check_impl(impl))
+    return Searches(by_features(indices, features), lse, mean_row)
+
+
+def set_contrasts(
+    features: Sequence[torch.Tensor],
+    memories: Groups,
+    positives: Groups,
+    found: Searches,
+    *,
+    temperature: float = TEMPERATURE,
+    impl: str = "auto",
+) -> tuple[torch.Tensor, ...]:
+    """For each of ``features`` the sum of :func:`salcr.ops.set_contrast` over its memories; on a GPU launches of one.
+
+    Args:
+        features, memories: as :func:`instance_searches` got them; gradients flow to ``features``.
+        positives: of each memory ``[..., B, m]``, as the single contrast takes them; of one m for the memories of one
+            features.
+        found: its result.
+        temperature, impl: as there.
+
+    Returns:
+        A scalar for each of the features.
+
+    Raises:
+        TypeError, ValueError: as the single contrast and as :func:`instance_searches`.
+    """
+    banks = _checked(features, memories, temperature)
+    for x, some in zip(features, positives, strict=True):
+        for one in some:
+            per_row("positives", one, x, axes=1)
+    terms = by_memory(banks), by_memory(positives)
+    tensors = *features, *(x for some in terms for x in some), found.lse, found.mean_row
+    return apply(_SetContrasts, temperature, check_impl(impl), len(features), *tensors)
+
+
+class _SetContrasts(Differentiable):
+    """Loss of each of the features."""
+
+    @staticmethod
+    def forward(temperature, impl, groups, *tensors):
+        *terms, lse, _ = _terms(tensors, groups)
+        return tuple(torch.ops.salcr.set_contrasts(*terms, lse, temperature, impl))
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        temperature, impl, ctx.groups, *tensors = inputs
+        ctx.save_for_backward(*tensors)
+        ctx.options = temperature, impl
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        tensors = ctx.saved_tensors
+        arguments = list(gradients), *_terms(tensors, ctx.groups), *ctx.options
+        found = first_derivative("set_contrasts", _formula.set_contrasts_backward, arguments)
+        return None, None, None, *found, *[None] * (len(tensors) - ctx.groups)
+
+
+def _terms(tensors: Sequence[torch.Tensor], groups: int) -> tuple:
+    """Features, memories and positives; log-sum-exp and mean row."""
+    *tensors, lse, mean_row = tensors
+    middle = (len(tensors) + groups) // 2
+    return tensors[:groups], tensors[groups:middle], tensors[middle:], lse, mean_row
+
+
+def _checked(features: Sequence[torch.Tensor], memories: Groups, temperature: float) -> list[list[torch.Tensor]]:
+    """Memories in the dtype of their features."""
+    banks = [[followed(memory, x) for memory in some] for x, some in zip(features, memories, strict=True)]
+    for x, some in zip(features, banks, strict=True):
+        for memory in some:
+            check_parts(x, memory)
+            if memory.requires_grad:
+                raise ValueError("memory requires a gradient, and contrasts give it none: pass memory.detach()")
+    check_alike(features, banks)
+    check_temperature(temperature)
+    return banks
+
+
+def _searches(features, memories, k, temperature, impl):
+    return pick("instance_searches", impl, features[0])(features, memories, k, temperature)
+
+
+def _contrasts(features, memories, positives, lse, temperature, impl):
+    for memory, rows in zip(memories, positives, strict=True):
+        check_rows("positives", rows)
+        if rows.device.type == "cpu" and rows.max() >= memory.shape[-2]:
+            raise ValueError(f"positives must be below {memory.shape[-2]}, got {int(rows.max())}")
+    return list(pick("set_contrasts", impl, features[0])(features, memories, positives, lse, temperature))
+
+
+def _contrasts_backward(gradients, features, *arguments):
+    *arguments, impl = arguments
+    found = pick("set_contrasts_backward", impl, features[0])(gradients, features, *arguments)
+    return [x.contiguous() for x in found]
+
+
+def _search_one_by_one(search, features, memories, k, temperature):
+    found = []
+    for terms in of_features(features, memories):
+        results = zip(*(search(*term, k, temperature, mean=True) for term in terms), strict=True)
+        found.append([torch.stack([x.flatten(0, terms[0][0].ndim - 2) for x in of_all]) for of_all in results])
+    return tuple(torch.cat(some, dim=1) for some in zip(*found, strict=True))
+
+
+def _contrast_one_by_one(contrast, features, memories, positives, lse, temperature):
+    terms = of_features(features, memories, positives, split_rows(lse, features))
+    return [functools.reduce(torch.add, (contrast(*term, temperature)[0] for term in some)) for some in terms]
+
+
+def _backward_one_by_one(backward, gradients, features, memories, positives, lse, mean_row, temperature):
+    known = split_rows(lse, features), split_rows(mean_row, features)
+    terms = zip(gradients, of_features(features, memories, positives, *known), strict=True)
+    return [functools.reduce(torch.add, (backward(one, *term, temperature) for term in some)) for one, some in terms]
+
+
+def _fake_searches(features, memories, k, temperature, impl):
+    rows, count = sum(x.shape[:-1].numel() for x in features), len(memories) // len(features)
+    empty = functools.partial(features[0].new_empty, dtype=lse_dtype(features[0]))
+    indices = features[0].new_empty(count, rows, k, dtype=torch.int64)
+    return indices, empty(count, rows), empty(count, rows, features[0].shape[-1])
+
+
+def _fake_contrasts(features, memories, positives, lse, temperature, impl):
+    return [x.new_empty(()) for x in features]
+
+
+def _fake_contrasts_backward(gradients, features, *_):
+    return [x.new_empty(x.shape) for x in features]
+
+
+for _name, _module, _dtypes in (
+    ("cpp", _cpp, SINGLE_AND_DOUBLE),
+    ("triton", _triton, HALF_TO_SINGLE),
+    ("eager", _eager, None),
+    ("reference", _formula, None),
+):
+    _search = functools.partial(_search_one_by_one, _module.search)
+    _contrast = functools.partial(_contrast_one_by_one, _module.set_contrast)
+    _backward = functools.partial(_backward_one_by_one, _module.set_contrast_backward)
+    if _name == "triton":
+        _search, _contrast = _triton.searches, _triton.set_contrasts
+    if _name in ("triton", "reference"):
+        _backward = _module.set_contrasts_backward
+    add_backend("instance_searches", _name, _search, dtypes=_dtypes)
+    add_backend("set_contrasts", _name, _contrast, dtypes=_dtypes)
+    add_backend("set_contrasts_backward", _name, _backward, dtypes=_dtypes)
+register(
+    "instance_searches",
+    "(Tensor[] features, Tensor[] memories, SymInt k, float temperature, str impl) -> (Tensor, Tensor, Tensor)",
+    _searches,
+    _fake_searches,
+)
+_SETS = "Tensor[] features, Tensor[] memories, Tensor[] positives, Tensor lse"
+register("set_contrasts", f"({_SETS}, float temperature, str impl) -> Tensor[]", _contrasts, _fake_contrasts)
+register(
+    "set_contrasts_backward",
+    f"(Tensor[] gradients, {_SETS}, Tensor mean_row, float temperature, str impl) -> Tensor[]",
+    _contrasts_backward,
+    _fake_contrasts_backward,
+)
