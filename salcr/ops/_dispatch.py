@@ -33,9 +33,9 @@ def use_backend(name: str) -> Iterator[None]:
     """Let every operator that is called with ``impl="auto"`` run on backend ``name``, where it has that backend.
 
     Training, evaluation and the modules of :mod:`salcr.nn` leave ``impl`` at ``"auto"``, so this reaches everything
-    inside: ``with salcr.use_backend("reference"): trainer.run()`` trains without any kernel. The environment variable
-    ``SALCR_BACKEND`` sets it for a process, the configuration key ``backend`` for a run. It holds for the whole
-    process, not only for the calling thread, and an ``impl`` given by name still counts for more.
+    inside: ``with salcr.use_backend("reference"): salcr.engine.train(config, out)`` trains without any kernel. The
+    environment variable ``SALCR_BACKEND`` sets it for a process, the configuration key ``backend`` for a run. It holds
+    for the whole process, not only for the calling thread, and an ``impl`` given by name still counts for more.
 
     Args:
         name: ``"auto"`` undoes an outer choice. ``"reference"`` leaves out every kernel; ``"eager"`` does so too, and

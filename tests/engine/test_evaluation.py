@@ -375,7 +375,7 @@ def test_a_checkpoint_chooses_no_place(saved, tree, tmp_path):
 @pytest.mark.parametrize(
     ("override", "before"),
     [
-        ("model.parts=4", "model.parts=3"),
+        ("model.parts=2", "model.parts=3"),
         ("model.architecture=resnet18", "model.architecture=tiny"),
         ("model.weights=resnet50.pth", "model.weights=None"),
         ("clustering.eps=0.5", "clustering.eps=0.6"),
