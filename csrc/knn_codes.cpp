@@ -23,8 +23,9 @@ namespace salcr {
 namespace {
 
 constexpr std::int64_t kMostStrips = 16;       // looked at together where several panels of queries share them
-constexpr std::int64_t kWindow = 40 * kStrip;  // rows whose codes are mapped at a time in each thread
-constexpr std::int64_t kChunk = 8 * kWindow;   // rows that a thread takes at a time, at most
+constexpr std::int64_t kMapped = 1 << 24;      // bytes of codes that are mapped at a time by all threads: each call costs all of them
+constexpr std::int64_t kWindows = 8;           // that a thread takes at a time, at most
+constexpr std::int64_t kRounded = 4096;        // rows that a thread rounds at a time
 constexpr std::int64_t kHeld = 4096;           // rows that wait for a query's score in each thread, at most
 constexpr std::int64_t kScored = 16;           // rows that are scored before their pages are let go of
 
@@ -214,7 +215,7 @@ TopK<float>& joined(std::vector<std::unique_ptr<Reader>>& readers, std::int64_t 
 std::int64_t round_rows(const HalfRows& rows, std::uint8_t* codes, int threads) {
   const std::int64_t length = code_length(rows.width), stride = code_bytes(rows.width);
   std::atomic<std::int64_t> bad{rows.count};
-  parallel_chunks(rows.count, kChunk, threads, [&](std::int64_t begin, std::int64_t end, int) {
+  parallel_chunks(rows.count, kRounded, threads, [&](std::int64_t begin, std::int64_t end, int) {
     std::vector<float> row(rows.width);
     std::vector<std::int8_t> rounded(length);
     for (std::int64_t r = begin; r < end; ++r) {
@@ -247,7 +248,8 @@ bool nearest_coded(const float* queries, std::int64_t count, const HalfRows& row
   const bool vnni = products != Products::kAny && can_screen_in_bytes(rows.width);
   const CodedQueries coded(queries, count, rows.width, vnni, threads);
   const std::int64_t share = (rows.count / (4 * threads) + kStrip - 1) / kStrip * kStrip, stride = code_bytes(rows.width);
-  const std::int64_t chunk = std::clamp(share, kStrip, kChunk);
+  const std::int64_t window = std::max<std::int64_t>(1, kMapped / threads / (stride * kStrip)) * kStrip;
+  const std::int64_t chunk = std::clamp(share, kStrip, kWindows * window);
   const bool mapped = is_shared_mapping(rows.data, 2 * ((rows.count - 1) * rows.stride + rows.width));
   const bool codes_mapped = is_shared_mapping(codes, rows.count * stride);
   std::vector<std::unique_ptr<Reader>> readers(threads);
@@ -256,8 +258,8 @@ bool nearest_coded(const float* queries, std::int64_t count, const HalfRows& row
     auto& reader = readers[thread];
     if (!reader)
       reader = std::make_unique<Reader>(coded, count, codes, rows.width, k, Scorer(queries, count, rows, mapped, k));
-    for (std::int64_t at = begin; at < end; at += kWindow) {
-      const std::int64_t stop = std::min(end, at + kWindow), before = std::max(begin, at - kWindow);
+    for (std::int64_t at = begin; at < end; at += window) {
+      const std::int64_t stop = std::min(end, at + window), before = std::max(begin, at - window);
       if (codes_mapped) advise(Pages::kMap, codes + at * stride, (stop - at) * stride);
       if (!reader->read(at, stop)) within = false;
       // The system maps pages around those that are asked for: some of the window before are back.
