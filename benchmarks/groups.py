@@ -38,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.groups", description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("cluster", "train"))
     parser.add_argument("--images", type=int, default=100_000, help="to cluster")
+    parser.add_argument("--processes", type=int, nargs="+", default=PROCESSES, metavar="N")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--out", type=Path, default=RECORD, metavar="FILE")
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)  # one of the processes: where to write
@@ -47,12 +48,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     with tempfile.TemporaryDirectory(prefix="salcr-groups-") as folder:
         rounds = [
-            {n: start(n, options, Path(folder) / f"{n}_{turn}") for n in PROCESSES} for turn in range(options.rounds)
+            {n: start(n, options, Path(folder) / f"{n}_{turn}") for n in options.processes}
+            for turn in range(options.rounds)
         ]
         if options.what == "cluster":
             same_labels(Path(folder))
     found = {"commit": commit(), "machine": machine(), "versions": versions()}
-    for n in PROCESSES:
+    for n in options.processes:
         found[f"{n}"] = {key: statistics.median(turn[n][key] for turn in rounds) for key in rounds[0][n]}
         print(f"{n} process{'es' if n > 1 else ''}: {found[f'{n}']}", flush=True)
     name = "train" if options.what == "train" else f"cluster {options.images}"

@@ -23,7 +23,7 @@ namespace salcr {
 namespace {
 
 constexpr std::int64_t kMostStrips = 16;       // looked at together where several panels of queries share them
-constexpr std::int64_t kMapped = 1 << 24;      // bytes of codes that are mapped at a time by all threads: each call costs all of them
+constexpr std::int64_t kMapped = 1 << 24;      // bytes of codes that are mapped at a time by all threads: a call stops them all
 constexpr std::int64_t kWindows = 8;           // that a thread takes at a time, at most
 constexpr std::int64_t kRounded = 4096;        // rows that a thread rounds at a time
 constexpr std::int64_t kHeld = 4096;           // rows that wait for a query's score in each thread, at most
