@@ -68,7 +68,7 @@ def build_index(
         progress: called with the number of images looked at and their total.
 
     Files that do not decode are named in the log and left out. What is in the index is never written again. A large
-    index is given codes, which its exact search reads, see :mod:`salcr.retrieval.codes`.
+    index is given codes, which its exact search reads, see ``salcr.retrieval.codes``.
 
     Raises:
         FileExistsError: the index is finished, and ``append`` is False.
