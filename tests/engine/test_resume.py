@@ -15,7 +15,6 @@ from salcr.engine.config import dump_config
 from salcr.engine.interruption import Interrupted
 from salcr.engine.run_folder import RunFolder, RunInUse
 from salcr.engine.steps import NonFiniteLoss
-from salcr.objectives import GlobalObjective
 from tests.engine.same_end import assert_same_end
 from tests.engine.tree import tiny
 
@@ -206,14 +205,14 @@ def test_a_configuration_that_was_damaged_is_named(config, whole, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_leaves_the_last_checkpoint(config, whole, tmp_path, monkeypatch):
-    real, steps = GlobalObjective.loss, []
+    real, steps = stage_two.StageTwoObjective.losses, []
 
-    def bad(self, f, labels):
+    def bad(self, features, queries):
         steps.append(1)
-        loss = real(self, f, labels)
-        return loss * float("inf") if len(steps) == 4 else loss
+        losses = real(self, features, queries)
+        return losses | {"global": losses["global"] * float("inf")} if len(steps) == 4 else losses
 
-    monkeypatch.setattr(GlobalObjective, "loss", bad)
+    monkeypatch.setattr(stage_two.StageTwoObjective, "losses", bad)
     with pytest.raises(NonFiniteLoss, match=r"epoch 3, step 0: .*global inf.*cam\d/\d+/\d+\.png"):
         train(config, tmp_path)
     monkeypatch.undo()
