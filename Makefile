@@ -8,7 +8,7 @@ BIN := .venv/bin
 # processes after, whatever the environment says.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: install test lint docs wheel demo sanitize gpu-check clean
+.PHONY: install test lint style records docs wheel demo sanitize gpu-check clean
 
 install: .venv/installed
 
@@ -24,10 +24,14 @@ test: install
 	$(BIN)/python -m pytest -m 'not serial' --numprocesses $(JOBS) --dist worksteal
 	$(BIN)/python -m pytest -m serial $$(grep -rl --include='test_*.py' mark.serial tests)
 
-lint: install
+lint: style records
+
+style: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m mypy
+
+records: install
 	$(BIN)/python -m benchmarks.report --check
 	$(BIN)/python -m pytest -q tests/committed_records.py tests/kernel_variants.py
 
