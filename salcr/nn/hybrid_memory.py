@@ -111,7 +111,9 @@ class HybridMemory(nn.Module):
             moved = (self.rows[places] - before) / self.sizes[classes, None]
             again = (indices == indices[:, None]).tril(-1).any(1)  # the same image: its row has moved, but once
             same = classes == classes[:, None]
-            total = (same & ~again & (indices >= 0)).to(moved.dtype) @ moved
+            counted, finite = same & ~again & (indices >= 0), moved.isfinite().all(1)
+            total = counted.to(moved.dtype) @ moved.masked_fill(~finite[:, None], 0)  # else NaN reaches all
+            total.masked_fill_((counted & ~finite).any(1, keepdim=True), torch.nan)
             first = same.int().argmax(1)  # samples of a class write the same bits, whichever is the last
             self.centroids.index_copy_(0, classes, self.centroids[classes] + total[first])
 

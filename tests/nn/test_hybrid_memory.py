@@ -114,6 +114,19 @@ def test_the_gradient_is_that_of_the_classes_of_the_forward_pass(generator):
         late.backward()
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_what_is_not_finite_reaches_its_own_class_alone(generator, value):
+    memory, without = (HybridMemory(torch.eye(10, D, dtype=torch.float64) + 0.1, LABELS) for _ in range(2))
+    features, indices = draw(generator, 4, D), torch.tensor([0, 2, 8, 3])  # classes of the labels 4, 0, none and 4
+    without.update_(features, indices.masked_fill(indices == 2, -1))
+    features[1, 3] = value
+    memory.update_(features, indices)
+    bad = memory.classes == memory.classes[2]
+    assert memory.centroids[memory.classes[bad]].isnan().all()
+    torch.testing.assert_close(memory.centroids[memory.classes[~bad]], without.centroids[without.classes[~bad]])
+    assert memory.rows[2].isnan().all() and memory.rows[torch.arange(10) != 2].isfinite().all()
+
+
 def test_rows_of_source_classes_are_in_no_cluster(generator):
     """SpCL's joint loss over source classes, target clusters and target instances."""
     sources, targets, labels = draw(generator, 3, D), draw(generator, 5, D), torch.tensor([1, -1, 0, 1, 0])
