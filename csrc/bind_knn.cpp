@@ -167,7 +167,7 @@ void bind_knn(py::module_& m) {
   m.def(
       "nearest_pairs",
       [](Array<float> rows, std::optional<Array<float>> columns, Array<float> scores, Array<std::int64_t> indices,
-         std::int64_t split, double limit, int threads) {
+         std::int64_t split, std::optional<Array<float>> floors, double limit, int threads) {
         const bool own = !columns.has_value();
         const Array<float>& others = own ? rows : *columns;
         require(rows.ndim() == 2 && others.ndim() == 2 && scores.ndim() == 2 && indices.ndim() == 2 && threads >= 1,
@@ -179,15 +179,17 @@ void bind_knn(py::module_& m) {
                 "nearest_pairs: shapes do not fit");
         require(split == 0 || (own && split >= stride && size - split >= stride), "nearest_pairs: a side has too few rows");
         require(can_screen(Screen::kBytes, width), "nearest_pairs: this processor cannot screen in bytes");
+        require(!floors || (floors->ndim() == 1 && floors->shape(0) == count), "nearest_pairs: floors do not fit");
         const FloatRows asked{rows.data(), count}, among{others.data(), size};
         const int itself = own && split == 0;
         float* const values = scores.mutable_data() + itself;
+        const float* const least = floors ? floors->data() : nullptr;
         std::int64_t* const places = indices.mutable_data() + itself;
         py::gil_scoped_release release;
-        return nearest_pairs(asked, among, width, stride - itself, own, split, limit, values, places, stride, threads);
+        return nearest_pairs(asked, among, width, stride - itself, own, split, least, limit, values, places, stride, threads);
       },
       py::arg("rows").noconvert(), py::arg("columns").noconvert(), py::arg("scores").noconvert(),
-      py::arg("indices").noconvert(), py::arg("split"), py::arg("limit"), py::arg("threads"));
+      py::arg("indices").noconvert(), py::arg("split"), py::arg("floors").noconvert(), py::arg("limit"), py::arg("threads"));
 }
 
 }  // namespace salcr

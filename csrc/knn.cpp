@@ -133,7 +133,7 @@ void TopK<Real>::write(Real* scores, std::int64_t* indices, std::int64_t stride,
     for (std::int64_t row = begin; row < end; ++row) {
       Entry* entries = entries_.data() + row * capacity_;
       std::int64_t count = count_[row];
-      if (count < k_) {  // the others are -Inf or NaN: nothing is smaller, so the first that are missing join
+      if (count < k_ && columns > 0) {  // the others are -Inf or NaN: nothing is smaller, so the first that are missing join
         std::vector<bool> present(columns, false);
         for (std::int64_t n = 0; n < count; ++n) present[entries[n].index] = true;
         if (own) present[row] = true;
@@ -144,8 +144,8 @@ void TopK<Real>::write(Real* scores, std::int64_t* indices, std::int64_t stride,
         return a.score != b.score ? a.score > b.score : a.index < b.index;
       });
       for (std::int64_t n = 0; n < k_; ++n) {
-        scores[row * stride + n] = entries[n].score;
-        indices[row * stride + n] = entries[n].index;
+        scores[row * stride + n] = n < count ? entries[n].score : -std::numeric_limits<Real>::infinity();
+        indices[row * stride + n] = n < count ? entries[n].index : std::numeric_limits<std::int64_t>::max() / 2;
       }
     }
   });

@@ -41,7 +41,8 @@ class TopK {
   // Adds the lists of another, which has seen other columns.
   void join(const TopK& other);
 
-  // Writes scores [rows, k] and indices [rows, k] at a distance of `stride` between rows, for a matrix of `columns` columns.
+  // Writes scores [rows, k] and indices [rows, k] at a distance of `stride` between rows. What a short list lacks scores -Inf:
+  // the first of the `columns` that it does not have; if `columns` is 0, an index beyond 2^61.
   void write(Real* scores, std::int64_t* indices, std::int64_t stride, std::int64_t columns, bool own, int threads);
 
  private:

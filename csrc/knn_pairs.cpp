@@ -93,7 +93,7 @@ class Search {
  public:
   // `screener` holds the columns as queries.
   Search(const Screener<float>& screener, FloatRows rows, FloatRows columns, std::int64_t width, std::int64_t k, bool own,
-         std::int64_t split, int threads)
+         std::int64_t split, const float* floors, int threads)
       : screener_(screener),
         rows_(rows),
         columns_(columns),
@@ -110,6 +110,7 @@ class Search {
         thresholds_(padded_, -kInfinity),
         waiting_(rows.count * room_),
         counts_(rows.count, 0) {
+    if (floors != nullptr) std::copy_n(floors, rows.count, thresholds_.begin());
     const StoredRows<float> stored{rows.data, rows.count, width, width};
     parallel_chunks(padded_ / kStrip, 8, threads, [&](std::int64_t begin, std::int64_t end, int) {
       for (std::int64_t n = begin; n < end; ++n) screener.prepare(stored, n * kStrip, strips_.get() + n * strip_bytes_);
@@ -134,8 +135,8 @@ class Search {
     });
   }
 
-  void write(float* scores, std::int64_t* indices, std::int64_t stride) {
-    best_.write(scores, indices, stride, columns_.count, own_, threads_);
+  void write(float* scores, std::int64_t* indices, std::int64_t stride, bool whole) {
+    best_.write(scores, indices, stride, whole ? columns_.count : 0, own_, threads_);
   }
 
   std::int64_t scored() const { return scored_; }
@@ -239,11 +240,11 @@ class Search {
   std::atomic<std::int64_t> scored_{0};
 };
 
-// Rows from all over.
-std::vector<float> sample(FloatRows rows, std::int64_t width, std::int64_t count) {
+// Entries from all over.
+std::vector<float> sample(const float* rows, std::int64_t width, std::int64_t of, std::int64_t count) {
   std::vector<float> some;
   for (std::int64_t n = 0; n < count; ++n) {
-    const float* const row = rows.data + n * rows.count / count * width;
+    const float* const row = rows + n * of / count * width;
     some.insert(some.end(), row, row + width);
   }
   return some;
@@ -252,18 +253,19 @@ std::vector<float> sample(FloatRows rows, std::int64_t width, std::int64_t count
 }  // namespace
 
 bool nearest_pairs(FloatRows rows, FloatRows columns, std::int64_t width, std::int64_t k, bool own, std::int64_t split,
-                   double limit, float* scores, std::int64_t* indices, std::int64_t stride, int threads) {
+                   const float* floors, double limit, float* scores, std::int64_t* indices, std::int64_t stride, int threads) {
   const auto screener = screen_in_bytes<float>(columns.data, columns.count, width, Lengths::kCount, threads);
   if (limit < static_cast<double>(columns.count)) {
     const std::int64_t count = std::min(kSampled, rows.count);
-    const std::vector<float> some = sample(rows, width, count);
-    Search judged(*screener, {some.data(), count}, columns, width, k, false, 0, threads);
+    const std::vector<float> some = sample(rows.data, width, rows.count, count);
+    const std::vector<float> least = floors == nullptr ? some : sample(floors, 1, rows.count, count);
+    Search judged(*screener, {some.data(), count}, columns, width, k, false, 0, floors ? least.data() : nullptr, threads);
     judged.run();
     if (static_cast<double>(judged.scored()) > limit * static_cast<double>(count)) return false;
   }
-  Search search(*screener, rows, columns, width, k, own, split, threads);
+  Search search(*screener, rows, columns, width, k, own, split, floors, threads);
   search.run();
-  search.write(scores, indices, stride);
+  search.write(scores, indices, stride, floors == nullptr);
   return true;
 }
 

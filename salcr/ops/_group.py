@@ -1,8 +1,10 @@
 """Rows that are spread over the processes of a torch.distributed group, a block each, in the order of ranks."""
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from operator import itemgetter
 from typing import Any, TypeVar
 
 import torch
@@ -23,6 +25,10 @@ class Shards:
         return dist.get_rank(self.group)
 
     @property
+    def ranks(self) -> int:
+        return len(self.starts) - 1
+
+    @property
     def total(self) -> int:
         return self.starts[-1]
 
@@ -34,14 +40,19 @@ class Shards:
         """What ``call`` returns on each rank; where it raises on one, that error on all of them."""
         return _agree(self.group, call)
 
-    def visits(self, pieces: Sequence[tuple[torch.Tensor, ...]]) -> Iterator[tuple[int, tuple[torch.Tensor, ...]]]:
+    def visits(
+        self, pieces: Sequence[tuple[torch.Tensor, ...]], by_turns: bool = False
+    ) -> Iterator[tuple[int, tuple[torch.Tensor, ...]]]:
         """All pieces of all ranks in order, each with its rank. While one is looked at, the next is under way.
 
         Args:
             pieces: this rank's, at least one; contiguous tensors of any sizes, the same dtypes on all ranks.
+            by_turns: first the first of every rank, then the second, and so on; as many as there are ranks are under
+                way, so that one may look longer at a piece than others do.
         """
         shapes = _gathered(self.group, [[tuple(x.shape) for x in piece] for piece in pieces])
         plan = [(rank, n) for rank, of_rank in enumerate(shapes) for n in range(len(of_rank))]
+        plan = sorted(plan, key=itemgetter(1)) if by_turns else plan
 
         def send(rank: int, n: int):
             if rank == self.rank:
@@ -50,9 +61,11 @@ class Shards:
                 tensors = tuple(x.new_empty(shape) for x, shape in zip(pieces[0], shapes[rank][n], strict=True))
             return rank, tensors, [self._broadcast(x, rank, async_op=True) for x in tensors if x.numel()]
 
-        under_way = send(*plan[0])
+        ahead = self.ranks if by_turns else 1
+        under_way = deque(send(*place) for place in plan[:ahead])
         for step in range(len(plan)):
-            (rank, tensors, works), under_way = under_way, send(*plan[step + 1]) if step + 1 < len(plan) else None
+            under_way.extend(send(*place) for place in plan[step + ahead : step + ahead + 1])
+            rank, tensors, works = under_way.popleft()
             for work in works:
                 work.wait()
             yield rank, tensors

@@ -3,11 +3,13 @@
 Features travel in pieces, each broadcast by its rank while all look at the piece before. The C++ backend finds
 neighbours of two sets of rows in one another at once, so that of any two pieces one rank alone makes the products: the
 one that holds the one while the other passes, or the other way round, by turns. What it finds for the piece that passes
-goes back to the rank of that piece. Other backends make the products of two ranks on both.
+goes back to the rank of that piece. Each rank searches its own rows first: a piece travels with the last score of every
+list, and few of the other ranks' rows score more. Other backends make the products of two ranks on both.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
@@ -18,8 +20,8 @@ from salcr.ops._group import Shards
 from salcr.ops.backends.cpp import knn as cpp
 
 PIECE_BYTES = 2**25  # of features that travel at a time
+NO_ROW = 2**61  # and what is larger is no row's index
 PIECES_ON_GPU = 8  # times as large: a search reads k candidates of every piece again
-UNDER_WAY = 4  # pieces whose lists may be on their way back
 
 Lists = tuple[torch.Tensor, torch.Tensor]
 
@@ -34,34 +36,70 @@ def search(
     return _row_by_row(shards, queries, k, database, metric, backend)
 
 
+@dataclass(frozen=True)
+class _Part:
+    """A piece of the rows, and its lists."""
+
+    rows: torch.Tensor
+    first: int  # of all ranks' rows
+    lists: Lists
+    floors: torch.Tensor  # below which nothing is wanted, whatever the lists say
+
+    @property
+    def k(self) -> int:
+        return self.lists[0].shape[1]
+
+    def least(self) -> torch.Tensor:
+        """The score that the last entry of every list has to beat."""
+        return torch.maximum(self.floors, self.lists[0][:, -1])
+
+    def visit(self, other: "_Part") -> None:
+        """Put into the lists of both what their rows are to one another."""
+        if len(self.rows) and len(other.rows):
+            floors = self.least(), other.least()
+            mine, theirs = cpp.nearest_of_both(unit(self.rows), unit(other.rows), self.k, floors)
+            _merge(self.lists, *mine, other.first)
+            _merge(other.lists, *theirs, self.first)
+
+
 def _each_product_once(shards: Shards, rows: torch.Tensor, k: int) -> Lists:
     """Neighbours by cosine of the rows of all ranks among themselves."""
-    lists, own, under_way = no_lists(rows, k), pieces(rows, least=2), deque[Callable[[], None]]()
-    own_scores, starts = lists[0].new_empty(len(rows)), [0, *accumulate(len(piece) for (piece,) in own)]
-    first, last = 0, (-1, 0)
-    for rank, (visitor,) in shards.visits(own):
-        place = last = rank, last[1] + 1 if rank == last[0] else 0
-        found, visiting = no_lists(visitor, k), unit(visitor)
-        for n, (piece,) in enumerate(own if len(visitor) else ()):
-            some = slice(starts[n], starts[n + 1])
-            if place == (shards.rank, n):
-                scores, indices = cpp.knn(piece, min(k, len(piece)))
-                own_scores[some] = scores[:, 0]
-                scores[:, 0] = torch.inf  # before all others, whatever they score
-                _merge(found, scores, indices + first)
-            elif len(piece) and (place[1] + n) % 2 == (place < (shards.rank, n)):
-                mine, theirs = cpp.nearest_of_both(unit(piece), visiting, k)
-                _merge(_part(lists, some), mine[0], mine[1] + first)
-                _merge(found, theirs[0], theirs[1] + shards.own.start + some.start)
-        at = first - shards.own.start if rank == shards.rank else 0
-        under_way.append(_returned(shards, rank, found, _part(lists, slice(at, at + len(visitor)))))
-        if len(under_way) > UNDER_WAY:
+    lists, own = no_lists(rows, k), [piece for (piece,) in pieces(rows, least=2)]
+    starts, nothing = accumulate(map(len, own), initial=0), lists[0].new_full((len(rows),), -torch.inf)
+    parts = [
+        _Part(piece, shards.own.start + start, _part(lists, slice(start, start + len(piece))), nothing[: len(piece)])
+        for piece, start in zip(own, starts, strict=False)
+    ]
+    own_scores = torch.cat([_among_own(part, parts[:n]) for n, part in enumerate(parts)])
+    firsts, turns, under_way = list(shards.starts), [0] * shards.ranks, deque[Callable[[], None]]()
+    for rank, (visiting, floors) in shards.visits([(part.rows, part.least()) for part in parts], by_turns=True):
+        visitor = _Part(visiting, firsts[rank], no_lists(visiting, k), floors)
+        for n, part in enumerate(parts if rank != shards.rank else ()):
+            if (turns[rank] + n) % 2 == (rank < shards.rank):
+                part.visit(visitor)
+        known = parts[turns[rank]].lists if rank == shards.rank else visitor.lists
+        under_way.append(_returned(shards, rank, visitor.lists, known))
+        if len(under_way) > shards.ranks:
             under_way.popleft()()
-        first += len(visitor)
+        firsts[rank] += len(visiting)
+        turns[rank] += 1
     for arrive in under_way:
         arrive()
     lists[0][:, 0] = own_scores
     return lists
+
+
+def _among_own(part: _Part, others: Sequence[_Part]) -> torch.Tensor:
+    """Neighbours of one part of a rank's rows in itself and in ``others``; the score of each row with itself."""
+    if not len(part.rows):
+        return part.floors
+    scores, indices = cpp.knn(part.rows, min(part.k, len(part.rows)))
+    own_scores = scores[:, 0].clone()
+    scores[:, 0] = torch.inf  # before all others, whatever they score
+    _merge(part.lists, scores, indices, part.first)
+    for other in others:
+        part.visit(other)
+    return own_scores
 
 
 def _returned(shards: Shards, rank: int, found: Lists, lists: Lists) -> Callable[[], None]:
@@ -92,7 +130,7 @@ def _row_by_row(
             if itself:
                 own_scores[some] = values[:, 0]
                 values[:, 0] = torch.inf  # before all others, whatever they score
-            _merge(_part(lists, some), values, found + first)
+            _merge(_part(lists, some), values, found, first)
         first += len(piece)
     if database is None:
         lists[0][:, 0] = own_scores
@@ -102,7 +140,7 @@ def _row_by_row(
 def no_lists(rows: torch.Tensor, k: int) -> Lists:
     """Lists of ``k`` for every row, whose entries give way to any."""
     scores = rows.new_full((len(rows), k), -torch.inf, dtype=torch.promote_types(rows.dtype, torch.float32))
-    return scores, torch.full_like(scores, torch.iinfo(torch.int64).max, dtype=torch.int64)
+    return scores, torch.full_like(scores, NO_ROW, dtype=torch.int64)
 
 
 def unit(rows: torch.Tensor) -> torch.Tensor:
@@ -124,10 +162,11 @@ def _part(lists: Lists, rows: slice) -> Lists:
     return lists[0][rows], lists[1][rows]
 
 
-def _merge(lists: Lists, scores: torch.Tensor, indices: torch.Tensor) -> None:
-    """Put into ``lists`` what scores higher; of equals the smaller index."""
-    k = lists[0].shape[1]
-    indices, order = torch.cat([lists[1], indices], 1).sort(dim=1)
-    scores, order = torch.cat([lists[0], scores], 1).gather(1, order).sort(dim=1, descending=True, stable=True)
-    lists[0].copy_(scores[:, :k])
-    lists[1].copy_(indices.gather(1, order[:, :k]))
+def _merge(lists: Lists, scores: torch.Tensor, indices: torch.Tensor, first: int = 0) -> None:
+    """Put into ``lists`` what scores higher; of equals the smaller index. ``indices`` count from ``first``."""
+    k, some = lists[0].shape[1], (indices[:, 0] < NO_ROW).nonzero()[:, 0]  # that found something
+    indices, order = torch.cat([lists[1][some], indices[some] + first], 1).sort(dim=1)
+    scores = torch.cat([lists[0][some], scores[some]], 1).gather(1, order)
+    scores, order = scores.sort(dim=1, descending=True, stable=True)
+    lists[0][some] = scores[:, :k]
+    lists[1][some] = indices.gather(1, order[:, :k])

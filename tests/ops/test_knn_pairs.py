@@ -157,12 +157,20 @@ def test_where_bounds_leave_too_much_products_are_made_in_float32(generator, cal
     assert_right_outside_the_tie_margin(got, queries, 10, database, "cosine")
 
 
-@multiplies_bytes
 def check_both(x, y, k):
-    for got, queries, database in zip(_cpp_knn.nearest_of_both(x, y, k), (x, y), (y, x), strict=True):
-        expected = reference.knn(queries, min(k, len(database)), database=database)
-        assert torch.equal(got[1], expected[1])
-        torch.testing.assert_close(got[0], expected[0], rtol=0, atol=1e-6)
+    expected = [reference.knn(q, min(k, len(d)), database=d) for q, d in ((x, y), (y, x))]
+    floors = [scores.new_full((len(scores),), -torch.inf) for scores, _ in expected]
+    whole = _cpp_knn.nearest_of_both(x, y, k, floors)
+    for got, wanted in zip(whole, expected, strict=True):
+        assert torch.equal(got[1], wanted[1])
+        torch.testing.assert_close(got[0], wanted[0], rtol=0, atol=1e-6)
+    for floor, (scores, _) in zip(floors, whole, strict=True):
+        floor[::2] = scores[::2, scores.shape[1] // 2]  # equal scores are wanted
+        floor[::5] = 2  # nothing is
+    for got, wanted, floor in zip(_cpp_knn.nearest_of_both(x, y, k, floors), whole, floors, strict=True):
+        there = wanted[0] >= floor[:, None]
+        assert torch.equal(got[0][there], wanted[0][there]) and torch.equal(got[1][there], wanted[1][there])
+        assert (got[0][:, 1:] <= got[0][:, :-1]).all() and (got[0].isneginf() == (got[1] > 2**60)).all()
 
 
 @multiplies_bytes
@@ -206,7 +214,7 @@ def test_arguments_that_do_not_fit(rows, columns, k, message):
     columns = None if columns is None else torch.ones(columns).numpy()
     lists = torch.empty(rows[0], k).numpy(), torch.empty(rows[0], k, dtype=torch.int64).numpy()
     with pytest.raises(ValueError, match=message):
-        _C.nearest_pairs(torch.ones(rows).numpy(), columns, *lists, 0, 1.0, 1)
+        _C.nearest_pairs(torch.ones(rows).numpy(), columns, *lists, 0, None, 1.0, 1)
 
 
 @pytest.mark.parametrize(("columns", "split"), [((4, 3), 2), (None, 1), (None, 3), (None, 5), (None, -1)])
@@ -214,4 +222,10 @@ def test_sides_that_do_not_fit(columns, split):
     columns = None if columns is None else torch.ones(columns).numpy()
     lists = torch.empty(4, 2).numpy(), torch.empty(4, 2, dtype=torch.int64).numpy()
     with pytest.raises(ValueError, match="a side has too few rows"):
-        _C.nearest_pairs(torch.ones(4, 3).numpy(), columns, *lists, split, 1.0, 1)
+        _C.nearest_pairs(torch.ones(4, 3).numpy(), columns, *lists, split, None, 1.0, 1)
+
+
+def test_floors_that_do_not_fit():
+    lists = torch.empty(4, 2).numpy(), torch.empty(4, 2, dtype=torch.int64).numpy()
+    with pytest.raises(ValueError, match="floors do not fit"):
+        _C.nearest_pairs(torch.ones(4, 3).numpy(), None, *lists, 2, torch.ones(3).numpy(), 1.0, 1)

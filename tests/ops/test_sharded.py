@@ -58,9 +58,9 @@ def test_a_group_of_one_process_finds_what_no_group_finds(alone, monkeypatch, ca
 def test_no_product_of_two_pieces_is_made_twice(alone, monkeypatch):
     made, of_both = [], cpp_knn.nearest_of_both
 
-    def counted(x, y, k):
+    def counted(x, y, k, floors):
         made.append(len(x) * len(y))
-        return of_both(x, y, k)
+        return of_both(x, y, k, floors)
 
     monkeypatch.setattr(_sharded_search, "PIECE_BYTES", 30 * 64 * 4)
     monkeypatch.setattr(cpp_knn, "nearest_of_both", counted)

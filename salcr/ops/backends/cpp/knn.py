@@ -79,20 +79,22 @@ def nearest_coded(
 
 
 def nearest_of_both(
-    x: torch.Tensor, y: torch.Tensor, k: int
+    x: torch.Tensor, y: torch.Tensor, k: int, floors: tuple[torch.Tensor, torch.Tensor]
 ) -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
     """What :func:`search` returns for rows of ``x`` among those of ``y``, and the other way; each product is made once.
 
     Args:
         x, y: float32 or float64, ``[X, D]`` and ``[Y, D]`` of unit length or zero.
-        k: lists of the one are shorter where the other has fewer rows.
+        k: lists of the one have fewer columns where the other has fewer rows.
+        floors: of their dtype, ``[X]`` and ``[Y]``: a row may miss what scores less than its own. Lists end with
+            scores of ``-inf`` then.
     """
     from salcr import _C
 
     if min(len(x), len(y)) < k:
         return search(x, y, min(k, len(y)), exclude_self=False), search(y, x, min(k, len(x)), exclude_self=False)
     rows, split, threads = torch.cat([x, y]), len(x), torch.get_num_threads()
-    found = screened(rows, rows, k, exclude_self=False, split=split)
+    found = screened(rows, rows, k, exclude_self=False, split=split, floors=torch.cat(floors))
     if found is None:
         found = _lists(rows, k, exclude_self=False)
         best = (_C.TopKFloat64 if rows.dtype == torch.float64 else _C.TopKFloat32)(len(rows), k)
@@ -104,11 +106,17 @@ def nearest_of_both(
 
 
 def screened(
-    queries: torch.Tensor, database: torch.Tensor, k: int, exclude_self: bool, split: int = 0
+    queries: torch.Tensor,
+    database: torch.Tensor,
+    k: int,
+    exclude_self: bool,
+    split: int = 0,
+    floors: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
     """What :func:`search` returns for rows of unit length or zero, by ``csrc/knn_pairs.hpp``; None: not faster here.
 
     ``split`` above 0: the rows, ``queries`` and ``database`` both, before it among those from it on, and the other way.
+    ``floors`` ``[Q]``: scores below a query's are not wanted, and lists end with ``-inf``.
     """
     from salcr import _C
 
@@ -125,7 +133,8 @@ def screened(
     scores, indices = _lists(queries, k, exclude_self)
     among = None if exclude_self or split else database.contiguous().numpy()
     arrays = queries.contiguous().numpy(), among, scores.numpy(), indices.numpy()
-    return (scores, indices) if _C.nearest_pairs(*arrays, split, limit, threads) else None
+    least = None if floors is None else floors.numpy()
+    return (scores, indices) if _C.nearest_pairs(*arrays, split, least, limit, threads) else None
 
 
 def search(
