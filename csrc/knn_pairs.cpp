@@ -17,6 +17,7 @@
 
 #include "knn.hpp"
 #include "knn_screen.hpp"
+#include "knn_vnni.hpp"
 #include "parallel.hpp"
 #include "rows.hpp"
 
@@ -28,6 +29,22 @@ constexpr std::int64_t kTile = 96;         // rows of whole strips and whole pan
 constexpr std::int64_t kMostTiles = 5;     // in a block
 constexpr std::int64_t kWaiting = 128;     // pairs of a row that wait to be scored, and 2 k
 constexpr std::int64_t kSampled = 2 * kStrip;  // rows that are searched to judge by
+
+// The columns of a panel, a bit each, whose bound reaches the threshold of each row of a strip, or their own.
+#ifdef SALCR_HAS_BYTES
+SALCR_VNNI void reaching(const float* bounds, const float* of_rows, const float* of_columns, std::uint32_t* reach) {
+  static_assert(kPanel == 32);
+  const __m512 low = _mm512_loadu_ps(of_columns), high = _mm512_loadu_ps(of_columns + 16);
+  for (std::int64_t r = 0; r < kStrip; ++r, bounds += kPanel) {
+    const __m512 own = _mm512_set1_ps(of_rows[r]);
+    const __mmask16 left = _mm512_cmp_ps_mask(_mm512_loadu_ps(bounds), _mm512_min_ps(own, low), _CMP_GE_OQ);
+    const __mmask16 right = _mm512_cmp_ps_mask(_mm512_loadu_ps(bounds + 16), _mm512_min_ps(own, high), _CMP_GE_OQ);
+    reach[r] = static_cast<std::uint32_t>(left) | static_cast<std::uint32_t>(right) << 16;
+  }
+}
+#else
+void reaching(const float*, const float*, const float*, std::uint32_t* reach) { std::fill_n(reach, kStrip, ~0u); }
+#endif
 
 struct Pair {
   std::int64_t block, column_block;
@@ -153,6 +170,7 @@ class Search {
 
   void visit(std::int64_t begin, std::int64_t end, std::int64_t begin_column, std::int64_t end_column) {
     float bounds[kStrip * kPanel], none[kPanel];
+    std::uint32_t reach[kStrip];
     std::fill_n(none, kPanel, kInfinity);
     if (split_ > 0) end = std::min(end, split_), begin_column = std::max(begin_column, split_ / kPanel * kPanel);
     for (std::int64_t first = begin; first < end; first += kStrip)
@@ -162,27 +180,25 @@ class Search {
         const char* const strip = strips_.get() + first / kStrip * strip_bytes_;
         screener_.bound(strip, column / kPanel, nullptr, bounds);
         const float* const others = own_ ? thresholds_.data() + column : none;
-        for (std::int64_t r = 0; r < std::min(kStrip, end - first); ++r)
-          collect(strip, first + r, column, columns, bounds + r * kPanel, others);
+        reaching(bounds, thresholds_.data() + first, others, reach);
+        for (std::int64_t r = 0; r < std::min(kStrip, end - first); ++r) {
+          const std::int64_t least = own_ ? std::max<std::int64_t>(0, std::max(first + r + 1, split_) - column) : 0;
+          for (std::uint32_t left = reach[r]; left != 0; left &= left - 1) {
+            const std::int64_t c = __builtin_ctz(left);
+            if (c >= least && c < columns) collect(strip, first + r, column + c, bounds[r * kPanel + c], others[c]);
+          }
+        }
       }
   }
 
-  // Keeps pairs of a row with a panel of columns whose bound reaches a threshold of the row, or `others` of the columns.
-  void collect(const char* strip, std::int64_t row, std::int64_t column, std::int64_t columns, const float* bounds,
-               const float* others) {
-    const float threshold = thresholds_[row];
-    int any = 0;
-#pragma omp simd reduction(| : any)
-    for (std::int64_t c = 0; c < kPanel; ++c) any |= bounds[c] >= (others[c] < threshold ? others[c] : threshold);
-    if (!any) return;
-    for (std::int64_t c = own_ ? std::max<std::int64_t>(0, std::max(row + 1, split_) - column) : 0; c < columns; ++c) {
-      const bool here = bounds[c] >= thresholds_[row], there = own_ && bounds[c] >= others[c];
-      if (!here && !there) continue;
-      const float slack = screener_.slack(strip, row % kStrip, column + c);
-      const float least = slack < kInfinity ? bounds[c] - slack : -kInfinity;
-      if (here) keep(row, {bounds[c], least, static_cast<std::int32_t>(column + c)});
-      if (there) keep(column + c, {bounds[c], least, static_cast<std::int32_t>(row)});
-    }
+  // Keeps a pair for the row, or for the column, whose threshold its bound reaches.
+  void collect(const char* strip, std::int64_t row, std::int64_t column, float bound, float other) {
+    const bool here = bound >= thresholds_[row], there = own_ && bound >= other;
+    if (!here && !there) return;
+    const float slack = screener_.slack(strip, row % kStrip, column);
+    const float least = slack < kInfinity ? bound - slack : -kInfinity;
+    if (here) keep(row, {bound, least, static_cast<std::int32_t>(column)});
+    if (there) keep(column, {bound, least, static_cast<std::int32_t>(row)});
   }
 
   void keep(std::int64_t row, Waiting pair) {
