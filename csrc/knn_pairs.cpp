@@ -2,6 +2,7 @@
 // second-level cache; where columns are the rows, a block serves both sides, and half of the pairs are multiplied. A pair
 // whose bound reaches the k-th best of a row, as far as that is known, waits in the row's buffer. A full buffer is scored in float32
 // from the largest bound on, until a bound stays below the k-th best: of a row's products hardly more than k are made twice.
+// Where other columns were searched before, rows begin with the k-th best of these, and few pairs have to wait.
 //
 // Per pair that is width / 64 instructions of 64 products, against width / 16 in float32.
 
