@@ -42,7 +42,7 @@ def precision(launch):
 
 
 def launches_of(name, arch):
-    with recorded(arch, tf32=CALLS[name].tf32) as launches:
+    with recorded(arch) as launches:
         CALLS[name].run()
     assert launches
     for launch in launches:
