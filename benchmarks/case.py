@@ -47,6 +47,13 @@ def close(outputs: torch.Tensor | Sequence[torch.Tensor], expected: torch.Tensor
         torch.testing.assert_close(x / unit, y / unit, **tolerances)
 
 
+def close_in(epsilon: float, outputs: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> None:
+    """Each tensor within four times ``epsilon``, of what is multiplied, of the largest magnitude expected in it."""
+    for x, y in zip(outputs, expected, strict=True):
+        error = float((x - y).abs().max() / y.abs().max())
+        assert error <= 4 * epsilon, f"error {error:.3g} of the largest magnitude, {4 * epsilon:.3g} allowed"
+
+
 def same_labels(outputs: torch.Tensor, expected: torch.Tensor) -> None:
     assert torch.equal(outputs.cpu(), expected.cpu()), f"{(outputs.cpu() != expected.cpu()).sum()} labels differ"
 
