@@ -16,8 +16,9 @@ class Call(NamedTuple):
     everywhere: bool = True
 
 
-def rows(dtype, width=2048, parts=2, count=300, columns=5000):
-    return torch.zeros(parts, count, width, dtype=dtype), torch.zeros(parts, columns, width, dtype=dtype)
+def rows(dtype, width=2048, parts=2, count=300, columns=5000, of_features=None):
+    memory = torch.zeros(parts, columns, width, dtype=dtype)
+    return torch.zeros(parts, count, width, dtype=of_features or dtype), memory
 
 
 def cluster_contrast(dtype, reduction="mean", soft=False, tf32=False, **shape):
@@ -27,7 +28,7 @@ def cluster_contrast(dtype, reduction="mean", soft=False, tf32=False, **shape):
     targets = torch.zeros(*features.shape[:2], 1, dtype=torch.int64)
     options = dict(temperature=0.05, reduction=reduction, tf32=tf32)
     if soft:
-        options |= dict(weights=features[..., 0], soft=torch.zeros(*features.shape[:2], memory.shape[1], dtype=dtype))
+        options |= dict(weights=features[..., 0], soft=features.new_zeros(*features.shape[:2], memory.shape[1]))
     losses, lse = contrast_forward([features], [memory], [targets], **options)
     contrast_backward(losses, [features], [memory], [targets], lse, **options)
 
@@ -207,19 +208,23 @@ CALLS = {
     "cluster_contrast-none": Call(partial(cluster_contrast, HALF, "none"), everywhere=False),
     "cluster_contrast-soft": Call(partial(cluster_contrast, SINGLE, soft=True)),
     "cluster_contrast-soft-half": Call(partial(cluster_contrast, HALF, soft=True), everywhere=False),
+    "cluster_contrast-soft-rounded": Call(
+        partial(cluster_contrast, HALF, soft=True, of_features=SINGLE), everywhere=False
+    ),
     "cluster_contrast-odd": Call(partial(cluster_contrast, HALF, width=2047, parts=1), everywhere=False),
     "cluster_contrast-one": Call(partial(cluster_contrast, SINGLE, count=1, columns=1), everywhere=False),
     "contrasts-half": Call(partial(contrasts, HALF), everywhere=False),
-    "contrasts-rounded": Call(partial(contrasts, HALF, SINGLE)),
+    "contrasts-rounded": Call(partial(contrasts, HALF, of_features=SINGLE), everywhere=False),
     "contrasts-tf32x3": Call(partial(contrasts, SINGLE), everywhere=False),
     "searches-half": Call(partial(searches, HALF), everywhere=False),
-    "searches-rounded": Call(partial(searches, SINGLE, HALF), everywhere=False),
+    "searches-rounded": Call(partial(searches, SINGLE, of_mean_rows=HALF), everywhere=False),
     "searches-tf32x3": Call(partial(searches, SINGLE), everywhere=False),
     "instance_memory-half": Call(partial(instance_memory, HALF)),
     "instance_memory-tf32": Call(partial(instance_memory, SINGLE, tf32=True), everywhere=False),
     "instance_memory-wide": Call(partial(instance_memory, HALF, k=600), everywhere=False),
     "instance_memory-odd": Call(partial(instance_memory, SINGLE, tf32=True, width=2047, parts=1), everywhere=False),
     "set_contrast-float16": Call(partial(set_contrast, torch.float16), everywhere=False),
+    "set_contrast-rounded": Call(partial(set_contrast, HALF, of_features=SINGLE), everywhere=False),
     "set_contrast-one": Call(partial(set_contrast, SINGLE, 1, count=1, parts=1), everywhere=False),
     "update-single": Call(partial(update, SINGLE)),
     "update-hardest": Call(partial(update, SINGLE, hardest=True), everywhere=False),
