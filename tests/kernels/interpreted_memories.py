@@ -70,6 +70,10 @@ def test_float32_rows_with_a_memory_in_float16(generator, wide):
         sides.append(side if side[0].dtype == torch.float64 else tuple(x.float() for x in side))
     assert_contrast_within_budget((loss, gradient), *sides, memory, 0.1)
     rounded = [x.half().float() for x in (features, memory)]
+    terms = Terms([features], [memory.half()])
+    norms = products.inverse_norms(terms).view(2, 17)
+    assert torch.equal(terms.features[0], features.half())
+    assert_within_budget(norms, 1 / rounded[0].double().norm(dim=-1), 1 / rounded[0].norm(dim=-1), terms=40)
     exact = formula(*(x.double() for x in rounded), given, temperature=0.1)
     eager = formula(*rounded, given, temperature=0.1)
     assert_within_budget(loss, exact, eager, terms=40 + 70, magnitude=2 * largest_lse(70, 0.1))
