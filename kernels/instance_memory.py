@@ -8,8 +8,8 @@ k·ln(N/C) insertions a row in all; nothing is sorted but the k winners.
 
 Several features with several memories each (:mod:`groups`) are searched side by side, each in as many chunks as the one
 that needs most, and a chunk is as wide as ``SCRATCH`` allows: at SYSU-MM01's size the whole features and the parts, in
-both modalities, take three chunks of three launches, one launch before and one behind them. Scratch: 4 (half precision:
-6) bytes a row and column of the chunk, 212 MB (317) there, and 16 a row and neighbour.
+both modalities, take three chunks of three launches, one launch before and one behind them. Scratch: 4 bytes (6 with
+weights in half precision) a row and column of the chunk, 212 MB (317) there, and 16 a row and neighbour.
 Floor: B·N·D multiply-adds for the search, as many for the mean row; at D = 2048 the scratch's traffic (some 16 bytes a
 logit, four of them from the cache) is a fifth of that.
 The logits decide sets, so those of a float32 memory are float32 whatever the mean row is multiplied in: the weights go
