@@ -3,7 +3,6 @@ import math
 import pickle
 import subprocess
 import sys
-from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -83,8 +82,8 @@ def test_an_error_that_a_check_returns_is_recorded():
     def near(outputs, expected):
         return close_in(0.1, [outputs], [expected])
 
-    cases = case(reference=double, other=lambda x: 2.25 * x, wrong=lambda x: 3 * x)
-    found = measure(replace(cases, check=near), Cpu(), True)["variants"]
+    variants = {"reference": double, "other": lambda x: 2.25 * x, "wrong": lambda x: 3 * x}
+    found = measure(Case("near", "", benchmark_cases.three, variants, near), Cpu(), True)["variants"]
     assert found["other"]["error"] == pytest.approx(0.125) and set(found["reference"]) == TIMES
     assert "error 0.5 of the largest magnitude, 0.4 allowed" in found["wrong"]["failure"]
 
