@@ -27,7 +27,7 @@ SIDES = {"visible": (22_258, 400), "infrared": (11_909, 380)}  # images and clus
 VIEWS = {"_unsafe_view", "alias", "as_strided", "chunk", "detach", "expand", "permute", "select", "slice", "split"}
 VIEWS |= {"split_with_sizes", "squeeze", "t", "transpose", "unbind", "unflatten", "unsqueeze", "view"}
 ALLOCATIONS = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
-FUSED = {"_fused_adam_": 4, "_foreach_add_": 1}  # lists of tensors in a launch's arguments
+FUSED = {"_fused_adam_": 4, "_foreach_add_": 1, "_foreach_copy_": 2}  # lists of tensors in a launch's arguments
 PREPARATION = "preparation"  # a phase that nobody counts
 WAITING = {"_local_scalar_dense", "is_nonzero", "item", "nonzero", "equal"}
 

@@ -1,6 +1,6 @@
 """How contrasts and searches multiply features with a memory (docs/numerics.md, "Precision of the products")."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 
 import torch
@@ -26,9 +26,15 @@ def check_precision(precision: str, features: torch.Tensor) -> str:
     return precision if features.dtype == torch.float32 else "float32"
 
 
-def multiplied(memory: torch.Tensor, precision: str) -> torch.Tensor:
-    """``memory`` in the dtype that its products are made in."""
-    return memory.bfloat16() if precision == "bfloat16" else memory
+def multiplied(precision: str, *memories: torch.Tensor) -> Sequence[torch.Tensor]:
+    """``memories`` in the dtype that their products are made in; on a GPU one launch rounds all."""
+    if precision != "bfloat16":
+        return memories
+    if torch._C._are_functorch_transforms_active():  # which have no rule for lists
+        return [memory.bfloat16() for memory in memories]
+    rounded = [torch.empty_like(memory, dtype=torch.bfloat16) for memory in memories]
+    torch._foreach_copy_(rounded, memories)
+    return rounded
 
 
 def in_float32(function: Callable, place: int = 0) -> Callable:

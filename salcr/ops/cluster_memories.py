@@ -105,7 +105,7 @@ def cluster_contrast_sums(
             check_contrast(x, memory, labels, temperature, impl)
     check_alike(features, banks)
     precision = check_precision(precision, features[0])
-    tensors = *features, *(multiplied(memory, precision) for memory in by_memory(banks)), *by_memory(targets)
+    tensors = *features, *multiplied(precision, *by_memory(banks)), *by_memory(targets)
     options = temperature, precision, check_impl(impl)
     return apply(_ClusterContrastSums, *options, len(features), *tensors)[: len(features)]
 

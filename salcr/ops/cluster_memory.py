@@ -105,7 +105,7 @@ def cluster_contrast(
         raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
     precision = check_precision(precision, features)
     options = temperature, reduction, soft_targets, weights, precision, impl
-    return apply(_ClusterContrast, features, multiplied(memory, precision), targets, *options)[0]
+    return apply(_ClusterContrast, features, *multiplied(precision, memory), targets, *options)[0]
 
 
 class _ClusterContrast(Differentiable):

@@ -198,7 +198,8 @@ def set_contrast(
         lse, mean_row = _sums(features, memory, lse, temperature, precision, impl)
     precision = precision if lse is None else "float32"
     known = lse, mean_row, temperature, precision, impl
-    losses = [apply(_SetContrast, features, multiplied(memory, precision), one, *known)[0] for one in sets]
+    (memory,) = multiplied(precision, memory)
+    losses = [apply(_SetContrast, features, memory, one, *known)[0] for one in sets]
     return losses[0] if len(sets) == 1 else torch.stack(losses).mean()
 
 

@@ -101,6 +101,16 @@ def test_the_reference_has_a_second_derivative(rows):
     torch.testing.assert_close(curvature(x, memory, precision="bfloat16"), expected)
 
 
+def test_under_vmap(rows):
+    features, memories = torch.stack([rows[0], 2 * rows[0]]), torch.stack([rows[1], rows[1].flip(0)])
+
+    def contrast(x, memory):
+        return ops.cluster_contrast(x, memory, TARGETS, precision="bfloat16")
+
+    expected = torch.stack([contrast(*pair) for pair in zip(features, memories, strict=True)])
+    assert torch.equal(torch.func.vmap(contrast)(features, memories), expected)
+
+
 @pytest.mark.parametrize("name", [*CALLS, "instance_search", "instance_searches"])
 def test_what_is_refused(rows, name):
     x, memory = (rows[0], rows[1][:4]) if name == "soft targets" else rows
