@@ -18,7 +18,8 @@ class Case:
         variants: name → function of the inputs. The first is the one that the others have to match. A variant is named
             ``published`` (:mod:`salcr.reference.published`), like the ``impl`` that it asks its operators for, or like
             the library it calls: a peer, which imports that library inside the function.
-        check: ``(outputs, outputs_of_the_first) -> None``, raises where they do not match.
+        check: ``(outputs, outputs_of_the_first)``, raises where they do not match; the record keeps a number that it
+            returns as the variant's ``error``.
         floor_bytes: of the inputs: what has to be read and written at least.
         floor_flops: of the inputs: floating-point operations of the matrix products it cannot do without.
         phase: whether it is a whole phase of training or evaluation rather than an operator.
@@ -28,7 +29,7 @@ class Case:
     note: str
     make_inputs: Callable[[str, bool], Sequence]
     variants: dict[str, Callable]
-    check: Callable[[object, object], None]
+    check: Callable[[object, object], float | None]
     floor_bytes: Callable[..., int] | None = None
     floor_flops: Callable[..., int] | None = None
     phase: bool = False
@@ -45,6 +46,14 @@ def close(outputs: torch.Tensor | Sequence[torch.Tensor], expected: torch.Tensor
         unit, half = y.abs().max(), y.dtype in (torch.bfloat16, torch.float16)
         tolerances = {"rtol": 0.0, "atol": 4 * torch.finfo(y.dtype).eps} if half else {}
         torch.testing.assert_close(x / unit, y / unit, **tolerances)
+
+
+def close_in(epsilon: float, outputs: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> float:
+    """The largest error in units of the largest magnitude expected in a tensor: four times ``epsilon``, of what is
+    multiplied, are allowed."""
+    error = max(float((x - y).abs().max() / y.abs().max()) for x, y in zip(outputs, expected, strict=True))
+    assert error <= 4 * epsilon, f"error {error:.3g} of the largest magnitude, {4 * epsilon:.3g} allowed"
+    return error
 
 
 def same_labels(outputs: torch.Tensor, expected: torch.Tensor) -> None:

@@ -88,6 +88,7 @@ class _Turns:
         self.kept = {n: Run(s, pickle.loads(Path(file).read_bytes()), None) for n, (s, file) in done.items()}
         self.times: dict[str, list[float]] = {name: [] for name in self.names}
         self.peaks: dict[str, float] = {}
+        self.errors: dict[str, float] = {}
         self.reasons: dict[str, dict[str, str]] = {}
 
     def match_at_quick_sizes(self) -> None:
@@ -110,8 +111,8 @@ class _Turns:
                     expected = run.outputs
                 elif expected is None:
                     raise RuntimeError(f"{self.first} gave no outputs, nothing to compare with")
-                elif verify:
-                    self.case.check(run.outputs, expected)
+                elif verify and (found := self.case.check(run.outputs, expected)) is not None:
+                    self.errors[name] = found
             except Exception as error:
                 self.reasons[name] = reason(error)
             else:
@@ -125,13 +126,14 @@ class _Turns:
         """What the record says of every variant."""
         results = {}
         for name in self.names:
-            peak = {"peak_mb": self.peaks[name]} if name in self.peaks else {}
+            more = {"peak_mb": self.peaks[name]} if name in self.peaks else {}
+            more |= {"error": self.errors[name]} if name in self.errors else {}
             if name in self.reasons:
                 results[name] = self.reasons[name]
                 continue
             p20, median, p80 = np.percentile(self.times[name], (20, 50, 80)).tolist()
             runs = 1 if name in self.kept else len(self.times[name])
-            results[name] = dict(median_ms=median, p20_ms=p20, p80_ms=p80, runs=runs, **peak)
+            results[name] = dict(median_ms=median, p20_ms=p20, p80_ms=p80, runs=runs, **more)
             if median < SMALL:
                 results[name] |= self.device.replay(self.case.variants[name], self.own[name])
         return results

@@ -167,5 +167,7 @@ def lines(name: str, case: dict) -> list[str]:
             line += f"  {result['peak_mb']:8.1f} MB"
         if "floor_ms" in case:
             line += f"  {case['floor_ms'] / result['median_ms']:.0%} of the ceiling"
+        if "error" in result:
+            line += f"  error {result['error']:.1g}"
         found.append(line)
     return found

@@ -37,24 +37,23 @@ Entry = dict[str, int]
 
 
 class Job(NamedTuple):
-    """What times a row: a case of the registry, with floating-point inputs of ``dtype``, and TF32 allowed or not."""
+    """What times a row: a case of the registry, with floating-point inputs of ``dtype``."""
 
     case: str
     dtype: torch.dtype | None = None
-    tf32: bool = False
 
 
 JOBS = {
     "products.half": Job("cluster_contrast", torch.bfloat16),
-    "products.tf32": Job("cluster_contrast", tf32=True),
+    "products.tf32": Job("cluster_contrast-tf32"),
     "products.tf32x3": Job("cluster_contrast"),
     "products.norms": Job("cluster_contrast", torch.bfloat16),
     "cluster_memory.losses": Job("set_contrast"),
     "cluster_memory.mean": Job("set_contrast"),
     "cluster_memory.gradient": Job("set_contrast"),
     "cluster_memory_update": Job("update_cluster_memory_-step"),
-    "instance_memory.select": Job("instance_search", tf32=True),
-    "instance_memory.neighbors": Job("instance_search", tf32=True),
+    "instance_memory.select": Job("instance_search"),
+    "instance_memory.neighbors": Job("instance_search"),
     "index_sets": Job("index_sets"),
     **{f"knn.{row}": Job("knn") for row in ("products", "round", "narrow", "rescore", "order")},
     **{f"jaccard_encodings.{row}": Job("jaccard_graph") for row in ("reciprocal", "expand", "weights", "mean")},
@@ -245,12 +244,9 @@ def fingerprint(folder: Path) -> str:
 def gpu_bench(name: str) -> Iterator[Bench]:
     """A row's case on the current GPU."""
     from benchmarks.registry import CASES
-    from salcr.kernels import products
 
     job = JOBS[name]
-    case = next(case for case in CASES if case.name == job.case)
-    with mock.patch.object(products, "tf32_allowed", lambda: job.tf32):
-        yield GpuBench(name, case, job.dtype)
+    yield GpuBench(name, next(case for case in CASES if case.name == job.case), job.dtype)
 
 
 class GpuBench:
@@ -262,7 +258,7 @@ class GpuBench:
         self.name, self.case, self.device, self.dtype = name, case, Cuda(), dtype
         self.inputs = self._inputs()
         self.expected = self._run()
-        if dtype is None and not products_in_tf32():
+        if dtype is None:
             reference = case.variants[next(iter(case.variants))]
             case.check(self.expected, reference(*self._inputs()))
 
@@ -295,14 +291,7 @@ class GpuBench:
         return self.case.variants["triton"](*self._inputs())
 
 
-CONTRASTS = {"cluster_contrast": 3, "instance_search": 2}  # products of all rows with all of the memory
-
-
-def products_in_tf32() -> bool:
-    """Outputs then differ from the reference's in float32 by design."""
-    from salcr.kernels import products
-
-    return products.tf32_allowed()
+CONTRASTS = {"cluster_contrast": 3, "cluster_contrast-tf32": 3, "instance_search": 2}  # products of all rows and memory
 
 
 def _key(entry: Entry) -> str:

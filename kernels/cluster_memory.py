@@ -18,7 +18,8 @@ the gradient, the only result of the features' size.
 
 Floor: B·N·D multiply-adds forward, 2·B·N·D backward (one product again, one new), none with ``mean_row`` given; a read
 of the features, of few memory rows a feature row, a write of the gradient, one for all memories of the features. Sums
-are float32; nothing is atomic.
+are float32; nothing is atomic. Features in float32 with memories in half precision are rounded to that for products,
+and losses and gradients stay float32.
 """
 
 from collections.abc import Sequence
@@ -200,10 +201,10 @@ def gradient_kernel(
     """Gradient of a feature row: for each memory from the mean row under the softmax of all, less that under the
     softmax of its set.
 
-    ``x`` and ``out [P, B, D]`` and ``memory [P, N, D]`` are of one dtype; ``mean_row [n, R, D]`` float32; ``positives
-    [P, B, set_width]`` int64. ``losses [n, R]`` float32 is read to count rows only. ``gradient`` is a number for each
-    of the features, or one ``[P, B]`` where EACH; where WEIGHTED it is multiplied with ``weights [P, B]``, of any float
-    dtype: there is one term then. Without SETS the mean row has lost its target already.
+    ``x [P, B, D]``, ``memory [P, N, D]`` and ``out``, which is as ``x``, are of any float dtype; ``mean_row [n, R, D]``
+    float32; ``positives [P, B, set_width]`` int64. ``losses [n, R]`` float32 is read to count rows only. ``gradient``
+    is a number for each of the features, or one ``[P, B]`` where EACH; where WEIGHTED it is multiplied with ``weights
+    [P, B]``, of any float dtype: there is one term then. Without SETS the mean row has lost its target already.
     """
     row = tl.program_id(0).to(tl.int64)
     group, first, part = row_of(row, parts, rows)
@@ -262,12 +263,13 @@ def contrast_forward(
     lse: torch.Tensor | None = None,
     soft: torch.Tensor | None = None,
     weights: torch.Tensor | None = None,
+    tf32: bool = False,
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
     """Losses and log-sum-exp of all logits; features and terms are those of :mod:`groups`.
 
     Args:
         features: each ``[P, B, D]``, contiguous; need not be normalised.
-        memories: of each term ``[P, N, D]``, contiguous, of the same dtype.
+        memories: of each term ``[P, N, D]``, contiguous, of the same dtype, or in half precision to multiply in that.
         positives: of each term ``[P, B, m]``, int64, contiguous, -1 padded at the end; the memories of one features
             have one m, or all sets are targets, m = 1.
         temperature: divides the cosine.
@@ -276,25 +278,26 @@ def contrast_forward(
         soft: of one term: ``[P, B, N]``, float, contiguous: soft targets; of ``positives [P, B, 1]`` only the sign
             counts then.
         weights: of one term: ``[P, B]``, float, contiguous: factors of the rows' losses.
+        tf32: multiply float32 in one product of TF32, not in three.
 
     Returns:
         A scalar for each of the features, the sum over its memories, or one ``[n, R]`` for ``reduction="none"``; and
         ``[n, R]``.
     """
-    terms = Terms(features, memories)
-    set_width, dtype = tuple(y.shape[-1] for y in positives[: len(features)]), terms.dtype
+    terms = Terms(features, memories, tf32=tf32)
+    set_width, dtype = tuple(y.shape[-1] for y in positives[: len(features)]), features[0].dtype
     pick = max(set_width) == 1 and lse is None and soft is None
     every, columns, tile = terms.sizes, coded(terms.columns), 1
     with on_device(features[0]):
         losses, total, partial, tiles_each = terms.new(terms.count, terms.all_rows), lse, None, 0
         if lse is None:
-            norms, t = inverse_norms(terms), tiles(features[0])
+            norms, t = inverse_norms(terms), tiles(terms)
             total, tile, tiles_each = torch.empty_like(losses), t["N"], triton.cdiv(max(terms.columns), t["N"])
             partial = terms.new(2 if soft is None else 3, terms.count, tiles_each, terms.all_rows)
             lse_tiles_kernel[(terms.tiles(terms.columns, t["M"], t["N"]),)](
                 terms.features, terms.memories, norms, tuple(positives), norms if soft is None else soft,
                 *partial[:2], partial[-1], losses, *every, columns, tiles_each, terms.width, 1 / temperature,
-                EVEN=terms.width % t["K"] == 0, PRECISION=precision(features[0]), PICK=pick, SOFT=soft is not None, **t,
+                EVEN=terms.width % t["K"] == 0, PRECISION=precision(terms), PICK=pick, SOFT=soft is not None, **t,
             )  # fmt: skip
         slots = 1 if pick else triton.next_power_of_2(max(set_width))
         t = configuration("cluster_memory.losses", terms.device)
@@ -329,12 +332,13 @@ def contrast_backward(
     mean_row: torch.Tensor | None = None,
     soft: torch.Tensor | None = None,
     weights: torch.Tensor | None = None,
+    tf32: bool = False,
 ) -> list[torch.Tensor]:
     """Gradients for ``features`` of :func:`contrast_forward`'s losses, from theirs.
 
     ``mean_row [n, R, D]`` float32 is softmax @ memory, where it is known.
     """
-    terms = Terms(features, memories)
+    terms = Terms(features, memories, tf32=tf32)
     set_width, size = tuple(y.shape[-1] for y in positives[: len(features)]), None
     sets = max(set_width) > 1 or mean_row is not None
     if soft is not None:  # the scratch takes weights up to 1: products.py
@@ -365,9 +369,9 @@ def _mean_rows(
     temperature: float,
 ) -> None:
     """``softmax(all) @ memory`` of all rows, less the targets."""
-    norms, x = inverse_norms(terms), terms.features[0]
+    norms = inverse_norms(terms)
     sizes = zip(terms.of_features(terms.parts), terms.of_features(terms.rows), terms.columns, strict=True)
-    scratch = [terms.new(*size, chunk_columns(x, columns), dtype=terms.dtype) for *size, columns in sizes]
+    scratch = [terms.new(*size, chunk_columns(out, columns), dtype=terms.dtype) for *size, columns in sizes]
     start = [0] * len(scratch)
     while any(first < columns for first, columns in zip(start, terms.columns, strict=True)):
         chunk_values(terms, norms, scratch, start, temperature, lse=lse, targets=targets, soft=soft)

@@ -1,9 +1,10 @@
 """Several contrasts or searches in one launch: which of them a program works for.
 
 There are G tensors of features ``[P, B, D]``, of any P and B, and each meets n memories ``[P, N, D]`` of any N; all
-have one dtype, width and device. A *term* is features with a memory: memory i of features g is the term i·G + g. What a
-row has is kept side by side: of a row of features as ``[R]``, of a row and a memory as ``[n, R]``, where R counts the
-rows of all features. What is as wide as a memory, or comes from outside, is a tuple with a tensor a term.
+have one width and device, the features one dtype and the memories one. A *term* is features with a memory: memory i of
+features g is the term i·G + g. What a row has is kept side by side: of a row of features as ``[R]``, of a row and a
+memory as ``[n, R]``, where R counts the rows of all features. What is as wide as a memory, or comes from outside, is a
+tuple with a tensor a term.
 
 Kernels take the tuples and choose by comparing scalars, so that no table of addresses is copied to the device; a launch
 of one term compares nothing. Triton compiles anew where a size is 1 or 16 divides it and it was not so before, and the
@@ -84,15 +85,22 @@ def coded(sizes: Iterable[int]) -> tuple[int, ...]:
 
 
 class Terms:
-    """Features and memories as kernels take them, and their sizes; all contiguous, ``memories`` a term each."""
+    """Features and memories as kernels take them, and their sizes; all contiguous, ``memories`` a term each.
 
-    def __init__(self, features: Sequence[torch.Tensor], memories: Sequence[torch.Tensor]) -> None:
+    ``dtype`` is that of the memories, in which rows are multiplied, and with ``tf32`` float32 ones in a single product
+    of TF32. Features of another dtype are rounded to it by :func:`products.inverse_norms`.
+    """
+
+    def __init__(
+        self, features: Sequence[torch.Tensor], memories: Sequence[torch.Tensor], *, tf32: bool = False
+    ) -> None:
         self.features, self.memories = tuple(features), tuple(memories)
         self.count = len(memories) // len(features)  # n
         self.parts = tuple(len(x) for x in features)
         self.rows = tuple(x.shape[1] for x in features)
         self.columns = tuple(memory.shape[1] for memory in memories)
-        self.width, self.device, self.dtype = features[0].shape[-1], features[0].device, features[0].dtype
+        self.width, self.device, self.dtype = features[0].shape[-1], features[0].device, memories[0].dtype
+        self.tf32 = tf32
         self.sizes = coded(self.parts), coded(self.rows)  # the arguments ``parts`` and ``rows`` of kernels
 
     @property

@@ -8,10 +8,12 @@ k·ln(N/C) insertions a row in all; nothing is sorted but the k winners.
 
 Several features with several memories each (:mod:`groups`) are searched side by side, each in as many chunks as the one
 that needs most, and a chunk is as wide as ``SCRATCH`` allows: at SYSU-MM01's size the whole features and the parts, in
-both modalities, take three chunks of three launches, one launch before and one behind them. Scratch: 4 (half precision:
-6) bytes a row and column of the chunk, 212 MB (317) there, and 16 a row and neighbour.
+both modalities, take three chunks of three launches, one launch before and one behind them. Scratch: 4 bytes (6 with
+weights in half precision) a row and column of the chunk, 212 MB (317) there, and 16 a row and neighbour.
 Floor: B·N·D multiply-adds for the search, as many for the mean row; at D = 2048 the scratch's traffic (some 16 bytes a
 logit, four of them from the cache) is a fifth of that.
+The logits decide sets, so those of a float32 memory are float32 whatever the mean row is multiplied in: the weights go
+to the product in the dtype that the memory has there.
 Equal values at the (k+1)-th place all stay outside. No atomics: each row has one program.
 """
 
@@ -112,7 +114,14 @@ def neighbors_kernel(
 
 
 def instance_search(
-    features: Sequence[torch.Tensor], memories: Sequence[torch.Tensor], k: int, *, temperature: float, mean: bool
+    features: Sequence[torch.Tensor],
+    memories: Sequence[torch.Tensor],
+    k: int,
+    *,
+    temperature: float,
+    mean: bool,
+    rounded: Sequence[torch.Tensor] | None = None,
+    tf32: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """Neighbours, log-sum-exp and, where ``mean``, ``softmax(logits) @ memory``; terms are those of :mod:`groups`.
 
@@ -122,11 +131,14 @@ def instance_search(
         k: the most neighbours of a row.
         temperature: divides the cosine.
         mean: whether to make the third result.
+        rounded: the memories in half precision, which then make the third result.
+        tf32: multiply float32 in one product of TF32 for the third result.
 
     Returns:
         ``[n, R, k]`` int64 ascending and -1 padded, ``[n, R]`` float32, ``[n, R, D]`` float32 or None.
     """
     terms, slots = Terms(features, memories), triton.next_power_of_2(k + 1)
+    sums = Terms(features, rounded or memories, tf32=tf32)
     every = terms.count, terms.all_rows
     pieces = [chunk_columns(features[0], columns) for columns in terms.columns]
     chunks = _chunks(terms, pieces)
@@ -138,8 +150,8 @@ def instance_search(
         norms = inverse_norms(terms)
         sizes = list(zip(terms.of_features(terms.parts), terms.of_features(terms.rows), chunks, strict=True))
         logits = weights = tuple(terms.new(*size) for size in sizes)
-        if terms.dtype != torch.float32:
-            weights = tuple(terms.new(*size, dtype=terms.dtype) for size in sizes)
+        if sums.dtype != torch.float32:
+            weights = tuple(terms.new(*size, dtype=sums.dtype) for size in sizes)
         scale, row_max, row_sum, lse = (terms.new(*every) for _ in range(4))
         values, places = terms.new(*every, slots), terms.new(*every, slots, dtype=torch.int32)
         mean_row = terms.new(*every, terms.width) if mean else None
@@ -152,7 +164,7 @@ def instance_search(
                 **select,
             )  # fmt: skip
             if mean:
-                add_chunk(terms, weights, mean_row, start, scale=scale, sums=row_sum)
+                add_chunk(sums, weights, mean_row, start, scale=scale, sums=row_sum)
             start = tuple(first + chunk for first, chunk in zip(start, chunks, strict=True))
         indices = terms.new(*every, k, dtype=torch.int64)
         neighbors_kernel[(terms.count * terms.all_rows,)](

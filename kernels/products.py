@@ -7,7 +7,8 @@ normalised by a factor a row, so no normalised copy exists. Written and read: th
 once a chunk. Floor: 2·B·N·D multiply-adds on tensor cores; at D = 2048 the traffic is a tenth of that time.
 
 Sums are float32. A float32 memory is multiplied in three products of TF32, as exact as float32 and a third
-as fast as TF32 (docs/numerics.md, "float32 on tensor cores"), and in one where PyTorch allows it for its own products.
+as fast as TF32 (docs/numerics.md, "float32 on tensor cores"), and in one where the caller asks for that. With a memory
+in half precision, features in float32 are rounded to its dtype as their norms are made, which takes no launch.
 Three take 12 wgmma a block of 128 x 64 x 32 and 128 registers at most, which leaves two blocks an SM on sm_90: read off
 the machine code, not measured yet.
 
@@ -43,14 +44,20 @@ def inverse_norm(square):
 
 
 @triton.jit
-def inverse_norms_kernel(x, out, parts, rows, width, BLOCK: tl.constexpr):
+def inverse_norms_kernel(x, out, rounded, parts, rows, width, ROUND: tl.constexpr, BLOCK: tl.constexpr):
+    """The norms of rows, where ROUND as they are in the dtype of ``rounded``, into which they go."""
     place = tl.program_id(0).to(tl.int64)
     group, first, _ = row_of(place, parts, rows)
-    row = chosen(x, group) + (place - first) * width
+    begin = (place - first) * width
+    row, to = chosen(x, group) + begin, chosen(rounded, group) + begin
     total = tl.zeros([BLOCK], tl.float32)
     for start in range(0, width, BLOCK):
         d = start + tl.arange(0, BLOCK)
-        value = tl.load(row + d, mask=d < width, other=0.0).to(tl.float32)
+        value = tl.load(row + d, mask=d < width, other=0.0)
+        if ROUND:
+            value = value.to(to.dtype.element_ty)
+            tl.store(to + d, value, mask=d < width)
+        value = value.to(tl.float32)
         total += value * value
     tl.store(out + place, inverse_norm(tl.sum(total, 0)))
 
@@ -175,31 +182,24 @@ def mean_row_kernel(
     tl.store(to, total, mask=inside)
 
 
-def kind(x: torch.Tensor) -> str:
-    """``"half"``, ``"tf32"`` or ``"tf32x3"``: how products of ``x`` are multiplied."""
-    if x.dtype != torch.float32:
+def kind(terms: Terms) -> str:
+    """``"half"``, ``"tf32"`` or ``"tf32x3"``: how products of ``terms`` are multiplied."""
+    if terms.dtype != torch.float32:
         return "half"
-    return "tf32" if architecture(x.device) is not None and tf32_allowed() else "tf32x3"
+    return "tf32" if terms.tf32 and architecture(terms.device) is not None else "tf32x3"
 
 
-def tf32_allowed() -> bool:
-    """Whether PyTorch may multiply float32 in TF32; from 2.9 on ``allow_tf32`` raises where the newer flag was set."""
-    flags = torch.backends.cuda.matmul
-    setting = getattr(flags, "fp32_precision", None)
-    return flags.allow_tf32 if setting is None else setting == "tf32"
-
-
-def tiles(x: torch.Tensor) -> dict[str, int]:
-    """Blocks (``M`` rows, ``N`` columns, ``K`` deep), warps, stages and registers of products of ``x``."""
-    t = configuration(f"products.{kind(x)}", x.device)
-    if x.shape[-1] % 16:  # loads of single elements, whose addresses would spill from few registers
+def tiles(terms: Terms) -> dict[str, int]:
+    """Blocks (``M`` rows, ``N`` columns, ``K`` deep), warps, stages and registers of products of ``terms``."""
+    t = configuration(f"products.{kind(terms)}", terms.device)
+    if terms.width % 16:  # loads of single elements, whose addresses would spill from few registers
         t.pop("maxnreg", None)
     return t
 
 
-def precision(x: torch.Tensor) -> str:
+def precision(terms: Terms) -> str:
     """``input_precision`` of ``tl.dot``; half precision ignores it."""
-    return "tf32" if kind(x) == "tf32" else "tf32x3"
+    return "tf32" if kind(terms) == "tf32" else "tf32x3"
 
 
 def chunk_columns(x: torch.Tensor, num_columns: int) -> int:
@@ -209,10 +209,13 @@ def chunk_columns(x: torch.Tensor, num_columns: int) -> int:
 
 
 def inverse_norms(terms: Terms) -> torch.Tensor:
-    """``1 / max(‖row‖, 1e-12)`` of all rows, ``[R]`` float32."""
-    out, t = terms.new(terms.all_rows), configuration("products.norms", terms.device)
+    """``1 / max(‖row‖, 1e-12)`` of all rows, ``[R]`` float32; features of another dtype become their memories'."""
+    out, t, rounded = terms.new(terms.all_rows), configuration("products.norms", terms.device), terms.features
     t["BLOCK"] = min(t["BLOCK"], triton.next_power_of_2(terms.width))
-    inverse_norms_kernel[(len(out),)](terms.features, out, *terms.sizes, terms.width, **t)
+    if round_off := rounded[0].dtype != terms.dtype:
+        rounded = tuple(torch.empty_like(x, dtype=terms.dtype) for x in rounded)
+    inverse_norms_kernel[(len(out),)](terms.features, out, rounded, *terms.sizes, terms.width, ROUND=round_off, **t)
+    terms.features = rounded
     return out
 
 
@@ -232,7 +235,7 @@ def chunk_values(
     With ``lse [n, R]`` given, with ``WEIGHT_ONE`` times their probabilities instead, less one at ``targets [P, B]``;
     zero from N on. With ``soft`` (soft targets, mass, scale) see :func:`weights_kernel`.
     """
-    x, t = terms.features[0], tiles(terms.features[0])
+    t = tiles(terms)
     stride = tuple(scratch.shape[-1] for scratch in out)
     left = [max(columns - first, 0) for columns, first in zip(terms.columns, start, strict=True)]
     wanted = [0 if n == 0 else wide if lse is not None else min(wide, n) for wide, n in zip(stride, left, strict=True)]
@@ -240,7 +243,7 @@ def chunk_values(
     weights_kernel[(terms.tiles(reach, t["M"], t["N"]),)](
         terms.features, terms.memories, norms, norms if lse is None else lse, tuple(targets or (norms,)),
         *((norms,) * 3 if soft is None else soft), tuple(out), *terms.sizes, coded(terms.columns), coded(reach),
-        tuple(start), stride, terms.width, 1 / temperature, EVEN=terms.width % t["K"] == 0, PRECISION=precision(x),
+        tuple(start), stride, terms.width, 1 / temperature, EVEN=terms.width % t["K"] == 0, PRECISION=precision(terms),
         PROBABILITIES=lse is not None, PICK=targets is not None, SOFT=soft is not None, **t,
     )  # fmt: skip
 
@@ -259,13 +262,13 @@ def add_chunk(
     At ``start`` 0 ``out`` is new. ``weights [P, B, C]`` of a term are zero from column N on; ``scale`` and ``sums`` are
     ``[n, R]`` and may be left out.
     """
-    x, t = terms.features[0], tiles(terms.features[0])
+    t = tiles(terms)
     if terms.width % 16:  # loads of single elements, whose addresses would spill registers
         t["N"] //= 2
     reach = tuple(terms.width if first < columns else 0 for columns, first in zip(terms.columns, start, strict=True))
     mean_row_kernel[(terms.tiles(reach, t["M"], t["N"]),)](
         tuple(weights), terms.memories, out if scale is None else scale, out if sums is None else sums, out,
         *terms.sizes, coded(terms.columns), coded(reach), tuple(start), tuple(scratch.shape[-1] for scratch in weights),
-        terms.width, PRECISION=precision(x), FIRST=not any(start), SCALE=scale is not None, DIVIDE=sums is not None,
+        terms.width, PRECISION=precision(terms), FIRST=not any(start), SCALE=scale is not None, DIVIDE=sums is not None,
         **t,
     )  # fmt: skip

@@ -27,7 +27,7 @@ SIDES = {"visible": (22_258, 400), "infrared": (11_909, 380)}  # images and clus
 VIEWS = {"_unsafe_view", "alias", "as_strided", "chunk", "detach", "expand", "permute", "select", "slice", "split"}
 VIEWS |= {"split_with_sizes", "squeeze", "t", "transpose", "unbind", "unflatten", "unsqueeze", "view"}
 ALLOCATIONS = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
-FUSED = {"_fused_adam_": 4, "_foreach_add_": 1}  # lists of tensors in a launch's arguments
+FUSED = {"_fused_adam_": 4, "_foreach_add_": 1, "_foreach_copy_": 2}  # lists of tensors in a launch's arguments
 PREPARATION = "preparation"  # a phase that nobody counts
 WAITING = {"_local_scalar_dense", "is_nonzero", "item", "nonzero", "equal"}
 
@@ -97,6 +97,7 @@ def main() -> None:
     ):
         stage_one(mode)
         stage_two(mode)
+        stage_two(mode, "bfloat16")
         optimise_network(mode)
     del mode.phases[PREPARATION]
     print(json.dumps(mode.phases))
@@ -116,8 +117,8 @@ def stage_one(mode: Counting) -> None:
     update_stage_one_(memories, f, of_batch(labels, rows))
 
 
-def stage_two(mode: Counting) -> None:
-    """The same; the sum of the losses counts as one of them."""
+def stage_two(mode: Counting, precision: str = "float32") -> None:
+    """The same; the sum of the losses counts as one of them. The first step of an epoch is not counted."""
     mode.phase(PREPARATION)
     rows = {}
     for i, (name, (images, clusters)) in enumerate(SIDES.items()):
@@ -125,19 +126,22 @@ def stage_two(mode: Counting) -> None:
         rows[f"fgsal.{name}_to_{name}.rows"] = torch.empty(PARTS, clusters, WIDTH, device=GPU)
         rows[f"gpcr.{i}.whole.rows"] = torch.empty(images, WIDTH, device=GPU)
         rows[f"gpcr.{i}.parts.rows"] = torch.empty(PARTS, images, WIDTH, device=GPU)
-    objective = StageTwoObjective.with_rows(load_config(preset="sysu"), rows)
+    config = load_config(preset="sysu", overrides=[f"schedule.precision={precision}"])
+    objective = StageTwoObjective.with_rows(config, rows)
     images = [images for images, _ in SIDES.values() for _ in range(2)]
     labels = CrossLabels(*(torch.zeros(count, dtype=torch.int64, device=GPU) for count in images))
     chosen = [torch.zeros(POSITIONS, dtype=torch.int64, device=GPU) for _ in SIDES]
     f = torch.empty(3 * POSITIONS, WIDTH, device=GPU, requires_grad=True)
     parts = torch.empty(PARTS, 3, 3 * POSITIONS, WIDTH, device=GPU, requires_grad=True)
     features = TrainingFeatures(f, parts)
-    mode.phase("stage two: losses")
+    objective.losses(features, objective.queries(features, labels.of_batch(*chosen)))
+    name = "stage two" if precision == "float32" else f"stage two in {precision}"
+    mode.phase(f"{name}: losses")
     queries = objective.queries(features, labels.of_batch(*chosen))
     loss = total(objective.losses(features, queries))
-    mode.phase("stage two: backward")
+    mode.phase(f"{name}: backward")
     loss.backward()
-    mode.phase("stage two: updates")
+    mode.phase(f"{name}: updates")
     objective.update_(features, queries, torch.Generator())
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks import compare, records, runner, worker
-from benchmarks.case import Case, close
+from benchmarks.case import Case, close, close_in
 from benchmarks.devices import Cpu, Cuda, Run, floor_ms
 from benchmarks.machine import ROOT
 from benchmarks.measure import measure, variants_on
@@ -64,7 +64,7 @@ def test_every_case_works_at_quick_sizes(case):
     assert list(found["variants"]) == variants_on(case, "cpu")
     for name, result in found["variants"].items():
         if "missing" not in result:
-            assert set(result) == TIMES, (name, result)
+            assert set(result) - {"error"} == TIMES, (name, result)
             assert 0 < result["p20_ms"] <= result["median_ms"] <= result["p80_ms"]
     assert found.keys() - {"variants"} <= {"floor_bytes", "floor_flops"}
 
@@ -76,6 +76,16 @@ def test_a_broken_variant_has_no_time(variant, reason):
     found = measure(case(reference=double, broken=variant, right=lambda x: x + x), Cpu(), True)["variants"]
     assert set(found["broken"]) == {"failure"} and reason in found["broken"]["failure"]
     assert set(found["reference"]) == set(found["right"]) == TIMES
+
+
+def test_an_error_that_a_check_returns_is_recorded():
+    def near(outputs, expected):
+        return close_in(0.1, [outputs], [expected])
+
+    variants = {"reference": double, "other": lambda x: 2.25 * x, "wrong": lambda x: 3 * x}
+    found = measure(Case("near", "", benchmark_cases.three, variants, near), Cpu(), True)["variants"]
+    assert found["other"]["error"] == pytest.approx(0.125) and set(found["reference"]) == TIMES
+    assert "error 0.5 of the largest magnitude, 0.4 allowed" in found["wrong"]["failure"]
 
 
 def test_variants_that_work_in_place_do_not_disturb_each_other():

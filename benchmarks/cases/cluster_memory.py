@@ -6,7 +6,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from benchmarks.case import Case, close
+from benchmarks.case import Case, close, close_in
 from salcr import ops, reference
 from salcr.defaults import MOMENTUM
 from salcr.nn import HybridMemory
@@ -115,12 +115,28 @@ def _update_bytes(*banks: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> in
     return sum(features.nbytes for _, features, _ in banks) + 2 * sum(changed)
 
 
+EPSILONS = {"tf32": 2.0**-10, "bfloat16": 2.0**-7}
 CONTRASTS = {
     "reference": reference.cluster_contrast,
     "compiled": compiled("cluster_contrast"),
     "cpp": partial(ops.cluster_contrast, impl="cpp"),
     "triton": partial(ops.cluster_contrast, impl="triton"),
 }
+
+
+def _in_precision(precision: str, epsilon: float) -> Case:
+    """The contrast of float32 rows at less; the reference multiplies in float32."""
+    contrasts = {impl: partial(ops.cluster_contrast, precision=precision, impl=impl) for impl in ("cpp", "triton")}
+    contrasts = {"reference": reference.cluster_contrast, **contrasts}
+    return Case(
+        f"cluster_contrast-{precision}",
+        f"3 x 864 part rows against 600 clusters each, width 2048, products in {precision}, forward and backward",
+        _classes,
+        {name: partial(with_gradient, function) for name, function in contrasts.items()},
+        partial(close_in, epsilon),
+    )
+
+
 CASES = (
     Case(
         "cluster_contrast",
@@ -129,6 +145,8 @@ CASES = (
         {name: partial(with_gradient, function) for name, function in CONTRASTS.items()},
         close,
     ),
+    _in_precision("tf32", EPSILONS["tf32"]),
+    _in_precision("bfloat16", EPSILONS["bfloat16"]),
     Case(
         "cluster_contrast-soft",
         "3 x 864 part rows against 600 clusters each, width 2048, soft targets and weights, forward and backward",

@@ -6,8 +6,8 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from benchmarks.case import Case, close
-from benchmarks.cases.cluster_memory import compiled, with_gradient
+from benchmarks.case import Case, close, close_in
+from benchmarks.cases.cluster_memory import EPSILONS, compiled, with_gradient
 from benchmarks.features import clustered
 from salcr import ops, reference
 from salcr.objectives import RefinementObjective
@@ -83,6 +83,12 @@ def _same_search(outputs: tuple[torch.Tensor, ...], expected: tuple[torch.Tensor
     close(outputs[1:], expected[1:])
 
 
+def _same_sets(outputs: tuple[torch.Tensor, ...], expected: tuple[torch.Tensor, ...]) -> float:
+    """The error of the mean row, which alone is made in bfloat16."""
+    _same_search(outputs[:2], expected[:2])
+    return close_in(EPSILONS["bfloat16"], outputs[2:], expected[2:])
+
+
 SEARCHES = {
     "eager": partial(ops.instance_search, impl="eager"),
     "compiled": compiled("instance_search"),
@@ -102,6 +108,16 @@ CASES = (
         _images,
         {name: partial(function, k=K) for name, function in SEARCHES.items()},
         _same_search,
+    ),
+    Case(
+        "instance_search-bfloat16",
+        "3 x 1,296 part rows against 22,258 images each, width 2048: 30 neighbours, log-sum-exp, mean row in bfloat16",
+        _images,
+        {
+            "eager": partial(ops.instance_search, k=K, impl="eager"),
+            "triton": partial(ops.instance_search, k=K, precision="bfloat16", impl="triton"),
+        },
+        _same_sets,
     ),
     Case(
         "set_contrast",

@@ -115,8 +115,9 @@ class Schedule(Section):
     gamma: PositiveFloat = 0.1
     """What each milestone multiplies the learning rate by."""
     precision: Literal["float32", "bfloat16", "float64"] = "float32"
-    """Of the network's arithmetic. With bfloat16 (autocast) losses and memories are float32, with float64 everything is
-    float64: slow, and made for comparing runs, see docs/distributed.md."""
+    """Of the network's arithmetic. With bfloat16 (autocast) features, losses and memories are float32 (for the products
+    between them see ``objectives.precision``), with float64 everything is float64: slow, and made for comparing runs,
+    see docs/distributed.md."""
 
 
 class Augment(Section):
@@ -137,6 +138,16 @@ class Memory(Section):
     """Share of a memory row that an update keeps."""
     temperature: PositiveFloat = TEMPERATURE
     """Divides every cosine in a contrast."""
+
+
+class Objectives(Section):
+    """What the losses of both stages share."""
+
+    precision: Literal["auto", "float32", "tf32", "bfloat16"] = "auto"
+    """Of the products of float32 features with memories (docs/numerics.md, "Precision of the products"). float32 is
+    exact, tf32 a single product of that on a GPU; bfloat16 rounds rows and memories, and leaves sums, losses, gradients
+    and the memories themselves in float32; ``auto`` is bfloat16 where the network is, and else float32. Neighbour sets
+    are float32's with any."""
 
 
 class Sinkhorn(Section):
@@ -196,6 +207,7 @@ class Config(Section):
     schedule: Schedule = Schedule()
     augment: Augment = Augment()
     memory: Memory = Memory()
+    objectives: Objectives = Objectives()
     dagi: DAGI = DAGI()
     fgsal: FGSAL = FGSAL()
     gpcr: GPCR = GPCR()
@@ -218,10 +230,23 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _products_of_one_precision(self) -> "Config":
+        if self.schedule.precision == "float64" and self.objectives.precision in ("tf32", "bfloat16"):
+            raise ValueError(f"objectives.precision is {self.objectives.precision}, and schedule.precision float64")
+        return self
+
+    @model_validator(mode="after")
     def _something_to_choose_from(self) -> "Config":
         if self.checkpoints.keep.best and not self.evaluation.every:
             raise ValueError("checkpoints.keep.best needs evaluation.every: the epochs to choose from")
         return self
+
+
+def product_precision(config: Config) -> str:
+    """``objectives.precision``, or what its ``auto`` means for the precision of the network."""
+    if config.objectives.precision != "auto":
+        return config.objectives.precision
+    return "bfloat16" if config.schedule.precision == "bfloat16" else "float32"
 
 
 def load_config(

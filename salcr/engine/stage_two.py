@@ -12,7 +12,7 @@ from salcr import ops
 from salcr.data.records import NO_IDENTITY
 from salcr.data.samplers import stage_two_batches
 from salcr.distributed import world
-from salcr.engine.config import DAGI, Config
+from salcr.engine.config import DAGI, Config, product_precision
 from salcr.engine.pseudo_labels import majority_identities
 from salcr.engine.session import EpochState, Session
 from salcr.engine.steps import Rows, optimise, share_of
@@ -86,14 +86,14 @@ class StageTwoObjective(nn.Module):
     @classmethod
     def with_rows(cls, config: Config, rows: Mapping[str, torch.Tensor]) -> "StageTwoObjective":
         """Memories that start from ``rows``, which are named as in the objective's ``state_dict``."""
-        memory, dagi, fgsal, gpcr = config.memory.model_dump(), None, None, None
-        sides = "visible", "infrared"
+        precision, dagi, fgsal, gpcr = product_precision(config), None, None, None
+        memory, sides = config.memory.model_dump() | {"precision": precision}, ("visible", "infrared")
         if config.dagi.enabled:
             dagi = GlobalObjective(*(ClusterMemory(rows[f"dagi.{name}.rows"], **memory) for name in sides))
         if config.fgsal.enabled:
             fgsal = PartObjective(*(rows[f"fgsal.{name}_to_{name}.rows"] for name in sides), **memory)
         if config.gpcr.enabled:
-            options = dict(k=config.gpcr.k, temperature=config.memory.temperature)
+            options = dict(k=config.gpcr.k, temperature=config.memory.temperature, precision=precision)
             images = ((rows[f"gpcr.{i}.whole.rows"], rows[f"gpcr.{i}.parts.rows"]) for i in range(2))
             gpcr = tuple(RefinementObjective(*of_side, **options) for of_side in images)
         return cls(dagi, fgsal, gpcr, config.gpcr.weight)

@@ -31,6 +31,7 @@ class HybridMemory(nn.Module):
         labels: ``[N]``, int64, as :meth:`assign_` takes them; by default no image is in a cluster.
         momentum: share of the old row that an update keeps.
         temperature: divides the cosine in :meth:`contrast`.
+        precision: of the products in :meth:`contrast`, see :func:`salcr.ops.cluster_contrast`.
 
     Attributes:
         classes: ``[N]``, int64: the class of every row.
@@ -56,6 +57,7 @@ class HybridMemory(nn.Module):
         *,
         momentum: float = SPCL_MOMENTUM,
         temperature: float = TEMPERATURE,
+        precision: str = "auto",
     ) -> None:
         super().__init__()
         check_tensor("rows", rows, ndim=2)
@@ -63,7 +65,7 @@ class HybridMemory(nn.Module):
         self.register_buffer("labels", torch.full(rows.shape[:1], -1, device=rows.device))
         for name in ("classes", "sizes", "centroids"):
             self.register_buffer(name, None, persistent=False)
-        self.momentum, self.temperature = momentum, temperature
+        self.momentum, self.temperature, self.precision = momentum, temperature, precision
         self.assign_(self.labels if labels is None else labels)
         self.register_load_state_dict_post_hook(lambda memory, _: memory.assign_(memory.labels))
 
@@ -85,14 +87,16 @@ class HybridMemory(nn.Module):
     def contrast(self, features: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         """Mean contrastive loss of ``features [B, D]``, the images ``indices [B]``; those with -1 are ignored.
 
-        The gradient needs the classes as they are now: autograd raises if :meth:`update_` comes before ``backward``.
+        The gradient needs the classes as they are now: autograd raises if :meth:`update_` comes before ``backward``,
+        except where a precision of bfloat16 has made a copy of them.
 
         Raises:
             TypeError, ValueError: a wrong shape, dtype or device; on the CPU also an index outside ``[-1, N)``.
         """
         places = self._places(indices)
         classes = torch.where(indices < 0, -1, self.classes[places])
-        return ops.cluster_contrast(features, self.centroids, classes, temperature=self.temperature)
+        options = dict(temperature=self.temperature, precision=self.precision)
+        return ops.cluster_contrast(features, self.centroids, classes, **options)
 
     def update_(self, features: torch.Tensor, indices: torch.Tensor, order: torch.Tensor | None = None) -> None:
         """Move each image's row towards its feature, one sample after the other; call it after ``backward``.

@@ -23,19 +23,29 @@ class ClusterMemory(nn.Module):
         rows: ``[K, D]`` or ``[P, K, D]``: starting rows, normalised here.
         momentum: share of the old row that an update keeps.
         temperature: divides the cosine in :meth:`contrast`.
+        precision: of the products in :meth:`contrast`; the rows, and their updates, stay in their own.
     """
 
-    def __init__(self, rows: torch.Tensor, *, momentum: float = MOMENTUM, temperature: float = TEMPERATURE) -> None:
+    def __init__(
+        self,
+        rows: torch.Tensor,
+        *,
+        momentum: float = MOMENTUM,
+        temperature: float = TEMPERATURE,
+        precision: str = "auto",
+    ) -> None:
         super().__init__()
         self.register_buffer("rows", unit_rows(rows.detach()))
-        self.momentum, self.temperature = momentum, temperature
+        self.momentum, self.temperature, self.precision = momentum, temperature, precision
 
     def contrast(self, features: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Mean contrastive loss of ``features [B, D]`` or ``[P, B, D]``; see :func:`salcr.ops.cluster_contrast`.
 
-        The gradient needs the rows as they are now: autograd raises if :meth:`update_` comes before ``backward``.
+        The gradient needs the rows as they are now: autograd raises if :meth:`update_` comes before ``backward``,
+        except where a precision of bfloat16 has made a copy of them.
         """
-        return ops.cluster_contrast(features, self.rows, targets, temperature=self.temperature)
+        options = dict(temperature=self.temperature, precision=self.precision)
+        return ops.cluster_contrast(features, self.rows, targets, **options)
 
     def update_(self, features: torch.Tensor, targets: torch.Tensor, order: torch.Tensor | None = None) -> None:
         """Sequential momentum update; call it after ``backward``. See :func:`salcr.ops.update_cluster_memory_`."""
@@ -47,10 +57,10 @@ class ClusterMemory(nn.Module):
 def contrast_sum(
     features: torch.Tensor, memories: Sequence[ClusterMemory], targets: Sequence[torch.Tensor]
 ) -> torch.Tensor:
-    """Sum of the losses of several memories of one temperature; see :func:`salcr.ops.cluster_contrast_sum`.
+    """Sum of the losses of several memories; see :func:`salcr.ops.cluster_contrast_sum`.
 
     Raises:
-        ValueError: the memories differ in temperature.
+        ValueError: the memories differ in temperature or precision.
     """
     return contrast_sums([MemoryContrasts(features, memories, targets)])[0]
 
@@ -67,12 +77,13 @@ def contrast_sums(contrasts: Sequence[MemoryContrasts]) -> tuple[torch.Tensor, .
     """:func:`contrast_sum` of each of ``contrasts``, on a GPU in as many launches as of one.
 
     Raises:
-        ValueError: the memories differ in temperature, or the features in dtype, width or the number of memories.
+        ValueError: the memories differ in temperature or precision, or the features in dtype, width or the number of
+            memories.
     """
     features, memories, targets = zip(*contrasts, strict=True)
-    temperature = _common("temperature", [memory for some in memories for memory in some])
+    options = _common([memory for some in memories for memory in some], "temperature", "precision")
     rows = [[memory.rows for memory in some] for some in memories]
-    return cluster_contrast_sums(features, rows, targets, temperature=temperature)
+    return cluster_contrast_sums(features, rows, targets, **options)
 
 
 class MemoryUpdate(NamedTuple):
@@ -95,11 +106,11 @@ def update_memories_(updates: Sequence[MemoryUpdate]) -> None:
         if any(order is not None for order in orders):
             raise ValueError("either all updates have an order or none")
         orders = None
-    momentum = _common("momentum", memories)
+    options = _common(memories, "momentum")
     rows = [memory.rows for memory in memories]
     with torch.no_grad():
         features = [x.to(y.dtype) for x, y in zip(features, rows, strict=True)]
-    update_cluster_memories_(rows, features, targets, orders, momentum=momentum)
+    update_cluster_memories_(rows, features, targets, orders, **options)
 
 
 class InstanceMemory(nn.Module):
@@ -109,12 +120,31 @@ class InstanceMemory(nn.Module):
         rows: ``[N, D]`` or ``[P, N, D]``, normalised here.
         k: neighbours that :meth:`neighbors` looks up.
         temperature: divides the cosine.
+        precision: of the products, see :func:`salcr.ops.instance_search`. On a GPU ``"bfloat16"`` keeps a copy in that
+            beside the rows, which decide sets.
     """
 
-    def __init__(self, rows: torch.Tensor, *, k: int = NEIGHBORS, temperature: float = TEMPERATURE) -> None:
+    rounded: torch.Tensor | None
+
+    def __init__(
+        self,
+        rows: torch.Tensor,
+        *,
+        k: int = NEIGHBORS,
+        temperature: float = TEMPERATURE,
+        precision: str = "auto",
+    ) -> None:
         super().__init__()
         self.register_buffer("rows", unit_rows(rows.detach()))
-        self.k, self.temperature = k, temperature
+        self.register_buffer("rounded", None, persistent=False)
+        self.register_load_state_dict_post_hook(lambda memory, _: setattr(memory, "rounded", None))
+        self.k, self.temperature, self.precision = k, temperature, precision
+
+    def in_bfloat16(self) -> torch.Tensor:
+        """The rows in bfloat16: one copy, made at the first call."""
+        if self.rounded is None:
+            self.rounded = self.rows.bfloat16()
+        return self.rounded
 
     def neighbors(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The k nearest rows of each feature and the log-sum-exp over all; see :func:`salcr.ops.instance_neighbors`."""
@@ -122,7 +152,8 @@ class InstanceMemory(nn.Module):
 
     def search(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The same and the mean row under the softmax, for :meth:`contrast`; see :func:`salcr.ops.instance_search`."""
-        return ops.instance_search(features, self.rows, self.k, temperature=self.temperature)
+        options = dict(temperature=self.temperature, precision=self.precision)
+        return ops.instance_search(features, self.rows, self.k, **options)
 
     def contrast(
         self, features: torch.Tensor, positives: torch.Tensor, lse: torch.Tensor, mean_row: torch.Tensor | None = None
@@ -132,7 +163,7 @@ class InstanceMemory(nn.Module):
         Of several processes each returns its part of the mean over the rows of all that have a positive: the mean of
         what they return is the loss of the whole batch.
         """
-        contrast = functools.partial(ops.set_contrast, temperature=self.temperature)
+        contrast = functools.partial(ops.set_contrast, temperature=self.temperature, precision=self.precision)
         if distributed.world() == 1:
             return contrast(features, self.rows, positives, lse=lse, mean_row=mean_row)
         counts = (positives[..., 0] >= 0).sum(-1).to(features.dtype)  # a part
@@ -148,10 +179,13 @@ def search_memories(features: Sequence[torch.Tensor], memories: Sequence[Sequenc
     """:meth:`InstanceMemory.search` of each of ``features`` in each of its memories, on a GPU in launches of one.
 
     Raises:
-        ValueError: the memories differ in k or temperature, or the features in dtype, width or the number of memories.
+        ValueError: the memories differ in k, temperature or precision, or the features in dtype, width or the number of
+            memories.
     """
     every = [memory for some in memories for memory in some]
-    options = dict(k=_common("k", every), temperature=_common("temperature", every))
+    options = _common(every, "k", "temperature", "precision")
+    if options["precision"] == "bfloat16" and features[0].dtype == torch.float32 and features[0].is_cuda:
+        options["rounded"] = [[memory.in_bfloat16() for memory in some] for some in memories]
     return instance_searches(features, [[memory.rows for memory in some] for some in memories], **options)
 
 
@@ -165,10 +199,10 @@ def contrast_memories(
 
     ``found`` is the result of :func:`search_memories` for the same features and memories.
     """
-    temperature = _common("temperature", [memory for some in memories for memory in some])
+    options = _common([memory for some in memories for memory in some], "temperature")
     if distributed.world() == 1:
         rows = [[memory.rows for memory in some] for some in memories]
-        return list(set_contrasts(features, rows, positives, found, temperature=temperature))
+        return list(set_contrasts(features, rows, positives, found, **options))
     known = (by_features(x, features) for x in (found.lse, found.mean_row))
     losses = []
     for x, *terms in zip(features, memories, positives, *known, strict=True):
@@ -177,11 +211,15 @@ def contrast_memories(
     return losses
 
 
-def _common(name: str, memories: Sequence[ClusterMemory | InstanceMemory]) -> Any:
-    values = [getattr(memory, name) for memory in memories]
-    if len(set(values)) > 1:
-        raise ValueError(f"memories differ in {name}: {', '.join(map(str, values))}")
-    return values[0]
+def _common(memories: Sequence[ClusterMemory | InstanceMemory], *names: str) -> dict[str, Any]:
+    """Options that all ``memories`` have to agree in."""
+    found = {}
+    for name in names:
+        values = [getattr(memory, name) for memory in memories]
+        if len(set(values)) > 1:
+            raise ValueError(f"memories differ in {name}: {', '.join(map(str, values))}")
+        found[name] = values[0]
+    return found
 
 
 def unit_rows(rows: torch.Tensor) -> torch.Tensor:

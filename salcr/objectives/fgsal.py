@@ -20,7 +20,7 @@ class PartObjective(nn.Module):
     Args:
         visible: ``[P, K_v, D]``: part centroids of the visible clusters.
         infrared: ``[P, K_r, D]``: part centroids of the infrared clusters.
-        momentum, temperature: as in :class:`salcr.nn.ClusterMemory`.
+        momentum, temperature, precision: as in :class:`salcr.nn.ClusterMemory`.
     """
 
     def __init__(
@@ -30,9 +30,10 @@ class PartObjective(nn.Module):
         *,
         momentum: float = MOMENTUM,
         temperature: float = TEMPERATURE,
+        precision: str = "auto",
     ) -> None:
         super().__init__()
-        options = dict(momentum=momentum, temperature=temperature)
+        options = dict(momentum=momentum, temperature=temperature, precision=precision)
         self.visible_to_visible = ClusterMemory(visible, **options)
         self.visible_to_infrared = ClusterMemory(infrared, **options)
         self.infrared_to_visible = ClusterMemory(visible, **options)

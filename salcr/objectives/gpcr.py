@@ -18,14 +18,21 @@ class RefinementObjective(nn.Module):
         parts: ``[P, N, D]``: their part features.
         k: neighbours a row; 30.
         temperature: divides the cosine.
+        precision: as in :class:`salcr.nn.InstanceMemory`: sets are the same with any.
     """
 
     def __init__(
-        self, f: torch.Tensor, parts: torch.Tensor, *, k: int = NEIGHBORS, temperature: float = TEMPERATURE
+        self,
+        f: torch.Tensor,
+        parts: torch.Tensor,
+        *,
+        k: int = NEIGHBORS,
+        temperature: float = TEMPERATURE,
+        precision: str = "auto",
     ) -> None:
         super().__init__()
-        self.whole = InstanceMemory(f, k=k, temperature=temperature)
-        self.parts = InstanceMemory(parts, k=k, temperature=temperature)
+        options = dict(k=k, temperature=temperature, precision=precision)
+        self.whole, self.parts = InstanceMemory(f, **options), InstanceMemory(parts, **options)
 
     def loss(self, f: torch.Tensor, parts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """``f [3S, D]`` and ``parts [P, 3, 3S, D]`` of a batch [visible, augmented, infrared]: (``L_gi``, ``L_pi``).

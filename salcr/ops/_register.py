@@ -74,8 +74,9 @@ def first_derivative(operator: str, formula: Callable, arguments: Sequence) -> t
         return backward(*arguments)
     tensors = [x for given in arguments for x in (given if isinstance(given, (list, tuple)) else [given])]
     tensors = [x for x in tensors if isinstance(x, torch.Tensor)]
-    if pick(f"{operator}_backward", arguments[-1], tensors[0]) is formula:
-        return formula(*arguments[:-1], create_graph=True)
+    picked = pick(f"{operator}_backward", arguments[-1], tensors[0])
+    if getattr(picked, "__wrapped__", picked) is formula:
+        return picked(*arguments[:-1], create_graph=True)
     with torch.no_grad():
         found = backward(*arguments)
     several = isinstance(found, (list, tuple))

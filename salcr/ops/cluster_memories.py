@@ -18,6 +18,7 @@ from salcr.ops._parts import (
     of_features,
     split_rows,
 )
+from salcr.ops._precision import check_precision, in_float32, multiplied
 from salcr.ops._register import Differentiable, apply, first_derivative, register
 from salcr.ops.backends.cpp import cluster_memory as _cpp
 from salcr.ops.backends.eager import cluster_memory as _eager
@@ -32,6 +33,7 @@ def cluster_contrast_sum(
     targets: Sequence[torch.Tensor],
     *,
     temperature: float = TEMPERATURE,
+    precision: str = "auto",
     impl: str = "auto",
 ) -> torch.Tensor:
     """Contrast of every feature with the rows of several cluster memories, as one operator.
@@ -45,6 +47,7 @@ def cluster_contrast_sum(
         memories: each ``[K, D]`` or ``[P, K, D]``, of any ``K``; as in :func:`cluster_contrast`.
         targets: as many, each ``[B]`` or ``[P, B]``, int64 in ``[0, K)`` of its memory; rows with -1 are ignored.
         temperature: divides the cosine; 0.05 in the paper.
+        precision: as there.
         impl: backend, see :mod:`salcr.ops`.
 
     Returns:
@@ -62,7 +65,8 @@ def cluster_contrast_sum(
 
     Source: docs/method.md, "DAGI" and "FGSAL".
     """
-    return cluster_contrast_sums([features], [memories], [targets], temperature=temperature, impl=impl)[0]
+    options = dict(temperature=temperature, precision=precision, impl=impl)
+    return cluster_contrast_sums([features], [memories], [targets], **options)[0]
 
 
 def cluster_contrast_sums(
@@ -71,6 +75,7 @@ def cluster_contrast_sums(
     targets: Sequence[Sequence[torch.Tensor]],
     *,
     temperature: float = TEMPERATURE,
+    precision: str = "auto",
     impl: str = "auto",
 ) -> tuple[torch.Tensor, ...]:
     """Equivalent to :func:`salcr.ops.cluster_contrast_sum` of each of ``features``; on a GPU as many launches as one.
@@ -78,7 +83,7 @@ def cluster_contrast_sums(
     Args:
         features: of one dtype, width and device.
         memories, targets: of each of the features equally many, as the single sum takes them.
-        temperature, impl: as there.
+        temperature, precision, impl: as there.
 
     Returns:
         A scalar for each of the features.
@@ -99,31 +104,32 @@ def cluster_contrast_sums(
         for memory, labels in zip(some, of_some, strict=True):
             check_contrast(x, memory, labels, temperature, impl)
     check_alike(features, banks)
-    tensors = *features, *by_memory(banks), *by_memory(targets)
-    return apply(_ClusterContrastSums, temperature, check_impl(impl), len(features), *tensors)[: len(features)]
+    precision = check_precision(precision, features[0])
+    tensors = *features, *multiplied(precision, *by_memory(banks)), *by_memory(targets)
+    options = temperature, precision, check_impl(impl)
+    return apply(_ClusterContrastSums, *options, len(features), *tensors)[: len(features)]
 
 
 class _ClusterContrastSums(Differentiable):
     """Loss of each of the features, and the LSE of all logits."""
 
     @staticmethod
-    def forward(temperature, impl, groups, *tensors):
-        losses, lse = torch.ops.salcr.cluster_contrast_sum(*_terms(tensors, groups), temperature, impl)
+    def forward(temperature, precision, impl, groups, *tensors):
+        losses, lse = torch.ops.salcr.cluster_contrast_sum(*_terms(tensors, groups), temperature, precision, impl)
         return *losses, lse
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        temperature, impl, ctx.groups, *tensors = inputs
-        ctx.save_for_backward(*tensors, output[-1])
+        *ctx.options, ctx.groups = inputs[:4]
+        ctx.save_for_backward(*inputs[4:], output[-1])
         ctx.mark_non_differentiable(output[-1])
-        ctx.options = temperature, impl
 
     @staticmethod
     def backward(ctx, *gradients):
         *tensors, lse = ctx.saved_tensors
         arguments = list(gradients[:-1]), *_terms(tensors, ctx.groups), lse, *ctx.options
         found = first_derivative("cluster_contrast_sum", _formula.contrast_sums_backward, arguments)
-        return None, None, None, *found, *[None] * (len(tensors) - ctx.groups)
+        return *[None] * 4, *found, *[None] * (len(tensors) - ctx.groups)
 
 
 def _terms(tensors: Sequence[torch.Tensor], groups: int) -> tuple[list[torch.Tensor], ...]:
@@ -132,10 +138,11 @@ def _terms(tensors: Sequence[torch.Tensor], groups: int) -> tuple[list[torch.Ten
     return list(tensors[:groups]), list(tensors[groups:middle]), list(tensors[middle:])
 
 
-def _contrast_sums(features, memories, targets, temperature, impl):
+def _contrast_sums(features, memories, targets, temperature, precision, impl):
     for memory, labels in zip(memories, targets, strict=True):
         check_targets(labels, memory.shape[-2])
-    losses, lse = pick("cluster_contrast_sum", impl, features[0])(features, memories, targets, temperature)
+    contrast = pick("cluster_contrast_sum", impl, features[0])
+    losses, lse = contrast(features, memories, targets, temperature, precision)
     return list(losses), lse
 
 
@@ -162,7 +169,7 @@ def _backward_one_by_one(backward, gradients, features, memories, targets, lse, 
     return found
 
 
-def _fake_contrast_sums(features, memories, targets, temperature, impl):
+def _fake_contrast_sums(features, memories, *_):
     rows = sum(x.shape[:-1].numel() for x in features)
     lse = features[0].new_empty(len(memories) // len(features), rows, dtype=lse_dtype(features[0]))
     return [x.new_empty(()) for x in features], lse
@@ -183,18 +190,20 @@ for _name, _module, _dtypes in (
         _sums_backward = _module.contrast_sums_backward
     else:
         _sums_backward = functools.partial(_backward_one_by_one, _module.contrast_sum_backward)
+    if _name != "triton":
+        _sums, _sums_backward = in_float32(_sums), in_float32(_sums_backward, 1)
     add_backend("cluster_contrast_sum", _name, _sums, dtypes=_dtypes)
     add_backend("cluster_contrast_sum_backward", _name, _sums_backward, dtypes=_dtypes)
 _MEMORIES = "Tensor[] features, Tensor[] memories, Tensor[] targets"
 register(
     "cluster_contrast_sum",
-    f"({_MEMORIES}, float temperature, str impl) -> (Tensor[], Tensor)",
+    f"({_MEMORIES}, float temperature, str precision, str impl) -> (Tensor[], Tensor)",
     _contrast_sums,
     _fake_contrast_sums,
 )
 register(
     "cluster_contrast_sum_backward",
-    f"(Tensor[] gradients, {_MEMORIES}, Tensor lse, float temperature, str impl) -> Tensor[]",
+    f"(Tensor[] gradients, {_MEMORIES}, Tensor lse, float temperature, str precision, str impl) -> Tensor[]",
     _contrast_sums_backward,
     _fake_contrast_sums_backward,
 )

@@ -15,6 +15,7 @@ from salcr.ops._parts import (
     lse_dtype,
     per_row,
 )
+from salcr.ops._precision import check_precision, in_float32, multiplied
 from salcr.ops._register import Differentiable, apply, first_derivative, register
 from salcr.ops.backends.cpp import cluster_memory as _cpp
 from salcr.ops.backends.eager import cluster_memory as _eager
@@ -33,6 +34,7 @@ def cluster_contrast(
     weights: torch.Tensor | None = None,
     temperature: float = TEMPERATURE,
     reduction: str = "mean",
+    precision: str = "auto",
     impl: str = "auto",
 ) -> torch.Tensor:
     """Contrast of every feature with the rows of a cluster memory.
@@ -61,15 +63,18 @@ def cluster_contrast(
             number of rows; for a weighted mean pass weights of mean 1.
         temperature: divides the cosine; 0.05 in the paper.
         reduction: ``"mean"`` over rows that are not ignored, ``"sum"``, or ``"none"``.
+        precision: of the products of float32 rows. ``"float32"`` is exact, on tensor cores in three products of TF32;
+            ``"tf32"`` takes one there; with ``"bfloat16"`` features and memory are rounded to that and all sums, losses
+            and gradients stay float32; ``"auto"`` is bfloat16 where autocast computes in that, and else float32.
         impl: backend, see :mod:`salcr.ops`.
 
     Returns:
         A scalar, or ``[B]`` / ``[P, B]`` with zeros at ignored rows for ``reduction="none"``.
 
     Raises:
-        TypeError, ValueError: a wrong shape, dtype, device, reduction or temperature; both or neither of ``targets``
-            and ``soft_targets``; a memory, soft targets or weights that require a gradient; on the CPU also a target
-            outside ``[-1, K)`` (on a GPU such a row is not read; its loss is undefined).
+        TypeError, ValueError: a wrong shape, dtype, device, reduction, precision or temperature; both or neither of
+            ``targets`` and ``soft_targets``; a memory, soft targets or weights that require a gradient; on the CPU also
+            a target outside ``[-1, K)`` (on a GPU such a row is not read; its loss is undefined).
 
     Example:
         >>> memory = torch.eye(2)
@@ -98,21 +103,22 @@ def cluster_contrast(
     impl = check_contrast(features, memory, targets, temperature, impl)
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
-    return apply(_ClusterContrast, features, memory, targets, temperature, reduction, soft_targets, weights, impl)[0]
+    precision = check_precision(precision, features)
+    options = temperature, reduction, soft_targets, weights, precision, impl
+    return apply(_ClusterContrast, features, *multiplied(precision, memory), targets, *options)[0]
 
 
 class _ClusterContrast(Differentiable):
     """Loss and LSE."""
 
     @staticmethod
-    def forward(features, memory, targets, temperature, reduction, soft_targets, weights, impl):
-        return torch.ops.salcr.cluster_contrast(
-            features, memory, targets, temperature, reduction, soft_targets, weights, impl
-        )
+    def forward(*arguments):
+        return torch.ops.salcr.cluster_contrast(*arguments)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        features, memory, targets, *ctx.options, soft_targets, weights, ctx.impl = inputs
+        features, memory, targets, temperature, reduction, soft_targets, weights, *ctx.backend = inputs
+        ctx.options = temperature, reduction
         ctx.save_for_backward(features, memory, targets, output[1], soft_targets, weights)
         ctx.mark_non_differentiable(output[1])
         ctx.set_materialize_grads(False)
@@ -120,10 +126,10 @@ class _ClusterContrast(Differentiable):
     @staticmethod
     def backward(ctx, gradient, _):
         if gradient is None:
-            return (None,) * 8
+            return (None,) * 9
         *tensors, soft_targets, weights = ctx.saved_tensors
-        arguments = gradient, *tensors, *ctx.options, soft_targets, weights, ctx.impl
-        return first_derivative("cluster_contrast", _formula.contrast_backward, arguments), *[None] * 7
+        arguments = gradient, *tensors, *ctx.options, soft_targets, weights, *ctx.backend
+        return first_derivative("cluster_contrast", _formula.contrast_backward, arguments), *[None] * 8
 
 
 def check_contrast(
@@ -141,10 +147,10 @@ def _check_constant(name: str, x: torch.Tensor) -> None:
         raise ValueError(f"{name} requires a gradient, and cluster_contrast gives it none: pass {name}.detach()")
 
 
-def _contrast(features, memory, targets, temperature, reduction, soft_targets, weights, impl):
+def _contrast(features, memory, targets, *arguments):
     check_targets(targets, memory.shape[-2])
-    contrast = pick("cluster_contrast", impl, features)
-    return contrast(features, memory, targets, temperature, reduction, soft_targets, weights)
+    *arguments, impl = arguments
+    return pick("cluster_contrast", impl, features)(features, memory, targets, *arguments)
 
 
 def _contrast_backward(gradient, features, *arguments):
@@ -152,7 +158,7 @@ def _contrast_backward(gradient, features, *arguments):
     return pick("cluster_contrast_backward", impl, features)(gradient, features, *arguments).contiguous()
 
 
-def _fake_contrast(features, memory, targets, temperature, reduction, soft_targets, weights, impl):
+def _fake_contrast(features, memory, targets, temperature, reduction, *_):
     loss = features.new_empty(features.shape[:-1] if reduction == "none" else ())
     return loss, features.new_empty(features.shape[:-1], dtype=lse_dtype(features))
 
@@ -167,10 +173,13 @@ for _name, _module, _dtypes in (
     ("eager", _eager, None),
     ("reference", _formula, None),
 ):
-    add_backend("cluster_contrast", _name, _module.contrast, dtypes=_dtypes)
-    add_backend("cluster_contrast_backward", _name, _module.contrast_backward, dtypes=_dtypes)
+    _forward, _backward = _module.contrast, _module.contrast_backward
+    if _name != "triton":
+        _forward, _backward = in_float32(_forward), in_float32(_backward, 1)
+    add_backend("cluster_contrast", _name, _forward, dtypes=_dtypes)
+    add_backend("cluster_contrast_backward", _name, _backward, dtypes=_dtypes)
 _TENSORS = "Tensor features, Tensor memory, Tensor targets"
-_OPTIONS = "float temperature, str reduction, Tensor? soft_targets, Tensor? weights, str impl"
+_OPTIONS = "float temperature, str reduction, Tensor? soft_targets, Tensor? weights, str precision, str impl"
 register("cluster_contrast", f"({_TENSORS}, {_OPTIONS}) -> (Tensor, Tensor)", _contrast, _fake_contrast)
 register(
     "cluster_contrast_backward",

@@ -23,6 +23,7 @@ from salcr.ops._parts import (
     per_row,
     split_rows,
 )
+from salcr.ops._precision import check_precision
 from salcr.ops._register import Differentiable, apply, first_derivative, register
 from salcr.ops.backends.cpp import instance_memory as _cpp
 from salcr.ops.backends.eager import instance_memory as _eager
@@ -51,6 +52,8 @@ def instance_searches(
     k: int = NEIGHBORS,
     *,
     temperature: float = TEMPERATURE,
+    precision: str = "auto",
+    rounded: Groups | None = None,
     impl: str = "auto",
 ) -> Searches:
     """Equivalent to :func:`salcr.ops.instance_search` of features and memories; on a GPU as many launches as one.
@@ -58,7 +61,8 @@ def instance_searches(
     Args:
         features: each ``[B, D]`` or ``[P, B, D]``, of one dtype, width and device.
         memories: of each of the features equally many, n, each as the single search takes it.
-        k, temperature, impl: as there.
+        k, temperature, precision, impl: as there.
+        rounded: the memories in bfloat16, which a precision of that needs and otherwise makes at every call.
 
     Raises:
         TypeError, ValueError: as the single search; features that differ in dtype, width or device, or in the number of
@@ -67,8 +71,9 @@ def instance_searches(
     banks = _checked(features, memories, temperature)
     check_integer("k", k, 1, MOST_NEIGHBORS)
     with torch.no_grad():
-        operator = torch.ops.salcr.instance_searches
-        indices, lse, mean_row = operator(list(features), by_memory(banks), k, temperature, check_impl(impl))
+        options = k, temperature, check_precision(precision, features[0]), check_impl(impl)
+        terms = list(features), by_memory(banks), by_memory(rounded or [])
+        indices, lse, mean_row = torch.ops.salcr.instance_searches(*terms, *options)
     return Searches(by_features(indices, features), lse, mean_row)
 
 
@@ -147,8 +152,9 @@ def _checked(features: Sequence[torch.Tensor], memories: Groups, temperature: fl
     return banks
 
 
-def _searches(features, memories, k, temperature, impl):
-    return pick("instance_searches", impl, features[0])(features, memories, k, temperature)
+def _searches(features, *arguments):
+    *arguments, impl = arguments
+    return pick("instance_searches", impl, features[0])(features, *arguments)
 
 
 def _contrasts(features, memories, positives, lse, temperature, impl):
@@ -165,7 +171,8 @@ def _contrasts_backward(gradients, features, *arguments):
     return [x.contiguous() for x in found]
 
 
-def _search_one_by_one(search, features, memories, k, temperature):
+def _search_one_by_one(search, features, memories, rounded, k, temperature, precision):
+    """In float32, whatever the precision."""
     found = []
     for terms in of_features(features, memories):
         results = zip(*(search(*term, k, temperature, mean=True) for term in terms), strict=True)
@@ -184,7 +191,7 @@ def _backward_one_by_one(backward, gradients, features, memories, positives, lse
     return [functools.reduce(torch.add, (backward(one, *term, temperature) for term in some)) for one, some in terms]
 
 
-def _fake_searches(features, memories, k, temperature, impl):
+def _fake_searches(features, memories, rounded, k, *_):
     rows, count = sum(x.shape[:-1].numel() for x in features), len(memories) // len(features)
     empty = functools.partial(features[0].new_empty, dtype=lse_dtype(features[0]))
     indices = features[0].new_empty(count, rows, k, dtype=torch.int64)
@@ -217,7 +224,8 @@ for _name, _module, _dtypes in (
     add_backend("set_contrasts_backward", _name, _backward, dtypes=_dtypes)
 register(
     "instance_searches",
-    "(Tensor[] features, Tensor[] memories, SymInt k, float temperature, str impl) -> (Tensor, Tensor, Tensor)",
+    "(Tensor[] features, Tensor[] memories, Tensor[] rounded, SymInt k, float temperature, str precision, str impl) "
+    "-> (Tensor, Tensor, Tensor)",
     _searches,
     _fake_searches,
 )

@@ -16,6 +16,7 @@ from salcr.ops._parts import (
     lse_dtype,
     per_row,
 )
+from salcr.ops._precision import check_precision, in_float32, multiplied
 from salcr.ops._register import Differentiable, apply, first_derivative, register
 from salcr.ops.backends.cpp import instance_memory as _cpp
 from salcr.ops.backends.eager import instance_memory as _eager
@@ -70,7 +71,7 @@ def instance_neighbors(
 
     Source: docs/method.md, "GPCR".
     """
-    return tuple(_search(features, memory, k, temperature, False, impl))
+    return tuple(_search(features, memory, k, temperature, None, impl))
 
 
 def instance_search(
@@ -79,6 +80,7 @@ def instance_search(
     k: int = NEIGHBORS,
     *,
     temperature: float = TEMPERATURE,
+    precision: str = "auto",
     impl: str = "auto",
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """:func:`instance_neighbors` and the mean row under the softmax, which :func:`set_contrast` needs for its gradient.
@@ -95,6 +97,10 @@ def instance_search(
         memory: ``[N, D]`` or ``[P, N, D]`` of the same dtype: unit rows, one an image.
         k: the most neighbours a row can have; 30 in the paper. It may exceed ``N``, up to 2**20.
         temperature: divides the cosine; 0.05 in the paper.
+        precision: of the product that makes the mean row of float32 rows: ``"float32"``, on tensor cores in three
+            products of TF32; ``"tf32"``, in one; ``"bfloat16"``, weights and memory rounded to that and the sum in
+            float32; ``"auto"``, bfloat16 where autocast computes in that, and else float32. Backends without tensor
+            cores make it in float32. Indices and ``lse`` are those of float32 with any.
         impl: backend, see :mod:`salcr.ops`.
 
     Returns:
@@ -106,7 +112,7 @@ def instance_search(
 
     Source: docs/method.md, "GPCR".
     """
-    return tuple(_search(features, memory, k, temperature, True, impl))
+    return tuple(_search(features, memory, k, temperature, precision, impl))
 
 
 def set_contrast(
@@ -116,6 +122,7 @@ def set_contrast(
     *,
     over: str = "union",
     temperature: float = TEMPERATURE,
+    precision: str = "auto",
     lse: torch.Tensor | None = None,
     mean_row: torch.Tensor | None = None,
     impl: str = "auto",
@@ -148,6 +155,8 @@ def set_contrast(
         over: of several sets: ``"union"``, one contrast with what is in any of them, or ``"each"``, the mean of a
             contrast with each. A set that is empty in all rows counts there as 0, as such a part does.
         temperature: divides the cosine; 0.05 in the paper.
+        precision: of the products of float32 rows, as in :func:`cluster_contrast`; of several sets each for itself, as
+            in :func:`instance_search`. Where ``lse`` is given, which is float32, so are they.
         lse: ``[B]`` or ``[P, B]``, the second result of :func:`instance_neighbors` for the same features, memory and
             temperature. It saves the forward pass over the memory; the gradient is the same with and without.
         mean_row: ``[B, D]`` or ``[P, B, D]``, the third result of :func:`instance_search` for the same features,
@@ -158,8 +167,8 @@ def set_contrast(
         A scalar.
 
     Raises:
-        TypeError, ValueError: a wrong shape, dtype, device, temperature or ``over``; no set; on the CPU also a row of
-            positives that is not in the format above, or an index ``>= N`` (on a GPU its loss is undefined).
+        TypeError, ValueError: a wrong shape, dtype, device, temperature, precision or ``over``; no set; on the CPU also
+            a row of positives that is not in the format above, or an index ``>= N`` (on a GPU its loss is undefined).
 
     Example:
         >>> memory, features = torch.eye(4), torch.tensor([[1.0, 1.0, 0.0, 0.0]])
@@ -184,9 +193,13 @@ def set_contrast(
     mean_row = _known("mean_row", mean_row, features, features.shape)
     if len(sets) > 1 and over == "union":
         sets = [unite_sets(*sets)]
+    precision = check_precision(precision, features)
     if len(sets) > 1 and mean_row is None:
-        lse, mean_row = _sums(features, memory, lse, temperature, impl)
-    losses = [apply(_SetContrast, features, memory, one, lse, mean_row, temperature, impl)[0] for one in sets]
+        lse, mean_row = _sums(features, memory, lse, temperature, precision, impl)
+    precision = precision if lse is None else "float32"
+    known = lse, mean_row, temperature, precision, impl
+    (memory,) = multiplied(precision, memory)
+    losses = [apply(_SetContrast, features, memory, one, *known)[0] for one in sets]
     return losses[0] if len(sets) == 1 else torch.stack(losses).mean()
 
 
@@ -194,8 +207,8 @@ class _SetContrast(Differentiable):
     """Loss, and the LSE where it was not given."""
 
     @staticmethod
-    def forward(features, memory, positives, lse, mean_row, temperature, impl):
-        return torch.ops.salcr.set_contrast(features, memory, positives, lse, temperature, impl)
+    def forward(features, memory, positives, lse, mean_row, *options):
+        return torch.ops.salcr.set_contrast(features, memory, positives, lse, *options)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -207,9 +220,9 @@ class _SetContrast(Differentiable):
     @staticmethod
     def backward(ctx, gradient, _):
         if gradient is None:
-            return (None,) * 7
+            return (None,) * 8
         arguments = gradient, *ctx.saved_tensors, *ctx.options
-        return first_derivative("set_contrast", _formula.set_contrast_backward, arguments), *[None] * 6
+        return first_derivative("set_contrast", _formula.set_contrast_backward, arguments), *[None] * 7
 
 
 def _sets(positives: torch.Tensor | Sequence[torch.Tensor], features: torch.Tensor) -> list[torch.Tensor]:
@@ -224,24 +237,28 @@ def _sets(positives: torch.Tensor | Sequence[torch.Tensor], features: torch.Tens
     return [positives]
 
 
-def _sums(features, memory, lse, temperature, impl):
+def _sums(features, memory, lse, temperature, precision, impl):
     """Over the whole memory, for the passes of several contrasts: the log-sum-exp, and the mean row for a gradient."""
     learning = features.requires_grad and torch.is_grad_enabled()
     if lse is not None and not learning:
         return lse, None
-    _, total, *mean_row = _search(features.detach(), memory, 1, temperature, learning, impl)
+    _, total, *mean_row = _search(features.detach(), memory, 1, temperature, precision if learning else None, impl)
     return total if lse is None else lse, mean_row[0] if learning else None
 
 
-def _search(features, memory, k, temperature, mean, impl):
+def _search(features, memory, k, temperature, precision, impl):
+    """With a mean row, unless ``precision`` is None."""
     memory = followed(memory, features)
     check_parts(features, memory)
     check_integer("k", k, 1, MOST_NEIGHBORS)
     check_temperature(temperature)
     impl = check_impl(impl)
-    operator = torch.ops.salcr.instance_search if mean else torch.ops.salcr.instance_neighbors
+    if precision is not None:
+        precision = check_precision(precision, features)
     with torch.no_grad():
-        return operator(features, memory, k, temperature, impl)
+        if precision is None:
+            return torch.ops.salcr.instance_neighbors(features, memory, k, temperature, impl)
+        return torch.ops.salcr.instance_search(features, memory, k, temperature, precision, impl)
 
 
 def _known(name: str, x: torch.Tensor | None, features: torch.Tensor, shape: torch.Size) -> torch.Tensor | None:
@@ -261,21 +278,23 @@ def _neighbors(features, memory, k, temperature, impl):
     return pick("instance_neighbors", impl, features)(features, memory, k, temperature, mean=False)[:2]
 
 
-def _neighbors_and_mean(features, memory, k, temperature, impl):
-    return pick("instance_search", impl, features)(features, memory, k, temperature, mean=True)
+def _neighbors_and_mean(features, memory, k, temperature, precision, impl):
+    search = pick("instance_search", impl, features)
+    options = dict(precision=precision) if search is _triton.search else {}
+    return search(features, memory, k, temperature, mean=True, **options)
 
 
-def _contrast(features, memory, positives, lse, temperature, impl):
+def _contrast(features, memory, positives, lse, temperature, precision, impl):
     check_rows("positives", positives)
     if positives.device.type == "cpu" and positives.max() >= memory.shape[-2]:
         raise ValueError(f"positives must be below {memory.shape[-2]}, got {int(positives.max())}")
-    loss, total = pick("set_contrast", impl, features)(features, memory, positives, lse, temperature)
+    loss, total = pick("set_contrast", impl, features)(features, memory, positives, lse, temperature, precision)
     return loss, total if lse is None else total.new_empty(0)
 
 
-def _contrast_backward(gradient, features, memory, positives, lse, mean_row, temperature, impl):
-    backward = pick("set_contrast_backward", impl, features)
-    return backward(gradient, features, memory, positives, lse, mean_row, temperature).contiguous()
+def _contrast_backward(gradient, features, *arguments):
+    *arguments, impl = arguments
+    return pick("set_contrast_backward", impl, features)(gradient, features, *arguments).contiguous()
 
 
 def _fake_neighbors(features, memory, k, temperature, impl):
@@ -283,17 +302,17 @@ def _fake_neighbors(features, memory, k, temperature, impl):
     return features.new_empty(*lead, k, dtype=torch.int64), features.new_empty(lead, dtype=lse_dtype(features))
 
 
-def _fake_neighbors_and_mean(features, memory, k, temperature, impl):
+def _fake_neighbors_and_mean(features, memory, k, temperature, precision, impl):
     mean_row = features.new_empty(features.shape, dtype=lse_dtype(features))
     return *_fake_neighbors(features, memory, k, temperature, impl), mean_row
 
 
-def _fake_contrast(features, memory, positives, lse, temperature, impl):
+def _fake_contrast(features, memory, positives, lse, *_):
     shape = features.shape[:-1] if lse is None else (0,)
     return features.new_empty(()), features.new_empty(shape, dtype=lse_dtype(features))
 
 
-def _fake_contrast_backward(gradient, features, memory, positives, lse, mean_row, temperature, impl):
+def _fake_contrast_backward(gradient, features, *_):
     return features.new_empty(features.shape)
 
 
@@ -305,21 +324,29 @@ for _name, _module, _dtypes in (
 ):
     add_backend("instance_neighbors", _name, _module.search, dtypes=_dtypes)
     add_backend("instance_search", _name, _module.search, dtypes=_dtypes)
-    add_backend("set_contrast", _name, _module.set_contrast, dtypes=_dtypes)
-    add_backend("set_contrast_backward", _name, _module.set_contrast_backward, dtypes=_dtypes)
+    _forward, _backward = _module.set_contrast, _module.set_contrast_backward
+    if _name != "triton":
+        _forward, _backward = in_float32(_forward), in_float32(_backward, 1)
+    add_backend("set_contrast", _name, _forward, dtypes=_dtypes)
+    add_backend("set_contrast_backward", _name, _backward, dtypes=_dtypes)
 _SETS = "Tensor features, Tensor memory, Tensor positives"
-_SEARCH = "(Tensor features, Tensor memory, SymInt k, float temperature, str impl)"
-register("instance_neighbors", f"{_SEARCH} -> (Tensor, Tensor)", _neighbors, _fake_neighbors)
-register("instance_search", f"{_SEARCH} -> (Tensor, Tensor, Tensor)", _neighbors_and_mean, _fake_neighbors_and_mean)
+_SEARCH = "Tensor features, Tensor memory, SymInt k, float temperature"
+register("instance_neighbors", f"({_SEARCH}, str impl) -> (Tensor, Tensor)", _neighbors, _fake_neighbors)
+register(
+    "instance_search",
+    f"({_SEARCH}, str precision, str impl) -> (Tensor, Tensor, Tensor)",
+    _neighbors_and_mean,
+    _fake_neighbors_and_mean,
+)
 register(
     "set_contrast",
-    f"({_SETS}, Tensor? lse, float temperature, str impl) -> (Tensor, Tensor)",
+    f"({_SETS}, Tensor? lse, float temperature, str precision, str impl) -> (Tensor, Tensor)",
     _contrast,
     _fake_contrast,
 )
 register(
     "set_contrast_backward",
-    f"(Tensor gradient, {_SETS}, Tensor lse, Tensor? mean_row, float temperature, str impl) -> Tensor",
+    f"(Tensor gradient, {_SETS}, Tensor lse, Tensor? mean_row, float temperature, str precision, str impl) -> Tensor",
     _contrast_backward,
     _fake_contrast_backward,
 )

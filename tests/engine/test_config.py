@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from salcr.data import DATASETS
 from salcr.engine import PRESETS, Config, load_config, single_stage
 from salcr.engine import config as config_module
-from salcr.engine.config import differences, dump_config
+from salcr.engine.config import differences, dump_config, product_precision
 
 
 def flat(tree, prefix=""):
@@ -53,6 +53,7 @@ def test_sysu_has_the_papers_parameters():
         "augment.pad": 10,
         "augment.erase": 0.5,
         "augment.jitter": 0.5,
+        "objectives.precision": "auto",
         "memory.momentum": 0.1,
         "memory.temperature": 0.05,
         "dagi.enabled": True,
@@ -188,6 +189,7 @@ def test_an_empty_file_changes_nothing(tmp_path):
         ("schedule.iterations=2.5", "schedule.iterations: .*2.5"),
         ("schedule.images=0", "schedule.images: .*got 0"),
         ("schedule.precision=float16", "schedule.precision: .*'float16'"),
+        ("objectives.precision=float64", "objectives.precision: .*'float64'"),
         ("seed=-1", "seed: .*got -1"),
         ("model.architecture=resnet34", "model.architecture: .*'resnet34'"),
         ("dagi.association=3", "dagi.association: .*got 3"),
@@ -314,3 +316,25 @@ def test_the_backend_is_one_that_use_backend_knows():
     assert get_args(Config.model_fields["backend"].annotation) == ("auto", *BACKENDS)
     with pytest.raises(ValueError, match="backend: "):
         load_config(overrides=["backend=cpu"])
+
+
+@pytest.mark.parametrize(
+    ("network", "products", "expected"),
+    [
+        ("float32", "auto", "float32"),
+        ("bfloat16", "auto", "bfloat16"),
+        ("float64", "auto", "float32"),
+        ("float32", "bfloat16", "bfloat16"),
+        ("bfloat16", "tf32", "tf32"),
+        ("bfloat16", "float32", "float32"),
+    ],
+)
+def test_products_have_the_precision_of_the_network_or_their_own(network, products, expected):
+    config = load_config(overrides=[f"schedule.precision={network}", f"objectives.precision={products}"])
+    assert product_precision(config) == expected
+
+
+@pytest.mark.parametrize("products", ["tf32", "bfloat16"])
+def test_float64_is_not_multiplied_in_less(products):
+    with pytest.raises(ValueError, match=f"objectives.precision is {products}, and schedule.precision float64"):
+        load_config(overrides=["schedule.precision=float64", f"objectives.precision={products}"])

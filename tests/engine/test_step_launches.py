@@ -11,7 +11,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_launches_of_the_losses_updates_and_optimiser_of_a_step():
-    """64 in stage two, 80 at most; it also fails where they wait for the device."""
+    """64 in stage two, 80 at most; it also fails where they wait for the device.
+
+    One more in bfloat16: it rounds the cluster memories, which changed in the step before.
+    """
     pytest.importorskip("triton")
     command = [sys.executable, "-m", "tests.step_launches"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -25,5 +28,8 @@ def test_launches_of_the_losses_updates_and_optimiser_of_a_step():
         "stage two: losses": {"triton": 20, "torch": 22},
         "stage two: backward": {"triton": 5, "torch": 6},
         "stage two: updates": {"triton": 1, "torch": 3},
+        "stage two in bfloat16: losses": {"triton": 20, "torch": 23},
+        "stage two in bfloat16: backward": {"triton": 5, "torch": 6},
+        "stage two in bfloat16: updates": {"triton": 1, "torch": 3},
         "optimiser": {"triton": 0, "torch": 7},
     }, phases

@@ -207,6 +207,11 @@ def temperature(d: Draw) -> float:
     return d.choice((0.05, 0.05, 1.0))
 
 
+def precision(d: Draw) -> str:
+    """What the formula in float64 has, too; the others are in tests/ops/test_precision.py."""
+    return d.choice(("auto", "float32"))
+
+
 def cluster_contrast(d: Draw) -> Arguments:
     (lead, rows, width), classes = parts_and_rows(d), d.size()
     targets, soft = d.integers(*rows_of(d, lead, rows), low=-1, high=classes), None
@@ -220,6 +225,7 @@ def cluster_contrast(d: Draw) -> Arguments:
         weights=d.choice((None, d.floats(*rows_of(d, lead, rows)))),
         temperature=temperature(d),
         reduction=d.choice(("mean", "sum", "none")),
+        precision=precision(d),
     )
 
 
@@ -231,7 +237,8 @@ def cluster_contrast_sum(d: Draw) -> Arguments:
         memories.append(d.unit_rows(*lead, classes, width))
         targets.append(d.integers(*rows_of(d, lead, rows), low=-1, high=classes))
     features = d.leaf(d.floats(*lead, rows, width))
-    return dict(features=features, memories=memories, targets=targets, temperature=temperature(d))
+    options = dict(temperature=temperature(d), precision=precision(d))
+    return dict(features=features, memories=memories, targets=targets, **options)
 
 
 def update_cluster_memory_(d: Draw) -> Arguments:
@@ -267,6 +274,7 @@ def set_contrast(d: Draw) -> Arguments:
         positives=d.choice((positives, positives[0])),
         over=d.choice(("union", "each")),
         temperature=temperature(d),
+        precision=precision(d),
     )
     known = d.choice(("nothing", "lse", "both"))
     if known != "nothing":

@@ -14,56 +14,58 @@ class Call(NamedTuple):
 
     run: Callable[[], object]
     everywhere: bool = True
-    tf32: bool = False  # whether PyTorch allows it
 
 
-def rows(dtype, width=2048, parts=2, count=300, columns=5000):
-    return torch.zeros(parts, count, width, dtype=dtype), torch.zeros(parts, columns, width, dtype=dtype)
+def rows(dtype, width=2048, parts=2, count=300, columns=5000, of_features=None):
+    memory = torch.zeros(parts, columns, width, dtype=dtype)
+    return torch.zeros(parts, count, width, dtype=of_features or dtype), memory
 
 
-def cluster_contrast(dtype, reduction="mean", soft=False, **shape):
+def cluster_contrast(dtype, reduction="mean", soft=False, tf32=False, **shape):
     from salcr.kernels.cluster_memory import contrast_backward, contrast_forward
 
     features, memory = rows(dtype, **shape)
     targets = torch.zeros(*features.shape[:2], 1, dtype=torch.int64)
-    options = dict(temperature=0.05, reduction=reduction)
+    options = dict(temperature=0.05, reduction=reduction, tf32=tf32)
     if soft:
-        options |= dict(weights=features[..., 0], soft=torch.zeros(*features.shape[:2], memory.shape[1], dtype=dtype))
+        options |= dict(weights=features[..., 0], soft=features.new_zeros(*features.shape[:2], memory.shape[1]))
     losses, lse = contrast_forward([features], [memory], [targets], **options)
     contrast_backward(losses, [features], [memory], [targets], lse, **options)
 
 
-def contrasts(dtype):
+def contrasts(dtype, of_features=None):
     """A training step's: global features, and part features of either modality, each with two memories."""
     from salcr.kernels.cluster_memory import contrast_backward, contrast_forward
 
-    features = [torch.zeros(*size, 2048, dtype=dtype) for size in ((1, 432), (3, 864), (3, 432))]
+    sizes = (1, 432), (3, 864), (3, 432)
+    features = [torch.zeros(*size, 2048, dtype=of_features or dtype) for size in sizes]
     memories = [torch.zeros(len(x), count, 2048, dtype=dtype) for count in (400, 390) for x in features]
     targets = [torch.zeros(*x.shape[:2], 1, dtype=torch.int64) for x in features * 2]
     losses, lse = contrast_forward(features, memories, targets, temperature=0.05)
     contrast_backward(losses, features, memories, targets, lse, temperature=0.05)
 
 
-def searches(dtype):
+def searches(dtype, of_mean_rows=None):
     """A training step's: global and part features, each with two memories, and the contrasts with the neighbours."""
     from salcr.kernels.cluster_memory import contrast_backward, contrast_forward
     from salcr.kernels.instance_memory import instance_search
 
     features = [torch.zeros(*size, 2048, dtype=dtype) for size in ((1, 432), (3, 1296))]
     memories = [torch.zeros(len(x), count, 2048, dtype=dtype) for count in (2300, 1100) for x in features]
-    _, lse, mean_row = instance_search(features, memories, 30, temperature=0.05, mean=True)
+    rounded = of_mean_rows and [memory.to(of_mean_rows) for memory in memories]
+    _, lse, mean_row = instance_search(features, memories, 30, temperature=0.05, mean=True, rounded=rounded)
     sets = [torch.zeros(*x.shape[:2], 30, dtype=torch.int64) for x in features * 2]
     losses, _ = contrast_forward(features, memories, sets, temperature=0.05, lse=lse)
     contrast_backward(losses, features, memories, sets, lse, temperature=0.05, mean_row=mean_row)
 
 
-def instance_memory(dtype, k=30, **shape):
+def instance_memory(dtype, k=30, tf32=False, **shape):
     """The search, and the contrast with its neighbours, which has log-sum-exp and mean row."""
     from salcr.kernels.cluster_memory import contrast_backward, contrast_forward
     from salcr.kernels.instance_memory import instance_search
 
     features, memory = rows(dtype, **shape)
-    found, lse, mean_row = instance_search([features], [memory], k, temperature=0.05, mean=True)
+    found, lse, mean_row = instance_search([features], [memory], k, temperature=0.05, mean=True, tf32=tf32)
     losses, _ = contrast_forward([features], [memory], [found], temperature=0.05, lse=lse)
     contrast_backward(losses, [features], [memory], [found], lse, temperature=0.05, mean_row=mean_row)
 
@@ -201,22 +203,28 @@ def attention(parts=3, **shape):
 
 CALLS = {
     "cluster_contrast-half": Call(partial(cluster_contrast, HALF)),
-    "cluster_contrast-tf32": Call(partial(cluster_contrast, SINGLE), tf32=True),
+    "cluster_contrast-tf32": Call(partial(cluster_contrast, SINGLE, tf32=True)),
     "cluster_contrast-tf32x3": Call(partial(cluster_contrast, SINGLE)),
     "cluster_contrast-none": Call(partial(cluster_contrast, HALF, "none"), everywhere=False),
     "cluster_contrast-soft": Call(partial(cluster_contrast, SINGLE, soft=True)),
     "cluster_contrast-soft-half": Call(partial(cluster_contrast, HALF, soft=True), everywhere=False),
+    "cluster_contrast-soft-rounded": Call(
+        partial(cluster_contrast, HALF, soft=True, of_features=SINGLE), everywhere=False
+    ),
     "cluster_contrast-odd": Call(partial(cluster_contrast, HALF, width=2047, parts=1), everywhere=False),
     "cluster_contrast-one": Call(partial(cluster_contrast, SINGLE, count=1, columns=1), everywhere=False),
     "contrasts-half": Call(partial(contrasts, HALF), everywhere=False),
+    "contrasts-rounded": Call(partial(contrasts, HALF, of_features=SINGLE), everywhere=False),
     "contrasts-tf32x3": Call(partial(contrasts, SINGLE), everywhere=False),
     "searches-half": Call(partial(searches, HALF), everywhere=False),
+    "searches-rounded": Call(partial(searches, SINGLE, of_mean_rows=HALF), everywhere=False),
     "searches-tf32x3": Call(partial(searches, SINGLE), everywhere=False),
     "instance_memory-half": Call(partial(instance_memory, HALF)),
-    "instance_memory-tf32": Call(partial(instance_memory, SINGLE), everywhere=False, tf32=True),
+    "instance_memory-tf32": Call(partial(instance_memory, SINGLE, tf32=True), everywhere=False),
     "instance_memory-wide": Call(partial(instance_memory, HALF, k=600), everywhere=False),
-    "instance_memory-odd": Call(partial(instance_memory, SINGLE, width=2047, parts=1), everywhere=False, tf32=True),
+    "instance_memory-odd": Call(partial(instance_memory, SINGLE, tf32=True, width=2047, parts=1), everywhere=False),
     "set_contrast-float16": Call(partial(set_contrast, torch.float16), everywhere=False),
+    "set_contrast-rounded": Call(partial(set_contrast, HALF, of_features=SINGLE), everywhere=False),
     "set_contrast-one": Call(partial(set_contrast, SINGLE, 1, count=1, parts=1), everywhere=False),
     "update-single": Call(partial(update, SINGLE)),
     "update-hardest": Call(partial(update, SINGLE, hardest=True), everywhere=False),

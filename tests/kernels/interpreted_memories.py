@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from salcr import ops, reference
 from salcr.kernels import instance_memory, products
+from salcr.kernels.cluster_memory import contrast_backward, contrast_forward
 from salcr.kernels.groups import Terms
 from tests.ops import memories
 from tests.ops.contract import assert_within_budget
@@ -18,14 +19,19 @@ from tests.ops.differentiable import (
     check_second_derivative_is_an_error,
 )
 from tests.ops.memories import (
+    assert_contrast_within_budget,
+    assert_search_within_budget,
     check_contrasts,
     check_hardest,
     check_search,
     check_soft_contrast,
     check_updates_together,
+    evaluate,
     hardest_problem,
+    largest_lse,
     random_memory,
     random_sets,
+    unit,
 )
 from tests.ops.together import check_contrasts_together, check_searches_together
 
@@ -45,6 +51,46 @@ def test_contrasts(generator, shape, dtype):
 @pytest.mark.parametrize(("shape", "dtype"), SHAPES)
 def test_soft_targets_and_weights(generator, shape, dtype):
     check_soft_contrast("triton", generator, *shape, dtype)
+
+
+@pytest.mark.parametrize("wide", [1, 4])
+def test_float32_rows_with_a_memory_in_float16(generator, wide):
+    """The loss is that of rounded rows in float32, the gradient has weights in float16; with targets, with sets."""
+    features, memory = random_memory(generator, (2,), 17, 70, 40, torch.float32)
+    positives = random_sets(generator, (2,), 17, 70, wide)
+    name = "cluster_contrast" if wide == 1 else "set_contrast"
+    formula, given = getattr(reference, name), positives[..., 0] if wide == 1 else positives
+
+    (loss,), lse = contrast_forward([features], [memory.half()], [positives], temperature=0.1)
+    (gradient,) = contrast_backward([torch.tensor(0.5)], [features], [memory.half()], [positives], lse, temperature=0.1)
+    assert loss.dtype == gradient.dtype == torch.float32
+    sides = []
+    for rows in ((x.double() for x in (features, memory)), (x.half() for x in (features, memory))):
+        side = evaluate(formula, *rows, given, temperature=0.1)
+        sides.append(side if side[0].dtype == torch.float64 else tuple(x.float() for x in side))
+    assert_contrast_within_budget((loss, gradient), *sides, memory, 0.1)
+    rounded = [x.half().float() for x in (features, memory)]
+    terms = Terms([features], [memory.half()])
+    norms = products.inverse_norms(terms).view(2, 17)
+    assert torch.equal(terms.features[0], features.half())
+    assert_within_budget(norms, 1 / rounded[0].double().norm(dim=-1), 1 / rounded[0].norm(dim=-1), terms=40)
+    exact = formula(*(x.double() for x in rounded), given, temperature=0.1)
+    eager = formula(*rounded, given, temperature=0.1)
+    assert_within_budget(loss, exact, eager, terms=40 + 70, magnitude=2 * largest_lse(70, 0.1))
+
+
+def test_a_mean_row_in_float16_leaves_sets_in_float32(generator):
+    """The same bits but for the mean row."""
+    features, memories = [torch.randn(2, 5, 33, generator=generator)], [unit(generator, 2, 150, 33).float()]
+    options = dict(temperature=0.05, mean=True)
+    alone = instance_memory.instance_search(features, memories, 5, **options)
+    found = instance_memory.instance_search(features, memories, 5, **options, rounded=[memories[0].half()])
+    assert torch.equal(found[0], alone[0]) and torch.equal(found[1], alone[1])
+    exact = reference.instance_search(features[0].double(), memories[0].double(), 5)
+    eager = reference.instance_search(features[0].half(), memories[0].half(), 5)
+    got = [x.view(y.shape) for x, y in zip(found[1:], exact[1:], strict=True)]
+    assert not torch.equal(found[2], alone[2])
+    assert_search_within_budget(got, exact[1:], [x.float() for x in eager[1:]], memories[0])
 
 
 def test_soft_targets_of_a_large_sum_in_float16(generator):

@@ -67,7 +67,7 @@ def interpret(*modules: Path) -> None:
 
 
 @contextlib.contextmanager
-def recorded(arch: int, *, tf32: bool = False) -> Iterator[list[Launch]]:
+def recorded(arch: int) -> Iterator[list[Launch]]:
     """What launchers called on CPU tensors would launch on compute capability ``arch``; nothing runs.
 
     Fresh tensors hold ones, so that what a launcher reads back of a kernel's results is a size like any other.
@@ -85,7 +85,6 @@ def recorded(arch: int, *, tf32: bool = False) -> Iterator[list[Launch]]:
         mock.patch.object(JITFunction, "run", record),
         mock.patch.object(launch, "architecture", lambda device: arch),
         mock.patch.object(products, "architecture", lambda device: arch),
-        mock.patch.object(products, "tf32_allowed", lambda: tf32),
         _Ones(),
     ):
         yield launches

@@ -35,6 +35,12 @@ def test_one_of_each_kernel(arch):
             check(launch, arch)
 
 
+@pytest.mark.parametrize(("name", "mean_row"), [("instance_memory-tf32", "tf32"), ("searches-rounded", "*bf16")])
+def test_logits_that_decide_sets_are_float32_whatever_makes_the_mean_row(name, mean_row):
+    found = {launch.kernel.__name__: precision(launch) for launch in launches_of(name, 90)}
+    assert found["weights_kernel"] == ("tf32x3", "*fp32") and mean_row in found["mean_row_kernel"]
+
+
 def precision(launch):
     constants = dict(launch.constants)
     tiled = {"PRECISION", "T"} & constants.keys() or launch.kernel.__name__ in (*KNN_PRODUCTS, "expand_kernel")
@@ -42,7 +48,7 @@ def precision(launch):
 
 
 def launches_of(name, arch):
-    with recorded(arch, tf32=CALLS[name].tf32) as launches:
+    with recorded(arch) as launches:
         CALLS[name].run()
     assert launches
     for launch in launches:

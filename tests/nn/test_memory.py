@@ -4,6 +4,7 @@ import torch.nn.functional as F
 
 from salcr.nn import (
     ClusterMemory,
+    HybridMemory,
     InstanceMemory,
     MemoryUpdate,
     contrast_sum,
@@ -204,3 +205,35 @@ def test_several_searches_have_one_k(generator):
 def test_a_row_that_has_no_length_is_nan(memory, entry):
     rows = memory(torch.tensor([[3.0, 4.0], [entry, 0.0]])).rows
     assert torch.equal(rows[0], torch.tensor([0.6, 0.8])) and rows[1].isnan().any()
+
+
+@pytest.mark.parametrize("kind", [ClusterMemory, HybridMemory])
+def test_a_memory_of_bfloat16_products_stays_float32(generator, kind):
+    """It is contrasted as it is rounded, cosines within 2⁻⁸, and updated as it is."""
+    rows, features = draw(generator, 5, D).float(), draw(generator, 4, D).float()
+    memory, exact = (kind(rows, precision=precision) for precision in ("bfloat16", "float32"))
+    targets = torch.tensor([0, 1, 1, 4])
+    found, expected = memory.contrast(features, targets), exact.contrast(features, targets)
+    assert found.dtype == torch.float32 and 0 < (found - expected).abs() < 2 * 2**-8 / memory.temperature
+    for one in (memory, exact):
+        one.update_(features, targets)
+    assert torch.equal(memory.rows, exact.rows)
+
+
+def test_memories_of_a_step_have_one_precision(generator):
+    features, targets = draw(generator, 2, D).float(), torch.tensor([0, 1])
+    pairs = [
+        [kind(draw(generator, 3, D).float(), precision=precision) for precision in ("float32", "bfloat16")]
+        for kind in (ClusterMemory, InstanceMemory)
+    ]
+    with pytest.raises(ValueError, match="memories differ in precision: float32, bfloat16"):
+        contrast_sum(features, pairs[0], [targets, targets])
+    with pytest.raises(ValueError, match="memories differ in precision: float32, bfloat16"):
+        search_memories([features], [pairs[1]])
+
+
+def test_the_copy_in_bfloat16_is_made_once_and_follows_a_loaded_state(generator):
+    memory, other = (InstanceMemory(draw(generator, 3, D).float(), precision="bfloat16") for _ in range(2))
+    assert memory.in_bfloat16() is memory.in_bfloat16() and memory.state_dict().keys() == {"rows"}
+    memory.load_state_dict(other.state_dict())
+    assert torch.equal(memory.in_bfloat16(), other.rows.bfloat16())

@@ -5,9 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from salcr.engine import load_config
 from salcr.engine.stage_two import StageTwoObjective, total
 from salcr.models import TrainingFeatures
-from salcr.nn import ClusterMemory
+from salcr.nn import ClusterMemory, InstanceMemory
 from salcr.objectives import CrossLabels, GlobalObjective, PartObjective, RefinementObjective
 from salcr.reference.published import objective as published
 
@@ -92,6 +93,30 @@ def test_it_is_the_published_objective(seed, dtype):
     for x, y in zip(found, expected, strict=True):
         torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-5)
     assert expected[0] > 1 and expected[1].abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("given", ["schedule.precision=bfloat16", "objectives.precision=bfloat16"])
+def test_a_run_in_bfloat16_rounds_what_contrasts_multiply(seed, given):
+    """Losses of sets, which float32 decides, keep their bits. Cosines of the others are within 2⁻⁸: a loss is a
+    difference of two, and there are two of these and four."""
+    step = Step(seed)
+    rows = {name: rows.clone() for name, rows in step.objective.state_dict().items()}
+    rows |= {f"fgsal.{side}_to_{side}.rows": rows[f"fgsal.{side}_to_{side}.rows"] for side in ("visible", "infrared")}
+    exact, rounded = (
+        StageTwoObjective.with_rows(load_config(overrides=[*change, "gpcr.k=20"]), rows) for change in ([], [given])
+    )
+    memories = [m for m in rounded.modules() if isinstance(m, (ClusterMemory, InstanceMemory))]
+    assert len(memories) == 10 and {memory.precision for memory in memories} == {"bfloat16"}
+    expected, found = (
+        objective.losses(step.features, objective.queries(step.features, step.labels)) for objective in (exact, rounded)
+    )
+    for name in ("global_instance", "part_instance"):
+        assert expected[name] > 0 and torch.equal(found[name], expected[name])
+    for name, terms in (("global", 2), ("parts", 4)):
+        assert found[name].dtype == torch.float32
+        assert 0 < (found[name] - expected[name]).abs() < terms * 2 * 2**-8 / 0.05
+    for x, y in zip(*(torch.autograd.grad(total(of), step.features) for of in (found, expected)), strict=True):
+        assert x.dtype == torch.float32 and x.isfinite().all() and not torch.equal(x, y)
 
 
 def test_few_operators_are_dispatched(seed):

@@ -168,6 +168,39 @@ def check_ties(impl, generator):
     assert (ops.instance_neighbors(features, same, 59, impl=impl)[0] == -1).all()
 
 
+def check_precision(impl, precision, generator, rows=37, columns=50, width=64, device="cpu"):
+    """Both contrasts within the budget of eager PyTorch at that precision; for TF32, which it may lack, in bfloat16."""
+    features, memory = (x.to(device) for x in random_memory(generator, (3,), rows, columns, width, torch.float32))
+    targets = torch.randint(-1, columns, (3, rows), generator=generator).to(device)
+    positives = random_sets(generator, (3,), rows, columns, 30).to(device)
+    for name, of_rows in (("cluster_contrast", targets), ("set_contrast", positives)):
+        exact = evaluate(getattr(reference, name), features.double(), memory.double(), of_rows)
+        rounded = (x if precision == "float32" else x.bfloat16() for x in (features, memory))
+        eager = (x.float() for x in evaluate(getattr(reference, name), *rounded, of_rows))
+        got = evaluate(getattr(ops, name), features, memory, of_rows, precision=precision, impl=impl)
+        assert_contrast_within_budget(got, exact, tuple(eager), memory)
+
+
+def check_precision_of_search(impl, generator, rows=7, columns=150, width=40, k=5, device="cpu"):
+    """Neighbours and LSE have the same bits with any precision, among ties and where rows are 1e-5 apart.
+
+    Memory rows come in threes, two of which are one: ``k`` ends among those.
+    """
+    features, memory = random_memory(generator, (3,), rows, columns, width, torch.float32)
+    memory[:, 1::3] = memory[:, ::3]
+    near = torch.randn(memory[:, ::3].shape, generator=generator)
+    memory[:, 2::3] = F.normalize(memory[:, ::3] + 1e-5 * near, dim=-1)
+    features, memory = features.to(device), memory.to(device)
+    exact = ops.instance_search(features, memory, k, precision="float32", impl=impl)
+    expected = reference.instance_search(features.double(), memory.double(), k)
+    eager = reference.instance_search(features.bfloat16(), memory.bfloat16(), k)
+    assert not torch.equal(eager[0], exact[0])
+    for precision in ("tf32", "bfloat16"):
+        got = ops.instance_search(features, memory, k, precision=precision, impl=impl)
+        assert torch.equal(got[0], exact[0]) and torch.equal(got[1], exact[1])
+        assert_search_within_budget(got[1:], expected[1:], [x.float() for x in eager[1:]], memory)
+
+
 def check_one_class_and_ignored_rows(impl, generator):
     features, targets = torch.randn(2, 3, 7, generator=generator), torch.zeros(2, 3, dtype=torch.int64)
     for memory, y in ((unit(generator, 2, 1, 7), targets), (unit(generator, 2, 5, 7), targets - 1)):

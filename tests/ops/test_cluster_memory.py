@@ -222,7 +222,7 @@ def test_autocast_does_not_reach_inside(generator):
     features.requires_grad_()
     expected = ops.cluster_contrast(features, memory, targets)
     with torch.autocast("cpu", torch.bfloat16):
-        got = ops.cluster_contrast(features, memory, targets)
+        got = ops.cluster_contrast(features, memory, targets, precision="float32")
     assert got.dtype == torch.float32 and torch.equal(got, expected)
 
 
@@ -233,12 +233,14 @@ def test_contract(generator, impl):
     loss, lse = torch.ones(()), torch.full(features.shape[:-1], 20.0)
     assert_operator_contract(
         torch.ops.salcr.cluster_contrast,
-        (features, memory, targets, 0.05, "mean", None, None, impl),
-        (features[0], memory[0], targets[0], 0.05, "none", None, None, impl),
+        (features, memory, targets, 0.05, "mean", None, None, "float32", impl),
+        (features, memory.bfloat16(), targets, 0.05, "mean", None, None, "bfloat16", impl),
+        (features[0], memory[0], targets[0], 0.05, "none", None, None, "float32", impl),
     )
     assert_operator_contract(
         torch.ops.salcr.cluster_contrast_backward,
-        (loss, features, memory, targets, lse, 0.05, "mean", None, None, impl),
+        (loss, features, memory, targets, lse, 0.05, "mean", None, None, "float32", impl),
+        (loss, features, memory.bfloat16(), targets, lse, 0.05, "mean", None, None, "bfloat16", impl),
     )
     assert_operator_contract(
         torch.ops.salcr.update_cluster_memory_, (memory, features, targets, 0.1, order, "all", impl)

@@ -238,18 +238,21 @@ def test_contract(generator, impl):
     features, memory, positives = problem(generator, banks=2)
     salcr, loss = torch.ops.salcr, torch.ones(())
     _, lse, mean_row = ops.instance_search(features, memory)
-    for search in (salcr.instance_neighbors, salcr.instance_search):
-        assert_operator_contract(search, (features, memory, 5, 0.05, impl), (features[0], memory[0], 50, 0.05, impl))
+    for search, how in ((salcr.instance_neighbors, [impl]), (salcr.instance_search, ["float32", impl])):
+        assert_operator_contract(search, (features, memory, 5, 0.05, *how), (features[0], memory[0], 50, 0.05, *how))
+    exact, rounded = ("float32", impl), ("bfloat16", impl)
     assert_operator_contract(
         salcr.set_contrast,
-        (features, memory, positives, None, 0.05, impl),
-        (features, memory, positives[0], lse, 0.05, impl),
-        (features[0], memory[0], positives[0], lse[0], 0.05, impl),
+        (features, memory, positives, None, 0.05, *exact),
+        (features, memory.bfloat16(), positives, None, 0.05, *rounded),
+        (features, memory, positives[0], lse, 0.05, *exact),
+        (features[0], memory[0], positives[0], lse[0], 0.05, *exact),
     )
     assert_operator_contract(
         salcr.set_contrast_backward,
-        (loss, features, memory, positives, lse, None, 0.05, impl),
-        (loss, features.mT.contiguous().mT, memory, positives[0], lse, mean_row, 0.05, impl),
+        (loss, features, memory, positives, lse, None, 0.05, *exact),
+        (loss, features, memory.bfloat16(), positives, lse, None, 0.05, *rounded),
+        (loss, features.mT.contiguous().mT, memory, positives[0], lse, mean_row, 0.05, *exact),
     )
 
 

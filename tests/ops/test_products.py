@@ -1,38 +1,11 @@
 """The kernels of :mod:`salcr.kernels.products` on a GPU; the same without one: tests/kernels."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 import torch.nn.functional as F
 
 from tests.ops.contract import assert_within_budget
 from tests.ops.memories import largest_lse, unit
-
-FLAGS = """
-import os, sys, torch
-from salcr.kernels.products import tf32_allowed
-for change in sys.argv[1:]:
-    if (child := os.fork()) == 0:
-        try:
-            exec(change)
-            print(tf32_allowed(), flush=True)
-        finally:
-            os._exit(0)
-    os.waitpid(child, 0)
-"""
-
-
-def test_tf32_follows_the_flag_of_pytorch_old_or_new():
-    """In processes of their own: PyTorch raises where old and new flags are mixed."""
-    pytest.importorskip("triton")
-    flags = "torch.backends.cuda.matmul"
-    changes = [f"{flags}.allow_tf32 = True", f"{flags}.allow_tf32 = False"]
-    if hasattr(torch.backends.cuda.matmul, "fp32_precision"):
-        changes += [f"{flags}.fp32_precision = 'tf32'", f"{flags}.fp32_precision = 'ieee'"]
-    done = subprocess.run([sys.executable, "-W", "error", "-c", FLAGS, *changes], capture_output=True, text=True)
-    assert done.stdout.split() == ["True", "False"] * (len(changes) // 2), done.stderr
 
 
 @pytest.mark.parametrize("rows", ["unit", "alike", "of both signs"])

@@ -87,9 +87,9 @@ def test_contract(generator, impl):
     targets, lse = torch.zeros(2, 9, dtype=torch.int64), torch.full((2, 9), 20.0)
     for options in ((soft, weights), (None, weights[0]), (soft[0], None)):
         assert_operator_contract(
-            torch.ops.salcr.cluster_contrast, (features, memory, targets, 0.05, "mean", *options, impl)
+            torch.ops.salcr.cluster_contrast, (features, memory, targets, 0.05, "mean", *options, "float32", impl)
         )
-        given = torch.ones(2, 9), features, memory, targets, lse, 0.05, "none", *options, impl
+        given = torch.ones(2, 9), features, memory, targets, lse, 0.05, "none", *options, "float32", impl
         assert_operator_contract(torch.ops.salcr.cluster_contrast_backward, given)
 
 

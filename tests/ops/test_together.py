@@ -43,12 +43,12 @@ def test_contract(generator):
     terms = features, flat(memories), flat(targets)
     rows, salcr = sum(x.shape[:-1].numel() for x in features), torch.ops.salcr
     lse, ones = torch.full((2, rows), 20.0, dtype=torch.float64), [torch.ones((), dtype=torch.float64)] * 3
-    assert_operator_contract(salcr.cluster_contrast_sum, (*terms, 0.05, "auto"))
-    assert_operator_contract(salcr.cluster_contrast_sum_backward, (ones, *terms, lse, 0.05, "auto"))
+    assert_operator_contract(salcr.cluster_contrast_sum, (*terms, 0.05, "float32", "auto"))
+    assert_operator_contract(salcr.cluster_contrast_sum_backward, (ones, *terms, lse, 0.05, "float32", "auto"))
     features, memories, sets = of_sets(generator)
     mean_row = torch.zeros(2, rows, features[0].shape[-1], dtype=torch.float64)
     terms = features, flat(memories), flat(sets), lse
-    assert_operator_contract(salcr.instance_searches, (*terms[:2], 3, 0.05, "auto"))
+    assert_operator_contract(salcr.instance_searches, (*terms[:2], [], 3, 0.05, "float32", "auto"))
     assert_operator_contract(salcr.set_contrasts, (*terms, 0.05, "auto"))
     assert_operator_contract(salcr.set_contrasts_backward, (ones, *terms, mean_row, 0.05, "auto"))
 

@@ -15,13 +15,14 @@ def contrast(
     reduction: str,
     soft_targets: torch.Tensor | None = None,
     weights: torch.Tensor | None = None,
+    precision: str = "float32",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Loss and LSE of all logits; see :func:`salcr.ops.cluster_contrast`."""
     from salcr.kernels.cluster_memory import contrast_forward
 
     rows, memories = with_parts(features, memory)
     terms = _terms(soft_targets, weights, rows, memories)
-    options = dict(temperature=temperature, reduction=reduction)
+    options = dict(temperature=temperature, reduction=reduction, tf32=precision == "tf32")
     (loss,), lse = contrast_forward([rows], [memories], [_as_sets(targets, rows)], **terms, **options)
     return loss.view(features.shape[:-1] if reduction == "none" else ()), lse.view(features.shape[:-1])
 
@@ -36,6 +37,7 @@ def contrast_backward(
     reduction: str,
     soft_targets: torch.Tensor | None = None,
     weights: torch.Tensor | None = None,
+    precision: str = "float32",
 ) -> torch.Tensor:
     """Gradient of the loss for ``features``."""
     from salcr.kernels.cluster_memory import contrast_backward
@@ -49,6 +51,7 @@ def contrast_backward(
         lse.contiguous(),
         temperature=temperature,
         reduction=reduction,
+        tf32=precision == "tf32",
         **_terms(soft_targets, weights, rows, memories),
     )
     return found.view(features.shape)
@@ -59,12 +62,14 @@ def contrast_sums(
     memories: Sequence[torch.Tensor],
     targets: Sequence[torch.Tensor],
     temperature: float,
+    precision: str,
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
     """Losses of each of the features, and the LSE of all logits; see ``salcr::cluster_contrast_sum``."""
     from salcr.kernels.cluster_memory import contrast_forward
 
     rows, banks = with_parts(*features), with_parts(*memories)
-    return contrast_forward(rows, banks, _sets_of_all(targets, rows), temperature=temperature)
+    options = dict(temperature=temperature, tf32=precision == "tf32")
+    return contrast_forward(rows, banks, _sets_of_all(targets, rows), **options)
 
 
 def contrast_sums_backward(
@@ -74,13 +79,14 @@ def contrast_sums_backward(
     targets: Sequence[torch.Tensor],
     lse: torch.Tensor,
     temperature: float,
+    precision: str,
 ) -> list[torch.Tensor]:
     """Gradients for ``features``."""
     from salcr.kernels.cluster_memory import contrast_backward
 
     rows, banks = with_parts(*features), with_parts(*memories)
-    sets = _sets_of_all(targets, rows)
-    found = contrast_backward(gradients, rows, banks, sets, lse.contiguous(), temperature=temperature)
+    sets, options = _sets_of_all(targets, rows), dict(temperature=temperature, tf32=precision == "tf32")
+    found = contrast_backward(gradients, rows, banks, sets, lse.contiguous(), **options)
     return [x.view(given.shape) for x, given in zip(found, features, strict=True)]
 
 

@@ -1,0 +1,65 @@
+"""How contrasts and searches multiply features with a memory (docs/numerics.md, "Precision of the products")."""
+
+from collections.abc import Callable, Sequence
+from functools import wraps
+
+import torch
+from torch.utils._pytree import tree_map
+
+PRECISIONS = ("auto", "float32", "tf32", "bfloat16")
+
+
+def check_precision(precision: str, features: torch.Tensor) -> str:
+    """``precision``; for ``"auto"`` bfloat16 where autocast computes in that, otherwise float32.
+
+    Features that are not float32 are multiplied as they are, which has the name ``"float32"``.
+
+    Raises:
+        ValueError: no precision of that name, or less than that of float64 features.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if precision == "auto":
+        precision = "bfloat16" if _autocast_to_bfloat16(features.device.type) else "float32"
+    elif precision != "float32" and features.dtype == torch.float64:
+        raise ValueError(f"precision={precision!r} is for float32, got {features.dtype} features")
+    return precision if features.dtype == torch.float32 else "float32"
+
+
+def multiplied(precision: str, *memories: torch.Tensor) -> Sequence[torch.Tensor]:
+    """``memories`` in the dtype that their products are made in; on a GPU one launch rounds all."""
+    if precision != "bfloat16":
+        return memories
+    if torch._C._are_functorch_transforms_active():  # which have no rule for lists
+        return [memory.bfloat16() for memory in memories]
+    rounded = [torch.empty_like(memory, dtype=torch.bfloat16) for memory in memories]
+    torch._foreach_copy_(rounded, memories)
+    return rounded
+
+
+def in_float32(function: Callable, place: int = 0) -> Callable:
+    """A contrast's ``function`` that has no products of bfloat16, for its table: it gets their operands in float32.
+
+    Args:
+        function: takes no precision.
+        place: of the features among the arguments. The memories, in bfloat16, come behind them; the precision is last.
+    """
+
+    @wraps(function)
+    def call(*arguments, **options):
+        *given, precision = arguments
+        if precision == "bfloat16":
+            given[place] = tree_map(_rounded, given[place])
+            given[place + 1] = tree_map(torch.Tensor.float, given[place + 1])
+        return function(*given, **options)
+
+    return call
+
+
+def _rounded(x: torch.Tensor) -> torch.Tensor:
+    """The gradient is that for the rounded numbers, and is not rounded itself."""
+    return x + (x.detach().bfloat16().float() - x.detach())
+
+
+def _autocast_to_bfloat16(device: str) -> bool:
+    return torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16

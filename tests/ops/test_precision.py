@@ -1,0 +1,137 @@
+"""The precision of the products of contrasts and searches; kernels without a GPU: tests/kernels."""
+
+import pytest
+import torch
+
+from salcr import ops
+from salcr.ops.instance_memories import instance_searches
+from tests.ops.contract import assert_compiles
+from tests.ops.memories import CPU_BACKENDS, check_precision, check_precision_of_search, evaluate, random_memory
+
+TARGETS = torch.tensor([0, 3, 1, -1, 2])
+SETS = torch.tensor([[0, 2], [1, -1], [2, 3], [-1, -1], [0, 1]])
+SOFT, WEIGHTS = torch.full((5, 4), 0.25), torch.linspace(0.5, 1.5, 5)
+CALLS = {
+    "cluster_contrast": lambda x, m, **o: ops.cluster_contrast(x, m, TARGETS, **o),
+    "rows": lambda x, m, **o: ops.cluster_contrast(x, m, TARGETS, reduction="none", **o),
+    "soft targets": lambda x, m, **o: ops.cluster_contrast(x, m, soft_targets=SOFT, weights=WEIGHTS, **o),
+    "cluster_contrast_sum": lambda x, m, **o: ops.cluster_contrast_sum(x, [m, m[:4]], [TARGETS, TARGETS], **o),
+    "set_contrast": lambda x, m, **o: ops.set_contrast(x, m, SETS, **o),
+    "union": lambda x, m, **o: ops.set_contrast(x, m, [SETS, SETS[:, :1]], **o),
+}
+
+
+@pytest.fixture
+def rows(generator):
+    return random_memory(generator, (), 5, 6, 40, torch.float32)
+
+
+@pytest.mark.parametrize("impl", [*CPU_BACKENDS, "eager"])
+@pytest.mark.parametrize("name", CALLS)
+def test_bfloat16_is_float32_of_rounded_rows(rows, name, impl):
+    """Value and gradient, which is not rounded itself."""
+    x, memory = (rows[0], rows[1][:4]) if name == "soft targets" else rows
+    found = evaluate(CALLS[name], x, memory, precision="bfloat16", impl=impl)
+    rounded = (y.bfloat16().float() for y in (x, memory))
+    expected = evaluate(CALLS[name], *rounded, precision="float32", impl=impl)
+    assert all(map(torch.equal, found, expected)) and {y.dtype for y in found} == {torch.float32}
+    assert not torch.equal(found[0], CALLS[name](x, memory, impl=impl))
+    for precision in ("auto", "tf32"):
+        same = evaluate(CALLS[name], x, memory, precision=precision, impl=impl)
+        assert all(map(torch.equal, same, evaluate(CALLS[name], x, memory, precision="float32", impl=impl)))
+
+
+@pytest.mark.parametrize("impl", [*CPU_BACKENDS, "eager"])
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
+def test_error_budget(generator, precision, impl):
+    check_precision(impl, precision, generator)
+
+
+@pytest.mark.parametrize("impl", [*CPU_BACKENDS, "eager"])
+def test_no_precision_decides_a_set(generator, impl):
+    check_precision_of_search(impl, generator)
+
+
+@pytest.mark.parametrize("name", [*CALLS, "instance_search"])
+def test_auto_is_what_autocast_computes_in(rows, name):
+    call = CALLS.get(name, lambda x, m, **o: ops.instance_search(x.detach(), m, 2, **o)[2])
+    x, memory = (rows[0], rows[1][:4]) if name == "soft targets" else rows
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(call(x, memory), call(x, memory, precision="bfloat16"))
+        exact = call(x, memory, precision="float32")
+    assert torch.equal(call(x, memory), exact)
+    with torch.autocast("cpu", torch.float16):
+        assert torch.equal(call(x, memory), exact)
+
+
+def test_features_in_half_precision_are_multiplied_as_they_are(rows):
+    x, memory = (y.half() for y in rows)
+    for precision in ("bfloat16", "tf32"):
+        assert torch.equal(
+            ops.cluster_contrast(x, memory, TARGETS, precision=precision), ops.cluster_contrast(x, memory, TARGETS)
+        )
+
+
+def test_a_known_log_sum_exp_keeps_sets_in_float32(rows):
+    x, memory = rows
+    _, lse, mean_row = ops.instance_search(x, memory, 2, precision="bfloat16")
+    for known in (dict(lse=lse), dict(lse=lse, mean_row=mean_row)):
+        exact = evaluate(ops.set_contrast, x, memory, SETS, precision="float32", **known)
+        assert all(map(torch.equal, evaluate(ops.set_contrast, x, memory, SETS, precision="bfloat16", **known), exact))
+
+
+def test_it_compiles(rows):
+    def step(features, memory):
+        whole = ops.cluster_contrast_sum(features, [memory], [TARGETS], precision="bfloat16")
+        return whole + ops.set_contrast(features, memory, SETS, precision="bfloat16")
+
+    assert_compiles(step, (rows[0].requires_grad_(), rows[1]))
+
+
+def test_the_reference_has_a_second_derivative(rows):
+    x, memory = rows
+
+    def curvature(x, memory, **options):
+        leaf = x.clone().requires_grad_()
+        loss = ops.cluster_contrast(leaf, memory, TARGETS, impl="reference", **options)
+        (gradient,) = torch.autograd.grad(loss, leaf, create_graph=True)
+        return torch.autograd.grad(gradient.square().sum(), leaf)[0]
+
+    expected = curvature(x.bfloat16().float(), memory.bfloat16().float())
+    torch.testing.assert_close(curvature(x, memory, precision="bfloat16"), expected)
+
+
+def test_under_vmap(rows):
+    features, memories = torch.stack([rows[0], 2 * rows[0]]), torch.stack([rows[1], rows[1].flip(0)])
+
+    def contrast(x, memory):
+        return ops.cluster_contrast(x, memory, TARGETS, precision="bfloat16")
+
+    expected = torch.stack([contrast(*pair) for pair in zip(features, memories, strict=True)])
+    assert torch.equal(torch.func.vmap(contrast)(features, memories), expected)
+
+
+@pytest.mark.parametrize("name", [*CALLS, "instance_search", "instance_searches"])
+def test_what_is_refused(rows, name):
+    x, memory = (rows[0], rows[1][:4]) if name == "soft targets" else rows
+    searches = {
+        "instance_search": lambda x, m, **o: ops.instance_search(x, m, 2, **o),
+        "instance_searches": lambda x, m, **o: instance_searches([x], [[m]], 2, **o),
+    }
+    call = (CALLS | searches)[name]
+    with pytest.raises(ValueError, match="precision must be one of auto, float32, tf32, bfloat16, got 'half'"):
+        call(x, memory, precision="half")
+    if name != "soft targets":
+        with pytest.raises(ValueError, match=r"precision='tf32' is for float32, got torch.float64 features"):
+            call(x.double(), memory.double(), precision="tf32")
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
+def test_on_a_gpu(generator, precision):
+    check_precision("triton", precision, generator, 131, 515, 384, "cuda")
+
+
+@pytest.mark.cuda
+def test_on_a_gpu_no_precision_decides_a_set(generator):
+    check_precision_of_search("triton", generator, 131, 4098, 384, 29, "cuda")
