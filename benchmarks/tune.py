@@ -65,8 +65,10 @@ JOBS = {
     "augmentation": Job("augment-stage-one"),
     "sinkhorn.rows": Job("sinkhorn"),
     "sinkhorn.columns": Job("sinkhorn"),
-    "pooling.wide": Job("semantic_pool-bfloat16"),
-    "pooling.narrow": Job("semantic_pool"),
+    "pooling.half": Job("semantic_pool-bfloat16"),
+    "pooling.single": Job("semantic_pool"),
+    "pooling_backward.half": Job("semantic_pool-bfloat16"),
+    "pooling_backward.single": Job("semantic_pool"),
 }
 
 

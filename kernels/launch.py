@@ -120,11 +120,17 @@ TABLE = {
     "augmentation": {
         80: dict(BLOCK=1024, num_warps=8, num_stages=1),
     },
-    "pooling.wide": {
-        80: dict(ELEMENTS=4096, num_warps=8),
+    "pooling.half": {
+        80: dict(ELEMENTS=8192, num_warps=8, num_stages=3),
     },
-    "pooling.narrow": {
-        80: dict(ELEMENTS=2048, num_warps=8),
+    "pooling.single": {
+        80: dict(ELEMENTS=4096, num_warps=8, num_stages=3),
+    },
+    "pooling_backward.half": {
+        80: dict(ELEMENTS=2048, num_warps=8, num_stages=6),
+    },
+    "pooling_backward.single": {
+        80: dict(ELEMENTS=4096, num_warps=16, num_stages=3),
     },
 }
 # table ends
@@ -135,6 +141,10 @@ INTERPRETED = {  # small, so that small tests have edges; what is not here is as
     "augmentation": dict(BLOCK=64, num_warps=4, num_stages=1),
     "knn.products": dict(M=16, N=32, K=16, num_warps=4, num_stages=1),
     "knn.narrow": dict(ELEMENTS=8192, num_warps=4),
+    "pooling.half": dict(ELEMENTS=128, num_warps=4, num_stages=1),
+    "pooling.single": dict(ELEMENTS=128, num_warps=4, num_stages=1),
+    "pooling_backward.half": dict(ELEMENTS=128, num_warps=4, num_stages=1),
+    "pooling_backward.single": dict(ELEMENTS=128, num_warps=4, num_stages=1),
 }
 
 

@@ -187,7 +187,7 @@ def prototypes():
 
     x, tokens = images(SINGLE, last=True), torch.zeros(3, 2048)
     _, scores, queries, _, _ = pool_forward(x, 3, tokens=tokens)
-    pool_backward(x, 3, tokens=tokens, scores=scores, query_gradient=queries)
+    pool_backward(x, 3, tokens=tokens, scores=scores, queries=queries, query_gradient=queries)
 
 
 def attention(parts=3, **shape):
