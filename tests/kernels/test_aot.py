@@ -27,6 +27,9 @@ BLOCKS = {  # of a multiprocessor of sm_90 at a time, as the docstrings of the k
 def test_every_configuration(name):
     for launch in dict.fromkeys(launch._replace(grid=()) for launch in launches_of(name, 90)):
         used = check(launch, 90)
+        if launch.kernel.__name__ in KNN_PRODUCTS:
+            waits, products = (machine_code(used).count(word) for word in ("WARPGROUP.DEPBAR", "HGMMA"))
+            assert waits < products, f"{launch.kernel.__name__}: ptxas waits after every wgmma, {launch}"
         if name in BLOCKS:
             check_blocks(launch, used, BLOCKS[name])
         if CALLS[name].everywhere and TENSOR_CORES[90] in used.ptx:
