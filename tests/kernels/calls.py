@@ -239,7 +239,7 @@ CALLS = {
     "centroids": Call(partial(centroids, SINGLE)),
     "centroids-half": Call(partial(centroids, torch.float16, width=100), everywhere=False),
     "centroids-double": Call(partial(centroids, DOUBLE), everywhere=False),
-    "sinkhorn": Call(partial(sinkhorn, 1, 2000, 500)),
+    "sinkhorn": Call(partial(sinkhorn, 1, 11_909, 600)),
     "sinkhorn-batch": Call(partial(sinkhorn, 100_000, 1, 7), everywhere=False),
     "augmentation-stage-one": Call(partial(augment, SINGLE, chain=32)),
     "augmentation-stage-two": Call(partial(augment, HALF), everywhere=False),
