@@ -78,6 +78,11 @@ CANDIDATES = {  # that single changes reach only by way of slower ones, if at al
         dict(M=128, N=256, K=64, num_warps=8, num_stages=3),
         dict(M=256, N=128, K=64, num_warps=8, num_stages=4),
     ],
+    "jaccard_encodings.mean": [dict(ROWS=8, BLOCK=16, num_warps=1, num_stages=1)],
+    "jaccard.pairs": [
+        dict(COLUMNS=1, BLOCK=64, MANY=4, num_warps=1, num_stages=1),
+        dict(COLUMNS=8, BLOCK=16, MANY=8, num_warps=1, num_stages=1),
+    ],
 }
 
 

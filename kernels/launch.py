@@ -91,13 +91,13 @@ TABLE = {
         80: dict(E=8, BLOCK=256, num_warps=4, num_stages=1),
     },
     "jaccard_encodings.mean": {
-        80: dict(BLOCK=32, num_warps=1, num_stages=1),
+        80: dict(ROWS=4, BLOCK=32, num_warps=1, num_stages=1),
     },
     "jaccard.rows": {
         80: dict(BLOCK=64, num_warps=1, num_stages=1),
     },
     "jaccard.pairs": {
-        80: dict(BLOCK=64, MANY=4, num_warps=1, num_stages=1),
+        80: dict(COLUMNS=4, BLOCK=32, MANY=8, num_warps=1, num_stages=1),
     },
     "jaccard.order": {
         80: dict(BLOCK=32, num_warps=1),

@@ -17,10 +17,11 @@ TENSOR_CORES = {80: "mma.sync", 89: "mma.sync", 90: "wgmma", 100: "tcgen05.mma",
 KNN_PRODUCTS = ("maxima_kernel", "collect_kernel")
 MULTIPROCESSORS = 132  # of an H100
 THREADS, SYSTEM_BYTES = 2048, 1024  # of a multiprocessor; shared memory that the system takes of each block's
-SHARING = ("expand_kernel", "pairs_kernel", "dense_kernel")  # programs that are as many as a GPU holds
+SHARING = ("expand_kernel", "mean_kernel", "pairs_kernel", "dense_kernel")  # programs that are as many as a GPU holds
 BLOCKS = {  # of a multiprocessor of sm_90 at a time, as the docstrings of the kernels' files say
     "pooling-half-last": dict(gather_kernel=3, attention_kernel=2, attention_backward_kernel=2, spread_kernel=2),
     "pooling-single-last": dict(gather_kernel=4, attention_kernel=2, attention_backward_kernel=1, spread_kernel=1),
+    "labels": dict(weights_kernel=7, pairs_kernel=16, mean_kernel=16),
     "sinkhorn": dict(rows_kernel=6, columns_kernel=10, plan_kernel=6),
 }
 
