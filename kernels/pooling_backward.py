@@ -8,8 +8,8 @@ maps are written apart and added in a fixed order: no atomics. Cells that belong
 gradient, or zero.
 
 A softmax passes ``weight (slope - mean)`` on, the mean over all cells of ``slope = gradient · cell``. For the
-attention it is followed as it moves: what was summed about the old mean is corrected by the cells summed so far. For
-the prototypes it is known before: their gradient times themselves.
+attention everything is summed about the first cell's slope, and what the mean differs from it is corrected at the end
+by the sum of the weighted cells. For the prototypes the mean is known before: their gradient times themselves.
 
 Estimates for an H100 at [432, 2048, 18, 9], from the machine code and 3.0 TB/s of copies, not measured: in bfloat16
 ``attention_backward_kernel`` moves 336 MB in 0.11 ms and ``spread_kernel`` 646 MB in 0.22 ms, with 2 blocks of 8 warps
@@ -39,33 +39,29 @@ def load_forms(own, pg1, pg2, at, inside, view, VIEW: tl.constexpr, VIEWS: tl.co
 
 
 @triton.jit
-def absorb_gradient(tile, weight, slope, mass, mean, cells, gradient):
-    """Take a tile into ``gradient``, the sum of ``weight (slope - mean) cell``.
+def absorb_gradient(tile, form_gradient, weights, slopes, j, stripe, centre, mass, excess, cells, gradient):
+    """Take a tile into the sums over cells of ``weight``, ``weight (slope - centre)``, and of the cells times either.
 
-    ``mass`` and ``cells`` are the sums of the weights and of the cells times their weights.
+    ``centre`` is the slope of the first cell: slopes can be far larger than they differ. They are stored as well.
     """
-    more = mass + tl.sum(weight, 0)
-    now = mean + tl.where(more > 0, tl.sum(weight * (slope - mean), 0) / more, 0.0)
-    gradient += (mean - now) * cells + tl.sum(tile * (weight * (slope - now))[:, None], 0)
-    return more, now, cells + tl.sum(tile * weight[:, None], 0), gradient
-
-
-@triton.jit
-def _slopes(tile, form_gradient, weights, out, j, stripe):
-    """Weights of the cells of a tile and the slopes of their scores, which are stored as well."""
     slope = tl.sum(tile * form_gradient[None, :], 1)
-    tl.store(out + j, slope, mask=j < stripe)
-    return tl.load(weights + j, mask=j < stripe, other=0.0), slope
+    tl.store(slopes + j, slope, mask=j < stripe)
+    centre += tl.sum(tl.where(j == 0, slope, 0.0), 0)
+    weight = tl.load(weights + j, mask=j < stripe, other=0.0)
+    share = weight * (slope - centre)
+    cells += tl.sum(tile * weight[:, None], 0)
+    gradient += tl.sum(tile * share[:, None], 0)
+    return centre, mass + tl.sum(weight, 0), excess + tl.sum(share, 0), cells, gradient
 
 
 @triton.jit
-def _finish_gradients(weights, gradients, stripe, mean, scale):
+def _finish_gradients(weights, gradients, stripe, centre, excess, scale):
     """Slopes of a stripe, which other threads have stored, become gradients of the scores."""
     for start in range(0, stripe, SCORES):
         j = start + tl.arange(0, SCORES)
         slope = tl.load(gradients + j, mask=j < stripe, other=0.0)
         weight = tl.load(weights + j, mask=j < stripe, other=0.0)
-        tl.store(gradients + j, weight * (slope - mean) * scale, mask=j < stripe)
+        tl.store(gradients + j, weight * (slope - centre - excess) * scale, mask=j < stripe)
 
 
 @triton.jit
@@ -88,41 +84,45 @@ def attention_backward_kernel(
     weights += (image * VIEWS * parts + part) * stripe
     score_gradients += (image * VIEWS * parts + part) * stripe
     next_view = parts * stripe
+    none = tl.zeros([D], tl.float32)
     first_form = load_forms(own, pg1, pg2, at, m, view, 0, VIEWS)
-    first_mass, first_mean, first_cells, first = 0.0, 0.0, tl.zeros([D], tl.float32), tl.zeros([D], tl.float32)
+    first_centre, first_mass, first_excess, first_cells, first = 0.0, 0.0, 0.0, none, none
     if VIEWS == 3:
         second_form = load_forms(own, pg1, pg2, at + step, m, view, 1, VIEWS)
-        second_mass, second_mean, second_cells, second = first_mass, first_mean, first_cells, first
+        second_centre, second_mass, second_excess, second_cells, second = 0.0, 0.0, 0.0, none, none
         third_form = load_forms(own, pg1, pg2, at + 2 * step, m, view, 2, VIEWS)
-        third_mass, third_mean, third_cells, third = first_mass, first_mean, first_cells, first
+        third_centre, third_mass, third_excess, third_cells, third = 0.0, 0.0, 0.0, none, none
     for start in tl.range(0, stripe, C, num_stages=STAGES):
         j = start + tl.arange(0, C)
         tile = load_tile(x, begin + j, j < stripe, d, width)
-        weight, slope = _slopes(tile, first_form, weights, score_gradients, j, stripe)
-        first_mass, first_mean, first_cells, first = absorb_gradient(
-            tile, weight, slope, first_mass, first_mean, first_cells, first
-        )
+        first_centre, first_mass, first_excess, first_cells, first = absorb_gradient(
+            tile, first_form, weights, score_gradients, j, stripe,
+            first_centre, first_mass, first_excess, first_cells, first,
+        )  # fmt: skip
         if VIEWS == 3:
-            weight, slope = _slopes(tile, second_form, weights + next_view, score_gradients + next_view, j, stripe)
-            second_mass, second_mean, second_cells, second = absorb_gradient(
-                tile, weight, slope, second_mass, second_mean, second_cells, second
-            )
-            weight, slope = _slopes(
-                tile, third_form, weights + 2 * next_view, score_gradients + 2 * next_view, j, stripe
-            )
-            third_mass, third_mean, third_cells, third = absorb_gradient(
-                tile, weight, slope, third_mass, third_mean, third_cells, third
-            )
+            second_centre, second_mass, second_excess, second_cells, second = absorb_gradient(
+                tile, second_form, weights + next_view, score_gradients + next_view, j, stripe,
+                second_centre, second_mass, second_excess, second_cells, second,
+            )  # fmt: skip
+            third_centre, third_mass, third_excess, third_cells, third = absorb_gradient(
+                tile, third_form, weights + 2 * next_view, score_gradients + 2 * next_view, j, stripe,
+                third_centre, third_mass, third_excess, third_cells, third,
+            )  # fmt: skip
     query_gradients += (image * VIEWS * parts + part) * width
-    tl.store(query_gradients + d, first * scale, mask=m)
+    first_excess /= first_mass
+    tl.store(query_gradients + d, (first - first_excess * first_cells) * scale, mask=m)
     if VIEWS == 3:
-        tl.store(query_gradients + parts * width + d, second * scale, mask=m)
-        tl.store(query_gradients + 2 * parts * width + d, third * scale, mask=m)
+        second_excess /= second_mass
+        tl.store(query_gradients + parts * width + d, (second - second_excess * second_cells) * scale, mask=m)
+        third_excess /= third_mass
+        tl.store(query_gradients + 2 * parts * width + d, (third - third_excess * third_cells) * scale, mask=m)
     tl.debug_barrier()
-    _finish_gradients(weights, score_gradients, stripe, first_mean, scale)
+    _finish_gradients(weights, score_gradients, stripe, first_centre, first_excess, scale)
     if VIEWS == 3:
-        _finish_gradients(weights + next_view, score_gradients + next_view, stripe, second_mean, scale)
-        _finish_gradients(weights + 2 * next_view, score_gradients + 2 * next_view, stripe, third_mean, scale)
+        _finish_gradients(weights + next_view, score_gradients + next_view, stripe, second_centre, second_excess, scale)
+        _finish_gradients(
+            weights + 2 * next_view, score_gradients + 2 * next_view, stripe, third_centre, third_excess, scale
+        )
 
 
 @triton.jit
