@@ -1,14 +1,16 @@
 """``python -m benchmarks.tune [--only FAMILY] [--minutes M]``: measure and rewrite the launch table for this GPU.
 
 A row of the table is timed by a case of the registry, at its full size. From the entry that the device has now, one
-number at a time is halved or doubled (stages: one less or more); the fastest of these is the next to start from, until
-none is faster by ``MARGIN``. Before an entry is timed its outputs have to match those of the entry it would replace,
-which in float32 have to match the case's reference first. What was measured is kept in ``--out``, so that a call goes
-on where the time of the one before ran out.
+number at a time is halved or doubled (stages: one less or more), and what ``CANDIDATES`` names is tried, where several
+numbers change together; the fastest of these is the next to start from, until none is faster by ``MARGIN``. Before an
+entry is timed its outputs have to match those of the entry it would replace, which in float32 have to match the case's
+reference first. What was measured is kept in ``--out``, so that a call goes on where the time of the one before ran
+out.
 """
 
 import argparse
 import contextlib
+import functools
 import hashlib
 import json
 import math
@@ -64,8 +66,22 @@ JOBS = {
     "augmentation": Job("augment-stage-one"),
     "sinkhorn.rows": Job("sinkhorn"),
     "sinkhorn.columns": Job("sinkhorn"),
-    "pooling.wide": Job("semantic_pool-bfloat16"),
-    "pooling.narrow": Job("semantic_pool"),
+    "pooling.half": Job("semantic_pool-bfloat16"),
+    "pooling.single": Job("semantic_pool"),
+    "pooling_backward.half": Job("semantic_pool-bfloat16"),
+    "pooling_backward.single": Job("semantic_pool"),
+}
+CANDIDATES = {  # that single changes reach only by way of slower ones, if at all
+    "knn.products": [
+        dict(M=128, N=128, K=64, num_warps=4, num_stages=3),
+        dict(M=128, N=256, K=64, num_warps=8, num_stages=3),
+        dict(M=256, N=128, K=64, num_warps=8, num_stages=4),
+    ],
+    "jaccard_encodings.mean": [dict(ROWS=8, BLOCK=16, num_warps=1, num_stages=1)],
+    "jaccard.pairs": [
+        dict(COLUMNS=1, BLOCK=64, MANY=4, num_warps=1, num_stages=1),
+        dict(COLUMNS=8, BLOCK=16, MANY=8, num_warps=1, num_stages=1),
+    ],
 }
 
 
@@ -130,7 +146,8 @@ def tune(
         start = table[name][launch.nearest(table[name], capability)]
         try:
             with bench(name) as this:
-                best = search(start, this, times, lambda: ledger.write(out, state), expired)
+                save = functools.partial(ledger.write, out, state)
+                best = search(start, this, times, save, expired, CANDIDATES.get(name, ()))
                 if best is None:
                     return list(names[place:])
                 report(name, capability, start, best, times, this.predicted())
@@ -145,9 +162,14 @@ def tune(
 
 
 def search(
-    start: Entry, bench: Bench, times: dict[str, float | str], save: Callable[[], None], expired: Callable[[], bool]
+    start: Entry,
+    bench: Bench,
+    times: dict[str, float | str],
+    save: Callable[[], None],
+    expired: Callable[[], bool],
+    candidates: Sequence[Entry] = (),
 ) -> Entry | None:
-    """The fastest entry that single changes lead to from ``start``, or None where time ran out before."""
+    """The fastest entry that single changes lead to from ``start`` or a candidate; None where time ran out before."""
 
     def known(entry: Entry) -> bool:
         return _key(entry) in times
@@ -166,11 +188,12 @@ def search(
 
     best = start
     while True:
-        for entry in (best, *alternatives(best)):
+        others = [*candidates, *alternatives(best)]
+        for entry in (best, *others):
             if not known(entry) and expired():
                 return None
             measured(entry)
-        fastest = min(alternatives(best), key=measured, default=best)
+        fastest = min(others, key=measured, default=best)
         if measured(fastest) > (1 - MARGIN) * measured(best):
             return best
         best = fastest

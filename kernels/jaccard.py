@@ -14,10 +14,14 @@ Room for a row's near pairs: since the minima over all j add up to at most sum_l
 can be near (about five times what is). Where that is too much (t near 0), a first run only counts.
 
 Sums over prefixes are int32 with 30 bits behind the point, distances' sums int64 with 44, so that (i, j) and (j, i) get
-the same bits and no order of integer atomics shows. At N = 22,258 and 58 entries a row: 40 million pairs of prefix
-entries (111 million without prefixes; 43 of 461 where hubs are), then 52 million entries of the rows that are left, 8
-bytes each and mostly from cache. Not traffic but the latency of dependent reads is the limit, hence as many programs as
-fit.
+the same bits and no order of integer atomics shows.
+
+At N = 22,258 and 58 entries a row: 40 million pairs of prefix entries (111 million without prefixes; 43 of 461 where
+hubs are), then 52 million entries of the rows that are left, 8 bytes each and mostly from cache. Not these 1.3 GB but
+the latency of dependent reads is the limit, hence 16 programs an SM, and several columns' postings and several rows'
+entries at a time: at 4 columns and 8 rows about 130 reads of a row wait for another, 240 at one and 4. Estimates for an
+H100 at 0.7 µs each, not measured: 1.0 ms at N = 22,258, ten or eleven rows a program; 0.1 ms at N = 2,000, where every
+row has a program and SMs have room for more.
 """
 
 from typing import NamedTuple
@@ -122,7 +126,8 @@ def distances_from(dense_row, pointers, columns, values, j, valid, MANY: tl.cons
 @triton.jit
 def pairs_kernel(
     pointers, columns, values, prefixes, starts, postings, posting_values, sums, candidates, slots, near_columns,
-    near_distances, kept, rows, max_distance, least_shared, BLOCK: tl.constexpr, MANY: tl.constexpr,
+    near_distances, kept, rows, max_distance, least_shared, COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
+    MANY: tl.constexpr,
 ):  # fmt: skip
     """For every row, how many distances are ``kept``, and as many of them as fit between its ``slots``.
 
@@ -133,30 +138,38 @@ def pairs_kernel(
     """
     sums += tl.program_id(0).to(tl.int64) * rows
     candidates += tl.program_id(0).to(tl.int64) * rows
+    ahead = tl.arange(0, COLUMNS)
     lane = tl.arange(0, BLOCK)
+    every: tl.constexpr = COLUMNS * BLOCK
+    entry = tl.arange(0, every)
     for row in range(tl.program_id(0).to(tl.int64), rows, tl.num_programs(0)):
         begin = tl.load(pointers + row)
+        last = begin + tl.load(prefixes + row)
         found = 0
-        for e in range(begin, begin + tl.load(prefixes + row)):
-            column = tl.load(columns + e)
-            value = tl.load(values + e)
-            end = tl.load(starts + column + 1)
-            for start in range(tl.load(starts + column), end, BLOCK):
-                inside = start + lane < end
-                j = tl.load(postings + start + lane, mask=inside, other=0)
-                shared = tl.minimum(tl.load(posting_values + start + lane, mask=inside, other=0.0), value)
+        for first in range(begin, last, COLUMNS):
+            e = first + ahead
+            column = tl.load(columns + e, mask=e < last, other=0)
+            value = tl.load(values + e, mask=e < last, other=0.0)[:, None]
+            posting = tl.load(starts + column, mask=e < last, other=0)
+            end = tl.load(starts + column + 1, mask=e < last, other=0)
+            for start in range(0, tl.max(end - posting, 0), BLOCK):
+                at = (posting + start)[:, None] + lane[None, :]
+                inside = at < end[:, None]
+                j = tl.load(postings + at, mask=inside, other=0)
+                shared = tl.minimum(tl.load(posting_values + at, mask=inside, other=0.0), value)
                 shared = tl.maximum((shared * SUM_ONE).to(tl.int32), 1)
                 new = inside & (tl.atomic_add(sums + j, shared, mask=inside, sem="relaxed") == 0)
-                tl.store(candidates + found + tl.cumsum(new.to(tl.int32), 0) - 1, j, mask=new)
-                found += tl.sum(new.to(tl.int32), 0)
+                new = tl.reshape(new.to(tl.int32), [every])
+                tl.store(candidates + found + tl.cumsum(new, 0) - 1, tl.reshape(j, [every]), mask=new > 0)
+                found += tl.sum(new, 0)
         tl.debug_barrier()
         left = 0
-        for start in range(0, found, BLOCK):
-            inside = start + lane < found
-            j = tl.load(candidates + start + lane, mask=inside, other=0)
+        for start in range(0, found, every):
+            inside = start + entry < found
+            j = tl.load(candidates + start + entry, mask=inside, other=0)
             shared = tl.load(sums + j, mask=inside, other=0, cache_modifier=".cg")
             stays = inside & (shared.to(tl.float32) >= least_shared * SUM_ONE)
-            tl.store(sums + j, tl.full([BLOCK], 0, tl.int32), mask=inside)
+            tl.store(sums + j, tl.full([every], 0, tl.int32), mask=inside)
             tl.store(candidates + left + tl.cumsum(stays.to(tl.int32), 0) - 1, j, mask=stays)
             left += tl.sum(stays.to(tl.int32), 0)
         tl.debug_barrier()
@@ -277,7 +290,7 @@ def jaccard_distance(encodings: Encodings) -> torch.Tensor:
     with on_device(encodings.uses):
         dense_row = torch.zeros(resident_programs(rows, 4 * rows, device), rows, dtype=torch.int32, device=device)
         distances = torch.empty(rows, rows, device=device)
-        dense_kernel[(len(dense_row),)](
-            *encodings[:3], dense_row, distances, rows, **configuration("jaccard.pairs", device)
-        )
+        blocks = configuration("jaccard.pairs", device)
+        del blocks["COLUMNS"]
+        dense_kernel[(len(dense_row),)](*encodings[:3], dense_row, distances, rows, **blocks)
     return distances

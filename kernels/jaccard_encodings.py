@@ -16,7 +16,9 @@ so large that not every program that a GPU can hold has room, fewer share the ro
 
 Read: the k ranks of k images a row (4k² bytes, from cache), k half sets, and one feature row (4·D bytes) for each image
 that an expanded set has beyond the reciprocal set, whose similarities come from the neighbour search; written: 8 bytes
-an entry. At N = 22,258 and k1 = 30 that is 5 of 20 entries and so 0.9 GB at D = 2048, the floor.
+an entry. At N = 22,258 and k1 = 30 that is 5 of 20 entries and so 0.9 GB at D = 2048: an estimate of 0.3 ms on an H100,
+whose SM holds 7 blocks of ``weights_kernel``. The other kernels wait for dependent reads, with 16 programs an SM or
+more; ``mean_kernel`` has 4 of the rows that it averages under way.
 """
 
 from typing import NamedTuple
@@ -162,7 +164,7 @@ def entry_weights(similarities, inside, factor, SCALED: tl.constexpr):
 @triton.jit
 def mean_kernel(
     ranks, pointers, columns, values, sums, keys, uses, lengths, new_pointers, new_columns, new_values, rows, k, k2,
-    room, scale, COUNT: tl.constexpr, BLOCK: tl.constexpr,
+    room, scale, COUNT: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The mean of the rows of the ``k2`` first ranks, by how many rows use a column.
 
@@ -174,13 +176,16 @@ def mean_kernel(
     lane = tl.arange(0, BLOCK)
     for row in range(tl.program_id(0).to(tl.int64), rows, tl.num_programs(0)):
         count = 0
-        for r in range(0, k2):
-            j = tl.load(ranks + row * k + r).to(tl.int64)
-            end = tl.load(pointers + j + 1)
-            for start in range(tl.load(pointers + j), end, BLOCK):
-                inside = start + lane < end
-                column = tl.load(columns + start + lane, mask=inside, other=0)
-                value = tl.load(values + start + lane, mask=inside, other=0.0)
+        for first in range(0, k2, ROWS):
+            r = first + tl.arange(0, ROWS)
+            j = tl.load(ranks + row * k + r, mask=r < k2, other=0).to(tl.int64)
+            begin = tl.load(pointers + j, mask=r < k2, other=0)
+            end = tl.load(pointers + j + 1, mask=r < k2, other=0)
+            for start in range(0, tl.max(end - begin, 0), BLOCK):
+                at = (begin + start)[:, None] + lane[None, :]
+                inside = at < end[:, None]
+                column = tl.load(columns + at, mask=inside, other=0)
+                value = tl.load(values + at, mask=inside, other=0.0)
                 before = tl.atomic_add(
                     sums + column, tl.maximum((value * ONE).to(tl.int64), 1), mask=inside, sem="relaxed"
                 )
@@ -188,8 +193,9 @@ def mean_kernel(
                 key = column.to(tl.int64)
                 if not COUNT:
                     key += tl.load(uses + column, mask=new, other=0).to(tl.int64) << 32
-                tl.store(keys + count + tl.cumsum(new.to(tl.int32), 0) - 1, key, mask=new)
-                count += tl.sum(new.to(tl.int32), 0)
+                new = tl.reshape(new.to(tl.int32), [ROWS * BLOCK])
+                tl.store(keys + count + tl.cumsum(new, 0) - 1, tl.reshape(key, [ROWS * BLOCK]), mask=new > 0)
+                count += tl.sum(new, 0)
         tl.debug_barrier()
         if COUNT:
             tl.store(lengths + row, count)

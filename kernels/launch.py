@@ -65,7 +65,7 @@ TABLE = {
     "knn.products": {
         80: dict(M=128, N=128, K=32, num_warps=4, num_stages=4),
         86: dict(M=128, N=128, K=32, num_warps=4, num_stages=3),
-        90: dict(M=128, N=128, K=64, num_warps=4, num_stages=3),
+        90: dict(M=128, N=256, K=64, num_warps=8, num_stages=4),
         120: dict(M=128, N=128, K=32, num_warps=4, num_stages=3),
     },
     "knn.round": {
@@ -91,13 +91,13 @@ TABLE = {
         80: dict(E=8, BLOCK=256, num_warps=4, num_stages=1),
     },
     "jaccard_encodings.mean": {
-        80: dict(BLOCK=32, num_warps=1, num_stages=1),
+        80: dict(ROWS=4, BLOCK=32, num_warps=1, num_stages=1),
     },
     "jaccard.rows": {
         80: dict(BLOCK=64, num_warps=1, num_stages=1),
     },
     "jaccard.pairs": {
-        80: dict(BLOCK=64, MANY=4, num_warps=1, num_stages=1),
+        80: dict(COLUMNS=4, BLOCK=32, MANY=8, num_warps=1, num_stages=1),
     },
     "jaccard.order": {
         80: dict(BLOCK=32, num_warps=1),
@@ -112,19 +112,25 @@ TABLE = {
         80: dict(ROWS=8, BLOCK=256, num_warps=4, num_stages=1),
     },
     "sinkhorn.rows": {
-        80: dict(R=32, C=64, num_warps=4),
+        80: dict(R=32, C=64, num_warps=8),
     },
     "sinkhorn.columns": {
-        80: dict(C=16, BLOCK=64, num_warps=4),
+        80: dict(C=4, BLOCK=256, num_warps=4),
     },
     "augmentation": {
         80: dict(BLOCK=1024, num_warps=8, num_stages=1),
     },
-    "pooling.wide": {
-        80: dict(ELEMENTS=4096, num_warps=8),
+    "pooling.half": {
+        80: dict(ELEMENTS=8192, num_warps=8, num_stages=3),
     },
-    "pooling.narrow": {
-        80: dict(ELEMENTS=2048, num_warps=8),
+    "pooling.single": {
+        80: dict(ELEMENTS=4096, num_warps=8, num_stages=3),
+    },
+    "pooling_backward.half": {
+        80: dict(ELEMENTS=2048, num_warps=8, num_stages=6),
+    },
+    "pooling_backward.single": {
+        80: dict(ELEMENTS=4096, num_warps=16, num_stages=3),
     },
 }
 # table ends
@@ -135,6 +141,10 @@ INTERPRETED = {  # small, so that small tests have edges; what is not here is as
     "augmentation": dict(BLOCK=64, num_warps=4, num_stages=1),
     "knn.products": dict(M=16, N=32, K=16, num_warps=4, num_stages=1),
     "knn.narrow": dict(ELEMENTS=8192, num_warps=4),
+    "pooling.half": dict(ELEMENTS=128, num_warps=4, num_stages=1),
+    "pooling.single": dict(ELEMENTS=128, num_warps=4, num_stages=1),
+    "pooling_backward.half": dict(ELEMENTS=128, num_warps=4, num_stages=1),
+    "pooling_backward.single": dict(ELEMENTS=128, num_warps=4, num_stages=1),
 }
 
 

@@ -2,18 +2,18 @@
 
 Source: docs/method.md, "Model".
 
-A program is a stripe of an image. A stripe's softmax needs whole dot products of its cells, and its weighted sums need
-the softmax, so a program goes over its stripe twice, in chunks of D: the second time backwards, so that it starts with
-what the cache saw last. ``gather_kernel`` makes the scores, the prototypes and (on its second pass) the power sums of
-the stripe; ``attention_kernel`` lets one map be asked by the queries of all three views of its batch position at once
-and writes own, pg1 and pg2 where they belong. Sums over stripes are written apart and added in a fixed order.
+A program is a stripe of an image and reads it once, a few whole cells at a time: their scores are then complete, and
+the softmax and its weighted sum grow with them, rescaled whenever the largest score so far changes. ``gather_kernel``
+makes the scores, the prototypes and the power sums of the stripe; ``attention_kernel`` lets one map be asked by the
+queries of all three views of its batch position at once and writes own, pg1 and pg2 where they belong. Sums over
+stripes are written apart and added in a fixed order. Cells are rows of a channels-last map; others are copied.
 
-Traffic: a stripe of 54 cells of 2048 is 221 KB in bfloat16 and 442 KB in float32, and an SM's share of an H200's L2 is
-about 450 KB, so second passes should mostly be hits: then the map is read twice. The floor is one read: on an H200
-0.13 ms for [432, 2048, 18, 9] in float32. About 8 multiply-adds an element: memory bound.
+Estimates for an H100 at [432, 2048, 18, 9], from the machine code and 3.0 TB/s of copies, not measured: in bfloat16
+``gather_kernel`` moves 308 MB in 0.10 ms with 3 blocks an SM and ``attention_kernel`` 314 MB in 0.10 ms with 2, in
+float32 595 MB in 0.20 ms with 4 and 617 MB in 0.21 ms with 2. A block has 32 KB under way by cp.async, 16 bytes a copy.
+Their 3 and 6 multiply-adds an element, 2.6 GFLOP together, take 0.04 ms: memory bound.
 
-Sums are float32, each over a few dozen terms a lane, then a tree; softmax is float64. Tiles are 2048 or 4096 elements:
-as many as spill no registers, not tuned by measurement yet.
+Sums are float32, each over a few terms a lane, then a tree.
 """
 
 from collections.abc import Sequence
@@ -25,13 +25,16 @@ from triton.language.extra import libdevice
 
 from .launch import configuration, on_device
 
-MAX_STRIPE = 1024  # cells of a stripe: one column of a tile
+MAX_WIDTH = 8192  # of a cell, which a program holds whole
+LOWEST = tl.constexpr(torch.finfo(torch.float32).min)
+MOST_CELLS = 16  # of a tile
+SCORES = tl.constexpr(64)  # of a stripe that are worked on at a time, once they are complete
 
 
 @triton.jit
-def load_tile(x, cell, inside, d, width, cell_stride, width_stride):
-    """Tile [cells, D] of an image in float32, zero outside."""
-    at = x + cell[:, None] * cell_stride + d[None, :] * width_stride
+def load_tile(x, cell, inside, d, width):
+    """Cells ``[C, D]`` of an image in float32, zero outside."""
+    at = x + cell[:, None] * width + d[None, :]
     return tl.load(at, mask=inside[:, None] & (d < width)[None, :], other=0.0).to(tl.float32)
 
 
@@ -55,18 +58,25 @@ def power_of(x, P: tl.constexpr):
 
 
 @triton.jit
-def softmax(scores, inside):
-    """In float64, which costs nothing for so few numbers: a score's error is every weight's error."""
-    scores = tl.where(inside, scores.to(tl.float64), float("-inf"))
-    scores = tl.exp(scores - tl.max(scores, 0))
-    return (scores / tl.sum(scores, 0)).to(tl.float32)
+def log_sigmoid(scores):
+    return tl.minimum(scores, 0.0) - tl.log(1.0 + tl.exp(-tl.abs(scores)))
 
 
 @triton.jit
-def token_weights(scores, inside):
-    """sigmoid(scores) over their sum, as the softmax of their logarithms: also where every sigmoid underflows."""
-    scores = scores.to(tl.float64)
-    return softmax(tl.minimum(scores, 0.0) - tl.log(1.0 + tl.exp(-tl.abs(scores))), inside)
+def absorb(tile, scores, top, mass, total):
+    """Softmax as it grows: ``total`` and ``mass`` are the sums of cells and of ones times ``exp(score - top)``."""
+    now = tl.maximum(top, tl.max(scores, 0))
+    before, weight = tl.exp(top - now), tl.exp(scores - now)
+    return now, mass * before + tl.sum(weight, 0), total * before + tl.sum(tile * weight[:, None], 0)
+
+
+@triton.jit
+def _finish_weights(scores, stripe, top, mass):
+    """Scores of a stripe, which other threads have stored, become weights."""
+    for start in range(0, stripe, SCORES):
+        j = start + tl.arange(0, SCORES)
+        score = tl.load(scores + j, mask=j < stripe, other=float("-inf"))
+        tl.store(scores + j, tl.exp(score - top) / mass, mask=j < stripe)
 
 
 @triton.jit
@@ -93,90 +103,98 @@ def _store_forms(own, pg1, pg2, at, value, inside, view, VIEW: tl.constexpr, VIE
 
 @triton.jit
 def gather_kernel(
-    x, tokens, scores, prototypes, powers, image_stride, cell_stride, width_stride, cells, width, stripe, parts,
-    TOKENS: tl.constexpr, POWER: tl.constexpr, T: tl.constexpr, TAIL: tl.constexpr, D: tl.constexpr,
+    x, tokens, scores, prototypes, powers, cells, width, stripe, parts, TOKENS: tl.constexpr, POWER: tl.constexpr,
+    C: tl.constexpr, D: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Scores, prototypes and power sums of a stripe.
+    """Scores, prototypes and power sums of a stripe; the last stripe's powers include the cells of no part.
 
-    ``x`` is the map by its strides, ``tokens [P, D]`` of any float dtype; float32 are ``scores [B, P, T]``,
-    ``prototypes`` and ``powers [B, P, D]``. TAIL bounds the cells of no part, which the last stripe's powers include.
+    ``x [B, cells, D]`` is the map, ``tokens [P, D]`` of any float dtype; float32 are ``scores [B, P, T]``,
+    ``prototypes`` and ``powers [B, P, D]``.
     """
     image, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     at = image * parts + part
-    x += image * image_stride
-    j = tl.arange(0, T)
-    cell = part * stripe + j
-    inside = (j < stripe) & (cell < cells)
-    chunks = tl.cdiv(width, D)
+    x += image * cells * width
+    begin = part * stripe
+    end = tl.minimum(begin + stripe, cells)
+    d = tl.arange(0, D)
     if TOKENS:
-        products = tl.zeros((T, D), tl.float32)
-        for n in tl.range(0, chunks, num_stages=3):
-            d = n * D + tl.arange(0, D)
-            tile = load_tile(x, cell, inside, d, width, cell_stride, width_stride)
-            products += tile * load_row(tokens + part * width, d, width)[None, :]
-        score = tl.sum(products.to(tl.float64), 1)
-        tl.store(scores + at * stripe + j, score.to(tl.float32), mask=inside)
-        weight = token_weights(score, inside)
-    for n in tl.range(0, chunks, num_stages=3):
-        d = (chunks - 1 - n) * D + tl.arange(0, D)
-        tile = load_tile(x, cell, inside, d, width, cell_stride, width_stride)
+        token = load_row(tokens + part * width, d, width)
+        top = LOWEST
+        mass = 0.0
+        prototype = tl.zeros([D], tl.float32)
+    power = tl.zeros([D], tl.float32)
+    for start in tl.range(begin, end, C, num_stages=STAGES):
+        cell = start + tl.arange(0, C)
+        tile = load_tile(x, cell, cell < end, d, width)
         if TOKENS:
-            tl.store(prototypes + at * width + d, tl.sum(tile * weight[:, None], 0), mask=d < width)
+            score = tl.sum(tile * token[None, :], 1)
+            tl.store(scores + at * stripe + cell - begin, score, mask=cell < end)
+            logit = tl.where(cell < end, log_sigmoid(score), float("-inf"))
+            top, mass, prototype = absorb(tile, logit, top, mass, prototype)
         if POWER > 0:
-            total = tl.sum(power_of(tile, POWER), 0)
-            if TAIL > 0:
-                rest = parts * stripe + tl.arange(0, TAIL)
-                tile = load_tile(x, rest, (rest < cells) & (part == parts - 1), d, width, cell_stride, width_stride)
-                total += tl.sum(power_of(tile, POWER), 0)
-            tl.store(powers + at * width + d, total, mask=d < width)
+            power += tl.sum(power_of(tile, POWER), 0)
+    if TOKENS:
+        tl.store(prototypes + at * width + d, prototype / mass, mask=d < width)
+    if POWER > 0:
+        for start in range(end, tl.where(part == parts - 1, cells, 0), C):
+            cell = start + tl.arange(0, C)
+            power += tl.sum(power_of(load_tile(x, cell, cell < cells, d, width), POWER), 0)
+        tl.store(powers + at * width + d, power, mask=d < width)
 
 
 @triton.jit
 def attention_kernel(
-    x, queries, weights, own, pg1, pg2, image_stride, cell_stride, width_stride, positions, width, stripe, parts, scale,
-    VIEWS: tl.constexpr, T: tl.constexpr, D: tl.constexpr,
+    x, queries, weights, own, pg1, pg2, positions, cells, width, stripe, parts, scale, VIEWS: tl.constexpr,
+    C: tl.constexpr, D: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Attention of every view's query over a stripe of one map.
 
-    ``x`` is the map by its strides; ``queries [B, P, D]`` and ``weights [B, VIEWS, P, T]`` are float32; ``own``,
-    ``pg1`` and ``pg2 [B, P, D]`` of the dtype of ``x``. The images are VIEWS times ``positions``.
+    ``x [B, cells, D]`` is the map; ``queries [B, P, D]`` and ``weights [B, VIEWS, P, T]`` are float32; ``own``, ``pg1``
+    and ``pg2 [B, P, D]`` of the dtype of ``x``. The images are VIEWS times ``positions``.
     """
     image, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     view, position = image // positions, image % positions
     row, step = (position * parts + part) * width, positions * parts * width
-    x += image * image_stride
-    j = tl.arange(0, T)
-    cell, inside = part * stripe + j, j < stripe
-    chunks = tl.cdiv(width, D)
-    first = tl.zeros((T, D), tl.float32)
+    x += image * cells * width
+    weights += (image * VIEWS * parts + part) * stripe
+    next_view = parts * stripe
+    begin = part * stripe
+    d = tl.arange(0, D)
+    first_query = load_row(queries + row, d, width) * scale
+    first_top, first_mass, first = LOWEST, 0.0, tl.zeros([D], tl.float32)
     if VIEWS == 3:
-        second = tl.zeros((T, D), tl.float32)
-        third = tl.zeros((T, D), tl.float32)
-    for n in tl.range(0, chunks, num_stages=3):
-        d = n * D + tl.arange(0, D)
-        tile = load_tile(x, cell, inside, d, width, cell_stride, width_stride)
-        first += tile * load_row(queries + row, d, width)[None, :]
+        second_query = load_row(queries + row + step, d, width) * scale
+        second_top, second_mass, second = LOWEST, 0.0, tl.zeros([D], tl.float32)
+        third_query = load_row(queries + row + 2 * step, d, width) * scale
+        third_top, third_mass, third = LOWEST, 0.0, tl.zeros([D], tl.float32)
+    for start in tl.range(0, stripe, C, num_stages=STAGES):
+        j = start + tl.arange(0, C)
+        tile = load_tile(x, begin + j, j < stripe, d, width)
+        score = _scores(tile, first_query, weights, j, stripe)
+        first_top, first_mass, first = absorb(tile, score, first_top, first_mass, first)
         if VIEWS == 3:
-            second += tile * load_row(queries + row + step, d, width)[None, :]
-            third += tile * load_row(queries + row + 2 * step, d, width)[None, :]
-    at = weights + (image * VIEWS * parts + part) * stripe + j
-    first_weight = softmax(tl.sum(first.to(tl.float64), 1) * scale, inside)
-    tl.store(at, first_weight, mask=inside)
+            score = _scores(tile, second_query, weights + next_view, j, stripe)
+            second_top, second_mass, second = absorb(tile, score, second_top, second_mass, second)
+            score = _scores(tile, third_query, weights + 2 * next_view, j, stripe)
+            third_top, third_mass, third = absorb(tile, score, third_top, third_mass, third)
+    m, to = d < width, row + d
+    _store_forms(own, pg1, pg2, to, first / first_mass, m, view, 0, VIEWS)
     if VIEWS == 3:
-        second_weight = softmax(tl.sum(second.to(tl.float64), 1) * scale, inside)
-        third_weight = softmax(tl.sum(third.to(tl.float64), 1) * scale, inside)
-        tl.store(at + parts * stripe, second_weight, mask=inside)
-        tl.store(at + 2 * parts * stripe, third_weight, mask=inside)
-    for n in tl.range(0, chunks, num_stages=3):
-        d = (chunks - 1 - n) * D + tl.arange(0, D)
-        tile = load_tile(x, cell, inside, d, width, cell_stride, width_stride)
-        m, to = d < width, row + d
-        _store_forms(own, pg1, pg2, to, tl.sum(tile * first_weight[:, None], 0), m, view, 0, VIEWS)
-        if VIEWS == 3:
-            found = tl.sum(tile * second_weight[:, None], 0)
-            _store_forms(own, pg1, pg2, to + step, found, m, view, 1, VIEWS)
-            found = tl.sum(tile * third_weight[:, None], 0)
-            _store_forms(own, pg1, pg2, to + 2 * step, found, m, view, 2, VIEWS)
+        _store_forms(own, pg1, pg2, to + step, second / second_mass, m, view, 1, VIEWS)
+        _store_forms(own, pg1, pg2, to + 2 * step, third / third_mass, m, view, 2, VIEWS)
+    tl.debug_barrier()
+    _finish_weights(weights, stripe, first_top, first_mass)
+    if VIEWS == 3:
+        _finish_weights(weights + next_view, stripe, second_top, second_mass)
+        _finish_weights(weights + 2 * next_view, stripe, third_top, third_mass)
+
+
+@triton.jit
+def _scores(tile, query, out, j, stripe):
+    """Of the cells of a tile, stored as well, and -Inf outside."""
+    score = tl.sum(tile * query[None, :], 1)
+    tl.store(out + j, score, mask=j < stripe)
+    return tl.where(j < stripe, score, float("-inf"))
 
 
 def pool_forward(
@@ -192,7 +210,7 @@ def pool_forward(
     """What is asked for of ``(means, scores, queries, weights, forms)``.
 
     Args:
-        x: ``[B, D, H, W]``, float32, bfloat16 or float16, contiguous or channels-last (else it is copied).
+        x: ``[B, D, H, W]``, float32, bfloat16 or float16; copied unless it is channels-last.
         parts: P; 0 for the power mean alone.
         tokens: ``[P, D]``: asks for ``scores [B, P, T]`` (T cells a stripe) and for ``queries [B, P, D]``, the
             prototypes; both float32.
@@ -203,7 +221,7 @@ def pool_forward(
         views: 1, or 3: ``x`` is [v; a; r] and every map is asked by the three queries of its position.
 
     Raises:
-        ValueError: a stripe or an image is too large.
+        ValueError: a cell or an image is too large.
     """
     p = Plan(x, parts)
     batch, width, stripe = len(x), p.width, p.stripe
@@ -217,8 +235,8 @@ def pool_forward(
                 scores = x.new_empty(batch, p.parts, stripe, dtype=torch.float32)
                 queries = x.new_empty(batch, p.parts, width, dtype=torch.float32)
             gather_kernel[p.grid](
-                *(p.x, *given(p.x, tokens, scores, queries), powers, *p.strides, p.cells, width, stripe, p.parts),
-                *(tokens is not None, float(power or 0), p.T, p.tail, p.D),
+                *(p.x, *given(p.x, tokens, scores, queries), powers, p.cells, width, stripe, p.parts),
+                *(tokens is not None, float(power or 0)),
                 **p.launch,
             )
             means = powers.sum(1).div_(p.cells) if power is not None else None
@@ -227,8 +245,8 @@ def pool_forward(
             weights = x.new_empty(batch, views, parts, stripe, dtype=torch.float32)
             forms = [x.new_empty(batch, parts, width) for _ in range(views)]
             attention_kernel[p.grid](
-                *(p.x, queries, weights, *three(forms), *p.strides, batch // views, width, stripe, parts),
-                *(width**-0.5, views, p.T, p.D),
+                *(p.x, queries, weights, *three(forms), batch // views, p.cells, width, stripe, parts),
+                *(width**-0.5, views),
                 **p.launch,
             )
     return means, scores, queries, weights, forms
@@ -237,25 +255,21 @@ def pool_forward(
 class Plan:
     """How a map is cut into programs: without parts, into runs of 64 cells."""
 
-    def __init__(self, x: torch.Tensor, parts: int) -> None:
-        last = x.is_contiguous(memory_format=torch.channels_last)
-        self.x = x if last else x.contiguous()
+    def __init__(self, x: torch.Tensor, parts: int, family: str = "pooling") -> None:
+        self.x = x.contiguous(memory_format=torch.channels_last)
         self.width, self.cells = x.shape[1], x.shape[2] * x.shape[3]
         self.parts, self.stripe = (parts, self.cells // parts) if parts else (triton.cdiv(self.cells, 64), 64)
-        dropped = self.cells - self.parts * self.stripe
-        self.strides = self.width * self.cells, self.width if last else 1, 1 if last else self.cells
-        self.T, self.tail = triton.next_power_of_2(self.stripe), triton.next_power_of_2(dropped) if dropped > 0 else 0
-        if max(self.T, self.tail) > MAX_STRIPE:
-            raise ValueError(f"x has {self.stripe} cells in a stripe, Triton pooling takes at most {MAX_STRIPE}")
+        if self.width > MAX_WIDTH:
+            raise ValueError(f"x has {self.width} channels, Triton pooling takes at most {MAX_WIDTH}")
         if self.width * self.cells >= 2**31:
             raise ValueError(
                 f"x has {self.width * self.cells} elements in an image, Triton pooling takes fewer than 2^31"
             )
         self.grid = len(x), self.parts
-        # Channels-last maps in half precision can have wide tiles without spilling registers.
-        wide = last and x.dtype != torch.float32
-        self.launch = configuration("pooling.wide" if wide else "pooling.narrow", x.device)
-        self.D = max(1, min(self.launch.pop("ELEMENTS") // self.T, triton.next_power_of_2(self.width)))
+        self.launch = configuration(f"{family}.{'single' if x.dtype == torch.float32 else 'half'}", x.device)
+        D = triton.next_power_of_2(self.width)
+        C = max(1, min(self.launch.pop("ELEMENTS") // D, MOST_CELLS))
+        self.launch |= dict(C=C, D=D, STAGES=self.launch.pop("num_stages"))
 
 
 def given(placeholder: torch.Tensor, *arrays: torch.Tensor | None) -> list[torch.Tensor]:

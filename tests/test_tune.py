@@ -75,6 +75,24 @@ def test_the_best_entry_is_found_checked_and_written(table, capsys):
     assert "2 GB predicted, 2 TB/s measured" in printed and "4e+03 GFLOP predicted" in printed
 
 
+def test_a_candidate_is_found_where_single_changes_are_slower(table, monkeypatch):
+    far = dict(M=256, N=32, K=16, num_warps=8, num_stages=3)
+
+    class Apart(Known):
+        def milliseconds(self, entry):
+            return 0.5 if entry == far else super().milliseconds(entry)
+
+    monkeypatch.setitem(tune.CANDIDATES, "products.half", [far])
+    assert run(table, bench=Apart)[0] == [] and read(table)["products.half"][90] == far
+
+
+def test_candidates_have_the_numbers_of_their_row():
+    from salcr.kernels.launch import TABLE
+
+    for name, entries in tune.CANDIDATES.items():
+        assert all(entry.keys() == row.keys() for entry in entries for row in TABLE[name].values())
+
+
 def test_other_architectures_keep_what_they_have(table):
     from salcr.kernels.launch import SHARED_BYTES, nearest
 

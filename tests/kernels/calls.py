@@ -155,18 +155,17 @@ def augment(dtype, *, draws=True, chain=0):
     augment(torch.zeros(6, 288, 144, 3, dtype=torch.uint8), *tables, torch.zeros(3, chain, 7) if chain else None, dtype)
 
 
-def images(dtype, last, count=12, width=2048, size=(41, 4)):
+def images(dtype, count=12, width=2048, size=(41, 4)):
     """Fifty-four cells a stripe of three, two cells left over."""
-    layout = torch.channels_last if last else torch.contiguous_format
-    return torch.zeros(count, width, *size, dtype=dtype).to(memory_format=layout)
+    return torch.zeros(count, width, *size, dtype=dtype).to(memory_format=torch.channels_last)
 
 
-def pooling(dtype, last, parts=3, views=3, **shape):
+def pooling(dtype, parts=3, views=3, **shape):
     """A training step's: prototypes, attention of three views and the power mean, forward and backward."""
     from salcr.kernels.pooling import pool_forward
     from salcr.kernels.pooling_backward import pool_backward
 
-    x = images(dtype, last, **shape)
+    x = images(dtype, **shape)
     tokens = torch.zeros(parts, x.shape[1], dtype=dtype)
     options = dict(tokens=tokens, power=3.0, views=views)
     means, scores, queries, weights, forms = pool_forward(x, parts, attend=True, **options)
@@ -178,7 +177,7 @@ def power_mean(power):
     from salcr.kernels.pooling import pool_forward
     from salcr.kernels.pooling_backward import pool_backward
 
-    x = images(SINGLE, last=True)
+    x = images(SINGLE)
     means = pool_forward(x, power=power)[0]
     pool_backward(x, mean_gradient=means, power=power)
 
@@ -187,16 +186,16 @@ def prototypes():
     from salcr.kernels.pooling import pool_forward
     from salcr.kernels.pooling_backward import pool_backward
 
-    x, tokens = images(SINGLE, last=True), torch.zeros(3, 2048)
+    x, tokens = images(SINGLE), torch.zeros(3, 2048)
     _, scores, queries, _, _ = pool_forward(x, 3, tokens=tokens)
-    pool_backward(x, 3, tokens=tokens, scores=scores, query_gradient=queries)
+    pool_backward(x, 3, tokens=tokens, scores=scores, queries=queries, query_gradient=queries)
 
 
 def attention(parts=3, **shape):
     from salcr.kernels.pooling import pool_forward
     from salcr.kernels.pooling_backward import pool_backward
 
-    x = images(SINGLE, last=True, **shape)
+    x = images(SINGLE, **shape)
     _, _, queries, weights, forms = pool_forward(x, parts, queries=x.new_zeros(len(x), parts, x.shape[1]), attend=True)
     pool_backward(x, parts, queries=queries, weights=weights, form_gradients=forms)
 
@@ -235,7 +234,7 @@ CALLS = {
     "sets-wide": Call(partial(sets, 300, 1), everywhere=False),
     "knn": Call(partial(knn, 22_258, 1024, 30)),
     "knn-distances": Call(partial(knn, 22_258, 1024, 30, near=True), everywhere=False),
-    "knn-million": Call(partial(knn, 1_000_000, 16, 30, queries=200), everywhere=False),
+    "knn-million": Call(partial(knn, 999_998, 16, 30, queries=200), everywhere=False),
     "knn-many": Call(partial(knn, 5000, 100, 1000, queries=1), everywhere=False),
     "labels": Call(partial(labels, 30, 16)),
     "labels-many": Call(partial(labels, 300, 151), everywhere=False),
@@ -247,14 +246,13 @@ CALLS = {
     "centroids": Call(partial(centroids, SINGLE)),
     "centroids-half": Call(partial(centroids, torch.float16, width=100), everywhere=False),
     "centroids-double": Call(partial(centroids, DOUBLE), everywhere=False),
-    "sinkhorn": Call(partial(sinkhorn, 1, 2000, 500)),
+    "sinkhorn": Call(partial(sinkhorn, 1, 11_909, 600)),
     "sinkhorn-batch": Call(partial(sinkhorn, 100_000, 1, 7), everywhere=False),
     "augmentation-stage-one": Call(partial(augment, SINGLE, chain=32)),
     "augmentation-stage-two": Call(partial(augment, HALF), everywhere=False),
     "augmentation-features": Call(partial(augment, HALF, draws=False), everywhere=False),
-    "pooling-half-last": Call(partial(pooling, HALF, True)),
-    "pooling-single-last": Call(partial(pooling, SINGLE, True)),
-    "pooling-half-first": Call(partial(pooling, torch.float16, False), everywhere=False),
+    "pooling-half": Call(partial(pooling, HALF)),
+    "pooling-single": Call(partial(pooling, SINGLE)),
     "pooling-mean": Call(partial(power_mean, 3.0), everywhere=False),
     "pooling-power": Call(partial(power_mean, 4.5), everywhere=False),
     "pooling-prototypes": Call(prototypes, everywhere=False),

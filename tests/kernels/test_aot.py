@@ -15,15 +15,30 @@ pytest.importorskip("triton")
 
 TENSOR_CORES = {80: "mma.sync", 89: "mma.sync", 90: "wgmma", 100: "tcgen05.mma", 120: "mma.sync"}
 KNN_PRODUCTS = ("maxima_kernel", "collect_kernel")
-SHARING = ("expand_kernel", "pairs_kernel", "dense_kernel")  # programs that are as many as a GPU holds
+MULTIPROCESSORS = 132  # of an H100
+THREADS, SYSTEM_BYTES = 2048, 1024  # of a multiprocessor; shared memory that the system takes of each block's
+SHARING = ("expand_kernel", "mean_kernel", "pairs_kernel", "dense_kernel")  # programs that are as many as a GPU holds
+BLOCKS = {  # of a multiprocessor of sm_90 at a time, as the docstrings of the kernels' files say
+    "pooling-half": dict(gather_kernel=3, attention_kernel=2, attention_backward_kernel=2, spread_kernel=2),
+    "pooling-single": dict(gather_kernel=4, attention_kernel=2, attention_backward_kernel=1, spread_kernel=1),
+    "labels": dict(weights_kernel=7, pairs_kernel=16, mean_kernel=16),
+    "sinkhorn": dict(rows_kernel=6, columns_kernel=10, plan_kernel=6),
+}
 
 
 @pytest.mark.parametrize("name", CALLS)
 def test_every_configuration(name):
-    for launch in dict.fromkeys(launch._replace(grid=()) for launch in launches_of(name, 90)):
+    launches = launches_of(name, 90)
+    if name == "sinkhorn":  # at the size of the registry
+        assert all(launch.grid[0] >= MULTIPROCESSORS for launch in launches)
+    for launch in dict.fromkeys(launch._replace(grid=()) for launch in launches):
         used = check(launch, 90)
+        if name in BLOCKS:
+            check_blocks(launch, used, BLOCKS[name])
         if CALLS[name].everywhere and TENSOR_CORES[90] in used.ptx:
-            assert "HGMMA" in machine_code(used), launch
+            waits, products = map(machine_code(used).count, ("WARPGROUP.DEPBAR", "HGMMA"))
+            assert products, launch
+            assert launch.kernel.__name__ not in KNN_PRODUCTS or waits < products, f"waits after every wgmma: {launch}"
 
 
 @pytest.mark.parametrize("arch", [arch for arch in ARCHITECTURES if arch != 90])
@@ -43,7 +58,7 @@ def test_logits_that_decide_sets_are_float32_whatever_makes_the_mean_row(name, m
 
 def precision(launch):
     constants = dict(launch.constants)
-    tiled = {"PRECISION", "T"} & constants.keys() or launch.kernel.__name__ in (*KNN_PRODUCTS, "expand_kernel")
+    tiled = {"PRECISION", "STAGES"} & constants.keys() or launch.kernel.__name__ in (*KNN_PRODUCTS, "expand_kernel")
     return (constants.get("PRECISION"), launch.types[0]) if tiled else None
 
 
@@ -80,6 +95,15 @@ def check(launch, arch):
     if kernel == "inverse_norms_kernel":
         assert "max.NaN.f32" in used.ptx  # the interpreter's maximum keeps NaN whatever it is told
     return used
+
+
+def check_blocks(launch, used, least):
+    from salcr.kernels.launch import SHARED_BYTES
+
+    kernel, threads = launch.kernel.__name__, 32 * dict(launch.options).get("num_warps", 4)
+    by_registers = REGISTERS // (-(-used.registers // 8) * 8 * threads)
+    by_shared = (SHARED_BYTES[90] + SYSTEM_BYTES) // (used.shared + SYSTEM_BYTES)
+    assert min(by_registers, by_shared, THREADS // threads) >= least.get(kernel, 1), f"{kernel}: {used[:4]}"
 
 
 def check_sums_of_blocks(used, kernel, accumulators):

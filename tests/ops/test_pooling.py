@@ -270,8 +270,8 @@ def test_triton_takes_other_powers_and_large_maps_or_says_what_it_does_not_take(
     x, tokens, _ = on_gpu(generator, width=40, size=(40, 20), parts=1, dtype=torch.float32)
     torch.testing.assert_close(ops.gem_pool(x, 4.5, impl="triton"), reference.gem_pool(x, 4.5))
     check_budget("triton", x, tokens, tokens.expand(len(x), -1, -1), calls=training_step)
-    with pytest.raises(ValueError, match="1080 cells in a stripe, Triton pooling takes at most 1024"):
-        ops.part_prototypes(x.new_zeros(3, 40, 40, 27), tokens, impl="triton")
+    with pytest.raises(ValueError, match="8193 channels, Triton pooling takes at most 8192"):
+        ops.gem_pool(x.new_zeros(1, 8193, 1, 1), impl="triton")
 
 
 @pytest.mark.cuda
