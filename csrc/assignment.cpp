@@ -56,7 +56,7 @@ class Solver {
   bool solve() {
     if (square_ && !reduce_columns(nullptr)) return false;
     for (std::int64_t i = 0; i < (one_to_one_ ? 0 : costs_.rows); ++i)
-      if (!is_legal(row_of(i))) return false;
+      if (!is_legal_row(i)) return false;
     std::vector<std::int32_t> free = free_rows();
     if (one_to_one_ && !free.empty() && !reduce_rows(free)) return false;
     return std::all_of(free.begin(), free.end(), [this](std::int32_t row) { return augment(row); });
@@ -91,8 +91,10 @@ class Solver {
     std::fill_n(prices_, costs_.cols, kInfinity);
     std::vector<std::int64_t> cheapest(all_prices_.size(), 0);
     bool legal = true;
-    for (std::int64_t i = 0; i < costs_.rows; ++i)
-      legal &= lower_minima(costs_, i, row_minima == nullptr ? 0.0 : row_minima[i], prices_, cheapest.data());
+    by_widest([&](auto lanes) {
+      for (std::int64_t i = 0; i < costs_.rows; ++i)
+        legal &= lower_minima<lanes()>(costs_, i, row_minima == nullptr ? 0.0 : row_minima[i], prices_, cheapest.data());
+    });
     if (!legal || std::find(prices_, prices_ + costs_.cols, kInfinity) != prices_ + costs_.cols) return false;
     std::fill(prices_ + costs_.cols, prices_ + all_prices_.size(), 0.0);
     std::vector<char> served(costs_.rows, 0);
@@ -128,7 +130,7 @@ class Solver {
     std::fill_n(prices_, costs_.cols, 0.0);
     std::vector<double> minima(costs_.rows);
     for (std::int64_t i = 0; i < costs_.rows; ++i)
-      if ((minima[i] = two_least(row_of(i)).least) == kInfinity) return false;
+      if ((minima[i] = two_least_of(i, false).least) == kInfinity) return false;
     matching_ = Matching(costs_.rows, costs_.cols, 1);
     if (listing_) listing_->candidates.clear();
     return reduce_columns(minima.data());
@@ -141,8 +143,12 @@ class Solver {
     std::int64_t budget = (listing_ ? 4 : 2) * static_cast<std::int64_t>(free.size()) + 8;
     tied_ = 0;
     for (std::int32_t row : free) {
-      if (unread && !is_legal(row_of(row))) return false;
-      while (row != kNone && budget-- > 0) row = place(row, left);
+      bool first = unread;
+      for (; row != kNone && budget-- > 0; first = false) {
+        row = place(row, first, left);
+        if (!legal_) return false;
+      }
+      if (first && !is_legal_row(row)) return false;
       if (row != kNone) left.push_back(row);
     }
     free.swap(left);
@@ -150,10 +156,12 @@ class Solver {
   }
 
   // The row that lost its column and bids next, or none. One that is no better off elsewhere waits in `left`.
-  std::int32_t place(std::int32_t row, std::vector<std::int32_t>& left) {
+  std::int32_t place(std::int32_t row, bool unread, std::vector<std::int32_t>& left) {
     ++bids_;
     const bool listed = listing_ && (contests_ > kContests || bid_once_[row]);
-    const Bid bid = listed ? bid_from_list(row) : bid_from_sweep(row);
+    if (listed && unread && !(legal_ = is_legal_row(row))) return kNone;
+    const Bid bid = listed ? bid_from_list(row) : bid_from_sweep(row, unread);
+    if (!legal_) return kNone;
     // Without a second column no price is high enough: such a row takes its column only while that is free.
     if (bid.column == kNone || (bid.second == kInfinity && matching_.room[bid.column] == 0)) {
       left.push_back(row);
@@ -170,20 +178,31 @@ class Solver {
     return ++tied_, kNone;
   }
 
-  Bid bid_from_sweep(std::int32_t i) {
+  Bid bid_from_sweep(std::int32_t i, bool unread) {
     if (listing_) bid_once_[i] = 1;
-    const Row<Real> row = row_of(i);
-    auto [least, second, column] = two_least(row);
+    auto [least, second, column, legal] = two_least_of(i, unread);
+    legal_ = legal;
     if (least == kInfinity) return {};
     if (!(least < second)) {
-      column = find_round(row, least, i, matching_.room.data());
-      if (column == kNone) column = find_round(row, least, i, nullptr);
+      column = find_round(least, i, matching_.room.data());
+      if (column == kNone) column = find_round(least, i, nullptr);
     }
     return {static_cast<std::int32_t>(column), costs_(i, column), least, second};
   }
 
+  TwoLeast two_least_of(std::int64_t i, bool checked) const {
+    const Row<Real> row = row_of(i);
+    return checked ? by_widest([&](auto lanes) { return two_least<lanes(), true>(row); })
+                   : by_widest([&](auto lanes) { return two_least<lanes(), false>(row); });
+  }
+
+  bool is_legal_row(std::int64_t i) const {
+    return by_widest([&](auto lanes) { return is_legal<lanes()>(row_of(i)); });
+  }
+
   // As find_equal, from column i on and round, so that rows alike do not all bid for one column.
-  std::int64_t find_round(const Row<Real>& row, double value, std::int64_t i, const std::int64_t* room) const {
+  std::int64_t find_round(double value, std::int64_t i, const std::int64_t* room) const {
+    const Row<Real> row = row_of(i);
     const std::int64_t start = i % costs_.cols, found = find_equal(row, value, start, costs_.cols, room);
     return found >= 0 ? found : find_equal(row, value, 0, start, room);
   }
@@ -231,6 +250,7 @@ class Solver {
   std::vector<char> bid_once_;  // rows, where there are lists
   std::int64_t bids_ = 0, contests_ = 0, tied_ = 0;  // bids, those that freed a row, those that tied and did, of this round
   std::int64_t served_ = 0;  // rows that have a column minimum
+  bool legal_ = true;  // no entry seen is NaN or -inf
   bool too_long_ = false;  // a search over lists was
 };
 
