@@ -48,9 +48,7 @@ class DenseSearch {
       row = matching_.first[column];
     }
     if (nearest.distance == kInfinity) return false;
-    const double* const distance = distance_.data();
-    std::int64_t sink = find_value(distance, nearest.distance, 0, costs_.cols);
-    while (matching_.room[sink] <= 0) sink = find_value(distance, nearest.distance, sink + 1, costs_.cols);
+    const std::int64_t sink = find_with_room(distance_.data(), nearest.distance, matching_.room.data(), costs_.cols);
     for (const Settled& at : settled_) prices_[at.column] -= level - at.distance;
     matching_.change_hands(costs_, start, static_cast<std::int32_t>(sink), source_);
     return true;

@@ -34,16 +34,16 @@ struct Nearest {
 
 // For each instruction set (assignment_rows.cpp).
 
-// The first column in [begin, end) of this reduced cost, and with room if that is not null, or -1.
+// A column of this reduced cost, from `start` on and round: the first with room, or if none has any the first.
 template <typename Real>
-std::int64_t find_equal(Row<Real> row, double value, std::int64_t begin, std::int64_t end, const std::int64_t* room);
+std::int64_t find_round(Row<Real> row, double value, std::int64_t start, const std::int64_t* room);
 
 // Sets bit j where column j has this reduced cost.
 template <typename Real>
 void mark_equal(Row<Real> row, double value, std::uint64_t* bits);
 
-// Of a search's arrays: the first of [begin, end) that is `value`, or -1.
-std::int64_t find_value(const double* x, double value, std::int64_t begin, std::int64_t end);
+// Of a search's arrays: the first that is `value` and has room, or -1.
+std::int64_t find_with_room(const double* x, double value, const std::int64_t* room, std::int64_t count);
 
 // The least of those with room.
 double least_with_room(const double* x, const std::int64_t* room, std::int64_t count);
