@@ -5,8 +5,8 @@
 //    Where lists are kept and most rows have none, all bid: their bids set better prices, and make lists.
 //    All others start at v = 0, and a column that stays without a row keeps it, as the duals of a rectangular problem have to;
 // 2. one-to-one: augmenting row reduction, a free row takes its best column and lowers its price until the second best is as
-//    good, which frees whoever was there. Of several best columns it takes a free one, and where many rows find none, or most
-//    rows of a square problem have several, a bipartite matching over the ties comes before any price (assignment_ties.hpp);
+//    good, which frees whoever was there. Of several best columns it takes a free one, and where many rows find none, or nearly
+//    all of a square problem have several, a bipartite matching over the ties comes before any price (assignment_ties.hpp);
 // 3. every row still free: Dijkstra's search to the nearest column with room. A column of several rows expands all of them.
 //
 // A pass over the matrix is what an easy problem costs: one for column reduction, one for the first bids, and a row again whenever
@@ -33,7 +33,7 @@ namespace {
 constexpr std::int32_t kNone = Matching::kNone;
 constexpr std::int64_t kSwept = 768;
 constexpr std::int64_t kSearched = 128;  // up to so many columns, searches among ties cost no more than a matching over them
-constexpr std::int64_t kTies = 16;       // bids that tie, until a round may end for them
+constexpr std::int64_t kTies = 32;       // bids that tie, until a round may end for them
 constexpr std::int64_t kContests = 16;   // bids that free a row, until rows make lists
 constexpr std::int64_t kWorth = 8;       // a search sweeps more than 1 / kWorth of all rows: what the bids that spare it may cost
 
@@ -161,8 +161,8 @@ class Solver {
     return true;
   }
 
-  // Among so many columns, most rows of a square problem have several of the least cost.
-  bool bids_tie() const { return square_ && costs_.cols > kSearched && ties_ > kTies && 2 * ties_ > bids_; }
+  // Nearly all rows of a square problem have several columns of the least cost. Where a row has two or three, prices do better.
+  bool bids_tie() const { return square_ && costs_.cols > kSearched && ties_ > kTies && 16 * (bids_ - ties_) < bids_; }
 
   // The row that lost its column and bids next, or none. One that is no better off elsewhere waits in `left`.
   std::int32_t place(std::int32_t row, bool unread, std::vector<std::int32_t>& left) {
