@@ -5,8 +5,8 @@
 //    Where lists are kept and most rows have none, all bid: their bids set better prices, and make lists.
 //    All others start at v = 0, and a column that stays without a row keeps it, as the duals of a rectangular problem have to;
 // 2. one-to-one: augmenting row reduction, a free row takes its best column and lowers its price until the second best is as
-//    good, which frees whoever was there. Of several best columns it takes a free one, and where many rows find none, a bipartite
-//    matching over the ties comes before any price (assignment_ties.hpp);
+//    good, which frees whoever was there. Of several best columns it takes a free one, and where many rows find none, or nearly
+//    all of a square problem have several, a bipartite matching over the ties comes before any price (assignment_ties.hpp);
 // 3. every row still free: Dijkstra's search to the nearest column with room. A column of several rows expands all of them.
 //
 // A pass over the matrix is what an easy problem costs: one for column reduction, one for the first bids, and a row again whenever
@@ -33,8 +33,9 @@ namespace {
 constexpr std::int32_t kNone = Matching::kNone;
 constexpr std::int64_t kSwept = 768;
 constexpr std::int64_t kSearched = 128;  // up to so many columns, searches among ties cost no more than a matching over them
-constexpr std::int64_t kContests = 16;  // bids that free a row, until rows make lists
-constexpr std::int64_t kWorth = 8;      // a search sweeps more than 1 / kWorth of all rows: what the bids that spare it may cost
+constexpr std::int64_t kTies = 32;       // bids that tie, until a round may end for them
+constexpr std::int64_t kContests = 16;   // bids that free a row, until rows make lists
+constexpr std::int64_t kWorth = 8;       // a search sweeps more than 1 / kWorth of all rows: what the bids that spare it may cost
 
 template <typename Real>
 class Solver {
@@ -56,7 +57,7 @@ class Solver {
   bool solve() {
     if (square_ && !reduce_columns(nullptr)) return false;
     for (std::int64_t i = 0; i < (one_to_one_ ? 0 : costs_.rows); ++i)
-      if (!is_legal(row_of(i))) return false;
+      if (!is_legal_row(i)) return false;
     std::vector<std::int32_t> free = free_rows();
     if (one_to_one_ && !free.empty() && !reduce_rows(free)) return false;
     return std::all_of(free.begin(), free.end(), [this](std::int32_t row) { return augment(row); });
@@ -91,8 +92,10 @@ class Solver {
     std::fill_n(prices_, costs_.cols, kInfinity);
     std::vector<std::int64_t> cheapest(all_prices_.size(), 0);
     bool legal = true;
-    for (std::int64_t i = 0; i < costs_.rows; ++i)
-      legal &= lower_minima(costs_, i, row_minima == nullptr ? 0.0 : row_minima[i], prices_, cheapest.data());
+    by_widest([&](auto lanes) {
+      for (std::int64_t i = 0; i < costs_.rows; ++i)
+        legal &= lower_minima<lanes()>(costs_, i, row_minima == nullptr ? 0.0 : row_minima[i], prices_, cheapest.data());
+    });
     if (!legal || std::find(prices_, prices_ + costs_.cols, kInfinity) != prices_ + costs_.cols) return false;
     std::fill(prices_ + costs_.cols, prices_ + all_prices_.size(), 0.0);
     std::vector<char> served(costs_.rows, 0);
@@ -106,14 +109,17 @@ class Solver {
 
   // Bids until a round places too few rows for what it costs; `free` are those without a column. False as solve().
   bool reduce_rows(std::vector<std::int32_t>& free) {
-    if (!bid_round(free, !square_)) return false;
+    if (!bid_round(free, true)) return false;
     const auto left = static_cast<std::int64_t>(free.size());
-    if (square_ && (4 * left > 3 * costs_.rows || (4 * left > costs_.rows && 4 * served_ < costs_.rows && tied_ == 0))) {
+    const bool all_tie = bids_tie();
+    if (square_ && !all_tie &&
+        (4 * left > 3 * costs_.rows || (4 * left > costs_.rows && 4 * served_ < costs_.rows && tied_ == 0))) {
       if (!start_again()) return false;
       bid_round(free = free_rows());
     }
-    if (costs_.cols > kSearched && tied_ > 0 && 2 * tied_ >= static_cast<std::int64_t>(free.size()))
+    if (all_tie || (costs_.cols > kSearched && tied_ > 0 && 2 * tied_ >= static_cast<std::int64_t>(free.size())))
       free = TightEdges<Real>(costs_, prices_, matching_).match(free);
+    too_long_ = all_tie;
     while (!free.empty()) {
       const auto before = static_cast<std::int64_t>(free.size()), bids = bids_;
       bid_round(free);
@@ -128,32 +134,43 @@ class Solver {
     std::fill_n(prices_, costs_.cols, 0.0);
     std::vector<double> minima(costs_.rows);
     for (std::int64_t i = 0; i < costs_.rows; ++i)
-      if ((minima[i] = two_least(row_of(i)).least) == kInfinity) return false;
+      if ((minima[i] = two_least_of(i, false).least) == kInfinity) return false;
     matching_ = Matching(costs_.rows, costs_.cols, 1);
     if (listing_) listing_->candidates.clear();
     return reduce_columns(minima.data());
   }
 
-  // One round of bids of the free rows, which are looked through first if they are `unread`. The budget ends bidding wars whose
-  // steps are tiny. False if an entry is NaN or -inf.
-  bool bid_round(std::vector<std::int32_t>& free, bool unread = false) {
+  // One round of bids of the free rows. The budget ends bidding wars whose steps are tiny. The first round reads the rows of a
+  // rectangular problem for the first time, and ends where bids tie in a square one. False if an entry is NaN or -inf.
+  bool bid_round(std::vector<std::int32_t>& free, bool first = false) {
     std::vector<std::int32_t> left;
+    left.reserve(free.size());
     std::int64_t budget = (listing_ ? 4 : 2) * static_cast<std::int64_t>(free.size()) + 8;
     tied_ = 0;
     for (std::int32_t row : free) {
-      if (unread && !is_legal(row_of(row))) return false;
-      while (row != kNone && budget-- > 0) row = place(row, left);
+      bool unread = first && !square_;
+      if (first && bids_tie()) budget = 0;
+      for (; row != kNone && budget-- > 0; unread = false) {
+        row = place(row, unread, left);
+        if (!legal_) return false;
+      }
+      if (unread && !is_legal_row(row)) return false;
       if (row != kNone) left.push_back(row);
     }
     free.swap(left);
     return true;
   }
 
+  // Nearly all rows of a square problem have several columns of the least cost. Where a row has two or three, prices do better.
+  bool bids_tie() const { return square_ && costs_.cols > kSearched && ties_ > kTies && 16 * (bids_ - ties_) < bids_; }
+
   // The row that lost its column and bids next, or none. One that is no better off elsewhere waits in `left`.
-  std::int32_t place(std::int32_t row, std::vector<std::int32_t>& left) {
+  std::int32_t place(std::int32_t row, bool unread, std::vector<std::int32_t>& left) {
     ++bids_;
     const bool listed = listing_ && (contests_ > kContests || bid_once_[row]);
-    const Bid bid = listed ? bid_from_list(row) : bid_from_sweep(row);
+    if (listed && unread && !(legal_ = is_legal_row(row))) return kNone;
+    const Bid bid = listed ? bid_from_list(row) : bid_from_sweep(row, unread);
+    if (!legal_) return kNone;
     // Without a second column no price is high enough: such a row takes its column only while that is free.
     if (bid.column == kNone || (bid.second == kInfinity && matching_.room[bid.column] == 0)) {
       left.push_back(row);
@@ -163,6 +180,7 @@ class Solver {
     if (loser != kNone) matching_.detach(loser);
     matching_.attach(row, bid.column, bid.cost);
     const bool tie = !(bid.least < bid.second);
+    ties_ += tie;
     if (bid.second < kInfinity) prices_[bid.column] -= bid.second - bid.least;
     if (loser == kNone) return kNone;
     if (!tie) return ++contests_, loser;
@@ -170,22 +188,24 @@ class Solver {
     return ++tied_, kNone;
   }
 
-  Bid bid_from_sweep(std::int32_t i) {
+  Bid bid_from_sweep(std::int32_t i, bool unread) {
     if (listing_) bid_once_[i] = 1;
-    const Row<Real> row = row_of(i);
-    auto [least, second, column] = two_least(row);
+    auto [least, second, column, legal] = two_least_of(i, unread);
+    legal_ = legal;
     if (least == kInfinity) return {};
-    if (!(least < second)) {
-      column = find_round(row, least, i, matching_.room.data());
-      if (column == kNone) column = find_round(row, least, i, nullptr);
-    }
+    // Rows alike do not all bid for one column.
+    if (!(least < second)) column = find_round(row_of(i), least, i % costs_.cols, matching_.room.data());
     return {static_cast<std::int32_t>(column), costs_(i, column), least, second};
   }
 
-  // As find_equal, from column i on and round, so that rows alike do not all bid for one column.
-  std::int64_t find_round(const Row<Real>& row, double value, std::int64_t i, const std::int64_t* room) const {
-    const std::int64_t start = i % costs_.cols, found = find_equal(row, value, start, costs_.cols, room);
-    return found >= 0 ? found : find_equal(row, value, 0, start, room);
+  TwoLeast two_least_of(std::int64_t i, bool checked) const {
+    const Row<Real> row = row_of(i);
+    return checked ? by_widest([&](auto lanes) { return two_least<lanes(), true>(row); })
+                   : by_widest([&](auto lanes) { return two_least<lanes(), false>(row); });
+  }
+
+  bool is_legal_row(std::int64_t i) const {
+    return by_widest([&](auto lanes) { return is_legal<lanes()>(row_of(i)); });
   }
 
   Bid bid_from_list(std::int32_t row) {
@@ -229,9 +249,11 @@ class Solver {
   DenseSearch<Real> sweeping_;
   std::optional<ListSearch<Real>> listing_;
   std::vector<char> bid_once_;  // rows, where there are lists
-  std::int64_t bids_ = 0, contests_ = 0, tied_ = 0;  // bids, those that freed a row, those that tied and did, of this round
+  std::int64_t bids_ = 0, contests_ = 0, ties_ = 0;  // bids, those that freed a row, those of rows with several best columns
+  std::int64_t tied_ = 0;  // of this round, those that freed a row of several
   std::int64_t served_ = 0;  // rows that have a column minimum
-  bool too_long_ = false;  // a search over lists was
+  bool legal_ = true;  // no entry seen is NaN or -inf
+  bool too_long_ = false;  // a search over lists was, or would be
 };
 
 }  // namespace

@@ -18,26 +18,7 @@ class DenseSearch {
 
   // Prices fall and columns change hands on the way. False if there is none that avoids all forbidden pairs.
   bool augment(std::int32_t start) {
-    settled_.clear();
-    distance_.assign(padded(costs_.cols), kInfinity), source_.resize(distance_.size());
-    Nearest nearest = relax_from(start, 0.0);
-    double level = nearest.distance;
-    while (nearest.distance < nearest.with_room) {
-      const auto column = static_cast<std::int32_t>(nearest.column);
-      level = std::max(level, nearest.distance);
-      distance_[column] = -kInfinity;
-      settled_.push_back({level, column});
-      for (std::int32_t row = matching_.first[column]; row != kNone; row = matching_.next[row])
-        nearest = relax_from(row, level - (matching_.cost[row] - prices_[column]));
-    }
-    if (nearest.distance == kInfinity) return false;
-    level = std::max(level, nearest.distance);
-    const double* const distance = distance_.data();
-    std::int64_t sink = find_value(distance, nearest.distance, 0, costs_.cols);
-    while (matching_.room[sink] <= 0) sink = find_value(distance, nearest.distance, sink + 1, costs_.cols);
-    for (const Settled& at : settled_) prices_[at.column] -= level - at.distance;
-    matching_.change_hands(costs_, start, static_cast<std::int32_t>(sink), source_);
-    return true;
+    return by_widest([&](auto lanes) { return augment_by<lanes()>(start); });
   }
 
  private:
@@ -48,8 +29,29 @@ class DenseSearch {
     std::int32_t column;
   };
 
-  Nearest relax_from(std::int32_t row, double offset) {
-    return relax(Row<Real>(costs_, prices_, row), offset, row, matching_.room.data(), distance_.data(), source_.data());
+  template <int kLanes>
+  bool augment_by(std::int32_t start) {
+    settled_.clear();
+    distance_.assign(padded(costs_.cols), kInfinity), source_.resize(distance_.size());
+    double level = -kInfinity, offset = 0.0;
+    Nearest nearest;
+    for (std::int32_t row = start, column = kNone;; offset = level - (matching_.cost[row] - prices_[column])) {
+      const Row<Real> its_costs(costs_, prices_, row);
+      nearest = relax<kLanes>(its_costs, offset, row, matching_.room.data(), distance_.data(), source_.data());
+      row = column == kNone ? kNone : matching_.next[row];
+      if (row != kNone) continue;
+      level = std::max(level, nearest.distance);
+      if (!(nearest.distance < nearest.with_room)) break;
+      column = static_cast<std::int32_t>(nearest.column);
+      distance_[column] = -kInfinity;
+      settled_.push_back({level, column});
+      row = matching_.first[column];
+    }
+    if (nearest.distance == kInfinity) return false;
+    const std::int64_t sink = find_with_room(distance_.data(), nearest.distance, matching_.room.data(), costs_.cols);
+    for (const Settled& at : settled_) prices_[at.column] -= level - at.distance;
+    matching_.change_hands(costs_, start, static_cast<std::int32_t>(sink), source_);
+    return true;
   }
 
   const Costs<Real> costs_;

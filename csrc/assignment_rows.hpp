@@ -1,7 +1,9 @@
+// What a solver does with one row. Rows are read from L1 or L2, or once from memory. Arrays over columns are padded.
 #pragma once
 #include <cstdint>
 
 #include "assignment.hpp"
+#include "assignment_vectors.hpp"
 
 namespace salcr {
 
@@ -21,44 +23,27 @@ struct Row {
 
 struct TwoLeast {
   double least, second;  // equal where two columns tie
-  std::int64_t column;   // one of the least
+  std::int64_t column;   // of the least, one of them where columns tie
+  bool legal;            // false only where that was asked: an entry is NaN or -inf
 };
 
 struct Nearest {
   double distance, with_room;  // the least of all open columns, and of those with room
-  std::int64_t column;         // one at the distance
+  std::int64_t column;         // the first at the distance
 };
 
-// What a solver does with one row, for each instruction set (assignment_rows.cpp). Arrays over columns are padded for its lanes.
+// For each instruction set (assignment_rows.cpp).
 
-// No entry is NaN or -inf.
+// A column of this reduced cost, from `start` on and round: the first with room, or if none has any the first.
 template <typename Real>
-bool is_legal(Row<Real> row);
-
-// Where a cost of row i, less `shift`, is below the minimum of its column so far, it becomes that, and i the cheapest row.
-// Returns whether no entry is NaN or -inf.
-template <typename Real>
-bool lower_minima(const Costs<Real>& costs, std::int64_t i, double shift, double* minima, std::int64_t* cheapest);
-
-// The two least reduced costs.
-template <typename Real>
-TwoLeast two_least(Row<Real> row);
-
-// The first column in [begin, end) of this reduced cost, and with room if that is not null, or -1.
-template <typename Real>
-std::int64_t find_equal(Row<Real> row, double value, std::int64_t begin, std::int64_t end, const std::int64_t* room);
+std::int64_t find_round(Row<Real> row, double value, std::int64_t start, const std::int64_t* room);
 
 // Sets bit j where column j has this reduced cost.
 template <typename Real>
 void mark_equal(Row<Real> row, double value, std::uint64_t* bits);
 
-// A column is `offset` plus its reduced cost away through this row: its distance, where that is nearer, and `from` its source.
-// A distance of -inf is final, its column no longer open.
-template <typename Real>
-Nearest relax(Row<Real> row, double offset, std::int64_t from, const std::int64_t* room, double* distance, std::int64_t* source);
-
-// Of a search's arrays: the first of [begin, end) that is `value`, or -1.
-std::int64_t find_value(const double* x, double value, std::int64_t begin, std::int64_t end);
+// Of a search's arrays: the first that is `value` and has room, or -1.
+std::int64_t find_with_room(const double* x, double value, const std::int64_t* room, std::int64_t count);
 
 // The least of those with room.
 double least_with_room(const double* x, const std::int64_t* room, std::int64_t count);
@@ -67,4 +52,102 @@ double least_with_room(const double* x, const std::int64_t* room, std::int64_t c
 std::int64_t find_nearer(const double* x, double offset, const double* distance, double bound, std::int64_t begin,
                          std::int64_t end);
 
+// By so many lanes, to be called in by_widest(). Minima go by lanes, which are merged in the end; results are the same however
+// many there are.
+namespace {
+
+// No entry is NaN or -inf.
+template <int kLanes, typename Real>
+inline bool is_legal(const Row<Real>& row) {
+  using Doubles = typename Vectors<kLanes>::Doubles;
+  Doubles bad = {};
+  by_lanes<kLanes>(row.cost, row.cols, row.sign,
+                   [&](const Doubles& cost, std::int64_t, int) { bad = cost > -kInfinity ? bad : cost; });
+  return all_zero(bad);
+}
+
+// Where a cost of row i, less `shift`, is below the minimum of its column so far, it becomes that, and i the cheapest row.
+// Returns whether no entry is NaN or -inf.
+template <int kLanes, typename Real>
+inline bool lower_minima(const Costs<Real>& costs, std::int64_t i, double shift, double* minima, std::int64_t* cheapest) {
+  using Doubles = typename Vectors<kLanes>::Doubles;
+  using Longs = typename Vectors<kLanes>::Longs;
+  Doubles bad = {};
+  by_lanes<kLanes>(costs.row(i), costs.cols, costs.sign, [&](const Doubles& cost, std::int64_t j, int) {
+    const Doubles x = cost - shift, before = load<Doubles>(minima + j);
+    bad = x > -kInfinity ? bad : x;
+    store(cheapest + j, x < before ? i + Longs{} : load<Longs>(cheapest + j));
+    store(minima + j, least_of(x, before));
+  });
+  return all_zero(bad);
+}
+
+// The two least reduced costs, and if it is to be checked, whether no entry is NaN or -inf.
+template <int kLanes, bool kChecked, typename Real>
+inline TwoLeast two_least(const Row<Real>& row) {
+  using Doubles = typename Vectors<kLanes>::Doubles;
+  using Longs = typename Vectors<kLanes>::Longs;
+  const Doubles none = kInfinity + Doubles{};
+  struct {
+    Doubles least, second;
+    Longs column;
+  } parts[2] = {{none, none, {}}, {none, none, {}}};
+  Doubles bad = {};
+  const auto see = [&](const Doubles& x, const Longs& j, int part) {
+    auto& [least, second, column] = parts[part];
+    const Doubles other = x > least ? x : least;
+    second = least_of(other, second);
+    column = x < least ? j : column;
+    least = least_of(x, least);
+  };
+  by_lanes<kLanes>(row.cost, row.cols, row.sign, [&](const Doubles& cost, std::int64_t j, int part) {
+    if (kChecked) bad = cost > -kInfinity ? bad : cost;
+    see(cost - load<Doubles>(row.prices + j), j + Vectors<kLanes>::kLane, part);
+  });
+  auto& [least, second, column] = parts[0];
+  second = least_of(second, parts[1].second);
+  see(parts[1].least, parts[1].column, 0);
+  for (int by = kLanes / 2; by > 0; by /= 2) {
+    second = least_of(second, turned(second, by));
+    see(turned(least, by), turned(column, by), 0);
+  }
+  return {least[0], second[0], column[0], !kChecked || all_zero(bad)};
+}
+
+// A column is `offset` plus its reduced cost away through this row: its distance, where that is nearer, and `from` its source.
+// A distance of -inf is final, its column no longer open.
+template <int kLanes, typename Real>
+inline Nearest relax(const Row<Real>& row, double offset, std::int64_t from, const std::int64_t* room, double* distance,
+                     std::int64_t* source) {
+  using Doubles = typename Vectors<kLanes>::Doubles;
+  using Longs = typename Vectors<kLanes>::Longs;
+  const Doubles none = kInfinity + Doubles{};
+  struct {
+    Doubles least, with_room;
+    Longs column;
+  } parts[2] = {{none, none, {}}, {none, none, {}}};
+  by_lanes<kLanes>(row.cost, row.cols, row.sign, [&](const Doubles& cost, std::int64_t j, int part) {
+    auto& [least, with_room, column] = parts[part];
+    const Doubles x = offset + (cost - load<Doubles>(row.prices + j)), before = load<Doubles>(distance + j);
+    const Doubles now = least_of(x, before);
+    store(distance + j, now);
+    store(source + j, x < before ? from + Longs{} : load<Longs>(source + j));
+    const Doubles open = now > -kInfinity ? now : none;
+    column = open < least ? j + Vectors<kLanes>::kLane : column;
+    least = least_of(open, least);
+    with_room = least_of(load<Longs>(room + j) > 0 ? now : none, with_room);
+  });
+  auto& [least, with_room, column] = parts[0];
+  const auto merge = [&](const Doubles& other, const Doubles& other_with_room, const Longs& there) {
+    const Longs first = least_of(there, column);
+    column = other < least ? there : other == least ? first : column;
+    least = least_of(other, least);
+    with_room = least_of(other_with_room, with_room);
+  };
+  merge(parts[1].least, parts[1].with_room, parts[1].column);
+  for (int by = kLanes / 2; by > 0; by /= 2) merge(turned(least, by), turned(with_room, by), turned(column, by));
+  return {least[0], with_room[0], column[0]};
+}
+
+}  // namespace
 }  // namespace salcr

@@ -19,7 +19,7 @@ class TightEdges {
     for (std::int64_t i = 0; i < costs.rows; ++i) {
       const Row<Real> row(costs, prices, i);
       const std::int32_t own = matching.column[i];
-      const double least = own == Matching::kNone ? two_least(row).least : row(own);
+      const double least = own == Matching::kNone ? by_widest([&](auto lanes) { return two_least<lanes(), false>(row).least; }) : row(own);
       if (least < kInfinity) mark_equal(row, least, tight_.data() + i * words_);
     }
     for (std::int64_t j = 0; j < costs.cols; ++j)

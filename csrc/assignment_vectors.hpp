@@ -1,11 +1,13 @@
-// Four doubles, or integers as wide, at a time: one register of AVX2. Eight would be one of AVX-512, but for machines without it
-// GCC takes such vectors apart. GCC and Clang compute with these types as with numbers; loops of this kind that it vectorises by
-// itself, GCC fills with branches around masked stores.
+// Four or eight doubles, or integers as wide, at a time: one register of AVX2, or of AVX-512. GCC and Clang compute with these
+// types as with numbers, but GCC takes a vector apart that is wider than a register; and loops of this kind that it vectorises by
+// itself it fills with branches around masked stores.
 #pragma once
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "assignment.hpp"
+#include "each_isa.hpp"
 
 // These types are passed among inlined functions alone, so that no caller can differ in how they travel.
 #pragma GCC diagnostic ignored "-Wpsabi"
@@ -13,15 +15,54 @@
 namespace salcr {
 namespace {
 
-constexpr std::int64_t kLanes = 4;
+constexpr std::int64_t kMostLanes = 8;
 
-using Doubles = double __attribute__((vector_size(32)));
-using Longs = std::int64_t __attribute__((vector_size(32)));
-using Floats = float __attribute__((vector_size(16)));
+constexpr std::int64_t padded(std::int64_t count) { return (count + kMostLanes - 1) / kMostLanes * kMostLanes; }
 
-constexpr Longs kLane = {0, 1, 2, 3};
+template <int kLanes>
+struct Vectors;
 
-constexpr std::int64_t padded(std::int64_t count) { return (count + kLanes - 1) / kLanes * kLanes; }
+template <>
+struct Vectors<4> {
+  using Doubles = double __attribute__((vector_size(32)));
+  using Longs = std::int64_t __attribute__((vector_size(32)));
+  using Floats = float __attribute__((vector_size(16)));
+  static constexpr Longs kLane = {0, 1, 2, 3};
+};
+
+template <>
+struct Vectors<8> {
+  using Doubles = double __attribute__((vector_size(64)));
+  using Longs = std::int64_t __attribute__((vector_size(64)));
+  using Floats = float __attribute__((vector_size(32)));
+  static constexpr Longs kLane = {0, 1, 2, 3, 4, 5, 6, 7};
+};
+
+// Calls body(lanes) with as many lanes as a register of this machine has, compiled for that machine.
+#ifdef SALCR_FOR_AVX512
+template <typename Body>
+SALCR_FOR_AVX512 auto run_by_eight(const Body& body) {
+  return body(std::integral_constant<int, 8>());
+}
+#endif
+
+template <typename Body>
+SALCR_FOR_EACH_ISA auto run_by_four(const Body& body) {
+  return body(std::integral_constant<int, 4>());
+}
+
+template <typename Body>
+auto by_widest(const Body& body) {
+#ifdef SALCR_FOR_AVX512
+  static const bool eight = __builtin_cpu_supports("x86-64-v4");
+  if (eight) return run_by_eight(body);
+  return run_by_four(body);
+#elif defined(__AVX512DQ__)
+  return body(std::integral_constant<int, 8>());
+#else
+  return run_by_four(body);
+#endif
+}
 
 template <typename Lanes>
 [[gnu::always_inline]] inline Lanes load(const void* from) {
@@ -35,38 +76,51 @@ template <typename Lanes>
   std::memcpy(to, &x, sizeof(x));
 }
 
-[[gnu::always_inline]] inline Doubles costs_from(const double* from) { return load<Doubles>(from); }
-[[gnu::always_inline]] inline Doubles costs_from(const float* from) { return __builtin_convertvector(load<Floats>(from), Doubles); }
+template <int kLanes>
+[[gnu::always_inline]] inline auto costs_from(const double* from) {
+  return load<typename Vectors<kLanes>::Doubles>(from);
+}
+template <int kLanes>
+[[gnu::always_inline]] inline auto costs_from(const float* from) {
+  return __builtin_convertvector(load<typename Vectors<kLanes>::Floats>(from), typename Vectors<kLanes>::Doubles);
+}
 
-// Calls see(costs, j, part) for the columns j to j + 3 of the row, all others infinite: arrays as long as the row have to be
-// padded. What is reduced goes by turns into two parts, so that one does not wait for the other.
-template <typename Real, typename See>
+// Calls see(costs, j, part) for the columns j to j + kLanes - 1 of the row, all others infinite: arrays as long as the row have to
+// be padded. What is reduced goes by turns into two parts, so that one does not wait for the other.
+template <int kLanes, typename Real, typename See>
 [[gnu::always_inline]] inline void by_lanes(const Real* row, std::int64_t cols, double sign, See&& see) {
   const std::int64_t whole = cols / kLanes * kLanes;
   std::int64_t j = 0;
   for (; j + kLanes < whole; j += 2 * kLanes) {
-    see(sign * costs_from(row + j), j, 0);
-    see(sign * costs_from(row + j + kLanes), j + kLanes, 1);
+    see(sign * costs_from<kLanes>(row + j), j, 0);
+    see(sign * costs_from<kLanes>(row + j + kLanes), j + kLanes, 1);
   }
-  if (j < whole) see(sign * costs_from(row + j), j, 0);
+  if (j < whole) see(sign * costs_from<kLanes>(row + j), j, 0);
   if (whole == cols) return;
   double tail[kLanes];
   for (std::int64_t l = 0; l < kLanes; ++l) tail[l] = whole + l < cols ? sign * row[whole + l] : kInfinity;
-  see(load<Doubles>(tail), whole, 1);
+  see(load<typename Vectors<kLanes>::Doubles>(tail), whole, 1);
 }
 
-[[gnu::always_inline]] inline Doubles least_of(const Doubles& x, const Doubles& y) { return x < y ? x : y; }
+// A condition stands where it chooses between doubles or indices and is kept nowhere: a mask of 512 bits GCC 12 takes apart, since
+// the target that an attribute gives has no say in its type.
+template <typename Lanes>
+[[gnu::always_inline]] inline Lanes least_of(const Lanes& x, const Lanes& y) {
+  return x < y ? x : y;
+}
 
 // The lanes that follow by so many, and round: what the steps of a reduction are made with.
 template <typename Lanes>
 [[gnu::always_inline]] inline Lanes turned(const Lanes& x, int by) {
-  return __builtin_shuffle(x, (kLane + by) & (kLanes - 1));
+  constexpr int kLanes = sizeof(x) / sizeof(double);
+  return __builtin_shuffle(x, (Vectors<kLanes>::kLane + by) & (kLanes - 1));
 }
 
-[[gnu::always_inline]] inline bool any(const Longs& mask) {
-  Longs all = mask;
-  for (int by = kLanes / 2; by > 0; by /= 2) all |= turned(all, by);
-  return all[0] != 0;
+template <typename Doubles>
+[[gnu::always_inline]] inline bool all_zero(const Doubles& x) {
+  Doubles sum = x;
+  for (int by = sizeof(x) / sizeof(double) / 2; by > 0; by /= 2) sum += turned(sum, by);
+  return sum[0] == 0.0;
 }
 
 }  // namespace

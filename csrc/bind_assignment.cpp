@@ -84,79 +84,91 @@ bool all_solved(std::int64_t problems, int threads, Solve&& solve) {
   return solved;
 }
 
-template <typename Real>
-void bind(py::module_& m) {
-  m.def(
-      "solve_assignment",
-      [](py::array_t<Real, 0> costs, bool maximize, std::int64_t capacity, Array<std::int64_t> partners, int threads) {
-        const Batch<Real> batch(costs, maximize);
-        const std::int64_t rows = batch.rows, cols = batch.cols;
-        require(partners.ndim() == 2 && partners.shape(0) == batch.problems && partners.shape(1) == rows,
-                "solve_assignment: shapes do not fit");
-        require(capacity >= 1 && capacity < INT32_MAX && rows <= capacity * cols && threads >= 1,
-                "solve_assignment: too many rows, or no threads");
-        std::int64_t* const partner = partners.mutable_data();
-        return all_solved(batch.problems, threads, [&](std::int64_t p) {
-          std::vector<double> duals(rows + cols);
-          const Problem<Real> problem(batch, p);
-          return solve_assignment(problem.costs, capacity, partner + p * rows, duals.data(), duals.data() + rows);
-        });
-      },
-      py::arg("costs").noconvert(), py::arg("maximize"), py::arg("capacity"), py::arg("partners").noconvert(),
-      py::arg("threads"));
+// Calls body(costs as the array of float32 or float64 that they are).
+template <typename Body>
+auto typed(const py::array& costs, Body&& body) {
+  if (py::isinstance<py::array_t<double, 0>>(costs)) return body(py::reinterpret_borrow<py::array_t<double, 0>>(costs));
+  if (py::isinstance<py::array_t<float, 0>>(costs)) return body(py::reinterpret_borrow<py::array_t<float, 0>>(costs));
+  throw py::type_error("assignment: costs are neither float32 nor float64");
+}
 
-  // (rows, cols), with duals also theirs, each with the axis of the batch if there is one; None if a problem has no solution.
-  m.def(
-      "linear_assignment",
-      [](py::array_t<Real, 0> costs, bool maximize, bool return_duals, int threads) -> py::object {
-        Batch<Real> batch(costs, maximize);
-        const std::int64_t problems = batch.problems, rows = batch.rows, cols = batch.cols, size = std::min(rows, cols);
-        require(threads >= 1, "linear_assignment: no threads");
-        const bool batched = costs.ndim() == 3;
-        auto first = like_batch<std::int64_t>(batched, problems, size), second = like_batch<std::int64_t>(batched, problems, size);
-        std::optional<Array<double>> row_duals, col_duals;
-        if (return_duals) {
-          row_duals = like_batch<double>(batched, problems, rows);
-          col_duals = like_batch<double>(batched, problems, cols);
-        }
-        std::int64_t *const all_ours = first.mutable_data(), *const all_theirs = second.mutable_data();
-        double* const u = row_duals ? row_duals->mutable_data() : nullptr;
-        double* const v = col_duals ? col_duals->mutable_data() : nullptr;
-        const bool turned = rows > cols || (rows == cols && batch.col_stride != 1);
-        if (turned) batch.transpose();
-        const bool solved = all_solved(problems, threads, [&](std::int64_t p) {
-          std::vector<double> spare(return_duals ? 0 : rows + cols);
-          double* const row_dual = return_duals ? u + p * rows : spare.data();
-          double* const col_dual = return_duals ? v + p * cols : spare.data() + rows;
-          const Problem<Real> problem(batch, p);
-          std::int64_t *const ours = all_ours + p * size, *const theirs = all_theirs + p * size;
-          if (!turned) {
-            if (!solve_assignment(problem.costs, 1, theirs, row_dual, col_dual)) return false;
-            for (std::int64_t i = 0; i < size; ++i) ours[i] = i;
-          } else {
-            if (!solve_assignment(problem.costs, 1, ours, col_dual, row_dual)) return false;
-            std::vector<std::int64_t> col_of(rows, -1);
-            for (std::int64_t j = 0; j < size; ++j) col_of[ours[j]] = j;
-            for (std::int64_t i = 0, n = 0; i < rows; ++i)
-              if (col_of[i] >= 0) ours[n] = i, theirs[n++] = col_of[i];
-          }
-          return true;
-        });
-        if (!solved) return py::none();
-        if (!return_duals) return py::make_tuple(std::move(first), std::move(second));
-        if (maximize)
-          for (const auto& [duals, length] : {std::pair(u, problems * rows), std::pair(v, problems * cols)})
-            std::transform(duals, duals + length, duals, std::negate<>());
-        return py::make_tuple(std::move(first), std::move(second), *std::move(row_duals), *std::move(col_duals));
-      },
-      py::arg("costs").noconvert(), py::arg("maximize"), py::arg("return_duals"), py::arg("threads"));
+template <typename Real>
+bool solve_all(const py::array_t<Real, 0>& costs, bool maximize, std::int64_t capacity, Array<std::int64_t>& partners,
+               int threads) {
+  const Batch<Real> batch(costs, maximize);
+  const std::int64_t rows = batch.rows, cols = batch.cols;
+  require(partners.ndim() == 2 && partners.shape(0) == batch.problems && partners.shape(1) == rows,
+          "solve_assignment: shapes do not fit");
+  require(capacity >= 1 && capacity < INT32_MAX && rows <= capacity * cols && threads >= 1,
+          "solve_assignment: too many rows, or no threads");
+  std::int64_t* const partner = partners.mutable_data();
+  return all_solved(batch.problems, threads, [&](std::int64_t p) {
+    std::vector<double> duals(rows + cols);
+    const Problem<Real> problem(batch, p);
+    return solve_assignment(problem.costs, capacity, partner + p * rows, duals.data(), duals.data() + rows);
+  });
+}
+
+// (rows, cols), with duals also theirs, each with the axis of the batch if there is one; None if a problem has no solution.
+template <typename Real>
+py::object assign_all(const py::array_t<Real, 0>& costs, bool maximize, bool return_duals, int threads) {
+  Batch<Real> batch(costs, maximize);
+  const std::int64_t problems = batch.problems, rows = batch.rows, cols = batch.cols, size = std::min(rows, cols);
+  require(threads >= 1, "linear_assignment: no threads");
+  const bool batched = costs.ndim() == 3;
+  auto first = like_batch<std::int64_t>(batched, problems, size), second = like_batch<std::int64_t>(batched, problems, size);
+  std::optional<Array<double>> row_duals, col_duals;
+  if (return_duals) {
+    row_duals = like_batch<double>(batched, problems, rows);
+    col_duals = like_batch<double>(batched, problems, cols);
+  }
+  std::int64_t *const all_ours = first.mutable_data(), *const all_theirs = second.mutable_data();
+  double* const u = row_duals ? row_duals->mutable_data() : nullptr;
+  double* const v = col_duals ? col_duals->mutable_data() : nullptr;
+  const bool turned = rows > cols || (rows == cols && batch.col_stride != 1);
+  if (turned) batch.transpose();
+  const bool solved = all_solved(problems, threads, [&](std::int64_t p) {
+    std::vector<double> spare(return_duals ? 0 : rows + cols);
+    double* const row_dual = return_duals ? u + p * rows : spare.data();
+    double* const col_dual = return_duals ? v + p * cols : spare.data() + rows;
+    const Problem<Real> problem(batch, p);
+    std::int64_t *const ours = all_ours + p * size, *const theirs = all_theirs + p * size;
+    if (!turned) {
+      if (!solve_assignment(problem.costs, 1, theirs, row_dual, col_dual)) return false;
+      for (std::int64_t i = 0; i < size; ++i) ours[i] = i;
+    } else {
+      if (!solve_assignment(problem.costs, 1, ours, col_dual, row_dual)) return false;
+      std::vector<std::int64_t> col_of(rows, -1);
+      for (std::int64_t j = 0; j < size; ++j) col_of[ours[j]] = j;
+      for (std::int64_t i = 0, n = 0; i < rows; ++i)
+        if (col_of[i] >= 0) ours[n] = i, theirs[n++] = col_of[i];
+    }
+    return true;
+  });
+  if (!solved) return py::none();
+  if (!return_duals) return py::make_tuple(std::move(first), std::move(second));
+  if (maximize)
+    for (const auto& [duals, length] : {std::pair(u, problems * rows), std::pair(v, problems * cols)})
+      std::transform(duals, duals + length, duals, std::negate<>());
+  return py::make_tuple(std::move(first), std::move(second), *std::move(row_duals), *std::move(col_duals));
 }
 
 }  // namespace
 
 void bind_assignment(py::module_& m) {
-  bind<float>(m);
-  bind<double>(m);
+  m.def(
+      "solve_assignment",
+      [](const py::array& costs, bool maximize, std::int64_t capacity, Array<std::int64_t> partners, int threads) {
+        return typed(costs, [&](const auto& its) { return solve_all(its, maximize, capacity, partners, threads); });
+      },
+      py::arg("costs").noconvert(), py::arg("maximize"), py::arg("capacity"), py::arg("partners").noconvert(),
+      py::arg("threads"));
+  m.def(
+      "linear_assignment",
+      [](const py::array& costs, bool maximize, bool return_duals, int threads) {
+        return typed(costs, [&](const auto& its) { return assign_all(its, maximize, return_duals, threads); });
+      },
+      py::arg("costs").noconvert(), py::arg("maximize"), py::arg("return_duals"), py::arg("threads"));
 }
 
 }  // namespace salcr

@@ -1,9 +1,11 @@
 // A portable build compiles what it marks, and all that this calls in the same file, for AVX-512, for AVX2 with FMA and for any
-// x86-64; which one runs is settled as the extension is loaded. Other compilers and processors have one code for all.
+// x86-64; which one runs is settled as the extension is loaded. What differs in
+// its source where there is AVX-512 is marked for that alone, and calls it if __builtin_cpu_supports("x86-64-v4"). Other compilers and processors have one code for all.
 #pragma once
 
 #if defined(SALCR_PORTABLE) && defined(__x86_64__) && defined(__linux__) && __GNUC__ >= 12 && !defined(__clang__)
 #define SALCR_FOR_EACH_ISA [[gnu::target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default"), gnu::flatten]]
+#define SALCR_FOR_AVX512 [[gnu::target("arch=x86-64-v4"), gnu::flatten]]
 #else
 #define SALCR_FOR_EACH_ISA
 #endif

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from benchmarks.case import Case
 from benchmarks.features import LATENT
-from salcr import ops
+from salcr import compat, ops
 from salcr.reference.published import association
 
 Solution = tuple[torch.Tensor, ...]  # costs, and two indices of them
@@ -56,9 +56,15 @@ def large(device: str, quick: bool) -> tuple[torch.Tensor]:
     return (_random_distances(1, size, size)[0].to(device),)
 
 
-def family(draw: Callable, shape: tuple[int, int], device: str, quick: bool) -> tuple[torch.Tensor]:
+def family(draw: Callable, shape: tuple[int, int], dtype: torch.dtype, device: str, quick: bool) -> tuple[torch.Tensor]:
     rows, cols = (length // 20 for length in shape) if quick else shape
-    return (draw(np.random.default_rng(0), rows, cols).to(device),)
+    return (draw(np.random.default_rng(0), rows, cols).to(device, dtype),)
+
+
+def small(draw: Callable, device: str, quick: bool) -> tuple[torch.Tensor]:
+    """Different problems: a processor learns the branches of one that comes again and again."""
+    generator = np.random.default_rng(0)
+    return (torch.stack([draw(generator, 30, 30) for _ in range(2 if quick else 64)]).to(device),)
 
 
 def same_total(outputs: Solution, expected: Solution) -> None:
@@ -138,6 +144,12 @@ def _total(cost: torch.Tensor, rows: torch.Tensor, cols: torch.Tensor) -> torch.
     return cost.flatten(-2).gather(-1, rows * cost.shape[-1] + cols).double().sum(-1)
 
 
+def _scipy_arrays(cost: np.ndarray) -> tuple[np.ndarray, ...]:
+    from scipy.optimize import linear_sum_assignment
+
+    return linear_sum_assignment(cost)
+
+
 def _lapx(cost: torch.Tensor) -> tuple[torch.Tensor, ...]:
     import lap
 
@@ -152,9 +164,13 @@ def _lapx_float32(cost: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 
 def _lapx_rust(cost: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return _tensors(cost, *_lapx_rust_arrays(cost.cpu().numpy()))
+
+
+def _lapx_rust_arrays(cost: np.ndarray) -> tuple[np.ndarray, ...]:
     from lap import lapjvr
 
-    return _tensors(cost, *lapjvr(cost.cpu().numpy(), extend_cost=True, return_cost=False))
+    return lapjvr(cost, extend_cost=True, return_cost=False)
 
 
 def _lapjv(cost: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -189,13 +205,29 @@ def _case(kind: str, make: Callable, shape: tuple[int, int]) -> Case:
     return Case(name, note, partial(make, shape), _variants(solvers), same_total)
 
 
-def _family_case(name: str, shape: tuple[int, int] = (1000, 1000)) -> Case:
-    """Without lapjv and lapx float32: lapjv was seen not to end on rank-one costs of 400 × 400."""
+def _family_case(name: str, shape: tuple[int, int] = (1000, 1000), dtype: torch.dtype = torch.float64) -> Case:
+    """Without lapjv, and lapx float32 in float64: lapjv was seen not to end on rank-one costs of 400 × 400."""
     note, draw = FAMILIES[name]
     solvers = _solvers(ops.linear_assignment, "reference", "cpp") | {"lapx": _lapx, "lapx rust": _lapx_rust}
     title = f"linear_assignment-family-{name}-{shape[0]}x{shape[1]}"
-    note = f"{note}, float64, {shape[0]} x {shape[1]}; reference is SciPy"
-    return Case(title, note, partial(family, draw, shape), _variants(solvers), same_total)
+    if dtype == torch.float32:
+        title, solvers = f"{title}-float32", solvers | {"lapx float32": _lapx_float32}
+    note = f"{note}, {str(dtype).removeprefix('torch.')}, {shape[0]} x {shape[1]}; reference is SciPy"
+    return Case(title, note, partial(family, draw, shape, dtype), _variants(solvers), same_total)
+
+
+def _small_case(name: str) -> Case:
+    """Calls of arrays, as existing code has them."""
+
+    def each(solve: Callable, cost: torch.Tensor) -> Solution:
+        pairs = [solve(problem) for problem in cost.cpu().numpy()]
+        return cost, *_tensors(cost, *(np.stack(side) for side in zip(*pairs, strict=True)))
+
+    note, draw = FAMILIES[name]
+    solvers = {"reference": _scipy_arrays, "cpp": compat.linear_sum_assignment, "lapx rust": _lapx_rust_arrays}
+    title, note = f"linear_assignment-small-{name}", f"64 calls of arrays, 30 x 30: {note}; reference is SciPy"
+    variants = {solver: partial(each, solve) for solver, solve in solvers.items()}
+    return Case(title, note, partial(small, draw), variants, same_total)
 
 
 def _bidirectional_case(kind: str, make: Callable, shape: tuple[int, int]) -> Case:
@@ -260,7 +292,13 @@ CASES = (
     *(_family_case(name) for name in FAMILIES),
     *(_family_case("uniform", shape) for shape in ((100, 100), (400, 400), (200, 1000), (1000, 200))),
     *(_family_case("related", shape) for shape in ((100, 100), (600, 500), (500, 600))),
+    *(_family_case(name, (100, 100)) for name in ("sparse", "equal_columns")),
+    *(_family_case(name, (100, 4000)) for name in ("uniform", "integer1000", "equal_columns")),
+    *(_family_case("uniform", shape) for shape in ((30, 1000), (4000, 100))),
+    *(_family_case(name, (2000, 2000), torch.float32) for name in ("integer10", "sparse", "unrelated")),
+    *(_family_case(name, (4000, 4000), torch.float32) for name in ("integer10", "related")),
     *(_family_case(name, (30, 30)) for name in ("uniform", "sparse", "related", "overlaps")),
+    *(_small_case(name) for name in ("uniform", "sparse", "related", "constant")),
     _bidirectional_case("uniform costs", uniform, (800, 400)),
     _bidirectional_case("centroid distances", centroid_distances, (800, 400)),
     _progressive_case("centroid distances", centroid_distances, (800, 400)),

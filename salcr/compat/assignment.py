@@ -26,7 +26,7 @@ def linear_sum_assignment(cost_matrix: Any, maximize: bool = False) -> tuple[np.
         TypeError, ValueError: not a matrix of real numbers; a cost that is NaN, or infinite with the sign that does
             not forbid; no assignment that avoids all forbidden pairs.
     """
-    if type(cost_matrix) is np.ndarray:
+    if type(cost_matrix) is np.ndarray and cost_matrix.ndim == 2:
         found = assign_array(cost_matrix, bool(maximize))
         if found is not None:
             return found

@@ -17,6 +17,8 @@ from salcr.ops._register import is_plain, register
 from salcr.ops.backends.cpp import assignment as _cpp
 from salcr.ops.backends.cuda import assignment as _cuda
 
+READ = (torch.float32, torch.float64)  # by solvers
+
 
 def linear_assignment(
     cost: torch.Tensor, *, maximize: bool = False, return_duals: bool = False, impl: str = "auto"
@@ -65,6 +67,10 @@ def linear_assignment(
 
     Source: docs/method.md, "Cluster assignment"; Crouse (2016) for the rectangular problem.
     """
+    if impl == "auto" and type(maximize) is type(return_duals) is bool and is_plain(cost) and _is_array(cost):
+        found = assign_array(cost.numpy(), maximize, return_duals)
+        if found is not None:
+            return tuple(map(torch.from_numpy, found))
     check_tensor("cost", cost, ndim=(2, 3))
     check_flag("maximize", maximize)
     check_flag("return_duals", return_duals)
@@ -173,17 +179,24 @@ def progressive_matching(cost: torch.Tensor, *, impl: str = "auto") -> tuple[tor
     return (small_to_large, large_to_small) if turned else (large_to_small, small_to_large)
 
 
-def assign_array(cost: np.ndarray, maximize: bool) -> tuple[np.ndarray, np.ndarray] | None:
-    """``linear_assignment`` of a matrix of float32 or float64 without a tensor on the way, for :mod:`salcr.compat`.
+def assign_array(cost: np.ndarray, maximize: bool, return_duals: bool = False) -> tuple[np.ndarray, ...] | None:
+    """``linear_assignment`` of one or more matrices of float32 or float64, without what takes as long as a small one.
 
     None where that has something to say: another array, another backend, no result.
     """
     kind = cost.dtype
-    if kind.char not in "fd" or not kind.isnative or cost.ndim != 2 or cost.size == 0:
+    if kind.char not in "fd" or not kind.isnative or cost.ndim not in (2, 3) or cost.size == 0:
         return None
     if check_impl("auto") != "auto" or missing("cpp") is not None:
         return None
-    return _cpp.assign_array(cost, maximize)
+    return _cpp.assign_array(cost, maximize, return_duals)
+
+
+def _is_array(cost: torch.Tensor) -> bool:
+    """Whether NumPy can have it as it is, and solvers read it."""
+    if not cost.is_cpu or cost.dtype not in READ or cost.layout is not torch.strided:
+        return False
+    return not (cost.is_nested or cost.requires_grad or cost.is_neg())
 
 
 def _linear_assignment(cost: torch.Tensor, maximize: bool, return_duals: bool, impl: str) -> tuple[torch.Tensor, ...]:
@@ -204,7 +217,7 @@ def _as_read(cost: torch.Tensor) -> torch.Tensor:
     """``cost`` as solvers read it: without a gradient, in float32 or float64."""
     cost = cost.detach() if cost.requires_grad else cost
     cost = cost.resolve_neg() if cost.is_neg() else cost
-    return cost if cost.dtype in (torch.float32, torch.float64) else cost.float()
+    return cost if cost.dtype in READ else cost.float()
 
 
 def _check_costs(cost: torch.Tensor, maximize: bool) -> None:

@@ -1,0 +1,68 @@
+// Whether what is done to a row by eight lanes is what four do, ties included. Says where it is not.
+#include <cstdio>
+#include <random>
+#include <vector>
+
+#include "assignment_rows.hpp"
+
+namespace {
+
+using namespace salcr;
+
+template <int kLanes>
+struct Results {
+  std::vector<double> distance, minima;
+  std::vector<std::int64_t> source, cheapest;
+  Nearest nearest;
+  TwoLeast two;
+  bool legal, lowered;
+
+  Results(const Costs<float>& costs, const double* prices, const std::int64_t* room, std::vector<double> start)
+      : distance(start), minima(start), source(start.size(), -1), cheapest(start.size(), -1) {
+    const Row<float> row(costs, prices, 0);
+    nearest = relax<kLanes>(row, 1.0, 7, room, distance.data(), source.data());
+    two = two_least<kLanes, true>(row);
+    legal = is_legal<kLanes>(row);
+    lowered = lower_minima<kLanes>(costs, 0, 1.0, minima.data(), cheapest.data());
+  }
+};
+
+bool same(const Results<4>& x, const Results<8>& y) {
+  const bool alone = x.two.least < x.two.second;  // else any column of the least may be named
+  return x.distance == y.distance && x.source == y.source && x.nearest.distance == y.nearest.distance &&
+         x.nearest.with_room == y.nearest.with_room && x.nearest.column == y.nearest.column && x.two.least == y.two.least &&
+         x.two.second == y.two.second && (!alone || x.two.column == y.two.column) && x.two.legal == y.two.legal &&
+         x.legal == y.legal && x.two.legal == x.legal && x.minima == y.minima && x.cheapest == y.cheapest &&
+         x.lowered == y.lowered;
+}
+
+}  // namespace
+
+int main() {
+  std::mt19937 random(0);
+  const auto draw = [&](int count) { return static_cast<int>(random() % count); };
+  for (int trial = 0; trial < 20000; ++trial) {
+    const std::int64_t cols = 1 + draw(70);
+    std::vector<float> cost(cols);
+    std::vector<double> prices(padded(cols), 0.0), start(padded(cols), kInfinity);
+    std::vector<std::int64_t> room(padded(cols), 0);
+    for (std::int64_t j = 0; j < cols; ++j) {
+      cost[j] = draw(8) == 0 ? kInfinity : static_cast<float>(draw(5) - 2);
+      prices[j] = -draw(3), room[j] = draw(2);
+      start[j] = draw(3) == 0 ? -kInfinity : draw(2) == 0 ? kInfinity : draw(6) - 2.0;
+    }
+    const float illegal = draw(2) == 0 ? -kInfinity : std::numeric_limits<float>::quiet_NaN();
+    const bool legal = draw(4) != 0;
+    std::vector<float> spoilt = cost;
+    if (!legal) spoilt[draw(static_cast<int>(cols))] = illegal;
+    const Costs<float> costs{cost.data(), 1, cols, cols, 1.0}, marred{spoilt.data(), 1, cols, cols, 1.0};
+    const Results<4> four(costs, prices.data(), room.data(), start);
+    const Results<8> eight(costs, prices.data(), room.data(), start);
+    const Row<float> row(marred, prices.data(), 0);
+    if (same(four, eight) && is_legal<4>(row) == legal && is_legal<8>(row) == legal && two_least<4, true>(row).legal == legal &&
+        two_least<8, true>(row).legal == legal)
+      continue;
+    std::printf("trial %d: %lld columns\n", trial, static_cast<long long>(cols));
+    return 1;
+  }
+}
