@@ -25,7 +25,7 @@ from salcr.engine.evaluation import evaluate_checkpoint
 from salcr.engine.interruption import STANDARD, Interrupted
 from salcr.engine.run_folder import RunFolder
 from salcr.engine.trainer import Trainer
-from tests.engine.tree import tiny
+from tests.engine.tree import tiny, with_channels
 
 STEPS = 3  # an epoch; two epochs, one of either stage
 DRIFTS = "memories.1.rows", "the random generator"
@@ -183,4 +183,5 @@ def main(tree, folder, port):
 if __name__ == "__main__":
     one_node = dict(min_nodes=1, max_nodes=1, rdzv_backend="c10d", rdzv_endpoint="localhost:0", run_id="processes")
     config = LaunchConfig(nproc_per_node=3, max_restarts=0, start_method="fork", **one_node)  # imports once
-    elastic_launch(config, main)(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
+    with with_channels(8):
+        elastic_launch(config, main)(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))

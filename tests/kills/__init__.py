@@ -27,6 +27,7 @@ from salcr import cli
 from salcr.engine import checkpoint, train  # noqa: F401
 from salcr.engine.interruption import STANDARD
 from tests.engine.same_end import assert_same_end
+from tests.engine.tree import with_channels
 
 SIGNALS = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
 EXIT_STATUS = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
@@ -125,4 +126,5 @@ def _salcr(arguments: list[str], log: Path) -> None:
         signal.signal(number, handler)
     torch.set_num_threads(1)
     sys.argv = ["salcr", *arguments]
-    cli.main()
+    with with_channels(8):
+        cli.main()
