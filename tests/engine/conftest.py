@@ -14,7 +14,7 @@ def tree(tmp_path_factory):
 
 @pytest.fixture(scope="package", autouse=True)
 def narrow():
-    """The network of all trainings here, but for those that start from the bundled weights."""
+    """The network of all trainings and checkpoints here, but for those that start from the bundled weights."""
     with with_channels(8):
         yield
 

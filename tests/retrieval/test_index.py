@@ -18,6 +18,7 @@ from salcr.retrieval import Index, Summary, build, build_index, images
 from salcr.retrieval.export import export_network
 from salcr.retrieval.images import decode_batches, find_images
 from tests import forked
+from tests.engine.tree import with_channels
 from tests.retrieval.conftest import save_network
 from tests.retrieval.pictures import HEIGHT, PEOPLE, WIDTH
 
@@ -98,7 +99,8 @@ def build_and_be_killed(pictures, checkpoint, out):
         return embed(*arguments) if len(calls) < 3 else signal.raise_signal(signal.SIGKILL)
 
     build.embed = killed
-    build_index([pictures], checkpoint, out, batch=3, **CPU)
+    with with_channels(8):
+        build_index([pictures], checkpoint, out, batch=3, **CPU)
 
 
 def test_an_index_whose_process_is_killed_is_gone_on_with(pictures, checkpoint, tmp_path):
