@@ -1,6 +1,6 @@
 """Processes for tests that kill, limit or combine some: what they import was imported once, by the one they fork from.
 
-That one did nothing else, unlike the process of the tests.
+That one did nothing else, unlike the process of the tests; see tests/preloaded.py.
 """
 
 import multiprocessing
@@ -9,19 +9,12 @@ from collections.abc import Callable
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
-# With what a training, alone or in a group, imports on its way.
-import numba  # noqa: F401
-import sklearn.metrics  # noqa: F401
-import torch._dynamo
-import torch.distributed.launcher.api
-
-from salcr import cli  # noqa: F401
-from salcr.engine import train  # noqa: F401
+import torch
 
 
 def context() -> ForkServerContext:
     found = multiprocessing.get_context("forkserver")
-    found.set_forkserver_preload([__name__])
+    found.set_forkserver_preload(["tests.preloaded"])
     return found
 
 

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from salcr import cli, distributed
 from salcr.engine import best, checkpoint, load_config, session, stage_one, train
@@ -176,6 +175,8 @@ def main(tree, folder, port):
 
 
 def launch(tree, folder, port):
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
     one_node = dict(min_nodes=1, max_nodes=1, rdzv_backend="c10d", rdzv_endpoint="localhost:0", run_id="processes")
     config = LaunchConfig(nproc_per_node=3, max_restarts=0, start_method="fork", **one_node)
     with with_channels(8):
