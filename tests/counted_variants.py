@@ -53,6 +53,7 @@ STAND_INS = {
     "assert_operator_contract": lambda operator, *examples: [operator(*arguments) for arguments in examples],
     "exact_distances": lambda features, *_: torch.zeros(len(features), len(features)),
     "scikit_learn": lambda distances, *_: torch.zeros(len(distances), dtype=torch.int64),
+    "times": lambda *_: 1,
 }
 
 

@@ -3,7 +3,7 @@ import math
 import pickle
 import subprocess
 import sys
-from functools import partial
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -41,12 +41,33 @@ def identity(x):
     return x + x
 
 
+@pytest.fixture(scope="module")
+def served():
+    """A worker of the cases of tests/benchmark_cases.py."""
+    with Worker("tests.benchmark_cases") as worker:
+        yield worker
+
+
 @pytest.fixture
 def fakes(monkeypatch, capsys):
-    """The runner measures the cases of tests/benchmark_cases.py; calling this gives what it printed."""
-    monkeypatch.setattr(runner, "CASES", benchmark_cases.CASES)
-    monkeypatch.setattr(runner, "Worker", partial(Worker, "tests.benchmark_cases"))
-    return lambda: capsys.readouterr().out
+    """The runner measures the cases of tests/benchmark_cases.py, by a worker; the result gives what it printed."""
+
+    def install(worker):
+        monkeypatch.setattr(runner, "CASES", benchmark_cases.CASES)
+        monkeypatch.setattr(runner, "Worker", lambda: nullcontext(worker))
+        return lambda: capsys.readouterr().out
+
+    return install
+
+
+class InThisProcess:
+    """In place of a worker; it sees the variables that a test sets."""
+
+    limit = 900
+
+    def ask(self, **task):
+        task = {"skip": [], "done": {}, "without": []} | task
+        return worker.perform(task, {case.name: case for case in benchmark_cases.CASES})
 
 
 def bench(**options):
@@ -59,7 +80,8 @@ def test_case_names_are_unique_and_every_case_has_something_to_match():
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_every_case_works_at_quick_sizes(case):
+def test_every_case_works_at_quick_sizes(case, monkeypatch):
+    monkeypatch.setattr("benchmarks.measure.SECONDS", 0.0)  # a run, in place of three
     found = measure(case, Cpu(), quick=True)
     assert list(found["variants"]) == variants_on(case, "cpu")
     for name, result in found["variants"].items():
@@ -149,11 +171,10 @@ def test_a_slow_baseline_can_be_matched_at_quick_sizes_alone():
     assert set(found["variants"]["auto"]) == TIMES
 
 
-def test_a_task_may_have_less_time_than_the_worker():
+def test_a_task_may_have_less_time_than_the_worker(served):
     task = dict(task="measure", case="late", device="cpu", quick=False, skip=[], done={})
-    with Worker("tests.benchmark_cases") as served:
-        assert served.ask(**task, without=[], limit=1) == worker.TOO_LONG
-        assert set(served.ask(**task, without=["published"])["variants"]) == {"auto"}
+    assert served.ask(**task, without=[], limit=1) == worker.TOO_LONG
+    assert set(served.ask(**task, without=["published"])["variants"]) == {"auto"}
 
 
 def test_what_ran_before_is_checked_and_not_run_again(tmp_path):
@@ -185,8 +206,8 @@ def test_floors_are_of_the_nearer_ceiling():
     assert floor_ms({}, ceilings) is None
 
 
-def test_a_run_writes_a_record_with_memory_and_reasons(fakes, tmp_path):
-    out = tmp_path / "record.json"
+def test_a_run_writes_a_record_with_memory_and_reasons(fakes, served, tmp_path):
+    printed, out = fakes(served), tmp_path / "record.json"
     assert bench(out=out) == 1
     record = json.loads(out.read_text())
     assert record["device"] == "cpu" and record["quick"] is True
@@ -206,21 +227,22 @@ def test_a_run_writes_a_record_with_memory_and_reasons(fakes, tmp_path):
     assert runner.failures(record) == [f"unsound/{v}" for v in ("wrong", "raising", "aborting")] + [
         "nothing to match/right"
     ]
-    printed = fakes()
-    assert "missing: no_such_library is not installed" in printed and "Traceback" not in printed
+    said = printed()
+    assert "missing: no_such_library is not installed" in said and "Traceback" not in said
 
 
-def test_what_is_missing_or_out_of_memory_is_no_failure(fakes):
+def test_what_is_missing_or_out_of_memory_is_no_failure(fakes, served):
+    fakes(served)
     assert bench(only="lacking") == 0
 
 
 @pytest.mark.serial
 def test_a_slowed_variant_is_caught(fakes, tmp_path, monkeypatch):
-    then, now = tmp_path / "then.json", tmp_path / "now.json"
+    printed, then, now = fakes(InThisProcess()), tmp_path / "then.json", tmp_path / "now.json"
     assert bench(only="sound", out=then) == 0
     monkeypatch.setenv("SALCR_TEST_SLEEP", "0.2")
     assert bench(only="sound", out=now, against=then) == 1
-    line = next(line for line in fakes().splitlines() if "sound/asleep" in line)
+    line = next(line for line in printed().splitlines() if "sound/asleep" in line)
     assert line.endswith("slower") and float(line.split()[1]) > 5
     assert "sound/asleep" not in compare.compare(json.loads(then.read_text()), json.loads(now.read_text()))[1]
 

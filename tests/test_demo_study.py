@@ -5,7 +5,7 @@ from PIL import Image, ImageColor
 
 from benchmarks import demo_page, demo_picture, demo_study
 from salcr.engine import load_config, train
-from tests.engine.tree import tiny
+from tests.engine.tree import tiny, with_channels
 
 SEEDS, ROWS, CONTROLS = (0, 1, 2), ("untrained", "stage one", "longer", "SALCR"), ("untrained", "stage one", "longer")
 
@@ -91,6 +91,7 @@ def test_names_and_settings_of_the_runs(tmp_path):
         assert schedule.milestones[0] >= schedule.stage_one_epochs  # stage one is the same, however long it goes on
 
 
+@with_channels(8)
 def test_a_branched_run_is_the_run_in_one_go(tree, tmp_path):
     short = ("schedule.stage_one_epochs=1", "schedule.iterations=2")
     both = load_config(overrides=tiny(tree, *short, "schedule.stage_two_epochs=1", "gpcr.enabled=false"))

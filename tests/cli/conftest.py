@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from salcr import cli
-from tests.engine.conftest import tree  # noqa: F401
+from tests.engine.conftest import narrow, tree  # noqa: F401
 
 
 @pytest.fixture

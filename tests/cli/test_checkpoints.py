@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from salcr.models import SALCRNetwork
+from salcr.models import ARCHITECTURES, SALCRNetwork
 from tests.cli.conftest import assert_one_line
 from tests.engine.tree import HEIGHT, WIDTH
 from tests.models.published import behind_module, related_state, wrapped, write
@@ -50,7 +50,7 @@ def test_index_search_cluster_and_export(salcr, pictures, theirs, tmp_path):  # 
     options = "--checkpoint", theirs, "--out", tmp_path / "net", "--format", "torch", "--modality", "visible"
     assert salcr("export", *options, *SIZE)[0] == 0
     program = torch.export.load(tmp_path / "net").module()
-    assert program(torch.zeros(3, HEIGHT, WIDTH, 3, dtype=torch.uint8)).shape == (3, 256)
+    assert program(torch.zeros(3, HEIGHT, WIDTH, 3, dtype=torch.uint8)).shape == (3, ARCHITECTURES["tiny"].width)
     assert_one_line(salcr("export", *options, "--height", 0), "height must be a whole number from 1 to 4096, got 0")
 
 

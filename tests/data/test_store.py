@@ -1,5 +1,4 @@
 import errno
-import multiprocessing
 import os
 import re
 import resource
@@ -11,6 +10,7 @@ from PIL import Image
 
 from salcr.data import Records, load_sysu, open_store
 from salcr.data import store as store_module
+from tests import forked
 from tests.data.trees import make_sysu, write_image, write_text
 
 
@@ -165,7 +165,7 @@ def _open_at_once(barrier, queue, root, cache):
 
 
 def test_two_processes_at_once(tmp_path, table):
-    context = multiprocessing.get_context("spawn")
+    context = forked.context()
     barrier, queue = context.Barrier(2), context.Queue()
     arguments = (barrier, queue, table.root, tmp_path / "cache")
     processes = [context.Process(target=_open_at_once, args=arguments) for _ in range(2)]

@@ -3,8 +3,6 @@ import math
 import os
 import re
 import signal
-import subprocess
-import sys
 from dataclasses import fields, is_dataclass, replace
 
 import numpy as np
@@ -27,6 +25,7 @@ from salcr.data.synthetic import write as synthetic_write
 from salcr.data.synthetic.identity import LOWER, PALETTE, UPPER, _luminance
 from salcr.data.synthetic.objects import APART, OBJECT_PALETTE
 from salcr.data.synthetic.raster import ELLIPSE, SLAB, TEXTURES, TUBE, render, shape
+from tests import forked
 
 WHITE, BLACK = (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)
 STILL = dict(gain=WHITE, slope=(0.0, 0.0), vignette=0.0, blur=0.0, noise=0.0, noise_seed=0)
@@ -301,15 +300,16 @@ def test_a_failure_in_the_middle_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_kill_in_the_middle_leaves_no_data_set(tmp_path):
-    script = (
-        "import os, signal, sys\n"
-        "from salcr.data.synthetic import write_dataset\n"
-        "kill = lambda done, total: os.kill(os.getpid(), signal.SIGKILL) if done == 5 else None\n"
-        "write_dataset('sysu', sys.argv[1], ids=9, images_per_camera=3, height=16, width=8, progress=kill)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "set")], check=False, capture_output=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+def write_and_be_killed(folder):
+    kill = lambda done, total: signal.raise_signal(signal.SIGKILL) if done == 5 else None  # noqa: E731
+    write_dataset("sysu", folder, ids=9, images_per_camera=3, height=16, width=8, progress=kill)
+
+
+def test_a_kill_in_the_middle_leaves_no_data_set(tmp_path_factory, tmp_path):
+    log = tmp_path_factory.mktemp("log") / "log"
+    process = forked.start(write_and_be_killed, tmp_path / "set", log=log)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, log.read_text()
     left = list(tmp_path.iterdir())
     assert len(left) == 1 and re.fullmatch(r"\.set\..*\.partial", left[0].name)
     write_dataset("sysu", tmp_path / "set", ids=3, images_per_camera=1, height=16, width=8)

@@ -3,13 +3,20 @@ import signal
 import pytest
 
 from salcr.engine.interruption import STANDARD
-from tests.engine.tree import write_tree
+from tests.engine.tree import with_channels, write_tree
 
 
 @pytest.fixture(scope="session")
 def tree(tmp_path_factory):
     """A small data set; tests that change one make their own."""
     return write_tree(tmp_path_factory.mktemp("tree") / "sysu")
+
+
+@pytest.fixture(scope="package", autouse=True)
+def narrow():
+    """The network of all trainings and checkpoints here, but for those that start from the bundled weights."""
+    with with_channels(8):
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""What the processes of test_distributed.py do; this file as a program starts three of them as ``torchrun`` does.
+"""What the processes of test_distributed.py do, and the launcher that starts three of them as ``torchrun`` does.
 
 They train in a group of three, then two of them in one of two, and leave what they find in files. In the end one kills
 itself.
@@ -10,14 +10,9 @@ import signal
 import sys
 import warnings
 from contextlib import contextmanager
-from pathlib import Path
 
-import numba  # noqa: F401  with what a training imports on its way, here before the fork
 import pytest
-import sklearn.metrics  # noqa: F401
 import torch
-import torch._dynamo
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from salcr import cli, distributed
 from salcr.engine import best, checkpoint, load_config, session, stage_one, train
@@ -25,7 +20,7 @@ from salcr.engine.evaluation import evaluate_checkpoint
 from salcr.engine.interruption import STANDARD, Interrupted
 from salcr.engine.run_folder import RunFolder
 from salcr.engine.trainer import Trainer
-from tests.engine.tree import tiny
+from tests.engine.tree import tiny, with_channels
 
 STEPS = 3  # an epoch; two epochs, one of either stage
 DRIFTS = "memories.1.rows", "the random generator"
@@ -150,7 +145,6 @@ def main(tree, folder, port):
     for number, handler in STANDARD.items():  # not the launcher's, which a fork inherits
         signal.signal(number, handler)
     warnings.simplefilter("error")
-    torch.set_num_threads(1)
     torch.utils.deterministic.fill_uninitialized_memory = True
     torch.set_deterministic_debug_mode("error")
     if rank:
@@ -180,7 +174,10 @@ def main(tree, folder, port):
             signal.pause()  # until the launcher ends it: that names one process alone, the first that it finds gone
 
 
-if __name__ == "__main__":
+def launch(tree, folder, port):
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
     one_node = dict(min_nodes=1, max_nodes=1, rdzv_backend="c10d", rdzv_endpoint="localhost:0", run_id="processes")
-    config = LaunchConfig(nproc_per_node=3, max_restarts=0, start_method="fork", **one_node)  # imports once
-    elastic_launch(config, main)(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
+    config = LaunchConfig(nproc_per_node=3, max_restarts=0, start_method="fork", **one_node)
+    with with_channels(8):
+        elastic_launch(config, main)(tree, folder, port)

@@ -8,6 +8,7 @@ from salcr.engine import demo as engine
 from salcr.engine.demo import demo, summary_table
 from salcr.engine.pretrain import draw_views, pretrain
 from salcr.models import TwoStreamResNet
+from tests.engine.tree import with_channels
 
 SMALL = (
     *("data.height=48", "data.width=24", "clustering.eps=0.6", "clustering.min_samples=2", "clustering.k1=4"),
@@ -15,6 +16,7 @@ SMALL = (
 )
 
 
+@with_channels(32)  # of the bundled weights
 def test_the_demo_tells_what_it_starts_from(tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "PEOPLE", dict(ids=7, test_ids=2, images_per_camera=2))
     summary = demo(tmp_path, seed=1, overrides=SMALL)

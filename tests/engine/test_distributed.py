@@ -1,21 +1,16 @@
 """Several processes train as one does: gloo, float64, a tiny network; what they do is in processes.py."""
 
 import json
-import os
 import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from salcr.engine import checkpoint, train
 from salcr.engine.run_folder import RunFolder
-from tests.engine.processes import DRIFTS, STEPS, configuration, interrupt, recorded
+from tests import forked
+from tests.engine.processes import DRIFTS, STEPS, configuration, interrupt, launch, recorded
 
-ROOT = Path(__file__).resolve().parents[2]
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 PATIENCE = 500
 pytestmark = pytest.mark.long  # all of them, beside each other: they share what the processes found
 WORLDS = pytest.mark.parametrize(("world", "size"), [("two", 2), ("three", 3)])
@@ -46,10 +41,11 @@ def several(tree, tmp_path_factory):
     """The folder of what three processes found, and what their launcher said, one of them having been killed."""
     folder = tmp_path_factory.mktemp("several")
     interrupt(configuration(tree), folder / "interrupted_alone")
-    command = [sys.executable, "-m", "tests.engine.processes", str(tree), str(folder), str(free_port())]
-    launcher = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE)
-    assert launcher.returncode == 1 and len(list(folder.glob("said_*.json"))) == 3, launcher.stderr
-    return folder, launcher.stderr
+    log = folder / "launcher.log"
+    launcher = forked.start(launch, tree, folder, free_port(), log=log)
+    launcher.join(PATIENCE)
+    assert launcher.exitcode == 1 and len(list(folder.glob("said_*.json"))) == 3, log.read_text()
+    return folder, log.read_text()
 
 
 def said(folder, rank):

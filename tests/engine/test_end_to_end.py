@@ -1,11 +1,8 @@
 """The command line in processes of its own: train, be killed and resumed, evaluate, extract."""
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -14,10 +11,6 @@ from salcr.engine import load_config
 from salcr.engine.images import open_dataset
 from tests.engine.tree import tiny
 from tests.kills import killed_runs, run_cli
-
-SALCR = [sys.executable, "-m", "salcr"]
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
-PATIENCE = 300
 
 pytestmark = pytest.mark.long  # all of them, beside each other: they share a run
 
@@ -32,12 +25,11 @@ def train(tree, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(train, tmp_path_factory):
-    """The folder of an uninterrupted run, and what it printed."""
+    """The folder of an uninterrupted run, and what it printed and logged."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    command = [*SALCR, *map(str, train), "--out", folder]
-    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=PATIENCE)
-    assert done.returncode == 0, done.stderr
-    return folder, (done.stdout, done.stderr)
+    log = folder.with_suffix(".log")
+    assert run_cli([*map(str, train), "--out", str(folder)], log) == 0, log.read_text()
+    return folder, log.read_text()
 
 
 def test_killed_runs_end_as_an_uninterrupted_one(train, whole, tmp_path, seed):
@@ -47,24 +39,24 @@ def test_killed_runs_end_as_an_uninterrupted_one(train, whole, tmp_path, seed):
 
 
 def test_training_prints_a_table_and_plain_lines(whole):
-    folder, (out, err) = whole
+    folder, said = whole
     summary = json.loads((folder / "summary.json").read_text())
     assert summary.keys() == {"stage_one", "final"}
-    rows = [line.split() for line in out.splitlines()]
+    rows = [line.split() for line in said.splitlines()]
     for protocol, figures in summary["final"].items():
         assert figures.keys() == {"rank-1", "rank-5", "rank-10", "rank-20", "mAP", "mINP", "cmfp", "aim"}
         row = next(row for row in rows if row[:2] == [protocol, "SALCR"])
         assert row[2:5] == [f"{figures[key]:.2f}" for key in ("rank-1", "mAP", "mINP")]
-    *_, shares, last = out.splitlines()
+    *_, shares, last = said.splitlines()
     assert last == f"run folder: {folder}"
     assert re.fullmatch(r"cross-label accuracy \(ot\): visible to infrared [\d.]+, infrared to visible [\d.]+", shares)
-    assert [line.split(":")[0] for line in err.splitlines() if line.startswith("epoch")] == [
+    assert [line.split(":")[0] for line in said.splitlines() if line.startswith("epoch")] == [
         "epoch 0 (stage 1)",
         "epoch 1 (stage 1)",
         "epoch 2 (stage 2)",
         "epoch 3 (stage 2)",
     ]
-    assert "\r" not in err and "it/s" not in err  # no progress bar without a terminal
+    assert "\r" not in said and "it/s" not in said  # no progress bar without a terminal
 
 
 def test_a_checkpoint_gives_the_final_figures_and_features(whole, tree, tmp_path):

@@ -21,7 +21,7 @@ from salcr.engine.steps import NonFiniteLoss
 from salcr.engine.trainer import Trainer
 from salcr.models import SALCRNetwork
 from salcr.objectives import association, register_association
-from tests.engine.tree import tiny, write_tree
+from tests.engine.tree import tiny, with_channels, write_tree
 from tests.models.published import behind_module, published_state, related_state, wrapped, write
 
 STAGE_ONE = {"visible", "augmented", "infrared"}
@@ -367,7 +367,8 @@ def test_a_start_from_random_weights_is_said(tree, tmp_path, stage_one_run, fake
             "model.weights is not set: tiny starts from random weights, an"
         ]
         caplog.clear()
-        train(load_config(overrides=tiny(tree, "model.weights=bundled")), tmp_path / "bundled")
+        with with_channels(32):
+            train(load_config(overrides=tiny(tree, "model.weights=bundled")), tmp_path / "bundled")
         config = load_config(overrides=tiny(tree, *SHORT, "schedule.stage_two_epochs=0"))
         train(config, shutil.copytree(stage_one_run[0], tmp_path / "resumed"), resume=True)
     assert not caplog.records

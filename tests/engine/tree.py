@@ -4,10 +4,14 @@ A person is two striped halves. Colour shows in the visible cameras only; the in
 own for each half, with the same stripes.
 """
 
+from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 from PIL import Image
+
+from salcr.models.resnet import ARCHITECTURES
 
 TRAIN, VAL, TEST = range(1, 7), range(7, 9), range(9, 13)
 CAMERAS, INFRARED = range(1, 7), (3, 6)
@@ -63,3 +67,11 @@ def tiny(root: Path, *more: str) -> list[str]:
         "evaluation.cmfp_k=4",
         *more,
     ]
+
+
+def with_channels(channels: int) -> mock._patch_dict:
+    """Within it the first stage of ``tiny`` has so many.
+
+    With 8 in place of 32 a training takes half the time and writes a fifteenth.
+    """
+    return mock.patch.dict(ARCHITECTURES, tiny=replace(ARCHITECTURES["tiny"], channels=channels))

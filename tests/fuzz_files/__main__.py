@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from tests import forked
 from tests.fuzz_files.kinds import KINDS
 from tests.fuzz_files.worker import serve
 
@@ -77,7 +78,7 @@ def run(
 def _start(table: str, seed: int, room: Path) -> tuple[Connection, BaseProcess]:
     room.mkdir(parents=True)
     here, there = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=serve, args=(there, table, seed, room))
+    process = forked.context().Process(target=serve, args=(there, table, seed, room))
     process.start()
     there.close()
     if not here.poll(START_SECONDS) or here.recv() != "ready":

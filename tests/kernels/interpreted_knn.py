@@ -20,9 +20,6 @@ def test_neighbours_are_those_of_a_sort(generator, metric, own, rows, width, k):
     exact = reference.knn(queries.double(), k, database=None if own else database.double(), metric=metric)
     assert torch.equal(got[1], exact[1])
     torch.testing.assert_close(got[0], exact[0].float(), rtol=1e-5, atol=2e-6)
-    if k == 9:
-        again = ops.knn(queries, k, database=database, metric=metric, impl="triton")
-        assert all(torch.equal(a, b) for a, b in zip(got, again, strict=True))
 
 
 @pytest.mark.parametrize("entries", [512, 16])

@@ -5,7 +5,6 @@ the first file it writes and its last. What it says on the way out, or a bare ``
 moments are drawn one from each of as many equal parts of the run's time as there are kills.
 """
 
-import multiprocessing
 import os
 import random
 import re
@@ -14,19 +13,15 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import NamedTuple
 
-import numba  # noqa: F401  with what a training imports on its way, here before the first fork
-import sklearn.metrics  # noqa: F401
-import torch
-import torch._dynamo
-
 from salcr import cli
-from salcr.engine import checkpoint, train  # noqa: F401
+from salcr.engine import checkpoint
 from salcr.engine.interruption import STANDARD
+from tests import forked
 from tests.engine.same_end import assert_same_end
+from tests.engine.tree import with_channels
 
 SIGNALS = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
 EXIT_STATUS = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
@@ -69,14 +64,14 @@ def killed_runs(training: list[str], whole: Path, folder: Path, *, kills: int, s
 
 def run_cli(arguments: list[str], log: Path) -> int:
     """The exit status of ``salcr`` with these arguments, in a process of its own."""
-    process = _start(arguments, log)
+    process = forked.start(_salcr, arguments, log=log)
     process.join(PATIENCE)
     return process.exitcode
 
 
 def _kill(training: list[str], run: Path, number: signal.Signals, seconds: float) -> bool:
     """Start a run and send the signal; False if it had ended."""
-    process = _start([*training, "--out", str(run)], run.with_suffix(".log"))
+    process = forked.start(_salcr, [*training, "--out", str(run)], log=run.with_suffix(".log"))
     while process.is_alive() and not (run / "config.yaml").exists():
         time.sleep(0.002)
     time.sleep(seconds)
@@ -109,20 +104,9 @@ def _end(run: Path, whole: Path, number: signal.Signals) -> str:
     return ""
 
 
-def _start(arguments: list[str], log: Path) -> ForkServerProcess:
-    context = multiprocessing.get_context("forkserver")  # imports once
-    context.set_forkserver_preload([__name__])
-    process = context.Process(target=_salcr, args=(arguments, log))
-    process.start()
-    return process
-
-
-def _salcr(arguments: list[str], log: Path) -> None:
-    with log.open("w") as file:
-        for stream in (1, 2):
-            os.dup2(file.fileno(), stream)
+def _salcr(arguments: list[str]) -> None:
     for number, handler in STANDARD.items():  # SIGINT is ignored in what a shell has put in the background
         signal.signal(number, handler)
-    torch.set_num_threads(1)
     sys.argv = ["salcr", *arguments]
-    cli.main()
+    with with_channels(8):
+        cli.main()

@@ -15,7 +15,7 @@ from salcr import ops, reference
 
 LIMITED = """
 import resource, sys, torch, salcr
-features = torch.randn(20000, 8)
+features = torch.randn(14000, 8)
 salcr.cluster(features[:2000], eps=0.6)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 salcr.cluster(features, eps=0.6, impl="cpp")
@@ -41,24 +41,24 @@ def clear_of(distances, eps):
     return ((distances - eps).abs() > 1e-5).all()
 
 
-@pytest.mark.parametrize("eps", [0.3, 0.6])
 @pytest.mark.parametrize("noise", [0.0, 0.1, 0.6])
 @pytest.mark.parametrize("rows", [1, 3, 31, 200, 600])
 @pytest.mark.parametrize("kind", ["plain", "duplicates", "quantised"])
-def test_labels_are_those_of_scikit_learn_on_dense_distances(generator, rows, noise, eps, kind):
+def test_labels_are_those_of_scikit_learn_on_dense_distances(generator, rows, noise, kind):
     features = people(generator, rows, noise)
     if kind == "duplicates":
         features[: rows // 2] = features[rows // 2 : 2 * (rows // 2)]
     if kind == "quantised":  # entries ±1/8: inner products are exact and ties are everywhere
         features = features.sign()
     distances = reference.jaccard_distance(features)
-    if not clear_of(distances, eps):
-        pytest.skip("a distance lies within the tie margin of eps")
-    labels = ops.cluster(features, eps=eps)
-    assert torch.equal(labels, scikit_learn(distances, eps))
-    assert torch.equal(labels, ops.cluster(features, eps=eps, impl="reference"))
-    if (rows, noise, kind) == (600, 0.1, "plain"):
-        assert labels.max() > 20 and (labels < 0).any()
+    for eps in (0.3, 0.6):
+        while not clear_of(distances, eps):
+            eps += 3e-5
+        labels = ops.cluster(features, eps=eps)
+        assert torch.equal(labels, scikit_learn(distances, eps))
+        assert torch.equal(labels, ops.cluster(features, eps=eps, impl="reference"))
+        if (rows, noise, kind) == (600, 0.1, "plain"):
+            assert labels.max() > 20 and (labels < 0).any()
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -120,7 +120,7 @@ def test_it_is_the_operators_one_after_the_other(generator):
 
 
 def test_nothing_quadratic_is_held():
-    """N×N of 20,000 images would be 1.6 GB in float32."""
+    """N×N of 14,000 images would be 784 MB in float32, and 196 MB a byte each."""
     done = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True, check=True)
     assert float(done.stdout) < 150
 

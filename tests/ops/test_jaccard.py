@@ -1,4 +1,5 @@
 import time
+from functools import cache
 
 import numpy as np
 import pytest
@@ -24,9 +25,11 @@ def jaccard_by_hand(features, k1, k2, scale="none", include_self=True):
     k1 = min(k1, count - others)
     farthest = [max(2 - 2 * product for product in row) if scale == "farthest" else 1 for row in products]
 
+    @cache
     def first(i, k):
         return set(ranks[i][: min(k + 1, k1 + others)])
 
+    @cache
     def reciprocal(i, k):
         return {j for j in first(i, k) if i in first(j, k)}
 

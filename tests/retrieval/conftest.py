@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from salcr.models import SALCRNetwork
+from tests.engine.conftest import narrow  # noqa: F401
 from tests.retrieval.pictures import HEIGHT, WIDTH, write_pictures
 
 
@@ -12,13 +13,13 @@ def save_network(path, seed=1):
     return path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def checkpoint(tmp_path_factory):
     """A training checkpoint of an untrained network."""
     return save_network(tmp_path_factory.mktemp("network") / "epoch_0000.pt")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def other_checkpoint(tmp_path_factory):
     """One of other weights."""
     return save_network(tmp_path_factory.mktemp("other") / "epoch_0000.pt", seed=2)
@@ -30,7 +31,7 @@ def pictures(tmp_path):
     return write_pictures(tmp_path / "pictures")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def indexed(checkpoint, tmp_path_factory):
     """An index of such a tree, float32, which tests do not change."""
     from salcr.retrieval import build_index

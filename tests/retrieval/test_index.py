@@ -3,10 +3,7 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,10 +17,11 @@ from salcr.models.features import extract_features
 from salcr.retrieval import Index, Summary, build, build_index, images
 from salcr.retrieval.export import export_network
 from salcr.retrieval.images import decode_batches, find_images
+from tests import forked
+from tests.engine.tree import with_channels
 from tests.retrieval.conftest import save_network
 from tests.retrieval.pictures import HEIGHT, PEOPLE, WIDTH
 
-ROOT = Path(__file__).resolve().parents[2]
 CPU = dict(device="cpu")
 
 
@@ -93,20 +91,24 @@ def test_an_interrupted_index_is_gone_on_with(pictures, checkpoint, tmp_path, mo
     assert_same(tmp_path / "index", tmp_path / "whole")
 
 
+def build_and_be_killed(pictures, checkpoint, out):
+    embed, calls, build.COMMIT_SECONDS = build.embed, [], 0
+
+    def killed(*arguments):
+        calls.append(0)
+        return embed(*arguments) if len(calls) < 3 else signal.raise_signal(signal.SIGKILL)
+
+    build.embed = killed
+    with with_channels(8):
+        build_index([pictures], checkpoint, out, batch=3, **CPU)
+
+
 def test_an_index_whose_process_is_killed_is_gone_on_with(pictures, checkpoint, tmp_path):
     """By SIGKILL in the third of four batches, after which nothing of the process runs."""
-    script = f"""
-import os, signal
-from salcr.retrieval import build, build_index
-embed, calls, build.COMMIT_SECONDS = build.embed, [], 0
-def killed(*arguments):
-    calls.append(0)
-    return embed(*arguments) if len(calls) < 3 else os.kill(os.getpid(), signal.SIGKILL)
-build.embed = killed
-build_index([{str(pictures)!r}], {str(checkpoint)!r}, {str(tmp_path / "index")!r}, batch=3, device="cpu")
-"""
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    log = tmp_path / "log"
+    process = forked.start(build_and_be_killed, pictures, checkpoint, tmp_path / "index", log=log)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, log.read_text()
     assert len(Index.open(tmp_path / "index")) == 6 and not Index.open(tmp_path / "index").complete
     again = build_index([pictures], checkpoint, tmp_path / "index", batch=3, **CPU)
     assert (again.added, again.known) == (6, 6)
