@@ -10,6 +10,7 @@ import pytest
 import torch
 import tqdm
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 
 from salcr.engine import best, checkpoint, load_config, session, stage_two, steps, tensorboard, train
 from salcr.engine import trainer as engine
@@ -174,6 +175,8 @@ STOPS = [
 
 
 def test_a_watched_run_that_is_interrupted_ends_as_one_that_is_not(config, watched, tmp_path, monkeypatch):
+    # Event files of one process and second are read by name, which ends with a count: 10 comes before 9.
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(10))
     for owner, attribute, n, written in STOPS:
         real, calls = getattr(owner, attribute), iter(range(1, 100))
 
@@ -182,10 +185,9 @@ def test_a_watched_run_that_is_interrupted_ends_as_one_that_is_not(config, watch
                 signal.raise_signal(signal.SIGTERM)
             return real(*arguments, **options)
 
-        monkeypatch.setattr(owner, attribute, call)
-        with pytest.raises(Interrupted):
+        with monkeypatch.context() as stopped, pytest.raises(Interrupted):
+            stopped.setattr(owner, attribute, call)
             train(config, tmp_path, resume=True)
-        monkeypatch.undo()
         assert len(RunFolder(tmp_path).read_metrics()) == written, attribute
     train(config, tmp_path, resume=True)
     assert_same_end(tmp_path, watched[0])
