@@ -46,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.inside is not None:
         MEASURED[options.what](options)
         return 0
+    found = {"commit": commit(), "machine": machine(), "versions": versions()}
     with tempfile.TemporaryDirectory(prefix="salcr-groups-") as folder:
         rounds = [
             {n: start(n, options, Path(folder) / f"{n}_{turn}") for n in options.processes}
@@ -53,7 +54,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ]
         if options.what == "cluster":
             same_labels(Path(folder))
-    found = {"commit": commit(), "machine": machine(), "versions": versions()}
     for n in options.processes:
         found[f"{n}"] = {key: statistics.median(turn[n][key] for turn in rounds) for key in rounds[0][n]}
         print(f"{n} process{'es' if n > 1 else ''}: {found[f'{n}']}", flush=True)

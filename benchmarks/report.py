@@ -103,7 +103,8 @@ def groups_tables(groups: dict[str, dict]) -> str:
 
 def _groups_table(name: str, found: dict) -> str:
     counts = [key for key in found if key.isdigit()]
-    on = f"{found['machine']['cpu']}, {found['machine']['cores']} cores, commit {(found['commit'] or 'unknown')[:8]}"
+    machine, commit = found["machine"], found["commit"] or "unknown"
+    on = f"{machine['cpu']}, {machine['cores']} cores, commit {commit[:8]}{_busy(machine)}"
     lines = [
         f"`{name}`, {on}:",
         "",
@@ -112,6 +113,10 @@ def _groups_table(name: str, found: dict) -> str:
     ]
     rows = ((key.replace("_", " "), *(f"{found[n][key]:,.4g}" for n in counts)) for key in found[counts[0]])
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def _busy(machine: dict) -> str:
+    return f", on a busy machine (load {machine['load']:g})" if machine["load"] > machine["cores"] else ""
 
 
 def _path(root: Path, name: str) -> Path:
@@ -125,9 +130,8 @@ def _filled(page: Path, content: str) -> str:
 
 def _table(record: dict, names: Sequence[str] | None) -> str:
     machine, versions, commit = record["machine"], record["versions"], record["commit"] or "unknown"
-    busy = f", on a busy machine (load {machine['load']:g})" if machine["load"] > machine["cores"] else ""
     lines = [
-        f"**{place(record)}**: torch {versions['torch']}, {record['date'][:10]}, commit {commit[:8]}{busy}.",
+        f"**{place(record)}**: torch {versions['torch']}, {record['date'][:10]}, commit {commit[:8]}{_busy(machine)}.",
         "",
         "| | baseline | fastest other | salcr | faster | memory |",
         "|---|---|---|---|---|---|",

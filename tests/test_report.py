@@ -140,7 +140,7 @@ def test_a_group_stands_beside_one_process(checkout, no_pictures):
     report.main([], checkout)
     assert "Nothing is recorded yet." in page.read_text()
     found = {"1": {"seconds": 1234.5, "peak_mb": 41}, "2": {"seconds": 2.25, "peak_mb": 7}}
-    of = {"commit": "0123456789abcdef", "machine": {"cpu": "a CPU", "cores": 2}, "versions": {}}
+    of = {"commit": "0123456789abcdef", "machine": {"cpu": "a CPU", "cores": 2, "load": 0.5}, "versions": {}}
     (checkout / "benchmarks/results/groups.json").write_text(json.dumps({"cluster 5000": of | found}))
     assert report.main(["--check"], checkout) == 1
     report.main([], checkout)
