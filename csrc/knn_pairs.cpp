@@ -275,8 +275,10 @@ bool nearest_pairs(FloatRows rows, FloatRows columns, std::int64_t width, std::i
   if (limit < static_cast<double>(columns.count)) {
     const std::int64_t count = std::min(kSampled, rows.count);
     const std::vector<float> some = sample(rows.data, width, rows.count, count);
-    const std::vector<float> least = floors == nullptr ? some : sample(floors, 1, rows.count, count);
-    Search judged(*screener, {some.data(), count}, columns, width, k, false, 0, floors ? least.data() : nullptr, threads);
+    std::vector<float> least;
+    if (floors != nullptr) least = sample(floors, 1, rows.count, count);
+    const float* const its_floors = floors == nullptr ? nullptr : least.data();
+    Search judged(*screener, {some.data(), count}, columns, width, k, false, 0, its_floors, threads);
     judged.run();
     if (static_cast<double>(judged.scored()) > limit * static_cast<double>(count)) return false;
   }

@@ -38,26 +38,17 @@ def search(
 
 @dataclass(frozen=True)
 class _Part:
-    """A piece of the rows, and its lists."""
+    """A piece of the rows, and its lists: what scores less than their last entries is not looked for."""
 
     rows: torch.Tensor
     first: int  # of all ranks' rows
     lists: Lists
-    floors: torch.Tensor  # below which nothing is wanted, whatever the lists say
-
-    @property
-    def k(self) -> int:
-        return self.lists[0].shape[1]
-
-    def least(self) -> torch.Tensor:
-        """The score that the last entry of every list has to beat."""
-        return torch.maximum(self.floors, self.lists[0][:, -1])
 
     def visit(self, other: "_Part") -> None:
         """Put into the lists of both what their rows are to one another."""
         if len(self.rows) and len(other.rows):
-            floors = self.least(), other.least()
-            mine, theirs = cpp.nearest_of_both(unit(self.rows), unit(other.rows), self.k, floors)
+            k, floors = self.lists[0].shape[1], (_last(self.lists), _last(other.lists))
+            mine, theirs = cpp.nearest_of_both(unit(self.rows), unit(other.rows), k, floors)
             _merge(self.lists, *mine, other.first)
             _merge(other.lists, *theirs, self.first)
 
@@ -65,15 +56,14 @@ class _Part:
 def _each_product_once(shards: Shards, rows: torch.Tensor, k: int) -> Lists:
     """Neighbours by cosine of the rows of all ranks among themselves."""
     lists, own = no_lists(rows, k), [piece for (piece,) in pieces(rows, least=2)]
-    starts, nothing = accumulate(map(len, own), initial=0), lists[0].new_full((len(rows),), -torch.inf)
-    parts = [
-        _Part(piece, shards.own.start + start, _part(lists, slice(start, start + len(piece))), nothing[: len(piece)])
-        for piece, start in zip(own, starts, strict=False)
-    ]
+    ends = accumulate(map(len, own))
+    places = [slice(end - len(piece), end) for piece, end in zip(own, ends, strict=True)]
+    parts = [_Part(piece, shards.own.start + at.start, _part(lists, at)) for piece, at in zip(own, places, strict=True)]
     own_scores = torch.cat([_among_own(part, parts[:n]) for n, part in enumerate(parts)])
     firsts, turns, under_way = list(shards.starts), [0] * shards.ranks, deque[Callable[[], None]]()
-    for rank, (visiting, floors) in shards.visits([(part.rows, part.least()) for part in parts], by_turns=True):
-        visitor = _Part(visiting, firsts[rank], no_lists(visiting, k), floors)
+    for rank, (visiting, floors) in shards.visits([(part.rows, _last(part.lists)) for part in parts], by_turns=True):
+        visitor = _Part(visiting, firsts[rank], no_lists(visiting, k))
+        visitor.lists[0].copy_(floors[:, None])  # entries of no row, which give way to what scores as much
         for n, part in enumerate(parts if rank != shards.rank else ()):
             if (turns[rank] + n) % 2 == (rank < shards.rank):
                 part.visit(visitor)
@@ -91,12 +81,12 @@ def _each_product_once(shards: Shards, rows: torch.Tensor, k: int) -> Lists:
 
 def _among_own(part: _Part, others: Sequence[_Part]) -> torch.Tensor:
     """Neighbours of one part of a rank's rows in itself and in ``others``; the score of each row with itself."""
-    if not len(part.rows):
-        return part.floors
-    scores, indices = cpp.knn(part.rows, min(part.k, len(part.rows)))
-    own_scores = scores[:, 0].clone()
-    scores[:, 0] = torch.inf  # before all others, whatever they score
-    _merge(part.lists, scores, indices, part.first)
+    own_scores = part.lists[0].new_empty(len(part.rows))
+    if len(part.rows):
+        scores, indices = cpp.knn(part.rows, min(part.lists[0].shape[1], len(part.rows)))
+        own_scores.copy_(scores[:, 0])
+        scores[:, 0] = torch.inf  # before all others, whatever they score
+        _merge(part.lists, scores, indices, part.first)
     for other in others:
         part.visit(other)
     return own_scores
@@ -156,6 +146,10 @@ def pieces(rows: torch.Tensor, least: int = 1) -> list[tuple[torch.Tensor]]:
 def _piece_rows(rows: torch.Tensor) -> int:
     size = PIECE_BYTES * (1 if rows.device.type == "cpu" else PIECES_ON_GPU)
     return max(1, size // (rows.shape[1] * rows.element_size()))
+
+
+def _last(lists: Lists) -> torch.Tensor:
+    return lists[0][:, -1].clone(memory_format=torch.contiguous_format)  # lists go on changing while it travels
 
 
 def _part(lists: Lists, rows: slice) -> Lists:
