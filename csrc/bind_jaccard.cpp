@@ -112,16 +112,16 @@ void bind_steps(py::module_& m) {
       py::arg("ranks").noconvert(), py::arg("products").noconvert(), py::arg("first"), py::arg("last"), py::arg("half"),
       py::arg("pair_pointers").noconvert(), py::arg("pair_products").noconvert(), py::arg("threads"));
   m.def(
-      "row_products",
+      "row_cosines",
       [](Array<Real> left, Array<Real> right, int threads) {
         require(left.ndim() == 2 && right.ndim() == 2 && left.shape(0) == right.shape(0) &&
                     left.shape(1) == right.shape(1) && threads >= 1,
-                "row_products: shapes do not fit");
+                "row_cosines: shapes do not fit");
         Array<Real> out(left.shape(0));
-        Real* products = out.mutable_data();
+        Real* cosines = out.mutable_data();
         {
           py::gil_scoped_release release;
-          row_products(left.data(), right.data(), left.shape(0), left.shape(1), products, threads);
+          row_cosines(left.data(), right.data(), left.shape(0), left.shape(1), cosines, threads);
         }
         return out;
       },

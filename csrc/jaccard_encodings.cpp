@@ -7,6 +7,7 @@
 
 #include "jaccard_encodings.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <stdexcept>
 #include <vector>
@@ -24,12 +25,18 @@ std::int64_t place(const std::int32_t* ranks, std::int64_t k, std::int32_t image
   return kAbsent;
 }
 
+// Of so few pairs that the lengths are summed with the product: cheaper than a pass over all rows.
 template <typename Real>
-Real product(const Real* a, const Real* b, std::int64_t width) {
-  Real sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (std::int64_t d = 0; d < width; ++d) sum += a[d] * b[d];
-  return sum;
+Real cosine(const Real* a, const Real* b, std::int64_t width) {
+  constexpr Real kShortest = 1e-12;  // as in torch.nn.functional.normalize
+  Real product = 0, a_square = 0, b_square = 0;
+#pragma omp simd reduction(+ : product, a_square, b_square)
+  for (std::int64_t d = 0; d < width; ++d) {
+    product += a[d] * b[d];
+    a_square += a[d] * a[d];
+    b_square += b[d] * b[d];
+  }
+  return product / std::max(std::sqrt(a_square), kShortest) / std::max(std::sqrt(b_square), kShortest);
 }
 
 // For every image, {j in its first ranks : it is in the first ranks of j}, in the order of ranks.
@@ -201,10 +208,10 @@ template <typename Real>
 SparseRows<Real> encode(const Neighbours<Real>& near, std::int64_t half, std::int64_t k2, int threads) {
   const Real* features = near.features;
   const std::int64_t width = near.width;
-  auto product_of = [=](std::int64_t i) {
-    return [=](std::int32_t j) { return product(features + i * width, features + j * width, width); };
+  auto cosine_with = [=](std::int64_t i) {
+    return [=](std::int32_t j) { return cosine(features + i * width, features + j * width, width); };
   };
-  SparseRows<Real> encodings = Encoder<Real>(near, half, threads).weights({0, near.rows}, product_of);
+  SparseRows<Real> encodings = Encoder<Real>(near, half, threads).weights({0, near.rows}, cosine_with);
   if (k2 == 1) return encodings;
   return averaged<Real>(near.ranks, near.rows, near.k, k2, encodings, near.rows, threads);
 }
@@ -232,9 +239,9 @@ SparseRows<Real> averaged_rows(const std::int32_t* places, std::int64_t rows, st
 }
 
 template <typename Real>
-void row_products(const Real* left, const Real* right, std::int64_t rows, std::int64_t width, Real* out, int threads) {
+void row_cosines(const Real* left, const Real* right, std::int64_t rows, std::int64_t width, Real* out, int threads) {
   parallel_chunks(rows, 256, threads, [=](std::int64_t begin, std::int64_t end, int) {
-    for (std::int64_t n = begin; n < end; ++n) out[n] = product(left + n * width, right + n * width, width);
+    for (std::int64_t n = begin; n < end; ++n) out[n] = cosine(left + n * width, right + n * width, width);
   });
 }
 
@@ -245,7 +252,7 @@ void row_products(const Real* left, const Real* right, std::int64_t rows, std::i
                                           const Real*, int);                                                             \
   template SparseRows<Real> averaged_rows(const std::int32_t*, std::int64_t, std::int64_t, CsrRows<Real>, std::int64_t,  \
                                           int);                                                                          \
-  template void row_products(const Real*, const Real*, std::int64_t, std::int64_t, Real*, int);
+  template void row_cosines(const Real*, const Real*, std::int64_t, std::int64_t, Real*, int);
 SALCR_INSTANTIATE(float)
 SALCR_INSTANTIATE(double)
 #undef SALCR_INSTANTIATE

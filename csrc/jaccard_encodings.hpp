@@ -9,8 +9,8 @@ namespace salcr {
 template <typename Real>
 struct Neighbours {
   const std::int32_t* ranks;  // [rows, k], each row's nearest in order, itself first
-  const Real* products;       // [rows, k], their inner products with it
-  const Real* features;       // [rows, width], unit rows
+  const Real* products;       // [rows, k], their cosines with it
+  const Real* features;       // [rows, width], of any length
   std::int64_t rows, k, width;
   const Real* factors = nullptr;  // [rows], of each row's squared distances; 1 where there are none
 };
@@ -46,8 +46,8 @@ template <typename Real>
 SparseRows<Real> averaged_rows(const std::int32_t* places, std::int64_t rows, std::int64_t k2, CsrRows<Real> encodings,
                                std::int64_t columns, int threads);
 
-// Inner products of the rows of `left` with those of `right`, summed as `encode` sums them.
+// Cosines of the rows of `left` with those of `right`, summed as `encode` sums them.
 template <typename Real>
-void row_products(const Real* left, const Real* right, std::int64_t rows, std::int64_t width, Real* out, int threads);
+void row_cosines(const Real* left, const Real* right, std::int64_t rows, std::int64_t width, Real* out, int threads);
 
 }  // namespace salcr

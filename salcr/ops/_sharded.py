@@ -15,7 +15,7 @@ import torch.distributed as dist
 from salcr.ops._checks import check_integer, check_lengths, check_tensor, check_values
 from salcr.ops._dispatch import BackendError, check_impl, missing, pick
 from salcr.ops._group import Shards, join
-from salcr.ops._sharded_search import no_lists, pieces, search, unit
+from salcr.ops._sharded_search import no_lists, pieces, search
 from salcr.ops.backends.cpp import jaccard as _rows
 from salcr.ops.backends.cpp.jaccard import SparseBlock
 from salcr.ops.jaccard import Neighbors, check_lists, check_neighbors, set_sizes
@@ -134,16 +134,17 @@ def _encodings(
 def _unlisted_products(
     shards: Shards, features: torch.Tensor, pointers: torch.Tensor, others: torch.Tensor
 ) -> torch.Tensor:
-    """Inner products of own unit rows with the ``others`` of each."""
+    """Cosines of own rows with the ``others`` of each."""
     rows = torch.arange(len(pointers) - 1).repeat_interleave(pointers.diff())
     others, order = others.long().sort()
     rows, first = rows[order], 0
-    products = torch.empty(len(order), dtype=torch.promote_types(features.dtype, torch.float32))
+    dtype = torch.promote_types(features.dtype, torch.float32)
+    products = torch.empty(len(order), dtype=dtype)
     for _, (piece,) in shards.visits(pieces(features)):
         bounds = torch.searchsorted(others, torch.tensor([first, first + len(piece)])).tolist()
         for some in torch.arange(*bounds).split(PAIRS):
             left, right = features[rows[some].to(features.device)], piece[(others[some] - first).to(features.device)]
-            products[order[some]] = _rows.row_products(unit(left), unit(right)).cpu()
+            products[order[some]] = _rows.row_cosines(left.to(dtype), right.to(dtype)).cpu()
         first += len(piece)
     return products
 

@@ -253,7 +253,7 @@ def _on_neighbours(operator, features, k1, k2, scale, include_self, values, indi
         neighbors = search(features, full, metric="cosine")
     if scale == "farthest":
         options["factors"] = _inverse_farthest(search, features)
-    features = features.to(torch.promote_types(features.dtype, torch.float32))
+    features = features.to(torch.promote_types(features.dtype, torch.float32)).resolve_neg()
     products, ranks = (x[:, :full].detach().resolve_neg() for x in neighbors)
     half, k2 = set_sizes(full, k2, others)
     return function(features, products, ranks, half=half, k2=k2, others=others, **options)
@@ -271,11 +271,15 @@ def _inverse_farthest(search: Callable, features: torch.Tensor) -> torch.Tensor:
     return torch.where(farthest > TINY_DISTANCE, 1 / farthest, 0)
 
 
-def _of_unit_rows(function: Callable) -> Callable:
-    """A backend that takes unit rows."""
+def _unit_rows(features: torch.Tensor) -> torch.Tensor:
+    return F.normalize(features, dim=1).contiguous()
+
+
+def _on_sets(function: Callable, rows: Callable = torch.Tensor.contiguous) -> Callable:
+    """A backend that is told how many ranks the sets use, and takes ``rows(features)``."""
 
     def on_neighbours(features, products, ranks, *, others, **options):
-        return function(F.normalize(features, dim=1).contiguous(), products, ranks, **options)
+        return function(rows(features), products, ranks, **options)
 
     return on_neighbours
 
@@ -294,8 +298,8 @@ def _formula(function: Callable) -> Callable:
 
 
 for _operator in ("jaccard_distance", "jaccard_graph"):
-    add_backend(_operator, "cpp", _of_unit_rows(getattr(_cpp, _operator)))
-    add_backend(_operator, "triton", _of_unit_rows(getattr(_triton, _operator)), dtypes=HALF_TO_SINGLE)
+    add_backend(_operator, "cpp", _on_sets(getattr(_cpp, _operator)))
+    add_backend(_operator, "triton", _on_sets(getattr(_triton, _operator), _unit_rows), dtypes=HALF_TO_SINGLE)
     for _name in ("eager", "reference"):  # they differ in the neighbour search
         add_backend(_operator, _name, _formula(getattr(reference, _operator)))
 FORM = "Tensor features, SymInt k1, SymInt k2, str scale, bool include_self, Tensor? values, Tensor? indices"

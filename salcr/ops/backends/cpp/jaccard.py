@@ -23,7 +23,7 @@ def jaccard_distance(
     k2: int,
     factors: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Distances ``[N, N]`` of unit features, given each row's ranks ``[N, k1]`` and inner products with them.
+    """Distances ``[N, N]`` of features of any length, given each row's ranks ``[N, k1]`` and cosines with them.
 
     ``factors [N]``, of the features' dtype: of each row's squared distances.
     """
@@ -109,14 +109,14 @@ def unlisted_pairs(
     return pointers, others
 
 
-def row_products(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """The inner product of each row of ``left`` with that of ``right``."""
+def row_cosines(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """The cosine of each row of ``left`` with that of ``right``."""
     from salcr import _C
 
     if left.device.type != "cpu":
-        return (left * right).sum(1)
+        return (F.normalize(left, dim=1) * F.normalize(right, dim=1)).sum(1)
     arrays = (x.contiguous().numpy() for x in (left, right))
-    return torch.from_numpy(_C.row_products(*arrays, torch.get_num_threads()))
+    return torch.from_numpy(_C.row_cosines(*arrays, torch.get_num_threads()))
 
 
 def weighted_rows(
