@@ -23,9 +23,14 @@ LEAST = 20  # seconds before the deadline within which no case is begun
 
 
 def bench(
-    *, only: str = "*", device: str = "cpu", quick: bool = False, out: Path | None = None, against: Path | None = None
+    *,
+    only: Sequence[str] = (),
+    device: str = "cpu",
+    quick: bool = False,
+    out: Path | None = None,
+    against: Path | None = None,
 ) -> int:
-    """Measure the cases whose names match ``only``; write the record to ``out``, compare it with the file ``against``.
+    """Measure the cases whose names match one of ``only``, or all; write the record to ``out``, compare it with the file ``against``.
 
     ``out`` is written after every case, so that an interrupted run keeps what it has.
 
@@ -38,9 +43,6 @@ def bench(
     """
     check_device(device)
     cases = cases_for(device, only)
-    if not cases:
-        names = ", ".join(case.name for case in cases_for(device))
-        raise ValueError(f"no case matches {only!r} on {device}; there are {names}")
     earlier = None if against is None else read_record(against)
     if earlier is not None and (earlier["device"], earlier["quick"]) != (device, quick):
         raise ValueError(f"{against} is a record of another device or of other sizes")
@@ -56,10 +58,20 @@ def bench(
     return 1 if slower or failures(record) else 0
 
 
-def cases_for(device: str, only: str = "*") -> list[Case]:
-    """The cases whose names match ``only`` and of which more than the baseline can exist on ``device``."""
-    matching = (case for case in CASES if fnmatch.fnmatchcase(case.name, only))
-    return [case for case in matching if len(variants_on(case, device)) > 1]
+def cases_for(device: str, only: Sequence[str] = ()) -> list[Case]:
+    """The cases of which more than the baseline can exist on ``device``; of them those whose names match one of ``only``.
+
+    Raises:
+        ValueError: nothing matches one of ``only``.
+    """
+    cases = [case for case in CASES if len(variants_on(case, device)) > 1]
+    names = [case.name for case in cases]
+    matching = {pattern: set(fnmatch.filter(names, pattern)) for pattern in only}
+    for pattern, found in matching.items():
+        if not found:
+            raise ValueError(f"no case matches {pattern!r} on {device}; there are {', '.join(names)}")
+    wanted = set().union(*matching.values()) if only else set(names)
+    return [case for case in cases if case.name in wanted]
 
 
 def check_device(device: str) -> None:

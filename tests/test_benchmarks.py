@@ -126,6 +126,11 @@ def test_a_case_that_has_no_rival_on_a_device_is_not_measured_there(monkeypatch)
     assert runner.cases_for("cpu") == [both] and runner.cases_for("cuda") == [both, gpu_only]
 
 
+def test_cases_are_chosen_by_any_of_several_patterns_each_once_in_the_registrys_order():
+    chosen = [case.name for case in runner.cases_for("cpu", ["labels-vis*", "knn-across", "labels-*"])]
+    assert chosen == [case.name for case in CASES if case.name == "knn-across" or case.name.startswith("labels-")]
+
+
 def test_times_are_percentiles_of_the_turns_after_the_warm_up():
     slow, quick = (lambda x: x + x), (lambda x: 2 * x)
     device = FakeGpu({slow: [5, 5, 0.003, 0.001, 0.002], quick: [5, 5, 1e-4]})
@@ -233,15 +238,15 @@ def test_a_run_writes_a_record_with_memory_and_reasons(fakes, served, tmp_path):
 
 def test_what_is_missing_or_out_of_memory_is_no_failure(fakes, served):
     fakes(served)
-    assert bench(only="lacking") == 0
+    assert bench(only=["lacking"]) == 0
 
 
 @pytest.mark.serial
 def test_a_slowed_variant_is_caught(fakes, tmp_path, monkeypatch):
     printed, then, now = fakes(InThisProcess()), tmp_path / "then.json", tmp_path / "now.json"
-    assert bench(only="sound", out=then) == 0
+    assert bench(only=["sound"], out=then) == 0
     monkeypatch.setenv("SALCR_TEST_SLEEP", "0.2")
-    assert bench(only="sound", out=now, against=then) == 1
+    assert bench(only=["sound"], out=now, against=then) == 1
     line = next(line for line in printed().splitlines() if "sound/asleep" in line)
     assert line.endswith("slower") and float(line.split()[1]) > 5
     assert "sound/asleep" not in compare.compare(json.loads(then.read_text()), json.loads(now.read_text()))[1]
@@ -328,7 +333,7 @@ def test_records_are_read_back(tmp_path):
 
 def test_unknown_names_devices_and_records_are_refused(tmp_path):
     with pytest.raises(ValueError, match=CASES[0].name):
-        bench(only="no such case")
+        bench(only=["knn*", "no such case"])
     with pytest.raises(ValueError, match="cpu or cuda"):
         bench(device="tpu")
     with pytest.raises(FileNotFoundError):

@@ -278,7 +278,10 @@ def info() -> None:
 
 @app.command()
 def bench(
-    only: Annotated[str, typer.Option(metavar="PATTERN", help="Names of cases, with * and ?.")] = "*",
+    only: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(metavar="PATTERN", help="Names of cases, with * and ?; may be given several times."),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     quick: Annotated[bool, typer.Option("--quick", help="Small sizes, few rounds: a test, no measurement.")] = False,
     out: Annotated[Optional[Path], typer.Option(help="JSON file for the record.")] = None,  # noqa: UP045
@@ -294,7 +297,7 @@ def bench(
         from benchmarks.runner import bench as run
     except ModuleNotFoundError as error:
         raise ValueError("bench needs a source checkout of salcr: call it in its root folder") from error
-    raise typer.Exit(run(only=only, device=device, quick=quick, out=out, against=compare))
+    raise typer.Exit(run(only=only or (), device=device, quick=quick, out=out, against=compare))
 
 
 @contextmanager

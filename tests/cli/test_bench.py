@@ -18,9 +18,15 @@ def test_options_and_exit_status_are_the_runners(monkeypatch):
     asked = []
     monkeypatch.setattr(runner, "bench", lambda **options: asked.append(options) or 1)
     assert bench().exit_code == 1
-    assert bench("--quick", "--only", "knn*", "--device", "cuda", "--out", "a", "--compare", "b").exit_code == 1
-    plain = dict(only="*", device="cpu", quick=False, out=None, against=None)
-    assert asked == [plain, dict(only="knn*", device="cuda", quick=True, out=Path("a"), against=Path("b"))]
+    assert (
+        bench(
+            "--quick", "--only", "knn*", "--only", "jaccard", "--device", "cuda", "--out", "a", "--compare", "b"
+        ).exit_code
+        == 1
+    )
+    plain = dict(only=(), device="cpu", quick=False, out=None, against=None)
+    some = dict(only=["knn*", "jaccard"], device="cuda", quick=True, out=Path("a"), against=Path("b"))
+    assert asked == [plain, some]
 
 
 def test_without_a_checkout_there_is_nothing_to_measure(monkeypatch):
