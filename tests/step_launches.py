@@ -141,8 +141,9 @@ def stage_two(mode: Counting, precision: str = "float32") -> None:
     loss = total(objective.losses(features, queries))
     mode.phase(f"{name}: backward")
     loss.backward()
+    orders = torch.zeros(sum(objective.orders(POSITIONS)), dtype=torch.int64, device=GPU)
     mode.phase(f"{name}: updates")
-    objective.update_(features, queries, torch.Generator())
+    objective.update_(features, queries, orders)
 
 
 def optimise_network(mode: Counting) -> None:
