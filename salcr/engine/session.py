@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ from salcr.engine.images import open_dataset, open_images, shows_bars
 from salcr.engine.interruption import Signals
 from salcr.engine.network import build_network, compile_for_training
 from salcr.engine.pseudo_labels import label_metrics, pseudo_labels
+from salcr.engine.step_graph import StepGraphs
 from salcr.engine.steps import Batch, BatchMemory, LossWatch, Rows, draw_batch, load_batches, training_views
 from salcr.models import Embedding
 from salcr.models.features import autocast, extract_features, for_features, parameter_dtype, pick_device
@@ -53,6 +54,7 @@ class Session:
         self.signals = signals or Signals()
         self.middle: dict[str, Any] | None = None  # of the next epoch, where it was interrupted
         self.device = pick_device(config.device)
+        self.graphs = StepGraphs(config.schedule.graph, self.device)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.dataset = distributed.in_turn(lambda: open_dataset(config))
         sides = self.dataset.train_visible, self.dataset.train_infrared
@@ -140,7 +142,8 @@ class Session:
             state: the epoch's; with ``self.middle`` the steps that this has losses of are done.
             step: takes the network, its inputs and the batch on the device, trains, returns its losses. Of several
                 processes each has inputs of its share of the batch, and the rows of all. It asks for no value and uses
-                nothing of the host that changes from step to step.
+                nothing of the host that changes from step to step: it may be replayed, see
+                :mod:`salcr.engine.step_graph`.
             local_scaling: see :meth:`salcr.data.augment.Augmentation.visible`.
             orders: lengths of the random orders that the step wants.
             unused: parts of the network that get no gradient from these losses.
@@ -169,13 +172,17 @@ class Session:
             visible, infrared = training_views(memory.batch, self.stores)
             return visible.to(self.dtype), infrared.to(self.dtype)
 
-        with self.timed("steps"), self._in_training(unused) as network:
+        with ExitStack() as stack:
+            stack.enter_context(self.timed("steps"))
+            network = stack.enter_context(self._in_training(unused))
+            losses = self.graphs.losses(lambda: step(network, inputs(), memory.batch), self.optimiser)
+            stack.enter_context(closing(losses))
             for loaded in bar:
                 with profiling.phase(profiling.STEP):
                     memory.load(draw_batch(loaded, size, self.augmentation, self.generator, **drawing))
                     if self.wants_views:
                         self.views, self.wants_views = tensorboard.views_sheet(inputs()), False
-                    watch.add(step(network, inputs(), memory.batch), loaded.rows)
+                    watch.add(next(losses), loaded.rows)
                 if self.profiler is not None:
                     self.profiler.after_step()
                 done += 1
@@ -232,10 +239,17 @@ class Session:
         fused = True if self.device.type == "cuda" else None
         return torch.optim.Adam(trained, lr=schedule.lr, weight_decay=schedule.weight_decay, fused=fused)
 
+    def load_optimiser(self, state: dict[str, Any]) -> None:
+        """Go on with the moments in ``state``; the options stay those of this device and configuration."""
+        own = self.optimiser.state_dict()["param_groups"]
+        groups = [a | {"params": b["params"]} for a, b in zip(own, state["param_groups"], strict=True)]
+        self.optimiser.load_state_dict({"state": state["state"], "param_groups": groups})
+
     def begin_stage_two(self) -> None:
         """A fresh optimiser, fresh part tokens and part norm (stage one gives them no gradient)."""
         self.network.parts.reset_parameters(self.generator)
         self.optimiser = self.fresh_optimiser()
+        self.graphs.begin_stage()
 
     def set_learning_rate(self, epoch: int) -> None:
         for group in self.optimiser.param_groups:

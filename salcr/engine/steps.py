@@ -1,7 +1,7 @@
 """What a training step of either stage does around its losses: views, the optimiser, and a watch over the losses.
 
-What a step computes it takes from memory that all steps of an epoch share, so that it can be replayed as a
-CUDA graph. Nothing here waits for the device within a step: what goes there is pinned,
+What a step computes it takes from memory that all steps of an epoch share, so that it can be called or replayed as a
+CUDA graph (:mod:`salcr.engine.step_graph`). Nothing here waits for the device within a step: what goes there is pinned,
 and losses are read when they are here.
 """
 

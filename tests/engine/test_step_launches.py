@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_launches_of_the_losses_updates_and_optimiser_of_a_step():
-    """63 in stage two, 80 at most; it also fails where they wait for the device.
+    """63 in stage two, 80 at most; it also fails where they wait for the device, or ask for other work than the step before.
 
     One more in bfloat16: it rounds the cluster memories, which changed in the step before.
     """
