@@ -6,13 +6,14 @@ which would wait for the device, is an error. A fused operation on lists of tens
 arguments need: see ``several``.
 
 Then it runs whole steps of either stage, from the images to the updates, and it is an error if one does not ask the GPU
-for exactly what the one before did: the same operations and launches, with the same numbers, on the same memory. A CUDA
-graph replays a step on that condition.
+for exactly what the one before did: the same operations and launches, with the same numbers, on the same memory, and
+nothing of the host's memory. A CUDA graph replays a step on that condition.
 """
 
 import json
 from collections import Counter
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from unittest import mock
 
@@ -38,6 +39,7 @@ VIEWS |= {"split_with_sizes", "squeeze", "t", "transpose", "unbind", "unflatten"
 ALLOCATIONS = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
 FUSED = {"_fused_adam_": 4, "_foreach_add_": 1, "_foreach_copy_": 2}  # lists of tensors in a launch's arguments
 PREPARATION = "preparation"  # a phase that nobody counts
+FROM_HOST = {"to", "tensor", "as_tensor", "from_numpy"}
 WAITING = {"_local_scalar_dense", "is_nonzero", "item", "nonzero", "equal"}
 
 
@@ -47,12 +49,16 @@ class Counting(Shaping):
     def __init__(self):
         super().__init__()
         self.phases: dict[str, dict[str, Counter]] = {}
-        self.begin_step()
-
-    def begin_step(self) -> None:
-        self.work: list[tuple[str, object]] = []
+        self.work: list[tuple[str, object]] | None = None  # of the step under way
         self.made: dict[int, tuple[int, int]] = {}
         self.kept: list[torch.UntypedStorage] = []
+
+    @contextmanager
+    def step(self) -> Iterator[list[tuple[str, object]]]:
+        """A step; its work."""
+        self.work, self.made, self.kept = [], {}, []
+        yield self.work
+        self.work = None
 
     def phase(self, name: str) -> None:
         self.phases.pop(name, None)
@@ -64,6 +70,11 @@ class Counting(Shaping):
 
     def note(self, name: str, given: object, found: object = ()) -> None:
         """Work of the step under way: its numbers, and of its tensors which memory it is and how it is seen."""
+        if self.work is None:
+            return
+        tensors = [x for x in tree_leaves(given) if isinstance(x, torch.Tensor)]
+        if name in FROM_HOST or not all(isinstance(x, Shaped) for x in tensors):
+            raise RuntimeError(f"a step takes a tensor of the host: {name}")
         self.work.append((name, tree_map(self.place, given)))
         for n, x in enumerate(shaped(found)):
             if storage(x) not in map(storage, shaped(given)):
@@ -241,9 +252,9 @@ def compare_steps(mode: Counting, stage: int, precision: str) -> None:
         loaded = Loaded(tuple(torch.randint(10_000, (2, POSITIONS), generator=generator)), ())
         drawn = draw_batch(loaded, size, Augmentation(), generator, local_scaling=stage == 1, orders=orders)
         batch = memory.load(drawn)
-        mode.begin_step()
-        step(training_views(batch, stores), batch)
-        works.append(mode.work.copy())
+        with mode.step() as work:
+            step(training_views(batch, stores), batch)
+        works.append(work)
     for one, other in zip(*works[1:], strict=True):
         if one != other:
             raise RuntimeError(f"stage {stage} in {precision}: a step asks for {other}, and the one before for {one}")

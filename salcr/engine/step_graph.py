@@ -152,7 +152,7 @@ class CudaRecorder:
         # Threads that gather images or write checkpoints may allocate and copy meanwhile.
         capture = torch.cuda.graph(graph, stream=self._side, capture_error_mode="thread_local")
         with self._aside(), _capturable(optimiser), capture:
-            losses = step()
+            losses = {name: loss.detach() for name, loss in step().items()}
 
         def replayed() -> Losses:
             graph.replay()

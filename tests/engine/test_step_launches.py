@@ -11,9 +11,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_launches_of_the_losses_updates_and_optimiser_of_a_step():
-    """63 in stage two, 80 at most; it also fails where they wait for the device, or ask for other work than the step before.
+    """63 in stage two, 80 at most; it also fails where they wait for the device.
 
-    One more in bfloat16: it rounds the cluster memories, which changed in the step before.
+    One more in bfloat16: it rounds the cluster memories, which changed in the step before. And it fails where a whole
+    step asks for other work than the one before, or for memory of the host.
     """
     pytest.importorskip("triton")
     command = [sys.executable, "-m", "tests.step_launches"]
