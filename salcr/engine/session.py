@@ -161,9 +161,9 @@ class Session:
         if self.middle is not None:
             watch.resume(self.middle["losses"], batches, self.device)
             done, self.times, self.middle = len(watch.values), self.middle["seconds"], None
-        loaded = load_batches(batches[done:], self.stores[0], self.stores[1], self.device)
         title = f"epoch {epoch}" + (f", {self.left} of the run" if self.left else "")
-        bar = tqdm(loaded, title, len(batches), leave=False, initial=done, disable=not shows_bars())
+        coming = load_batches(batches[done:], self.stores[0], self.stores[1], self.device)
+        bar = tqdm(coming, title, len(batches), leave=False, initial=done, disable=not shows_bars())
         self.signals.hold()
         drawing = dict(local_scaling=local_scaling, orders=orders)
         size, memory = self.stores[0].shape[1:3], BatchMemory(self.device)

@@ -10,6 +10,7 @@ None of this has run on a GPU yet.
 """
 
 import logging
+import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, Protocol
@@ -141,12 +142,15 @@ class CudaRecorder:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._stream: torch.cuda.Stream | None = None
+        self._waits: list[str] = []  # of the last step that was called
 
     def called(self, step: Step) -> Losses:
-        with self._aside():
+        with self._aside(), _waits() as self._waits:
             return step()
 
     def record(self, step: Step, optimiser: torch.optim.Optimizer) -> Step:
+        if self._waits:  # after a capture that fails, some versions of PyTorch cannot free its memory any more
+            raise RuntimeError(f"it waits for the device in {self._waits[0]}")
         optimiser.zero_grad(set_to_none=True)  # the step makes its gradients in the graph's own memory
         graph = torch.cuda.CUDAGraph()
         # Threads that gather images or write checkpoints may allocate and copy meanwhile.
@@ -182,6 +186,25 @@ class CudaRecorder:
         with torch.cuda.stream(self._side):
             yield
         current.wait_stream(self._side)
+
+
+@contextmanager
+def _waits() -> Iterator[list[str]]:
+    """Where PyTorch waits for the device inside: ``file:line``, known at the end."""
+    found: list[str] = []
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield found
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+    for warning in caught:
+        if "called a synchronizing CUDA operation" in str(warning.message):
+            found.append(f"{warning.filename}:{warning.lineno}")
+        elif "Synchronization debug mode" not in str(warning.message):
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 import json
 import logging
 import math
+import warnings
+from contextlib import nullcontext
 from itertools import islice
 from types import SimpleNamespace
 
@@ -303,7 +305,8 @@ def test_a_capture_is_aside_and_the_optimiser_gives_its_word_for_it(monkeypatch,
         "current_stream": lambda device: Stream(current[0]),
         "stream": On,
     }
-    for name, stand_in in (streams | {"CUDAGraph": lambda: graph, "graph": Capture}).items():
+    modes = {"get_sync_debug_mode": lambda: 0, "set_sync_debug_mode": lambda mode: None}
+    for name, stand_in in (streams | modes | {"CUDAGraph": lambda: graph, "graph": Capture}).items():
         monkeypatch.setattr(torch.cuda, name, stand_in)
     weight = torch.zeros(2, requires_grad=True)
     optimiser = torch.optim.Adam([weight], fused=True)
@@ -328,6 +331,31 @@ def test_a_capture_is_aside_and_the_optimiser_gives_its_word_for_it(monkeypatch,
         recorder.called(step)
         assert done == ["side waits for default", ("side", False, None), "default waits for side"]
     assert current == ["default"] and optimiser.param_groups[0]["capturable"] is False
+
+
+def test_a_step_that_waits_for_the_device_is_not_captured(monkeypatch):
+    """PyTorch's own watch says so while the step is called. Warnings of others pass."""
+    modes = [0]
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: modes[-1])
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    recorder = CudaRecorder(GPU)
+    monkeypatch.setattr(CudaRecorder, "_aside", lambda self: nullcontext())
+
+    def step(*texts):
+        assert modes[-1] == "warn"
+        for text in texts:
+            warnings.warn(text, UserWarning, stacklevel=1)
+        return {}
+
+    with pytest.warns(UserWarning, match="another") as caught:
+        recorder.called(lambda: step("Synchronization debug mode is a prototype", "another"))
+    assert len(caught) == 1 and modes == [0, "warn", 0]
+    assert recorder._waits == []
+    recorder.called(lambda: step("called a synchronizing CUDA operation (Triggered internally at ...)"))
+    with pytest.raises(RuntimeError, match=r"it waits for the device in .*test_step_graph\.py:\d+$"):
+        recorder.record(None, None)
+    recorder.called(step)
+    assert recorder._waits == []
 
 
 def test_an_optimiser_of_the_host_is_not_captured(monkeypatch):
