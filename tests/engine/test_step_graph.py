@@ -399,6 +399,7 @@ def test_a_graph_trains_as_calls_do_on_a_gpu(tree, tmp_path, monkeypatch, caplog
 def test_auto_decides_on_a_gpu(tree, tmp_path, caplog):
     torch.use_deterministic_algorithms(False)
     caplog.set_level(logging.INFO, "salcr")
-    more = "device=cuda", f"schedule.iterations={LONG}", "schedule.stage_one_epochs=1", "schedule.stage_two_epochs=1"
-    train(load_config(overrides=tiny(tree, *more, "evaluation.refinements=[]")), tmp_path)
+    more = "device=cuda", "model.compile=false", f"schedule.iterations={LONG}"
+    short = "schedule.stage_one_epochs=1", "schedule.stage_two_epochs=1", "evaluation.refinements=[]"
+    train(load_config(overrides=tiny(tree, *more, *short)), tmp_path)
     assert caplog.text.count("ms as a CUDA graph") == 2
