@@ -9,7 +9,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 ASKING = {"_local_scalar_dense", "equal", "is_nonzero", "item", "nonzero"}
-FOUND_BY_NAME = {"native_batch_norm"}  # changes arguments that its schema does not mark
 
 
 def tensors(x):
@@ -38,11 +37,10 @@ class Recording(TorchDispatchMode):
                 self.before.setdefault(self.place(x), (x.detach(), x.detach().clone()))
         found = function(*args, **kwargs)
         known = {storage(x) for x in tensors((args, kwargs))}
-        changes = function._schema.is_mutable or name in FOUND_BY_NAME
         for n, x in enumerate(tensors(found)):
             if storage(x) not in known:
                 self.made[storage(x)] = (len(self.calls), n)
-        self.calls.append((function, args, kwargs, found, changes))
+        self.calls.append((function, args, kwargs, found))
         return found
 
     def undo(self):
@@ -52,10 +50,9 @@ class Recording(TorchDispatchMode):
 
     @torch.no_grad()
     def replay(self):
-        for function, args, kwargs, found, changes in self.calls:
+        for function, args, kwargs, found in self.calls:
             known = {storage(x) for x in tensors((args, kwargs))}
-            results = [x for x in tensors(found) if storage(x) not in known]
-            if not (results or changes):
+            if not function._schema.is_mutable and all(storage(x) in known for x in tensors(found)):
                 continue  # a view
             again = tensors(function(*args, **kwargs))
             for x, y in zip(tensors(found), again, strict=True):

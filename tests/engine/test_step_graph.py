@@ -20,6 +20,7 @@ from salcr.engine.step_graph import TIMED, WARM_UP, CudaRecorder, StepGraphs
 from salcr.engine.steps import NonFiniteLoss
 from salcr.engine.trainer import Trainer
 from salcr.models.checkpoints import load
+from salcr.models.features import autocast
 from tests.engine.processes import at_step, terminate
 from tests.engine.recording import Recorder, Recording
 from tests.engine.tree import tiny
@@ -358,7 +359,12 @@ def test_a_step_that_waits_for_the_device_is_not_captured(monkeypatch):
     assert recorder._waits == []
 
 
-def test_an_optimiser_of_the_host_is_not_captured(monkeypatch):
+def test_rounded_weights_do_not_outlive_a_call():
+    with autocast(torch.device("cpu"), "bfloat16"):
+        assert torch.is_autocast_enabled("cpu") and not torch.is_autocast_cache_enabled()
+
+
+def test_an_optimiser_of_the_host_is_not_captured():
     with pytest.raises(RuntimeError, match="not fused"), step_graph._capturable(torch.optim.Adam([torch.zeros(1)])):
         pass
 
