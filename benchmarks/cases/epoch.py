@@ -15,7 +15,15 @@ from benchmarks.cases.phases import IMAGES
 from salcr.data.augment import Augmentation
 from salcr.data.samplers import stage_two_batches
 from salcr.engine.stage_two import StageTwoObjective, total
-from salcr.engine.steps import LossWatch, load_batches, optimise, share_of, training_views
+from salcr.engine.steps import (
+    BatchMemory,
+    LossWatch,
+    draw_batch,
+    load_batches,
+    optimise,
+    share_of,
+    training_views,
+)
 from salcr.models import SALCRNetwork
 from salcr.models.features import extract_features
 from salcr.objectives import CrossLabels
@@ -99,14 +107,16 @@ def _engine_epoch(network, optimiser, losses, labels, stores, steps, positions) 
     """As :meth:`salcr.engine.session.Session.run_steps` trains; the network is not compiled."""
     generator, device = torch.Generator().manual_seed(0), stores[0].device
     watch, values = LossWatch(0, ((), ())), []
-    for batch in load_batches(_batches(labels, steps, positions, generator), *stores, device):
-        inputs = training_views(batch.visible, batch.infrared, Augmentation(), generator, local_scaling=False)
-        output = network(*inputs, with_parts=True)
-        queries = losses.queries(output, labels.of_batch(*share_of(batch.rows_on_device)))
+    memory, size, orders = BatchMemory(device), stores[0].shape[1:3], losses.orders(positions)
+    for loaded in load_batches(_batches(labels, steps, positions, generator), *stores, device):
+        drawn = draw_batch(loaded, size, Augmentation(), generator, local_scaling=False, orders=orders)
+        batch = memory.load(drawn)
+        output = network(*training_views(batch, stores), with_parts=True)
+        queries = losses.queries(output, labels.of_batch(*share_of(batch.rows)))
         terms = losses.losses(output, queries)
         optimise(optimiser, total(terms))
-        losses.update_(output, queries, generator)
-        watch.add(terms, batch.rows)
+        losses.update_(output, queries, batch.orders)
+        watch.add(terms, loaded.rows)
         values.append(total(terms).detach())
     watch.means()
     return _results(values, losses)
@@ -128,7 +138,8 @@ def _published_epoch(network, optimiser, losses, labels, stores, steps, position
         loss = objective.stage_two_loss(f, parts, batch, memories, part_memories, stage_two.images_of(losses))
         optimise(optimiser, loss)
         values.append(torch.tensor(loss.item(), device=device))
-        orders = random_orders([n * positions for n in (3, 6, 6, 3, 3)], generator, device)
+        lengths = losses.orders(positions)
+        orders = random_orders(lengths, generator).to(device).split(lengths)
         with torch.no_grad():
             objective.stage_two_update_(f, parts, batch, memories, part_memories, orders)
     return _results(values, losses)

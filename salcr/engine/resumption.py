@@ -13,7 +13,7 @@ from salcr.engine.session import learning_rate, stage_of
 logger = logging.getLogger("salcr")
 
 KEYS = {"epoch", "config", "network", "optimiser", "generator", "torch_random", "labels", "results"}
-FREE = ("device", "backend", "data.cache", "data.resident", "evaluation.", "checkpoints.", "logging.")
+FREE = ("device", "backend", "data.cache", "data.resident", "schedule.graph", "evaluation.", "checkpoints.", "logging.")
 COURSE = tuple(f"schedule.{name}" for name in ("stage_one_epochs", "stage_two_epochs", "lr", "milestones", "gamma"))
 
 
@@ -47,9 +47,9 @@ def newest_state(config: Config, run: RunFolder) -> dict[str, Any] | None:
 def check_resumable(config: Config, trained: Config, begun: int, place: str, *, ignored: tuple[str, ...] = ()) -> None:
     """Whether ``config`` goes on with a run of which ``begun`` epochs have begun as ``trained`` says.
 
-    Device, backend, where images are kept, evaluation, which checkpoints stay and logging may change, and the form in
-    which a path is given. So may the schedule, as long as every epoch that has begun keeps its stage and its learning
-    rate: there can be more epochs.
+    Device, backend, where images are kept, whether steps are replayed, evaluation, which checkpoints stay and logging
+    may change, and the form in which a path is given. So may the schedule, as long as every epoch that has begun keeps
+    its stage and its learning rate: there can be more epochs.
 
     Raises:
         ValueError: anything else differs; names ``place``, the keys and both values.

@@ -2,8 +2,8 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,13 +19,14 @@ from salcr.engine.images import open_dataset, open_images, shows_bars
 from salcr.engine.interruption import Signals
 from salcr.engine.network import build_network, compile_for_training
 from salcr.engine.pseudo_labels import label_metrics, pseudo_labels
-from salcr.engine.steps import LossWatch, Rows, load_batches, training_views
+from salcr.engine.step_graph import StepGraphs
+from salcr.engine.steps import Batch, BatchMemory, LossWatch, Rows, draw_batch, load_batches, training_views
 from salcr.models import Embedding
 from salcr.models.features import autocast, extract_features, for_features, parameter_dtype, pick_device
 from salcr.nn import synchronised
 from salcr.objectives import association_named
 
-Step = Callable[[nn.Module, tuple[torch.Tensor, torch.Tensor], Rows], dict[str, torch.Tensor]]
+Step = Callable[[nn.Module, tuple[torch.Tensor, torch.Tensor], Batch], dict[str, torch.Tensor]]
 
 
 class EpochState(NamedTuple):
@@ -53,6 +54,7 @@ class Session:
         self.signals = signals or Signals()
         self.middle: dict[str, Any] | None = None  # of the next epoch, where it was interrupted
         self.device = pick_device(config.device)
+        self.graphs = StepGraphs(config.schedule.graph, self.device)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.dataset = distributed.in_turn(lambda: open_dataset(config))
         sides = self.dataset.train_visible, self.dataset.train_infrared
@@ -118,17 +120,32 @@ class Session:
         shape = dict(iterations=schedule.iterations, identities=schedule.identities, images=schedule.images)
         return shape | {"generator": self.generator}
 
+    @property
+    def positions(self) -> int:
+        """Of a batch, in all processes."""
+        return self.config.schedule.identities * self.config.schedule.images
+
     def run_steps(
-        self, epoch: int, state: EpochState, step: Step, *, local_scaling: bool, unused: Iterable[nn.Module] = ()
+        self,
+        epoch: int,
+        state: EpochState,
+        step: Step,
+        *,
+        local_scaling: bool,
+        orders: Sequence[int] = (),
+        unused: Iterable[nn.Module] = (),
     ) -> dict[str, float]:
         """Train on each batch of ``state``, with a progress bar on a terminal; returns the mean of each loss.
 
         Args:
             epoch: named in the bar and in errors.
             state: the epoch's; with ``self.middle`` the steps that this has losses of are done.
-            step: takes the network, its inputs and the batch's rows on the device, trains, returns its losses. Of
-                several processes each has inputs of its share of the batch, and the rows of all.
+            step: takes the network, its inputs and the batch on the device, trains, returns its losses. Of several
+                processes each has inputs of its share of the batch, and the rows of all. It asks for no value and uses
+                nothing of the host that changes from step to step: it may be replayed, see
+                :mod:`salcr.engine.step_graph`.
             local_scaling: see :meth:`salcr.data.augment.Augmentation.visible`.
+            orders: lengths of the random orders that the step wants.
             unused: parts of the network that get no gradient from these losses.
 
         Raises:
@@ -144,20 +161,28 @@ class Session:
         if self.middle is not None:
             watch.resume(self.middle["losses"], batches, self.device)
             done, self.times, self.middle = len(watch.values), self.middle["seconds"], None
-        loaded = load_batches(batches[done:], self.stores[0], self.stores[1], self.device)
         title = f"epoch {epoch}" + (f", {self.left} of the run" if self.left else "")
-        bar = tqdm(loaded, title, len(batches), leave=False, initial=done, disable=not shows_bars())
+        coming = load_batches(batches[done:], self.stores[0], self.stores[1], self.device)
+        bar = tqdm(coming, title, len(batches), leave=False, initial=done, disable=not shows_bars())
         self.signals.hold()
-        with self.timed("steps"), self._in_training(unused) as network:
-            for batch in bar:
+        drawing = dict(local_scaling=local_scaling, orders=orders)
+        size, memory = self.stores[0].shape[1:3], BatchMemory(self.device)
+
+        def inputs() -> tuple[torch.Tensor, torch.Tensor]:
+            visible, infrared = training_views(memory.batch, self.stores)
+            return visible.to(self.dtype), infrared.to(self.dtype)
+
+        with ExitStack() as stack:
+            stack.enter_context(self.timed("steps"))
+            network = stack.enter_context(self._in_training(unused))
+            losses = self.graphs.losses(lambda: step(network, inputs(), memory.batch), self.optimiser)
+            stack.enter_context(closing(losses))
+            for loaded in bar:
                 with profiling.phase(profiling.STEP):
-                    inputs = training_views(
-                        batch.visible, batch.infrared, self.augmentation, self.generator, local_scaling=local_scaling
-                    )
+                    memory.load(draw_batch(loaded, size, self.augmentation, self.generator, **drawing))
                     if self.wants_views:
-                        self.views, self.wants_views = tensorboard.views_sheet(inputs), False
-                    inputs = tuple(x.to(self.dtype) for x in inputs)
-                    watch.add(step(network, inputs, batch.rows_on_device), batch.rows)
+                        self.views, self.wants_views = tensorboard.views_sheet(inputs()), False
+                    watch.add(next(losses), loaded.rows)
                 if self.profiler is not None:
                     self.profiler.after_step()
                 done += 1
@@ -214,10 +239,17 @@ class Session:
         fused = True if self.device.type == "cuda" else None
         return torch.optim.Adam(trained, lr=schedule.lr, weight_decay=schedule.weight_decay, fused=fused)
 
+    def load_optimiser(self, state: dict[str, Any]) -> None:
+        """Go on with the moments in ``state``; the options stay those of this device and configuration."""
+        own = self.optimiser.state_dict()["param_groups"]
+        groups = [a | {"params": b["params"]} for a, b in zip(own, state["param_groups"], strict=True)]
+        self.optimiser.load_state_dict({"state": state["state"], "param_groups": groups})
+
     def begin_stage_two(self) -> None:
         """A fresh optimiser, fresh part tokens and part norm (stage one gives them no gradient)."""
         self.network.parts.reset_parameters(self.generator)
         self.optimiser = self.fresh_optimiser()
+        self.graphs.begin_stage()
 
     def set_learning_rate(self, epoch: int) -> None:
         for group in self.optimiser.param_groups:

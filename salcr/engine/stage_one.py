@@ -1,5 +1,6 @@
 """Stage one: each modality alone against its own clusters (docs/method.md, "Stage one")."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from salcr import ops
 from salcr.data.samplers import stage_one_batches
 from salcr.engine.config import product_precision
 from salcr.engine.session import EpochState, Session
-from salcr.engine.steps import Rows, optimise, share_of
+from salcr.engine.steps import Batch, Rows, optimise, share_of
 from salcr.models import TrainingFeatures
 from salcr.models.features import widened
 from salcr.nn import ClusterMemory, MemoryContrasts, MemoryUpdate, contrast_sums, update_memories_
@@ -19,18 +20,26 @@ from salcr.nn import ClusterMemory, MemoryContrasts, MemoryUpdate, contrast_sums
 def stage_one_epoch(session: Session, epoch: int) -> dict[str, Any]:
     """One epoch: features, pseudo labels, memories, steps. Returns the epoch's metrics."""
     state = _begin(session) if session.middle is None else _resume(session, session.middle)
-    labels, memories = state.labels, state.memories
-
-    def step(network: nn.Module, inputs: Rows, rows: Rows) -> dict:
-        with session.autocast():
-            output = TrainingFeatures(widened(network(*inputs, with_parts=False).f), None)
-        losses = stage_one_losses(memories, output.f, of_batch(labels, share_of(rows)))
-        optimise(session.optimiser, sum(losses.values()))
-        update_stage_one_(memories, output.of_whole_batch().f, of_batch(labels, rows))
-        return losses
-
+    step = functools.partial(stage_one_step, session, state.labels, state.memories)
     losses = session.run_steps(epoch, state, step, local_scaling=True, unused=[session.network.parts])
     return {"loss": losses, **session.label_metrics()}
+
+
+def stage_one_step(
+    session: Session,
+    labels: Rows,
+    memories: Sequence[ClusterMemory],
+    network: nn.Module,
+    inputs: Rows,
+    batch: Batch,
+) -> dict[str, torch.Tensor]:
+    """Train ``network`` on a batch, and update the memories; returns the losses."""
+    with session.autocast():
+        output = TrainingFeatures(widened(network(*inputs, with_parts=False).f), None)
+    losses = stage_one_losses(memories, output.f, of_batch(labels, share_of(batch.rows)))
+    optimise(session.optimiser, sum(losses.values()))
+    update_stage_one_(memories, output.of_whole_batch().f, of_batch(labels, batch.rows))
+    return losses
 
 
 def of_batch(labels: Rows, rows: Rows) -> Rows:

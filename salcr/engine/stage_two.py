@@ -15,12 +15,11 @@ from salcr.distributed import world
 from salcr.engine.config import DAGI, Config, product_precision
 from salcr.engine.pseudo_labels import majority_identities
 from salcr.engine.session import EpochState, Session
-from salcr.engine.steps import Rows, optimise, share_of
+from salcr.engine.steps import Batch, Rows, optimise, share_of
 from salcr.models import Embedding, SALCRNetwork, TrainingFeatures
 from salcr.models.features import widened
 from salcr.nn import ClusterMemory, contrast_sums, update_memories_
 from salcr.objectives import CrossLabels, GlobalObjective, PartObjective, PartQueries, RefinementObjective, associate
-from salcr.objectives.fgsal import random_orders
 from salcr.objectives.gpcr import refinement_losses
 
 
@@ -29,24 +28,35 @@ def stage_two_epoch(session: Session, epoch: int) -> dict[str, Any]:
     state = _begin(session) if session.middle is None else _resume(session, session.middle)
     labels = CrossLabels(*state.labels)
     objective: StageTwoObjective = state.memories
-
-    def step(network: nn.Module, inputs: Rows, rows: Rows) -> dict:
-        with session.autocast():
-            output = network(*inputs, with_parts=objective.uses_parts)
-        output = TrainingFeatures(*(None if x is None else widened(x) for x in output))
-        queries = objective.queries(output, labels.of_batch(*share_of(rows)))
-        losses = objective.losses(output, queries)
-        optimise(session.optimiser, total(losses))
-        if world() > 1:
-            output = output.of_whole_batch()
-            queries = objective.queries(output, labels.of_batch(*rows))
-        objective.update_(output, queries, session.generator)
-        return losses
-
-    losses = session.run_steps(epoch, state, step, local_scaling=False, unused=objective.unused(session.network))
+    step = functools.partial(stage_two_step, session, labels, objective)
+    orders = objective.orders(session.positions)
+    unused = objective.unused(session.network)
+    losses = session.run_steps(epoch, state, step, local_scaling=False, orders=orders, unused=unused)
     metrics = {"loss": losses, **session.label_metrics()}
     accuracy = cross_accuracy(labels, session.dataset.train_visible.ids, session.dataset.train_infrared.ids)
     return metrics | {"cross_accuracy": accuracy} if accuracy else metrics
+
+
+def stage_two_step(
+    session: Session,
+    labels: CrossLabels,
+    objective: "StageTwoObjective",
+    network: nn.Module,
+    inputs: Rows,
+    batch: Batch,
+) -> dict[str, torch.Tensor]:
+    """Train ``network`` on a batch, and update the memories; returns the losses."""
+    with session.autocast():
+        output = network(*inputs, with_parts=objective.uses_parts)
+    output = TrainingFeatures(*(None if x is None else widened(x) for x in output))
+    queries = objective.queries(output, labels.of_batch(*share_of(batch.rows)))
+    losses = objective.losses(output, queries)
+    optimise(session.optimiser, total(losses))
+    if world() > 1:
+        output = output.of_whole_batch()
+        queries = objective.queries(output, labels.of_batch(*batch.rows))
+    objective.update_(output, queries, batch.orders)
+    return losses
 
 
 class StageTwoObjective(nn.Module):
@@ -128,20 +138,21 @@ class StageTwoObjective(nn.Module):
             losses["global_instance"], losses["part_instance"] = self.weight * whole, self.weight * parts
         return losses
 
-    def update_(self, features: TrainingFeatures, queries: "StepQueries", generator: torch.Generator) -> None:
-        """Update the cluster memories with the step's samples, in random orders drawn from ``generator``."""
-        f, parts = features.f, queries.parts
-        lengths = [] if self.dagi is None else [len(f)]
-        if self.fgsal is not None:
-            lengths += [y.shape[1] for _, y in parts.by_kind()]
-        if not lengths:
-            return
-        orders, updates = random_orders(lengths, generator, f.device), []
+    def orders(self, positions: int) -> list[int]:
+        """Lengths of the orders that the updates of a batch of so many positions want."""
+        forms = ([] if self.dagi is None else [3]) + ([] if self.fgsal is None else [6, 6, 3, 3])
+        return [number * positions for number in forms]
+
+    def update_(self, features: TrainingFeatures, queries: "StepQueries", orders: torch.Tensor) -> None:
+        """Update the cluster memories with the samples of a step; ``orders`` are of :meth:`orders`, end to end."""
+        f, parts, updates = features.f, queries.parts, []
+        each = list(orders.split(self.orders(len(f) // 3)))
         if self.dagi is not None:
-            updates += self.dagi.updates(f, queries.labels, orders.pop(0))
+            updates += self.dagi.updates(f, queries.labels, each.pop(0))
         if self.fgsal is not None:
-            updates += self.fgsal.updates(parts, orders)
-        update_memories_(updates)
+            updates += self.fgsal.updates(parts, each)
+        if updates:
+            update_memories_(updates)
 
 
 class StepQueries(NamedTuple):

@@ -1,6 +1,8 @@
 """What a training step of either stage does around its losses: views, the optimiser, and a watch over the losses.
 
-Nothing here waits for the device within a step: what goes there is pinned, and losses are read when they are here.
+What a step computes it takes from memory that all steps of an epoch share, so that it can be called or replayed as a
+CUDA graph (:mod:`salcr.engine.step_graph`). Nothing here waits for the device within a step: what goes there is pinned,
+and losses are read when they are here.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -8,10 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import torch
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from salcr import distributed
-from salcr.data.augment import Augmentation, make_views, sent
+from salcr.data.augment import LOCAL_SCALINGS, Augmentation, Draws
 from salcr.data.resident import Images
+from salcr.objectives.fgsal import random_orders
+from salcr.ops.augmentation import SCALING_COLUMNS, augment
 
 CHECK_EVERY = 10
 
@@ -114,13 +119,38 @@ def begin_copy(x: torch.Tensor) -> tuple[torch.Tensor, Callable[[], None] | None
     return host, arrived.synchronize
 
 
-class Batch(NamedTuple):
-    """Images of this process's share of a batch, uint8 ``[S, H, W, 3]``, and the rows of the whole batch."""
+class Loaded(NamedTuple):
+    """Image rows of a whole batch, and where images are in the host's memory this process's, uint8 ``[S, H, W, 3]``."""
 
-    visible: torch.Tensor
-    infrared: torch.Tensor
-    rows: Rows  # on the CPU
-    rows_on_device: Rows
+    rows: Rows
+    images: tuple[torch.Tensor, ...]
+
+
+class Batch(NamedTuple):
+    """All that the steps of an epoch differ in, of the same shapes: on the CPU as drawn, or where a step computes."""
+
+    rows: Rows  # of the whole batch
+    images: tuple[torch.Tensor, ...]  # as in Loaded
+    visible: Draws  # of this process's 2S views, first the plain ones
+    infrared: Draws  # of its S
+    orders: torch.Tensor  # of the memories' updates, one behind the other
+
+
+class BatchMemory:
+    """The same memory of ``device`` for the batch of every step, so that a CUDA graph finds it there."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.batch: Batch | None = None
+
+    def load(self, batch: Batch) -> Batch:
+        """Copy ``batch`` there, without waiting for that; returns what the step takes."""
+        if self.batch is None:
+            self.batch = tree_map_only(torch.Tensor, lambda x: torch.empty_like(x, device=self.device), batch)
+        for held, x in zip(tree_leaves(self.batch), tree_leaves(batch), strict=True):
+            if held is not None:
+                held.copy_(x.pin_memory() if self.device.type == "cuda" else x, non_blocking=True)
+        return self.batch
 
 
 def load_batches(
@@ -128,22 +158,19 @@ def load_batches(
     visible: Images,
     infrared: Images,
     device: torch.device,
-) -> Iterator[Batch]:
-    """The images and rows of each batch on ``device``; one is gathered in a thread while another is trained on.
+) -> Iterator[Loaded]:
+    """The batches; images of the host are gathered in a thread for the next one while another is trained on.
 
-    Images come from arrays of the host, or from tensors on ``device``; see :func:`salcr.data.resident.resident`.
+    Tensors on ``device`` (see :func:`salcr.data.resident.resident`) are left to :func:`training_views`.
     """
+    if isinstance(visible, torch.Tensor):
+        yield from (Loaded(rows, ()) for rows in batches)
+        return
 
-    def taken(store: Images, rows: torch.Tensor, rows_on_device: torch.Tensor) -> torch.Tensor:
-        if isinstance(store, torch.Tensor):
-            return store[rows_on_device]
-        return sent(torch.from_numpy(store[rows.numpy()]), device)
-
-    def gather(rows: Rows) -> Batch:
-        on_device = sent(rows[0], device), sent(rows[1], device)
-        own = zip((visible, infrared), share_of(rows), share_of(on_device), strict=True)
-        visible_images, infrared_images = (taken(*of_modality) for of_modality in own)
-        return Batch(visible_images, infrared_images, rows, on_device)
+    def gather(rows: Rows) -> Loaded:
+        own = zip((visible, infrared), share_of(rows), strict=True)
+        images = (torch.from_numpy(store[of_modality.numpy()]) for store, of_modality in own)
+        return Loaded(rows, tuple(x.pin_memory() if device.type == "cuda" else x for x in images))
 
     with ThreadPoolExecutor(1) as pool:
         ahead = None
@@ -156,25 +183,39 @@ def load_batches(
             yield ahead.result()
 
 
-def training_views(
-    visible: torch.Tensor,
-    infrared: torch.Tensor,
+def draw_batch(
+    loaded: Loaded,
+    size: tuple[int, int],
     augmentation: Augmentation,
     generator: torch.Generator,
     *,
     local_scaling: bool,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Network inputs ``[2S, 3, H, W]`` (visible, channel-augmented) and ``[S, 3, H, W]``, channels last.
+    orders: Sequence[int] = (),
+) -> Batch:
+    """``loaded`` with what is drawn for its step: augmentations of images of ``size``, then orders of these lengths.
 
-    Of several processes each has images of its share of a batch, and draws the numbers of the whole batch.
+    Of several processes each draws the numbers of the whole batch, and keeps its share of the augmentations.
     """
-    height, width = visible.shape[1:3]
-    batch = len(visible) * distributed.world()
-    plain = augmentation.visible(batch, height, width, generator, local_scaling=local_scaling)
-    augmented = augmentation.channel_augmented(batch, height, width, generator)
-    other = augmentation.infrared(batch, height, width, generator)
-    plain, augmented, other = (draws.of(distributed.share(batch)) for draws in (plain, augmented, other))
-    return make_views(visible, plain, augmented), make_views(infrared, other)
+    positions, (height, width) = len(loaded.rows[0]), size
+    plain = augmentation.visible(positions, height, width, generator, local_scaling=local_scaling)
+    augmented = augmentation.channel_augmented(positions, height, width, generator)
+    infrared = augmentation.infrared(positions, height, width, generator)
+    own = distributed.share(positions)
+    table = torch.cat([plain.table[own], augmented.table[own]])
+    visible = Draws(table, _of_all(plain.scalings, positions) if local_scaling else None)
+    drawn = random_orders(orders, generator) if orders else torch.empty(0, dtype=torch.int64)
+    return Batch(loaded.rows, loaded.images, visible, infrared.of(own), drawn)
+
+
+def training_views(batch: Batch, stores: Sequence[Images]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Network inputs ``[2S, 3, H, W]`` (visible, channel-augmented) and ``[S, 3, H, W]``, channels last."""
+    if batch.images:
+        images, rows = batch.images, torch.arange(len(batch.images[0]), device=batch.images[0].device)
+        visible, infrared = rows, rows
+    else:
+        images, (visible, infrared) = stores, share_of(batch.rows)
+    both = augment(images[0], batch.visible.table, rows=visible.repeat(2), scalings=batch.visible.scalings)
+    return both, augment(images[1], batch.infrared.table, rows=infrared)
 
 
 def share_of(rows: Rows) -> Rows:
@@ -188,3 +229,11 @@ def optimise(optimiser: torch.optim.Optimizer, loss: torch.Tensor) -> None:
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
     optimiser.step()
+
+
+def _of_all(scalings: torch.Tensor | None, views: int) -> torch.Tensor:
+    """Room for a chain of each view, of which those that have none leave theirs unread: ``[views, 32, 7]``."""
+    room = torch.zeros(views, LOCAL_SCALINGS, SCALING_COLUMNS)
+    if scalings is not None:
+        room[: len(scalings)] = scalings
+    return room

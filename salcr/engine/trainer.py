@@ -274,7 +274,7 @@ class Trainer(Session):
             begin, steps = state["epoch"], len(self.middle["losses"]["values"])
         written = distributed.on_first(lambda: self._take_up(begin))
         self.network.load_state_dict(state["network"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.load_optimiser(state["optimiser"])
         self.generator.set_state(state["generator"])
         torch.set_rng_state(state["torch_random"])
         self.labels = tuple(y.to(self.device) for y in state["labels"])

@@ -106,9 +106,12 @@ def pick_device(name: str) -> torch.device:
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
-    """The network's arithmetic in ``precision``, with parameters of :func:`parameter_dtype`."""
+    """The network's arithmetic in ``precision``, with parameters of :func:`parameter_dtype`.
+
+    Rounded weights are not kept: each is used once, and a CUDA graph must not find those of another call.
+    """
     if precision == "bfloat16":
-        return torch.autocast(device.type, dtype=torch.bfloat16)
+        return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)
     return contextlib.nullcontext()
 
 

@@ -92,11 +92,10 @@ class PartQueries(NamedTuple):
 
     def random_orders(self, generator: torch.Generator) -> list[torch.Tensor]:
         """A random order of the rows for each of the four, drawn from ``generator`` (on the CPU)."""
-        return random_orders([y.shape[1] for _, y in self.by_kind()], generator, self.visible.device)
+        lengths = [y.shape[1] for _, y in self.by_kind()]
+        return list(random_orders(lengths, generator).to(self.visible.device).split(lengths))
 
 
-def random_orders(lengths: Sequence[int], generator: torch.Generator, device: torch.device) -> list[torch.Tensor]:
-    """Random orders of so many rows each, drawn one after the other on the CPU, in one copy on ``device``."""
-    drawn = torch.cat([torch.randperm(length, generator=generator) for length in lengths])
-    drawn = drawn.pin_memory() if device.type == "cuda" else drawn
-    return list(drawn.to(device, non_blocking=True).split(list(lengths)))
+def random_orders(lengths: Sequence[int], generator: torch.Generator) -> torch.Tensor:
+    """Random orders of so many rows each, drawn on the CPU, one behind the other."""
+    return torch.cat([torch.randperm(length, generator=generator) for length in lengths])

@@ -1,7 +1,9 @@
 import signal
 
 import pytest
+import torch
 
+from salcr.engine import step_graph
 from salcr.engine.interruption import STANDARD
 from tests.engine.tree import with_channels, write_tree
 
@@ -26,3 +28,14 @@ def standard_signal_handlers():
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """Makes ``StepGraphs`` as on a GPU, with a choice and a recorder."""
+
+    def made(choice, recorder):
+        monkeypatch.setattr(step_graph, "CudaRecorder", lambda device: recorder)
+        return step_graph.StepGraphs(choice, torch.device("cuda"))
+
+    return made

@@ -72,16 +72,16 @@ def recorded(config, folder):
 @contextmanager
 def at_step(number, action):
     """``action(generator)`` at the beginning of a step of the training inside."""
-    views, steps = session.training_views, []
+    draw, steps = session.draw_batch, []
 
-    def acting(visible, infrared, augmentation, generator, **options):
+    def acting(loaded, size, augmentation, generator, **options):
         steps.append(None)
         if len(steps) == number:
             action(generator)
-        return views(visible, infrared, augmentation, generator, **options)
+        return draw(loaded, size, augmentation, generator, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "training_views", acting)
+        patch.setattr(session, "draw_batch", acting)
         yield
 
 

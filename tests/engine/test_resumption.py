@@ -24,7 +24,8 @@ def check(*changes, begun=2):
 
 @pytest.mark.parametrize(
     "change",
-    ["device=cuda:1", "backend=eager", "data.cache=/tmp/cache", "evaluation.refinements=[aim]", "evaluation.batch=7"]
+    ["device=cuda:1", "backend=eager", "data.cache=/tmp/cache", "schedule.graph=off"]
+    + ["evaluation.refinements=[aim]", "evaluation.batch=7"]
     + ["evaluation.every=5", "checkpoints.keep.last=7", "checkpoints.keep.stage_one=false", "logging.tensorboard=true"]
     + [f"data.root={form}" for form in (os.path.abspath("images"), "images/../images")],
 )

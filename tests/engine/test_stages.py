@@ -32,11 +32,11 @@ def first_step(tree, tmp_path, monkeypatch):
         trainer = Trainer(load_config(overrides=tiny(tree, "schedule.iterations=1", *more)), RunFolder(tmp_path))
         module, epoch = EPOCHS[stage]
         seen = dict(trainer=trainer, sides=trainer.extract(), updates=[], order=[])
-        views, optimise, update = session_module.training_views, module.optimise, ClusterMemory.update_
+        draw, optimise, update = session_module.draw_batch, module.optimise, ClusterMemory.update_
 
-        def spy_views(*arguments, **options):
+        def spy_draw(*arguments, **options):
             seen.update(options)
-            return views(*arguments, **options)
+            return draw(*arguments, **options)
 
         def spy_optimise(*arguments):
             seen["order"].append("step")
@@ -48,7 +48,7 @@ def first_step(tree, tmp_path, monkeypatch):
             seen["order"].append("update")
             seen["updates"].append((before, features.detach(), targets, order, memory.rows))
 
-        monkeypatch.setattr(session_module, "training_views", spy_views)
+        monkeypatch.setattr(session_module, "draw_batch", spy_draw)
         monkeypatch.setattr(module, "optimise", spy_optimise)
         monkeypatch.setattr(ClusterMemory, "update_", spy_update)
         monkeypatch.setattr(module, "update_memories_", lambda updates: [spy_update(*terms) for terms in updates])

@@ -5,11 +5,22 @@ import re
 import numpy as np
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
 from salcr.data.augment import Augmentation, make_views
 from salcr.data.resident import resident
 from salcr.engine import steps
-from salcr.engine.steps import CHECK_EVERY, LossWatch, NonFiniteLoss, load_batches, optimise, training_views
+from salcr.engine.steps import (
+    CHECK_EVERY,
+    BatchMemory,
+    LossWatch,
+    NonFiniteLoss,
+    draw_batch,
+    load_batches,
+    optimise,
+    training_views,
+)
+from salcr.ops.augmentation import Draw
 
 PATHS = tuple(f"cam1/{i:04d}.jpg" for i in range(50)), tuple(f"cam3/{i:04d}.jpg" for i in range(50))
 
@@ -134,17 +145,12 @@ class Store:
         return self.images[rows]
 
 
-@pytest.mark.parametrize("resident", [False, True])
-def test_batches_come_in_order_with_their_images(resident):
-    visible, infrared = Store(0), Store(100)
-    if resident:
-        visible, infrared = torch.from_numpy(visible.images), torch.from_numpy(infrared.images)
+def test_batches_come_in_order_with_their_images():
     batches = [batch_of(step) for step in range(7)]
-    loaded = list(load_batches(batches, visible, infrared, torch.device("cpu")))
+    loaded = list(load_batches(batches, Store(0), Store(100), torch.device("cpu")))
     assert len(loaded) == 7
-    for (v, r, rows, on_device), (rows_v, rows_r) in zip(loaded, batches, strict=True):
+    for (rows, (v, r)), (rows_v, rows_r) in zip(loaded, batches, strict=True):
         assert rows[0] is rows_v and rows[1] is rows_r
-        assert all(torch.equal(x, y) for x, y in zip(on_device, rows, strict=True))
         assert v.dtype == r.dtype == torch.uint8 and v.shape == r.shape == (3, 2, 1, 3)
         assert torch.equal(v[:, 0, 0, 0].long(), rows_v) and torch.equal(r[:, 1, 0, 2].long(), rows_r + 100)
 
@@ -183,25 +189,63 @@ def test_batches_of_a_memory_map(tmp_path):
     mapped = np.memmap(tmp_path / "images", dtype=np.uint8, mode="w+", shape=(50, 4, 2, 3))
     mapped[:] = np.arange(50, dtype=np.uint8)[:, None, None, None]
     mapped = np.memmap(tmp_path / "images", dtype=np.uint8, mode="r", shape=(50, 4, 2, 3))
-    ((v, *_),) = load_batches([batch_of(3)], mapped, mapped, torch.device("cpu"))
+    ((_, (v, _)),) = load_batches([batch_of(3)], mapped, mapped, torch.device("cpu"))
     v += 1  # a copy: neither the file nor a warning about read-only memory
     assert v[:, 0, 0, 0].tolist() == [4, 5, 4] and mapped[3, 0, 0, 0] == 3
 
 
-def test_views_are_those_of_the_augmentation(seed):
-    images = torch.randint(0, 256, (2, 5, 16, 8, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
-    augmentation = Augmentation(pad=1)
-    for local_scaling in (False, True):
-        one, other = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed)
-        both, infrared = training_views(*images, augmentation, one, local_scaling=local_scaling)
-        assert both.shape == (10, 3, 16, 8) and infrared.shape == (5, 3, 16, 8)
-        assert both.is_contiguous(memory_format=torch.channels_last)
-        assert infrared.is_contiguous(memory_format=torch.channels_last)
-        plain = augmentation.visible(5, 16, 8, other, local_scaling=local_scaling)
-        assert torch.equal(both[:5], make_views(images[0], plain))
-        assert torch.equal(both[5:], make_views(images[0], augmentation.channel_augmented(5, 16, 8, other)))
-        assert torch.equal(infrared, make_views(images[1], augmentation.infrared(5, 16, 8, other)))
-        assert (both[5:, :1] == both[5:]).all()  # one channel in all three places
+def stores_of(seed):
+    """Of 50 images of 16 x 8 each."""
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.randint(0, 256, (2, 50, 16, 8, 3), generator=generator, dtype=torch.uint8))
+
+
+def drawn(loaded, seed, **options):
+    generator = torch.Generator().manual_seed(seed)
+    return draw_batch(loaded, (16, 8), Augmentation(pad=1), generator, **options), generator
+
+
+@pytest.mark.parametrize("local_scaling", [False, True])
+@pytest.mark.parametrize("resident", [False, True])
+def test_views_are_those_of_the_augmentation(seed, resident, local_scaling):
+    stores, rows, augmentation = stores_of(seed), batch_of(5), Augmentation(pad=1)
+    given = stores if resident else [store.numpy() for store in stores]
+    (loaded,) = load_batches([rows], *given, torch.device("cpu"))
+    batch, end = drawn(loaded, seed, local_scaling=local_scaling, orders=(4, 9))
+    both, infrared = training_views(batch, given)
+    assert both.shape == (6, 3, 16, 8) and infrared.shape == (3, 3, 16, 8)
+    assert both.is_contiguous(memory_format=torch.channels_last)
+    assert infrared.is_contiguous(memory_format=torch.channels_last)
+    other, images = torch.Generator().manual_seed(seed), [store[r] for store, r in zip(stores, rows, strict=True)]
+    plain = augmentation.visible(3, 16, 8, other, local_scaling=local_scaling)
+    assert torch.equal(both[:3], make_views(images[0], plain))
+    assert torch.equal(both[3:], make_views(images[0], augmentation.channel_augmented(3, 16, 8, other)))
+    assert torch.equal(infrared, make_views(images[1], augmentation.infrared(3, 16, 8, other)))
+    assert (both[3:, :1] == both[3:]).all()  # one channel in all three places
+    for order, length in zip(batch.orders.split((4, 9)), (4, 9), strict=True):
+        assert torch.equal(order, torch.randperm(length, generator=other))
+    assert torch.equal(other.get_state(), end.get_state())
+
+
+@pytest.mark.parametrize("local_scaling", [False, True])
+@pytest.mark.parametrize("resident", [False, True])
+def test_batches_take_the_same_memory_one_after_the_other(seed, resident, local_scaling):
+    """Also where one has no image with local scaling, and another has two."""
+    stores = stores_of(seed)
+    given = stores if resident else [store.numpy() for store in stores]
+    memory, places, chains = BatchMemory(torch.device("cpu")), set(), set()
+    for loaded in load_batches(map(batch_of, range(12)), *given, torch.device("cpu")):
+        batch, _ = drawn(loaded, seed + int(loaded.rows[0][0]), local_scaling=local_scaling, orders=(3,))
+        held = memory.load(batch)
+        leaves = [x for x in tree_leaves(held) if x is not None]
+        places.add(tuple((x.data_ptr(), x.shape) for x in leaves))
+        for x, y in zip(leaves, [x for x in tree_leaves(batch) if x is not None], strict=True):
+            assert torch.equal(x, y) and x.data_ptr() != y.data_ptr()
+        for x, y in zip(training_views(held, stores), training_views(batch, stores), strict=True):
+            assert torch.equal(x, y)
+        chains.add(int(batch.visible.table[:, Draw.SCALING].max()))
+    assert len(places) == 1 and len(leaves) == 5 + 2 * (not resident) + local_scaling
+    assert (-1 in chains) and (len(chains) > 2) == local_scaling
 
 
 def test_optimise_takes_one_step_of_this_loss_only():
@@ -215,10 +259,13 @@ def test_optimise_takes_one_step_of_this_loss_only():
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("where", ["device", "pinned"])
-def test_batches_on_a_gpu_are_those_of_the_host(where):
-    device, stores = torch.device("cuda"), (Store(0).images, Store(100).images)
-    batches = [batch_of(step) for step in range(3)]
-    loaded = load_batches(batches, *resident(stores, device, where), device)
-    for found, rows in zip(loaded, batches, strict=True):
-        for images, store, index in zip(found[:2], stores, rows, strict=True):
-            assert images.is_cuda and torch.equal(images.cpu(), torch.from_numpy(store[index.numpy()]))
+def test_views_on_a_gpu_are_those_of_the_host(seed, where):
+    device, stores = torch.device("cuda"), stores_of(seed)
+    images = [store.numpy() for store in stores]
+    given, memory = resident(images, device, where), BatchMemory(device)
+    for loaded in load_batches(map(batch_of, range(3)), *given, device):
+        batch, _ = drawn(loaded, seed, local_scaling=True)
+        expected = training_views(batch._replace(images=()), stores)
+        for x, y in zip(training_views(memory.load(batch), given), expected, strict=True):
+            assert x.is_cuda
+            torch.testing.assert_close(x.cpu(), y, rtol=0, atol=1e-5)

@@ -63,7 +63,7 @@ class Step:
         queries = self.objective.queries(self.features, self.labels)
         loss = total(self.objective.losses(self.features, queries))
         gradients = torch.autograd.grad(loss, self.features)
-        self.objective.update_(self.features, queries, self.generator)
+        self.objective.update_(self.features, queries, torch.cat(self.orders()))
         return loss, *gradients, *self.memories()
 
 
