@@ -30,7 +30,7 @@ def bench(
     out: Path | None = None,
     against: Path | None = None,
 ) -> int:
-    """Measure the cases whose names match one of ``only``, or all; write the record to ``out``, compare it with the file ``against``.
+    """Measure cases, all or those whose names match one of ``only``; write a record, compare it with an earlier one.
 
     ``out`` is written after every case, so that an interrupted run keeps what it has.
 
@@ -59,7 +59,7 @@ def bench(
 
 
 def cases_for(device: str, only: Sequence[str] = ()) -> list[Case]:
-    """The cases of which more than the baseline can exist on ``device``; of them those whose names match one of ``only``.
+    """The cases of which more than the baseline can exist on ``device``, all or those that match one of ``only``.
 
     Raises:
         ValueError: nothing matches one of ``only``.
