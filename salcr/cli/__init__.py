@@ -28,7 +28,8 @@ from salcr.data.sysu import SYSU
 if TYPE_CHECKING:
     from salcr.engine import Config
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+HELP = "Recognise people across visible and infrared cameras, without labels: train, evaluate, search (SALCR)."
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=HELP)
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
