@@ -10,18 +10,13 @@ import importlib.util
 import os
 import zlib
 
+import pytest
+
 gc.disable()  # until everything is collected: what is imported stays, and would be looked through again and again
 # Tests are small, and threads that wait for each other on a busy machine take minutes.
 THREADS = int(os.environ.get("SALCR_TEST_THREADS", "1"))
 os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))  # of the BLAS of NumPy and SciPy too; read when they are loaded
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic cuBLAS; read when CUDA starts
-
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
-import torch  # noqa: E402
-
-torch.set_num_threads(THREADS)
-
 
 NOT_OF_OPERATORS = (
     "pydantic",
@@ -73,6 +68,9 @@ def pytest_collection():
 
 
 def pytest_collection_modifyitems(items):
+    import torch  # not above: the process that hands out tests to others runs none
+
+    torch.set_num_threads(THREADS)
     items.sort(key=lambda item: "long" not in item.keywords)
     if torch.cuda.is_available():
         return
@@ -84,6 +82,8 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(autouse=True)
 def poison_fresh_memory(monkeypatch):
     """``torch.empty`` and its kin come filled with NaN (integers: the smallest), so that a forgotten element shows."""
+    import torch
+
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
     torch.set_deterministic_debug_mode("error")  # as use_deterministic_algorithms(), which imports all of inductor
     yield
@@ -93,6 +93,8 @@ def poison_fresh_memory(monkeypatch):
 @pytest.fixture(autouse=True)
 def leave_threads_as_they_were():
     """A test may set the number of threads."""
+    import torch
+
     yield
     torch.set_num_threads(THREADS)
 
@@ -108,6 +110,9 @@ def seed(request):
 @pytest.fixture
 def generator(seed):
     """A torch generator on the CPU, seeded by ``seed``; the global generators are seeded too."""
+    import numpy as np
+    import torch
+
     torch.manual_seed(seed)
     np.random.seed(seed)  # noqa: NPY002  scipy and scikit-learn still draw from it
     return torch.Generator().manual_seed(seed)
@@ -116,4 +121,6 @@ def generator(seed):
 @pytest.fixture
 def rng(seed):
     """A NumPy generator seeded by ``seed``."""
+    import numpy as np
+
     return np.random.default_rng(seed)

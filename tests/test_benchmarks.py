@@ -133,7 +133,7 @@ def test_cases_are_chosen_by_any_of_several_patterns_each_once_in_the_registrys_
 
 def test_times_are_percentiles_of_the_turns_after_the_warm_up():
     slow, quick = (lambda x: x + x), (lambda x: 2 * x)
-    device = FakeGpu({slow: [5, 5, 0.003, 0.001, 0.002], quick: [5, 5, 1e-4]})
+    device = FakeGpu({slow: [5, 0.003, 0.001, 0.002], quick: [5, 1e-4]})
     found = measure(case(reference=slow, triton=quick), device, True)["variants"]
     assert found["reference"]["median_ms"] == pytest.approx(2) and found["reference"]["runs"] == 3
     assert found["reference"]["p20_ms"] == pytest.approx(1.4) and found["reference"]["p80_ms"] == pytest.approx(2.6)

@@ -22,17 +22,9 @@ from benchmarks.machine import ROOT
 from benchmarks.processes import Command
 from benchmarks.registry import LEFT_OUT
 from benchmarks.worker import TOO_LONG
-from tests import benchmark_cases
+from tests import benchmark_cases, forked
 
 STAMP = "a stand-in", {"torch": "2.11"}
-CALL = """
-import sys
-from pathlib import Path
-from benchmarks.gpu_check.record import Check
-from benchmarks.gpu_check.tests import run_tests
-root = Path(sys.argv[1])
-run_tests(Check(root, root / "out", "a stand-in", {"torch": "2.11"}))
-"""
 TEST_FILE = """
 import os, pathlib, sys, time
 import pytest
@@ -92,6 +84,11 @@ def run(root, part="tests", device=STAMP[0], **options):
     return gpu_check.run(check, {part: gpu_check.PARTS[part]}, [part])
 
 
+def run_bare(root):
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    run(root)
+
+
 def saved(root, name="gpu_check.json"):
     return json.loads((root / "out" / name).read_text())
 
@@ -115,14 +112,11 @@ ALL = {family: [family, f"{family} one", f"{family} two"] for family in "abc"}
 def test_a_killed_call_is_resumed_and_only_what_was_in_flight_runs_again(tmp_path, held, capsys):
     tree(tmp_path, *ALL)
     (tmp_path / f"hold {held}").touch()
-    call = subprocess.Popen([sys.executable, "-c", CALL, str(tmp_path)], cwd=ROOT, stdout=subprocess.DEVNULL)
-    wait_for(
-        lambda: (
-            call.poll() is not None or ((tmp_path / "ran").exists() and f"{held} " in (tmp_path / "ran").read_text())
-        )
-    )
-    call.send_signal(signal.SIGKILL)
-    assert call.wait() == -signal.SIGKILL
+    call, file = forked.start(run_bare, tmp_path, log=tmp_path / "log"), tmp_path / "ran"
+    wait_for(lambda: not call.is_alive() or (file.exists() and f"{held} " in file.read_text()))
+    call.kill()
+    call.join()
+    assert call.exitcode == -signal.SIGKILL
     before = ran(tmp_path)
     assert [name for name, _ in before] == [*ALL["a"], *ALL["b"][: ALL["b"].index(held) + 1]]
     wait_for(lambda: not alive(before[-1][1]))  # the test that was in flight does not go on alone

@@ -16,7 +16,7 @@ HUBS = dict(spread=2.0, hubs=0.01)  # of pedestrians: more than half of the imag
 
 def searched(count: int, options: dict, device: str, quick: bool) -> tuple[torch.Tensor, ...]:
     """Unit features of ``count`` images, and inner products and indices of their neighbours."""
-    features = F.normalize(pedestrians(*((400, 64) if quick else (count, 2048)), **options), dim=1)
+    features = F.normalize(pedestrians(*((200, 64) if quick else (count, 2048)), **options), dim=1)
     return tuple(x.to(device) for x in (features, *ops.knn(features, K1)))
 
 
@@ -35,7 +35,7 @@ def cluster(impl: str, features: torch.Tensor, *neighbors: torch.Tensor) -> torc
 
 
 def _people(device: str, quick: bool) -> tuple[torch.Tensor]:
-    return (pedestrians(*((400, 64) if quick else (22258, 2048))).to(device),)
+    return (pedestrians(*((200, 64) if quick else (22258, 2048))).to(device),)
 
 
 def _one_modality(device: str, quick: bool) -> tuple[torch.Tensor]:

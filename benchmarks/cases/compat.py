@@ -14,7 +14,7 @@ EPS, MIN_SAMPLES, K1, K2 = 0.6, 4, 20, 6
 
 
 def _people(device: str, quick: bool) -> tuple[torch.Tensor]:
-    return (F.normalize(clustered(*((300, 15, 64) if quick else (5000, 25, 2048)), device, seed=1), dim=1),)
+    return (F.normalize(clustered(*((150, 15, 64) if quick else (5000, 25, 2048)), device, seed=1), dim=1),)
 
 
 def _published_labels(features: torch.Tensor) -> np.ndarray:

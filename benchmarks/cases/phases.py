@@ -18,7 +18,7 @@ IMAGES_AN_IDENTITY = 56
 
 
 def _training_features(device: str, quick: bool) -> tuple[torch.Tensor, ...]:
-    counts, width = ((400, 300), 64) if quick else (IMAGES, 2048)
+    counts, width = ((200, 150), 64) if quick else (IMAGES, 2048)
     return tuple(pedestrians(count, width, seed=seed).to(device) for seed, count in enumerate(counts))
 
 

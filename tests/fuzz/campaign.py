@@ -1,17 +1,17 @@
 """Calls in worker processes: what crashes, hangs or asks for too much memory is found too, and named by its number."""
 
 import importlib
-import os
+import multiprocessing
 import resource
-import select
-import subprocess
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests import forked
+
 SECONDS_A_CALL = 120
 BYTES_A_WORKER = 2**31  # beside what a worker has when it starts
 
@@ -61,7 +61,8 @@ class Worker:
 
     def __init__(self, seed: int, module: str = "tests.fuzz.calls", seconds: float = SECONDS_A_CALL):
         self.seed, self.module, self.seconds = seed, module, seconds
-        self.process: subprocess.Popen | None = None
+        self.process: BaseProcess | None = None
+        self.connection: Connection | None = None
 
     def __enter__(self) -> "Worker":
         return self
@@ -78,56 +79,49 @@ class Worker:
     def _call(self, number: int) -> str | None:
         if self.process is None:
             self._start()
-        assert self.process is not None and self.process.stdin is not None and self.process.stdout is not None
+        assert self.process is not None and self.connection is not None
         try:
-            self.process.stdin.write(f"{number}\n".encode())
-            ready, _, _ = select.select([self.process.stdout], [], [], self.seconds)
-            answer = self.process.stdout.readline().decode() if ready else None
-        except BrokenPipeError:
-            answer = ""
-        if answer is None:
-            self._end()
-            return f"does not return within {self.seconds} s"
-        if not answer.endswith("\n"):
-            code = self.process.wait()
-            self._end()
-            return f"ends the process with {code}"
-        return answer.strip() or None
+            self.connection.send(number)
+            if self.connection.poll(self.seconds):
+                return self.connection.recv()
+            problem = f"does not return within {self.seconds} s"
+        except (EOFError, ConnectionError):
+            self.process.join()
+            problem = f"ends the process with {self.process.exitcode}"
+        self._end()
+        return problem
 
     def _start(self) -> None:
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-m", "tests.fuzz.campaign", str(self.seed), self.module]
-        self.process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
-        )
-        assert self.process.stdout is not None
-        if self.process.stdout.readline() != b"ready\n":
-            raise RuntimeError("a worker of the fuzzer does not start")
+        self.connection, there = multiprocessing.Pipe()
+        self.process = forked.context().Process(target=serve, args=(there, self.seed, self.module), daemon=True)
+        self.process.start()
+        there.close()
+        try:
+            self.connection.recv()
+        except EOFError:
+            raise RuntimeError("a worker of the fuzzer does not start") from None
 
     def _end(self) -> None:
-        if self.process is not None:
+        if self.process is not None and self.connection is not None:
             self.process.kill()
-            self.process.communicate()
-            self.process = None
+            self.process.join()
+            self.connection.close()
+            self.process = self.connection = None
 
 
-def serve(seed: int, module: str) -> None:
-    """Read numbers of calls, write a line for each: what is wrong with it, or nothing."""
+def serve(connection: Connection, seed: int, module: str) -> None:
+    """Take numbers of calls, answer each with what is wrong with it, or None."""
     calls = importlib.import_module(module)
     calls.prepare()
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + BYTES_A_WORKER
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints is no answer
-    print("ready", file=answers, flush=True)
-    for line in sys.stdin:
+    connection.send("ready")
+    while True:
         try:
-            problem = calls.finding(seed, int(line)) or ""
+            problem = calls.finding(seed, connection.recv())
+        except EOFError:
+            return
         except Exception as error:
             problem = f"cannot be drawn or judged: {type(error).__name__}: {error}"
-        print(" ".join(problem.split()), file=answers, flush=True)
-
-
-if __name__ == "__main__":
-    serve(int(sys.argv[1]), sys.argv[2])
+        connection.send(" ".join(problem.split()) if problem else None)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 HALF, SINGLE, DOUBLE = torch.bfloat16, torch.float32, torch.float64
@@ -16,16 +17,21 @@ class Call(NamedTuple):
     everywhere: bool = True
 
 
+def zeros(*shape, dtype=SINGLE):
+    """Made at once, however many: NumPy's take their memory when it is first written, which nothing does here."""
+    return torch.from_numpy(np.zeros((*shape, dtype.itemsize), np.uint8)).view(dtype).squeeze(-1)
+
+
 def rows(dtype, width=2048, parts=2, count=300, columns=5000, of_features=None):
-    memory = torch.zeros(parts, columns, width, dtype=dtype)
-    return torch.zeros(parts, count, width, dtype=of_features or dtype), memory
+    memory = zeros(parts, columns, width, dtype=dtype)
+    return zeros(parts, count, width, dtype=of_features or dtype), memory
 
 
 def cluster_contrast(dtype, reduction="mean", soft=False, tf32=False, **shape):
     from salcr.kernels.cluster_memory import contrast_backward, contrast_forward
 
     features, memory = rows(dtype, **shape)
-    targets = torch.zeros(*features.shape[:2], 1, dtype=torch.int64)
+    targets = zeros(*features.shape[:2], 1, dtype=torch.int64)
     options = dict(temperature=0.05, reduction=reduction, tf32=tf32)
     if soft:
         options |= dict(weights=features[..., 0], soft=features.new_zeros(*features.shape[:2], memory.shape[1]))
@@ -38,9 +44,9 @@ def contrasts(dtype, of_features=None):
     from salcr.kernels.cluster_memory import contrast_backward, contrast_forward
 
     sizes = (1, 432), (3, 864), (3, 432)
-    features = [torch.zeros(*size, 2048, dtype=of_features or dtype) for size in sizes]
-    memories = [torch.zeros(len(x), count, 2048, dtype=dtype) for count in (400, 390) for x in features]
-    targets = [torch.zeros(*x.shape[:2], 1, dtype=torch.int64) for x in features * 2]
+    features = [zeros(*size, 2048, dtype=of_features or dtype) for size in sizes]
+    memories = [zeros(len(x), count, 2048, dtype=dtype) for count in (400, 390) for x in features]
+    targets = [zeros(*x.shape[:2], 1, dtype=torch.int64) for x in features * 2]
     losses, lse = contrast_forward(features, memories, targets, temperature=0.05)
     contrast_backward(losses, features, memories, targets, lse, temperature=0.05)
 
@@ -50,11 +56,11 @@ def searches(dtype, of_mean_rows=None):
     from salcr.kernels.cluster_memory import contrast_backward, contrast_forward
     from salcr.kernels.instance_memory import instance_search
 
-    features = [torch.zeros(*size, 2048, dtype=dtype) for size in ((1, 432), (3, 1296))]
-    memories = [torch.zeros(len(x), count, 2048, dtype=dtype) for count in (2300, 1100) for x in features]
+    features = [zeros(*size, 2048, dtype=dtype) for size in ((1, 432), (3, 1296))]
+    memories = [zeros(len(x), count, 2048, dtype=dtype) for count in (2300, 1100) for x in features]
     rounded = of_mean_rows and [memory.to(of_mean_rows) for memory in memories]
     _, lse, mean_row = instance_search(features, memories, 30, temperature=0.05, mean=True, rounded=rounded)
-    sets = [torch.zeros(*x.shape[:2], 30, dtype=torch.int64) for x in features * 2]
+    sets = [zeros(*x.shape[:2], 30, dtype=torch.int64) for x in features * 2]
     losses, _ = contrast_forward(features, memories, sets, temperature=0.05, lse=lse)
     contrast_backward(losses, features, memories, sets, lse, temperature=0.05, mean_row=mean_row)
 
@@ -74,7 +80,7 @@ def set_contrast(dtype, wide=30, **shape):
     from salcr.kernels.cluster_memory import contrast_backward, contrast_forward
 
     features, memory = rows(dtype, **shape)
-    positives = torch.zeros(*features.shape[:2], wide, dtype=torch.int64)
+    positives = zeros(*features.shape[:2], wide, dtype=torch.int64)
     losses, lse = contrast_forward([features], [memory], [positives], temperature=0.05)
     contrast_backward(losses, [features], [memory], [positives], lse, temperature=0.05)
 
@@ -83,7 +89,7 @@ def update(dtype, width=2048, parts=2, hardest=False):
     from salcr.kernels.cluster_memory_update import update_cluster_memory
 
     features, memory = rows(dtype, width, parts)
-    targets, order = torch.zeros(parts, 300, dtype=torch.int64), torch.arange(300)
+    targets, order = zeros(parts, 300, dtype=torch.int64), torch.arange(300)
     update_cluster_memory(memory, features, targets, order, momentum=0.1, hardest=hardest)
 
 
@@ -93,9 +99,9 @@ def updates(width=2048):
 
     shapes = [(1, 400, 432), (1, 380, 432), *[(3, 400, 864), (3, 380, 864), (3, 400, 432)], (1, 1, 1)]
     update_cluster_memories(
-        [torch.zeros(parts, classes, width) for parts, classes, _ in shapes],
-        [torch.zeros(parts, samples, width) for parts, _, samples in shapes],
-        [torch.zeros(parts, samples, dtype=torch.int64) for parts, _, samples in shapes],
+        [zeros(parts, classes, width) for parts, classes, _ in shapes],
+        [zeros(parts, samples, width) for parts, _, samples in shapes],
+        [zeros(parts, samples, dtype=torch.int64) for parts, _, samples in shapes],
         [torch.arange(samples) for _, _, samples in shapes],
         momentum=0.1,
     )
@@ -104,16 +110,16 @@ def updates(width=2048):
 def sets(*widths):
     from salcr.kernels.index_sets import intersect_sets, unite_sets
 
-    several = [torch.zeros(300, width, dtype=torch.int64) for width in widths]
+    several = [zeros(300, width, dtype=torch.int64) for width in widths]
     intersect_sets(*several), unite_sets(*several)
 
 
 def knn(size, width, k, *, queries=None, near=False):
     from salcr.kernels.knn import search
 
-    y = torch.zeros(size, width)
-    x = y if queries is None else torch.zeros(queries, width)
-    scores, indices = torch.zeros(len(x), k), torch.zeros(len(x), k, dtype=torch.int64)
+    y = zeros(size, width)
+    x = y if queries is None else zeros(queries, width)
+    scores, indices = zeros(len(x), k), zeros(len(x), k, dtype=torch.int64)
     own = queries is None
     search(x, y, k - own, scores[:, own:], indices[:, own:], exclude_self=own, sqeuclidean=near)
 
@@ -121,9 +127,9 @@ def knn(size, width, k, *, queries=None, near=False):
 def labels(k1, half, k2=6, width=2048, count=600, scaled=False):
     from salcr.kernels import jaccard, jaccard_encodings
 
-    ranks = torch.zeros(count, k1, dtype=torch.int32)
-    options = dict(half=half, k2=k2, factors=torch.zeros(count) if scaled else None)
-    encodings = jaccard_encodings.encode(torch.zeros(count, width), ranks, torch.zeros(count, k1), **options)
+    ranks = zeros(count, k1, dtype=torch.int32)
+    options = dict(half=half, k2=k2, factors=zeros(count) if scaled else None)
+    encodings = jaccard_encodings.encode(zeros(count, width), ranks, zeros(count, k1), **options)
     jaccard.jaccard_graph(encodings, 0.6)
     jaccard.jaccard_distance(encodings)
 
@@ -132,32 +138,32 @@ def dbscan(dtype, *, dense):
     from salcr.kernels.dbscan import dbscan
 
     pointers = None if dense else torch.arange(601)
-    distances = torch.zeros(600, 600, dtype=dtype) if dense else torch.zeros(600, dtype=dtype)
+    distances = zeros(600, 600, dtype=dtype) if dense else zeros(600, dtype=dtype)
     dbscan(distances, pointers, pointers, eps=0.6, min_samples=4)
 
 
 def centroids(dtype, width=2048):
     from salcr.kernels.centroids import cluster_centroids
 
-    cluster_centroids(torch.zeros(600, width, dtype=dtype), torch.arange(600) % 20, 20)
+    cluster_centroids(zeros(600, width, dtype=dtype), torch.arange(600) % 20, 20)
 
 
 def sinkhorn(*shape):
     from salcr.kernels.sinkhorn import sinkhorn
 
-    sinkhorn(torch.zeros(shape), lam=5.0, tol=0.1, max_iter=2, check_every=10)
+    sinkhorn(zeros(*shape), lam=5.0, tol=0.1, max_iter=2, check_every=10)
 
 
 def augment(dtype, *, draws=True, chain=0):
     from salcr.kernels.augmentation import augment
 
-    tables = (torch.zeros(12, 17), torch.zeros(12, dtype=torch.int64)) if draws else (None, None)
-    augment(torch.zeros(6, 288, 144, 3, dtype=torch.uint8), *tables, torch.zeros(3, chain, 7) if chain else None, dtype)
+    tables = (zeros(12, 17), zeros(12, dtype=torch.int64)) if draws else (None, None)
+    augment(zeros(6, 288, 144, 3, dtype=torch.uint8), *tables, zeros(3, chain, 7) if chain else None, dtype)
 
 
 def images(dtype, count=12, width=2048, size=(41, 4)):
     """Fifty-four cells a stripe of three, two cells left over."""
-    return torch.zeros(count, width, *size, dtype=dtype).to(memory_format=torch.channels_last)
+    return zeros(count, width, *size, dtype=dtype).to(memory_format=torch.channels_last)
 
 
 def pooling(dtype, parts=3, views=3, **shape):
@@ -166,7 +172,7 @@ def pooling(dtype, parts=3, views=3, **shape):
     from salcr.kernels.pooling_backward import pool_backward
 
     x = images(dtype, **shape)
-    tokens = torch.zeros(parts, x.shape[1], dtype=dtype)
+    tokens = zeros(parts, x.shape[1], dtype=dtype)
     options = dict(tokens=tokens, power=3.0, views=views)
     means, scores, queries, weights, forms = pool_forward(x, parts, attend=True, **options)
     back = dict(scores=scores, queries=queries, weights=weights, form_gradients=forms, mean_gradient=means)
@@ -186,7 +192,7 @@ def prototypes():
     from salcr.kernels.pooling import pool_forward
     from salcr.kernels.pooling_backward import pool_backward
 
-    x, tokens = images(SINGLE), torch.zeros(3, 2048)
+    x, tokens = images(SINGLE), zeros(3, 2048)
     _, scores, queries, _, _ = pool_forward(x, 3, tokens=tokens)
     pool_backward(x, 3, tokens=tokens, scores=scores, queries=queries, query_gradient=queries)
 

@@ -19,6 +19,7 @@ from tests.ops.differentiable import (
     check_second_derivative_is_an_error,
 )
 from tests.ops.memories import (
+    REDUCTIONS,
     assert_contrast_within_budget,
     assert_search_within_budget,
     check_contrasts,
@@ -38,19 +39,24 @@ from tests.ops.together import check_contrasts_together, check_searches_together
 SHAPES = [  # lead, rows, columns, width: no multiples of a tile or of a chunk, one or several of each
     (((), 5, 33, 7), torch.float32),
     (((2,), 17, 70, 40), torch.float32),
-    (((6,), 2, 40, 16), torch.float16),
+    (((3,), 2, 40, 16), torch.float16),
     (((3,), 3, 1, 9), torch.float32),
 ]
 
 
 @pytest.mark.parametrize(("shape", "dtype"), SHAPES)
 def test_contrasts(generator, shape, dtype):
-    check_contrasts("triton", generator, *shape, dtype)
+    check_contrasts("triton", generator, *shape, dtype, reductions=reductions(*shape))
 
 
 @pytest.mark.parametrize(("shape", "dtype"), SHAPES)
 def test_soft_targets_and_weights(generator, shape, dtype):
-    check_soft_contrast("triton", generator, *shape, dtype)
+    check_soft_contrast("triton", generator, *shape, dtype, reductions=reductions(*shape))
+
+
+def reductions(lead, rows, *_):
+    """All of them where rows are few; else one, beside the mean that the last call takes."""
+    return REDUCTIONS if rows < 17 else ("none",)
 
 
 @pytest.mark.parametrize("wide", [1, 4])
@@ -121,13 +127,12 @@ def test_edges(generator, edge):
 
 
 @pytest.mark.parametrize(("shape", "dtype"), SHAPES)
-@pytest.mark.parametrize("momentum", [0.0, 0.1, 1.0])
-def test_update(generator, shape, momentum, dtype):
+def test_update(generator, shape, dtype):
     lead, rows, _, width = shape
     rows, columns = 5 * rows, rows
     features, memory = random_memory(generator, lead, rows, columns, width, dtype)
     targets = torch.randint(-1, columns, (*lead, rows), generator=generator)
-    for order in (None, torch.randperm(rows, generator=generator)):
+    for momentum, order in ((0.0, None), (1.0, None), (0.1, torch.randperm(rows, generator=generator))):
         exact, eager, got = memory.double(), memory.clone(), memory.clone()
         reference.update_cluster_memory_(exact, features.double(), targets, momentum=momentum, order=order)
         reference.update_cluster_memory_(eager, features, targets, momentum=momentum, order=order)

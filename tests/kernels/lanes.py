@@ -137,22 +137,22 @@ def compiled(launch: Launch, arch: int) -> Resources:
         fn=launch.kernel, signature=dict(launch.signature), constexprs=dict(launch.constants), attrs=divisible
     )
     built = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=dict(launch.options))
-    usage = cuobjdump(built.asm["cubin"], "--dump-resource-usage")
+    usage = printed("cuobjdump", "--dump-resource-usage", built.asm["cubin"])
     registers, stack, local = (int(re.search(rf"{name}:(\d+)", usage)[1]) for name in ("REG", "STACK", "LOCAL"))
     return Resources(registers, stack, local, built.metadata.shared, built.asm["ptx"], built.asm["cubin"])
 
 
 def machine_code(used: Resources) -> str:
-    """The instructions of a compiled kernel."""
-    return cuobjdump(used.cubin, "--dump-sass")
+    """The instructions of a compiled kernel, without the analysis of their order, which takes most of the time."""
+    return printed("nvdisasm", "-ndf", used.cubin)
 
 
-def cuobjdump(cubin: bytes, what: str) -> str:
-    """What Triton's copy of the program prints about a compiled kernel."""
+def printed(program: str, option: str, cubin: bytes) -> str:
+    """What Triton's copy of one of CUDA's programs prints about a compiled kernel."""
     from triton.backends import nvidia
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "kernel.cubin"
         file.write_bytes(cubin)
-        command = [Path(nvidia.__file__).parent / "bin" / "cuobjdump", what, file]
+        command = [Path(nvidia.__file__).parent / "bin" / program, option, file]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout

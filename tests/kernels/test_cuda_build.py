@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.kernels.emulated import SOURCES
-from tests.kernels.lanes import ARCHITECTURES, REGISTERS, cuobjdump
+from tests.kernels.lanes import ARCHITECTURES, REGISTERS, printed
 
 KERNELS = [f"assignment_{team}_{real}" for team in ("batch", "large") for real in ("float32", "float64")]
 THREADS = {"batch": 512, "large": 128}
@@ -25,7 +25,7 @@ BY_NVCC = (80, 90, 100) if BUILT else ()
 @pytest.mark.skipif(BUILT is None, reason="salcr._cuda was not built")
 def test_what_nvcc_has_built_is_without_spills_and_local_memory():
     pytest.importorskip("triton")  # which brings cuobjdump
-    usage = cuobjdump(Path(BUILT.origin).read_bytes(), "--dump-resource-usage")
+    usage = printed("cuobjdump", "--dump-resource-usage", Path(BUILT.origin).read_bytes())
     parts = re.split(r"^arch = sm_(\d+)$", usage, flags=re.MULTILINE)[1:]
     code = {int(arch): part for arch, part in zip(parts[::2], parts[1::2], strict=True) if "Function " in part}
     assert tuple(code) == BY_NVCC
@@ -46,7 +46,7 @@ def test_nvrtc_compiles_the_sources_alone(arch):
     status = nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
     log = text_of(nvrtc, program, "ProgramLog").strip(b"\0")
     assert (status, log) == (0, b"")  # a warning stands there too
-    check_resources(cuobjdump(text_of(nvrtc, program, "CUBIN"), "--dump-resource-usage"))
+    check_resources(printed("cuobjdump", "--dump-resource-usage", text_of(nvrtc, program, "CUBIN")))
     nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
 
 

@@ -227,16 +227,4 @@ def test_the_whole_objective_is_the_formula(stage_two):
 
 def test_the_gradient_of_the_whole_objective_agrees_with_finite_differences(stage_two):
     loss, _, f, z = stage_two
-    step = 1e-6
-    for leaf, gradient in zip((f, z), torch.autograd.grad(loss(f, z), (f, z)), strict=True):
-        numbers, difference = leaf.detach().view(-1), torch.zeros(leaf.numel(), dtype=torch.float64)
-        for n in range(len(numbers)):
-            value = float(numbers[n])
-            sides = []
-            for moved in (value + step, value - step):
-                numbers[n] = moved
-                with torch.no_grad():
-                    sides.append(loss(f, z))
-            numbers[n] = value
-            difference[n] = (sides[0] - sides[1]) / (2 * step)
-        torch.testing.assert_close(gradient.flatten(), difference, rtol=1e-5, atol=1e-6)
+    assert torch.autograd.gradcheck(loss, (f, z), fast_mode=True)

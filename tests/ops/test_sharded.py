@@ -13,6 +13,7 @@ from benchmarks.features import pedestrians
 from salcr import ops
 from salcr.ops import _sharded_search
 from salcr.ops.backends.cpp import knn as cpp_knn
+from tests import forked
 from tests.ops.sharded_problems import CASES, SMALL, of_all, of_rank, run_rank
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/scale.md"
@@ -108,7 +109,7 @@ def test_the_index_of_the_page_finds_the_clusters(alone):
 
 def test_two_and_three_processes_find_what_one_finds(tmp_path):
     """Uneven and empty shards, pieces of several sizes, ties and duplicates across shards; errors reach all ranks."""
-    torch.multiprocessing.set_forkserver_preload([run_rank.__module__])
+    forked.context()  # what all tests fork from, with what that has imported
     torch.multiprocessing.start_processes(run_rank, (3, tmp_path), nprocs=3, start_method="forkserver")
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(3)]
     different = []

@@ -1,7 +1,7 @@
 """One switch for everything inside; what each name means for an operator that lacks it."""
 
 import os
-import subprocess
+import runpy
 import sys
 
 import pytest
@@ -91,25 +91,13 @@ def test_unknown_names_are_refused():
         pass
 
 
-ENVIRONMENT = """
-import os, sys, torch
-for os.environ["SALCR_BACKEND"] in sys.argv[1:]:
-    if (child := os.fork()) == 0:
-        try:
-            from salcr.ops import _dispatch
-            print(_dispatch.check_impl("auto"), flush=True)
-        except ValueError as error:
-            print(error, flush=True)
-        finally:
-            os._exit(0)
-    os.waitpid(child, 0)
-"""
-
-
-def test_the_environment_sets_it_for_a_process():
-    """PyTorch is imported once, salcr in a process for each value."""
-    command = [sys.executable, "-c", ENVIRONMENT, "eager", "auto", "gpu"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    eager, auto, unknown = done.stdout.splitlines()
-    assert (eager, auto) == ("eager?", "auto"), done.stderr
-    assert unknown.startswith("SALCR_BACKEND must be one of")
+def test_the_environment_sets_it_for_a_process(monkeypatch):
+    """Which reads it once, as the module is run."""
+    found = []
+    for name in ("eager", "auto"):
+        monkeypatch.setenv("SALCR_BACKEND", name)
+        found.append(runpy.run_path(_dispatch.__file__)["check_impl"]("auto"))
+    assert found == ["eager?", "auto"]
+    monkeypatch.setenv("SALCR_BACKEND", "gpu")
+    with pytest.raises(ValueError, match="SALCR_BACKEND must be one of"):
+        runpy.run_path(_dispatch.__file__)
