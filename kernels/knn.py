@@ -77,7 +77,6 @@ def tile_scores(
     """``x[rows] · y[columns] - bias[columns]``, -Inf from ``num_columns`` on."""
     at = tl.minimum(rows, num_rows - 1).to(tl.int64)
     column = tl.minimum(columns, num_columns - 1).to(tl.int64)
-    tl.assume(width >= K)  # or ptxas waits after every wgmma: a loop that is not run would leave other accumulators
     scores = tile_products(x, y, at, column, width, M, N, K, True, "ieee")
     return scores - tl.load(bias + columns, mask=columns < num_columns, other=float("inf"))[None, :]
 

@@ -81,6 +81,7 @@ def tile_products(
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """``x[rows] @ memory[columns].T`` in float32; ``rows`` and ``columns`` are int64 and inside."""
+    tl.assume(width > 0)  # or ptxas waits after every wgmma: a loop that is not run would leave other accumulators
     d = tl.arange(0, K)
     x_at = x + rows[:, None] * width + d[None, :]
     memory_at = memory + columns[None, :] * width + d[:, None]
@@ -166,7 +167,9 @@ def mean_row_kernel(
     at = tl.minimum(row, num_rows - 1)
     place = tl.arange(0, K)
     total = tl.zeros([M, N], tl.float32)
-    for done in range(0, tl.minimum(room, tl.cdiv(num_columns - skipped, K) * K), K):
+    end = tl.minimum(room, tl.cdiv(num_columns - skipped, K) * K)
+    tl.assume(end > 0)  # a term with no column left has no program; see tile_products
+    for done in range(0, end, K):
         a = tl.load(weights_at + at[:, None] * room + (done + place)[None, :])
         column = tl.minimum(skipped + done + place, num_columns - 1).to(tl.int64)
         b = tl.load(memory_at + column[:, None] * width + d[None, :], mask=(d < width)[None, :], other=0.0)

@@ -9,7 +9,7 @@ import re
 import pytest
 
 from tests.kernels.calls import CALLS
-from tests.kernels.lanes import ARCHITECTURES, REGISTERS, compiled, machine_code, recorded
+from tests.kernels.lanes import ARCHITECTURES, REGISTERS, compiled, cuobjdump, products_and_waits, recorded
 
 pytest.importorskip("triton")
 
@@ -35,10 +35,18 @@ def test_every_configuration(name):
         used = check(launch, 90)
         if name in BLOCKS:
             check_blocks(launch, used, BLOCKS[name])
-        if CALLS[name].everywhere and TENSOR_CORES[90] in used.ptx:
-            waits, products = map(machine_code(used).count, ("WARPGROUP.DEPBAR", "HGMMA"))
-            assert products, launch
-            assert launch.kernel.__name__ not in KNN_PRODUCTS or waits < products, f"waits after every wgmma: {launch}"
+        if TENSOR_CORES[90] in used.ptx:
+            products, waits = products_and_waits(used)
+            assert waits < products, f"{waits} waits for {products} wgmma, one after the other: {launch}"
+
+
+@pytest.mark.parametrize("precision", ["half", "tf32x3"])
+def test_products_are_counted_as_cuobjdump_prints_them(precision):
+    launches = launches_of(f"cluster_contrast-{precision}", 90)
+    launch = next(x for x in launches if x.kernel.__name__ == "mean_row_kernel")
+    used = compiled(launch._replace(grid=()), 90)
+    printed = cuobjdump(used.cubin, "--dump-sass")
+    assert products_and_waits(used) == (printed.count("HGMMA"), printed.count("WARPGROUP.DEPBAR"))
 
 
 @pytest.mark.parametrize("arch", [arch for arch in ARCHITECTURES if arch != 90])
