@@ -25,13 +25,11 @@ TABLE = {
     "products.half": {
         80: dict(M=128, N=128, K=32, num_warps=8, num_stages=4),
         86: dict(M=128, N=128, K=32, num_warps=8, num_stages=3),
-        90: dict(M=128, N=128, K=64, num_warps=8, num_stages=4),
+        90: dict(M=128, N=128, K=64, num_warps=8, num_stages=3),
         120: dict(M=128, N=128, K=32, num_warps=8, num_stages=3),
     },
     "products.tf32": {
         80: dict(M=128, N=128, K=32, num_warps=8, num_stages=3),
-        90: dict(M=128, N=128, K=32, num_warps=8, num_stages=4),
-        120: dict(M=128, N=128, K=32, num_warps=8, num_stages=3),
     },
     "products.tf32x3": {
         80: dict(M=128, N=64, K=32, num_warps=8, num_stages=3),
@@ -54,7 +52,7 @@ TABLE = {
         80: dict(SCAN=256, num_warps=4),
     },
     "instance_memory.select": {
-        80: dict(num_warps=8),
+        80: dict(num_warps=4),
     },
     "instance_memory.neighbors": {
         80: dict(ELEMENTS=8192, BLOCK=16),

@@ -9,8 +9,9 @@ once a chunk. Floor: 2·B·N·D multiply-adds on tensor cores; at D = 2048 the t
 Sums are float32. A float32 memory is multiplied in three products of TF32, as exact as float32 and a third
 as fast as TF32 (docs/numerics.md, "float32 on tensor cores"), and in one where the caller asks for that. With a memory
 in half precision, features in float32 are rounded to its dtype as their norms are made, which takes no launch.
-Three take 12 wgmma a block of 128 x 64 x 32 and 128 registers at most, which leaves two blocks an SM on sm_90: read off
-the machine code, not measured yet.
+An SM of sm_90 holds two blocks, of which one stores while the other multiplies: of 128 x 128 in half precision, three
+stages of 32 KB and 128 registers at most, and of 128 x 64 where three products take 12 wgmma for 32 of the width. Read
+off the machine code, not measured; soft targets in half precision take more registers, and one block.
 
 Each product of several features with several memories each is one launch: see :mod:`groups`.
 
@@ -123,9 +124,8 @@ def weights_kernel(
     group = term % len(rows)
     num_rows, num_columns, room = size_of(rows, group), size_of(columns, term), chosen(stride, term)
     row = first_row.to(tl.int64) + tl.arange(0, M)
-    place = first_column.to(tl.int64) + tl.arange(0, N)
-    column = chosen(start, term) + place
-    at = tl.minimum(row, num_rows - 1)
+    n, skipped = tl.arange(0, N), chosen(start, term) + first_column
+    at, column = tl.minimum(row, num_rows - 1), (skipped + n).to(tl.int64)
     total = tile_products(
         chosen(x, group) + part * num_rows * width, chosen(memory, term) + part * num_columns * width, at,
         tl.minimum(column, num_columns - 1), width, M, N, K, EVEN, PRECISION,
@@ -135,14 +135,21 @@ def weights_kernel(
         kept = (term // len(rows)) * all_rows(parts, rows).to(tl.int64) + begin
         value = tl.exp(value - tl.load(lse + kept + at)[:, None])
         if PICK:
-            target = tl.load(chosen(targets, term) + part * num_rows + at)
-            value -= (column[None, :] == target[:, None]).to(tl.float32)
+            target = (tl.load(chosen(targets, term) + part * num_rows + at) - skipped).to(tl.int32)
+            value -= (n[None, :] == target[:, None]).to(tl.float32)  # columns in int64 would take twice the registers
         if SOFT:
             wanted = soft_targets(soft, begin + at, column, num_columns)
             value = (value * tl.load(mass + begin + at)[:, None] - wanted) * tl.load(scale + begin + at)[:, None]
-        value = tl.where((column < num_columns)[None, :], value * WEIGHT_ONE, 0.0)
+        value = tl.where((n < num_columns - skipped)[None, :], value * WEIGHT_ONE, 0.0)
+    place = first_column + n
     to = chosen(out, term) + (part * num_rows + row)[:, None] * room + place[None, :]
     tl.store(to, value.to(to.dtype.element_ty), mask=(row < num_rows)[:, None] & (place < room)[None, :])
+
+
+@triton.jit
+def halves(x):
+    """The columns of a block, the first half of them and the others."""
+    return tl.split(tl.permute(tl.reshape(x, [x.shape[0], 2, x.shape[1] // 2]), (0, 2, 1)))
 
 
 @triton.jit
@@ -174,15 +181,26 @@ def mean_row_kernel(
         column = tl.minimum(skipped + done + place, num_columns - 1).to(tl.int64)
         b = tl.load(memory_at + column[:, None] * width + d[None, :], mask=(d < width)[None, :], other=0.0)
         total = add_product(total, a, b, PRECISION)
-    total *= 1 / WEIGHT_ONE
-    to = out + (begin + row)[:, None] * width + d[None, :]
-    inside = (row < num_rows)[:, None] & (d < width)[None, :]
-    if not FIRST:
-        before = tl.load(to, mask=inside, other=0.0)
-        total += before * tl.load(scale + begin + at)[:, None] if SCALE else before
+    share = tl.full([M], 1.0, tl.float32)
     if DIVIDE:
-        total = total / tl.where(skipped + room >= num_columns, tl.load(sums + begin + at), 1.0)[:, None]
-    tl.store(to, total, mask=inside)
+        share /= tl.where(skipped + room >= num_columns, tl.load(sums + begin + at), 1.0)
+    total *= (share * (1 / WEIGHT_ONE))[:, None]
+    if SCALE:
+        share *= tl.load(scale + begin + at)
+    if PRECISION == "tf32x3" and memory_at.dtype.element_ty == tl.float32:
+        pieces = (total,)
+    else:  # what is added and its addresses would take registers beside all the accumulators
+        low, high = halves(total)
+        pieces = halves(low) + halves(high)
+    wide: tl.constexpr = N // len(pieces)
+    for i in tl.static_range(len(pieces)):
+        total, d = pieces[i], first_column + i * wide + tl.arange(0, wide)
+        to = out + (begin + row)[:, None] * width + d[None, :]
+        inside = (row < num_rows)[:, None] & (d < width)[None, :]
+        if not FIRST:
+            before = tl.load(to, mask=inside, other=0.0)
+            total += before * share[:, None] if SCALE or DIVIDE else before
+        tl.store(to, total, mask=inside)
 
 
 def kind(terms: Terms) -> str:
@@ -266,8 +284,6 @@ def add_chunk(
     ``[n, R]`` and may be left out.
     """
     t = tiles(terms)
-    if terms.width % 16:  # loads of single elements, whose addresses would spill registers
-        t["N"] //= 2
     reach = tuple(terms.width if first < columns else 0 for columns, first in zip(terms.columns, start, strict=True))
     mean_row_kernel[(terms.tiles(reach, t["M"], t["N"]),)](
         tuple(weights), terms.memories, out if scale is None else scale, out if sums is None else sums, out,
