@@ -185,7 +185,7 @@ def mean_row_kernel(
     if DIVIDE:
         share /= tl.where(skipped + room >= num_columns, tl.load(sums + begin + at), 1.0)
     total *= (share * (1 / WEIGHT_ONE))[:, None]
-    if SCALE:
+    if SCALE and not FIRST:
         share *= tl.load(scale + begin + at)
     if PRECISION == "tf32x3" and memory_at.dtype.element_ty == tl.float32:
         pieces = (total,)
@@ -254,13 +254,14 @@ def chunk_values(
     """Fill ``out [P, B, C]`` of every term with the logits of its columns ``start + [0, C)``.
 
     With ``lse [n, R]`` given, with ``WEIGHT_ONE`` times their probabilities instead, less one at ``targets [P, B]``;
-    zero from N on. With ``soft`` (soft targets, mass, scale) see :func:`weights_kernel`.
+    from column N on zero, as far as :func:`add_chunk` reads. With ``soft`` (soft targets, mass, scale) see
+    :func:`weights_kernel`.
     """
     t = tiles(terms)
     stride = tuple(scratch.shape[-1] for scratch in out)
     left = [max(columns - first, 0) for columns, first in zip(terms.columns, start, strict=True)]
-    wanted = [0 if n == 0 else wide if lse is not None else min(wide, n) for wide, n in zip(stride, left, strict=True)]
-    reach = tuple(triton.cdiv(wide, t["N"]) * t["N"] for wide in wanted)
+    whole = max(t["N"], t["K"])  # sums of memory rows read K of the weights at a time
+    reach = tuple(triton.cdiv(min(wide, n), whole) * whole for wide, n in zip(stride, left, strict=True))
     weights_kernel[(terms.tiles(reach, t["M"], t["N"]),)](
         terms.features, terms.memories, norms, norms if lse is None else lse, tuple(targets or (norms,)),
         *((norms,) * 3 if soft is None else soft), tuple(out), *terms.sizes, coded(terms.columns), coded(reach),
