@@ -49,6 +49,7 @@ JOBS = {
     "products.half": Job("cluster_contrast", torch.bfloat16),
     "products.tf32": Job("cluster_contrast-tf32"),
     "products.tf32x3": Job("cluster_contrast"),
+    "products.float16x3": Job("instance_search"),
     "products.norms": Job("cluster_contrast", torch.bfloat16),
     "cluster_memory.losses": Job("set_contrast"),
     "cluster_memory.mean": Job("set_contrast"),

@@ -95,13 +95,17 @@ def search(
     *,
     of_weights: int | None = None,
 ) -> Kernels:
-    """Logits, selection and mean rows, these of ``of_weights`` bytes an element, in chunks of columns."""
+    """Logits, selection and mean rows, these of ``of_weights`` bytes an element, in chunks of columns.
+
+    Logits of float32 take three products of halves.
+    """
     every, chunks, weight = parts * rows, _cdiv(columns, chunk), of_weights or itemsize
     flops, written = 2 * every * columns * width, _reached(columns, chunk, max(tile["N"], tile["K"]))
     winners = 2 * chunks - 1  # times that they are stored, and loaded again
     return {
         "weights_kernel": Work(
-            itemsize * (chunks * every + parts * columns) * width + 4 * every * (chunks + written), flops
+            itemsize * (chunks * every + parts * columns) * width + 4 * every * (chunks + written),
+            flops * (3 if itemsize == 4 else 1),
         ),
         "select_kernel": Work(every * (chunks * chunk * (4 + weight) + winners * 8 * (slots + 1) + 4 * chunks)),
         "mean_row_kernel": Work(

@@ -18,6 +18,7 @@ KNN_PRODUCTS = ("maxima_kernel", "collect_kernel")
 MULTIPROCESSORS = 132  # of an H100
 THREADS, SYSTEM_BYTES = 2048, 1024  # of a multiprocessor; shared memory that the system takes of each block's
 SHARING = ("expand_kernel", "mean_kernel", "pairs_kernel", "dense_kernel")  # programs that are as many as a GPU holds
+WGMMA = {("tf32x3", "*fp32"): 12, ("float16x3", "*fp32"): 6}
 PRODUCTS = dict(lse_tiles_kernel=2, weights_kernel=2, mean_row_kernel=2)
 BLOCKS = {  # of a multiprocessor of sm_90 at a time, as the docstrings of the kernels' files say
     "pooling-half": dict(gather_kernel=3, attention_kernel=2, attention_backward_kernel=2, spread_kernel=2),
@@ -42,6 +43,7 @@ def test_every_configuration(name):
             check_blocks(launch, used, BLOCKS[name])
         if TENSOR_CORES[90] in used.ptx:
             products, waits = products_and_waits(used)
+            assert products == WGMMA.get(precision(launch), products)
             assert waits < products, f"{waits} waits for {products} wgmma, one after the other: {launch}"
 
 
@@ -66,7 +68,7 @@ def test_one_of_each_kernel(arch):
 @pytest.mark.parametrize(("name", "mean_row"), [("instance_memory-tf32", "tf32"), ("searches-rounded", "*bf16")])
 def test_logits_that_decide_sets_are_float32_whatever_makes_the_mean_row(name, mean_row):
     found = {launch.kernel.__name__: precision(launch) for launch in launches_of(name, 90)}
-    assert found["weights_kernel"] == ("tf32x3", "*fp32") and mean_row in found["mean_row_kernel"]
+    assert found["weights_kernel"] == ("float16x3", "*fp32") and mean_row in found["mean_row_kernel"]
 
 
 def precision(launch):
@@ -101,8 +103,8 @@ def check(launch, arch):
         assert used.registers * threads * programs <= REGISTERS, f"{kernel}: {used[:4]}"
     if "PRECISION" in constants or kernel in KNN_PRODUCTS:
         assert TENSOR_CORES[arch] in used.ptx, kernel
-    if constants.get("PRECISION") == "tf32x3" and launch.types[0] == "*fp32":
-        check_sums_of_blocks(used, kernel, constants["M"] * constants["N"] // threads)
+    if constants.get("PRECISION") in ("tf32x3", "float16x3") and launch.types[0] == "*fp32":
+        check_sums_of_blocks(used, kernel, constants["M"] * constants["N"] // threads, constants["PRECISION"])
     if kernel == "inverse_norms_kernel":
         assert "max.NaN.f32" in used.ptx  # the interpreter's maximum keeps NaN whatever it is told
     return used
@@ -117,9 +119,10 @@ def check_blocks(launch, used, least):
     assert min(by_registers, by_shared, THREADS // threads) >= least.get(kernel, 1), f"{kernel}: {used[:4]}"
 
 
-def check_sums_of_blocks(used, kernel, accumulators):
-    """Three products of what TF32 keeps and leaves of float32, and each accumulator takes a block's sum apart."""
+def check_sums_of_blocks(used, kernel, accumulators, precision):
+    """Three products of what TF32 or float16 keeps and leaves of float32; accumulators take a block's sum apart."""
     products = len(re.findall(r"mma\.sync|wgmma\.mma_async|tcgen05\.mma", used.ptx))
-    assert products % 3 == 0 and "cvt.rna.tf32" in used.ptx, f"{kernel}: {products} products"
+    converted = "cvt.rna.tf32" if precision == "tf32x3" else "cvt.rn.f16x2.f32"
+    assert products % 3 == 0 and converted in used.ptx, f"{kernel}: {products} products"
     added = sum(2 if pair else 1 for pair in re.findall(r"\badd(?:\.rn)?\.f32(x2)?", used.ptx))
     assert added >= accumulators, kernel
