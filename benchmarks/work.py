@@ -150,6 +150,16 @@ def sinkhorn(rows: int, columns: int, block: int, strip: int) -> Kernels:
     }
 
 
+def jaccard(rows: int, entries: int, prefixes: int, pairs: int, candidates: int, left: int, compared: int) -> Kernels:
+    """The near pairs of encodings with so many ``entries``, of which ``prefixes`` are in the index.
+
+    Two prefixes share a column in so many ``pairs`` of entries, and any in so many ``candidates``, pairs of rows; those
+    that are ``left`` have ``compared`` entries together. How many of each there are only the data tell.
+    """
+    of_rows = rows * (8 + 4 + 2 * 16 + 16) + 24 * prefixes + 12 * entries
+    return {"pairs_kernel": Work(0, fetched=of_rows + 8 * (pairs + candidates) + 20 * left + 12 * compared)}
+
+
 def _mean_rows(
     parts: int, rows: int, columns: int, width: int, itemsize: int, chunk: int, tile: Mapping[str, int]
 ) -> int:

@@ -173,6 +173,14 @@ SAID = [  # family, case, its inputs, kernels, and what the docstring says of wh
 ]
 
 
+def test_what_the_docstring_of_jaccard_says():
+    from salcr.kernels import jaccard
+
+    (pairs,) = work.jaccard(0, 0, 0, pairs=40 * 10**6, candidates=0, left=0, compared=52 * 10**6).values()
+    said = " ".join(jaccard.__doc__.split())
+    assert "40 million pairs" in said and "52 million entries" in said and f"these {pairs.fetched / 1e9:.1f} GB" in said
+
+
 @pytest.mark.parametrize(("family", "case", "inputs", "kernels", "each", "all_together"), SAID)
 def test_docstrings_say_what_their_kernels_do(family, case, inputs, kernels, each, all_together):
     with recorded(90):

@@ -12,12 +12,13 @@ import triton
 from triton.runtime import interpreter
 
 from benchmarks import work
-from salcr.kernels import instance_memory, launch, products
+from salcr.kernels import instance_memory, jaccard, jaccard_encodings, launch, products
 from salcr.kernels import knn as search
 from salcr.kernels.cluster_memory import contrast_backward, contrast_forward
 from salcr.kernels.pooling import pool_forward
 from salcr.kernels.pooling_backward import pool_backward
 from salcr.kernels.sinkhorn import sinkhorn
+from tests.ops.label_problems import images, searched, sizes
 
 ON_CPU = torch.device("cpu")
 
@@ -79,7 +80,9 @@ def check(found, expected):
     for kernel, foretold in expected.items():
         got = found[kernel]
         assert foretold == got._replace(
-            fetched=got.fetched if foretold.fetched else 0, flops=got.flops if foretold.flops else 0
+            bytes=got.bytes if foretold.bytes else 0,
+            fetched=got.fetched if foretold.fetched else 0,
+            flops=got.flops if foretold.flops else 0,
         ), kernel
 
 
@@ -134,3 +137,27 @@ def test_sinkhorn():
         sinkhorn(torch.rand(1, rows, columns), lam=5.0, tol=0.1, max_iter=1, check_every=10)
     block, strip = (launch.configuration(f"sinkhorn.{name}", ON_CPU) for name in ("rows", "columns"))
     check(found, work.sinkhorn(rows, columns, block["R"], strip["C"]))
+
+
+def test_jaccard(generator):
+    """The pairs of entries that the inverted index of prefixes leaves, counted densely."""
+    rows, max_distance, found = 24, 0.6, searched(images(generator, "hubs", 24), 6)
+    encodings = jaccard_encodings.encode(
+        found[0], found[2].int(), found[1].contiguous(), factors=None, **sizes(found, 2)
+    )
+    with counted() as work_of:
+        jaccard.jaccard_graph(encodings, max_distance)
+    least = 2 * (1 - max_distance) / (2 - max_distance) - jaccard.SLACK
+    index, _ = jaccard._index(encodings, jaccard.PREFIX_SHARE * least)
+    row = torch.arange(rows).repeat_interleave(index.prefixes.long())
+    place = torch.cat([torch.arange(n) for n in index.prefixes]) + encodings.pointers[row]
+    values = torch.zeros(rows, rows)
+    values[row, encodings.columns[place].long()] = encodings.values[place]
+    shared = torch.minimum(values[:, None], values)
+    left = shared.sum(2) >= (1 - jaccard.PREFIX_SHARE) * least - jaccard.SUM_SLACK
+    left &= (shared > 0).any(2)
+    pairs, candidates = (int(x.sum()) for x in (shared > 0, (shared > 0).any(2)))
+    assert 0 < left.sum() <= candidates < pairs
+    entries = encodings.pointers.diff()
+    numbers = len(row), pairs, candidates, int(left.sum()), int((left * entries).sum())
+    check(work_of, work.jaccard(rows, int(entries.sum()), *numbers))
