@@ -214,7 +214,7 @@ def _search_case(of_weights: int | None = None) -> Callable[..., Kernels]:
         (parts, rows, width), columns = features.shape, memory.shape[1]
         terms, size, slots = Terms([features], [memory]), memory.dtype.itemsize, 1 << K.bit_length()
         (chunk,) = chunk_widths(terms, [chunk_columns(features, columns)])
-        return search(parts, rows, columns, width, size, chunk, slots, tiles(terms), of_weights=of_weights)
+        return search(parts, rows, columns, width, size, chunk, slots, tiles(terms, logits=True), of_weights=of_weights)
 
     return of
 

@@ -187,8 +187,8 @@ def mean_row_kernel(
 ):  # fmt: skip
     """``out = out · scale + weights / WEIGHT_ONE @ memory[start:]``, divided by ``sums`` once N is reached.
 
-    ``weights [P, B, stride]``, zero outside of N, and ``memory [P, N, D]`` are of one dtype; ``scale`` and ``sums
-    [n, R]`` and ``out [n, R, D]`` float32. ``reach`` is the width, or 0 of a term that has no column left.
+    ``weights [P, B, stride]``, zero from N to a multiple of K, and ``memory [P, N, D]`` are of one dtype; ``scale`` and
+    ``sums [n, R]`` and ``out [n, R, D]`` float32. ``reach`` is the width, or 0 of a term that has no column left.
     """
     term, begin, part, first_row, first_column = tile_of(tl.program_id(0), parts, rows, reach, M, N)
     num_rows, num_columns = size_of(rows, term % len(rows)), size_of(columns, term)
