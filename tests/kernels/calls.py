@@ -222,7 +222,7 @@ CALLS = {
     "searches-rounded": Call(partial(searches, SINGLE, of_mean_rows=HALF), everywhere=False),
     "searches-tf32x3": Call(partial(searches, SINGLE), everywhere=False),
     "instance_memory-half": Call(partial(instance_memory, HALF)),
-    "instance_memory-tf32": Call(partial(instance_memory, SINGLE, tf32=True), everywhere=False),
+    "instance_memory-tf32": Call(partial(instance_memory, SINGLE, tf32=True)),
     "instance_memory-wide": Call(partial(instance_memory, HALF, k=600), everywhere=False),
     "instance_memory-odd": Call(partial(instance_memory, SINGLE, tf32=True, width=2047, parts=1), everywhere=False),
     "set_contrast-float16": Call(partial(set_contrast, torch.float16), everywhere=False),
