@@ -25,7 +25,7 @@ from unittest import mock
 
 import torch
 
-from benchmarks import ledger
+from benchmarks import ledger, work
 from benchmarks.machine import ROOT, machine, versions
 from salcr.files import write_atomically
 
@@ -49,6 +49,7 @@ JOBS = {
     "products.half": Job("cluster_contrast", torch.bfloat16),
     "products.tf32": Job("cluster_contrast-tf32"),
     "products.tf32x3": Job("cluster_contrast"),
+    "products.float16x3": Job("instance_search"),
     "products.norms": Job("cluster_contrast", torch.bfloat16),
     "cluster_memory.losses": Job("set_contrast"),
     "cluster_memory.mean": Job("set_contrast"),
@@ -92,7 +93,7 @@ class Bench(Protocol):
         """Time with ``entry``. Raises where the kernel does not compile or fit, or its outputs are wrong."""
 
     def predicted(self) -> dict[str, float]:
-        """``bytes`` and ``flops`` that the case cannot do without, as far as it says."""
+        """What :mod:`benchmarks.work` says of the case, or else ``bytes`` and ``flops`` that it cannot do without."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -245,10 +246,11 @@ def report(
 ) -> None:
     """Time before and after, and what was predicted beside the rate that was measured."""
     before, after = times[_key(start)], times[_key(best)]
+    kinds = {"bytes": ("B", ""), "fetched": ("B", " from the cache"), "flops": ("FLOP", "")}
     rates = [
-        f"{amount / 1e9:.3g} G{what} predicted, {amount / after / 1e9:.3g} T{what}/s measured"
-        for what, amount in (("B", predicted.get("bytes")), ("FLOP", predicted.get("flops")))
-        if amount
+        f"{predicted[what] / 1e9:.3g} G{unit}{where} predicted, {predicted[what] / after / 1e9:.3g} T{unit}/s measured"
+        for what, (unit, where) in kinds.items()
+        if predicted.get(what)
     ]
     change = f"{before:.3f} -> {after:.3f} ms, {best}" if best != start else f"{after:.3f} ms, kept"
     print("; ".join([f"{name} sm_{capability}: {change} ({len(times)} tried)", *rates]), flush=True)
@@ -295,14 +297,10 @@ class GpuBench:
         return 1000 * statistics.median(runs)
 
     def predicted(self) -> dict[str, float]:
+        if kernels := work.of_case(self.case.name, *self.inputs):
+            return work.together(kernels)._asdict()
         floors = {"bytes": self.case.floor_bytes, "flops": self.case.floor_flops}
-        found = {what: floor(*self.inputs) for what, floor in floors.items() if floor is not None}
-        if self.case.name in CONTRASTS:
-            features, memory = self.inputs[:2]
-            products = CONTRASTS[self.case.name]
-            found["flops"] = 2 * products * features.numel() * memory.shape[-2]
-            found["bytes"] = 2 * features.nbytes + products * memory.nbytes
-        return found
+        return {what: floor(*self.inputs) for what, floor in floors.items() if floor is not None}
 
     def _inputs(self) -> list:
         inputs = self.case.make_inputs("cuda", False)
@@ -312,9 +310,6 @@ class GpuBench:
     def _run(self) -> object:
         """On inputs of its own, which a case may change."""
         return self.case.variants["triton"](*self._inputs())
-
-
-CONTRASTS = {"cluster_contrast": 3, "cluster_contrast-tf32": 3, "instance_search": 2}  # products of all rows and memory
 
 
 def _key(entry: Entry) -> str:

@@ -17,9 +17,12 @@ same kernel adds what the other memories of a row give, finds its norm, projects
 the gradient, the only result of the features' size.
 
 Floor: B·N·D multiply-adds forward, 2·B·N·D backward (one product again, one new), none with ``mean_row`` given; a read
-of the features, of few memory rows a feature row, a write of the gradient, one for all memories of the features. Sums
-are float32; nothing is atomic. Features in float32 with memories in half precision are rounded to that for products,
-and losses and gradients stay float32.
+of the features, of few memory rows a feature row, a write of the gradient, one for all memories of the features. At
+3 x 864 rows, 600 clusters and D = 2048 the three products are 19.1 GFLOP and move 121 MB in float32: estimates for an
+H100, not measured, are 0.14 ms in three products of TF32 at 400 TFLOP/s, and 0.04 ms of copies.
+
+Sums are float32; nothing is atomic. Features in float32 with memories in half precision are rounded to that for
+products, and losses and gradients stay float32.
 """
 
 from collections.abc import Sequence

@@ -17,7 +17,7 @@ Sums over prefixes are int32 with 30 bits behind the point, distances' sums int6
 the same bits and no order of integer atomics shows.
 
 At N = 22,258 and 58 entries a row: 40 million pairs of prefix entries (111 million without prefixes; 43 of 461 where
-hubs are), then 52 million entries of the rows that are left, 8 bytes each and mostly from cache. Not these 1.3 GB but
+hubs are) at 8 bytes, then 52 million entries of the rows that are left at 12, mostly from cache. Not these 0.9 GB but
 the latency of dependent reads is the limit, hence 16 programs an SM, and several columns' postings and several rows'
 entries at a time: at 4 columns and 8 rows about 130 reads of a row wait for another, 240 at one and 4. Estimates for an
 H100 at 0.7 µs each, not measured: 1.0 ms at N = 22,258, ten or eleven rows a program; 0.1 ms at N = 2,000, where every

@@ -17,6 +17,11 @@ Estimates for an H100 at Q = N = 22,258, D = 2048 and k = 30, not measured: ``co
 27 GB from the L2 cache, 4.9 ms at some 5.5 TB/s: that is the limit (36 GB and 6.5 ms where tiles are 128 x 128, which
 also read and write shared memory at 160 bytes a cycle; these take the 128 that an SM has). The candidates are 6 GB,
 2.0 ms at 3.0 TB/s.
+
+Tiles fetched by tensor descriptors, with a program a tile or persistent, compile to the same wgmma and waits and to 81
+instead of 123 instructions a warp in the loop, which has slots for 512: but they fetch the same bytes, and those are
+the limit. A persistent loop is not pipelined across tiles (a row's matches are a loop inside), and pairs of blocks that
+share what they fetch (``num_ctas=2``) do not compile in Triton 3.6.
 """
 
 import torch
@@ -77,7 +82,6 @@ def tile_scores(
     """``x[rows] · y[columns] - bias[columns]``, -Inf from ``num_columns`` on."""
     at = tl.minimum(rows, num_rows - 1).to(tl.int64)
     column = tl.minimum(columns, num_columns - 1).to(tl.int64)
-    tl.assume(width >= K)  # or ptxas waits after every wgmma: a loop that is not run would leave other accumulators
     scores = tile_products(x, y, at, column, width, M, N, K, True, "ieee")
     return scores - tl.load(bias + columns, mask=columns < num_columns, other=float("inf"))[None, :]
 

@@ -25,18 +25,19 @@ TABLE = {
     "products.half": {
         80: dict(M=128, N=128, K=32, num_warps=8, num_stages=4),
         86: dict(M=128, N=128, K=32, num_warps=8, num_stages=3),
-        90: dict(M=128, N=128, K=64, num_warps=8, num_stages=4),
+        90: dict(M=128, N=128, K=64, num_warps=8, num_stages=3),
         120: dict(M=128, N=128, K=32, num_warps=8, num_stages=3),
     },
     "products.tf32": {
         80: dict(M=128, N=128, K=32, num_warps=8, num_stages=3),
-        90: dict(M=128, N=128, K=32, num_warps=8, num_stages=4),
-        120: dict(M=128, N=128, K=32, num_warps=8, num_stages=3),
     },
     "products.tf32x3": {
         80: dict(M=128, N=64, K=32, num_warps=8, num_stages=3),
         90: dict(M=128, N=64, K=32, num_warps=8, num_stages=3, maxnreg=128),
         120: dict(M=128, N=64, K=32, num_warps=8, num_stages=3),
+    },
+    "products.float16x3": {
+        80: dict(M=128, N=64, K=32, num_warps=8, num_stages=3),
     },
     "products.norms": {
         80: dict(BLOCK=1024, num_warps=4),
@@ -54,7 +55,7 @@ TABLE = {
         80: dict(SCAN=256, num_warps=4),
     },
     "instance_memory.select": {
-        80: dict(num_warps=8),
+        80: dict(num_warps=4),
     },
     "instance_memory.neighbors": {
         80: dict(ELEMENTS=8192, BLOCK=16),
@@ -138,6 +139,7 @@ TABLE = {
 INTERPRETED = {  # small, so that small tests have edges; what is not here is as on the smallest capability
     "products.half": dict(M=16, N=32, K=32, num_warps=4, num_stages=1),
     "products.tf32x3": dict(M=16, N=32, K=32, num_warps=4, num_stages=1),
+    "products.float16x3": dict(M=16, N=32, K=32, num_warps=4, num_stages=1),
     "augmentation": dict(BLOCK=64, num_warps=4, num_stages=1),
     "knn.products": dict(M=16, N=32, K=16, num_warps=4, num_stages=1),
     "knn.narrow": dict(ELEMENTS=8192, num_warps=4),

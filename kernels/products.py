@@ -6,11 +6,14 @@ B×N. Temperature, norm, exponential and the target's one are applied as a tile 
 normalised by a factor a row, so no normalised copy exists. Written and read: the scratch once each, the float32 sum
 once a chunk. Floor: 2·B·N·D multiply-adds on tensor cores; at D = 2048 the traffic is a tenth of that time.
 
-Sums are float32. A float32 memory is multiplied in three products of TF32, as exact as float32 and a third
-as fast as TF32 (docs/numerics.md, "float32 on tensor cores"), and in one where the caller asks for that. With a memory
-in half precision, features in float32 are rounded to its dtype as their norms are made, which takes no launch.
-Three take 12 wgmma a block of 128 x 64 x 32 and 128 registers at most, which leaves two blocks an SM on sm_90: read off
-the machine code, not measured yet.
+Sums are float32. A float32 memory is multiplied in three products of TF32, as exact as float32 and a third as fast as
+TF32 (docs/numerics.md, "float32 on tensor cores"), and in one where the caller asks for that; logits that are searched,
+of unit rows on both sides, in three of float16, which take half the time of tensor cores. With a memory in half
+precision, features in float32 are rounded to its dtype as their norms are made, which takes no launch.
+An SM of sm_90 holds two blocks, of which one stores while the other multiplies: of 128 x 128 in half precision, three
+stages of 32 KB and 128 registers at most, and of 128 x 64 where three products take 12 wgmma of TF32 or 6 of float16
+for 32 of the width. Read off the machine code, not measured; soft targets in half precision take more registers, and
+one block.
 
 Each product of several features with several memories each is one launch: see :mod:`groups`.
 
@@ -32,6 +35,7 @@ from .launch import architecture, configuration
 
 CHUNK = 4096  # columns of the scratch
 WEIGHT_ONE = tl.constexpr(2.0**15)  # what the scratch of weights holds for a weight of 1
+HALVES_ONE = tl.constexpr(2.0**8)  # what the halves of a float32 number hold for 1
 INTERPRETED_CHUNK = 64
 
 
@@ -76,11 +80,29 @@ def add_product(total, a, b, PRECISION: tl.constexpr):
 
 
 @triton.jit
+def add_product_of_halves(total, a, b):
+    """``total + a @ b`` of float32 as sums of two float16 numbers, without the lower ones' product; summed as above.
+
+    ``a`` is finite, or a row of NaN; where ``b`` is not finite or too large, its upper half is infinite or NaN.
+    """
+    high_a, high_b = a.to(tl.float16), b.to(tl.float16)
+    low_a, low_b = a - high_a.to(tl.float32), b - high_b.to(tl.float32)
+    low_b = tl.where(tl.abs(low_b) < float("inf"), low_b, 0.0)
+    block = tl.dot(high_a, low_b.to(tl.float16), tl.dot(low_a.to(tl.float16), high_b))
+    return total + tl.dot(high_a, high_b, block, max_num_imprecise_acc=a.shape[1])
+
+
+@triton.jit
 def tile_products(
     x, memory, rows, columns, width, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, EVEN: tl.constexpr,
-    PRECISION: tl.constexpr,
+    PRECISION: tl.constexpr, factors=None,
 ):  # fmt: skip
-    """``x[rows] @ memory[columns].T`` in float32; ``rows`` and ``columns`` are int64 and inside."""
+    """``x[rows] @ memory[columns].T`` in float32; ``rows`` and ``columns`` are int64 and inside.
+
+    Where PRECISION is float16x3 the rows are multiplied with ``factors`` first, which make them unit rows, and what
+    comes out is ``HALVES_ONE`` squared times too large.
+    """
+    tl.assume(width > 0)  # or ptxas waits after every wgmma: a loop that is not run would leave other accumulators
     d = tl.arange(0, K)
     x_at = x + rows[:, None] * width + d[None, :]
     memory_at = memory + columns[None, :] * width + d[:, None]
@@ -92,7 +114,10 @@ def tile_products(
             inside = d < width - start
             a = tl.load(x_at, mask=inside[None, :], other=0.0)
             b = tl.load(memory_at, mask=inside[:, None], other=0.0)
-        total = add_product(total, a, b, PRECISION)
+        if PRECISION == "float16x3":
+            total = add_product_of_halves(total, a * (factors * HALVES_ONE)[:, None], b * HALVES_ONE)
+        else:
+            total = add_product(total, a, b, PRECISION)
         x_at += K
         memory_at += K
     return total
@@ -122,26 +147,36 @@ def weights_kernel(
     group = term % len(rows)
     num_rows, num_columns, room = size_of(rows, group), size_of(columns, term), chosen(stride, term)
     row = first_row.to(tl.int64) + tl.arange(0, M)
-    place = first_column.to(tl.int64) + tl.arange(0, N)
-    column = chosen(start, term) + place
-    at = tl.minimum(row, num_rows - 1)
+    n, skipped = tl.arange(0, N), chosen(start, term) + first_column
+    at, column = tl.minimum(row, num_rows - 1), (skipped + n).to(tl.int64)
+    factors = tl.load(inverse_norms + begin + at) if PRECISION == "float16x3" else None
     total = tile_products(
         chosen(x, group) + part * num_rows * width, chosen(memory, term) + part * num_columns * width, at,
-        tl.minimum(column, num_columns - 1), width, M, N, K, EVEN, PRECISION,
+        tl.minimum(column, num_columns - 1), width, M, N, K, EVEN, PRECISION, factors,
     )  # fmt: skip
-    value = total * (tl.load(inverse_norms + begin + at) * inverse_temperature)[:, None]
+    if PRECISION == "float16x3":
+        value = total * (inverse_temperature / (HALVES_ONE * HALVES_ONE))
+    else:
+        value = total * (tl.load(inverse_norms + begin + at) * inverse_temperature)[:, None]
     if PROBABILITIES:
         kept = (term // len(rows)) * all_rows(parts, rows).to(tl.int64) + begin
         value = tl.exp(value - tl.load(lse + kept + at)[:, None])
         if PICK:
-            target = tl.load(chosen(targets, term) + part * num_rows + at)
-            value -= (column[None, :] == target[:, None]).to(tl.float32)
+            target = (tl.load(chosen(targets, term) + part * num_rows + at) - skipped).to(tl.int32)
+            value -= (n[None, :] == target[:, None]).to(tl.float32)  # columns in int64 would take twice the registers
         if SOFT:
             wanted = soft_targets(soft, begin + at, column, num_columns)
             value = (value * tl.load(mass + begin + at)[:, None] - wanted) * tl.load(scale + begin + at)[:, None]
-        value = tl.where((column < num_columns)[None, :], value * WEIGHT_ONE, 0.0)
+        value = tl.where((n < num_columns - skipped)[None, :], value * WEIGHT_ONE, 0.0)
+    place = first_column + n
     to = chosen(out, term) + (part * num_rows + row)[:, None] * room + place[None, :]
     tl.store(to, value.to(to.dtype.element_ty), mask=(row < num_rows)[:, None] & (place < room)[None, :])
+
+
+@triton.jit
+def left_and_right(x):
+    """The first half of a block's columns, and the second."""
+    return tl.split(tl.permute(tl.reshape(x, [x.shape[0], 2, x.shape[1] // 2]), (0, 2, 1)))
 
 
 @triton.jit
@@ -152,8 +187,8 @@ def mean_row_kernel(
 ):  # fmt: skip
     """``out = out · scale + weights / WEIGHT_ONE @ memory[start:]``, divided by ``sums`` once N is reached.
 
-    ``weights [P, B, stride]``, zero outside of N, and ``memory [P, N, D]`` are of one dtype; ``scale`` and ``sums
-    [n, R]`` and ``out [n, R, D]`` float32. ``reach`` is the width, or 0 of a term that has no column left.
+    ``weights [P, B, stride]``, zero from N to a multiple of K, and ``memory [P, N, D]`` are of one dtype; ``scale`` and
+    ``sums [n, R]`` and ``out [n, R, D]`` float32. ``reach`` is the width, or 0 of a term that has no column left.
     """
     term, begin, part, first_row, first_column = tile_of(tl.program_id(0), parts, rows, reach, M, N)
     num_rows, num_columns = size_of(rows, term % len(rows)), size_of(columns, term)
@@ -166,40 +201,56 @@ def mean_row_kernel(
     at = tl.minimum(row, num_rows - 1)
     place = tl.arange(0, K)
     total = tl.zeros([M, N], tl.float32)
-    for done in range(0, tl.minimum(room, tl.cdiv(num_columns - skipped, K) * K), K):
+    end = tl.minimum(room, tl.cdiv(num_columns - skipped, K) * K)
+    tl.assume(end > 0)  # a term with no column left has no program; see tile_products
+    for done in range(0, end, K):
         a = tl.load(weights_at + at[:, None] * room + (done + place)[None, :])
         column = tl.minimum(skipped + done + place, num_columns - 1).to(tl.int64)
         b = tl.load(memory_at + column[:, None] * width + d[None, :], mask=(d < width)[None, :], other=0.0)
         total = add_product(total, a, b, PRECISION)
-    total *= 1 / WEIGHT_ONE
-    to = out + (begin + row)[:, None] * width + d[None, :]
-    inside = (row < num_rows)[:, None] & (d < width)[None, :]
-    if not FIRST:
-        before = tl.load(to, mask=inside, other=0.0)
-        total += before * tl.load(scale + begin + at)[:, None] if SCALE else before
+    share = tl.full([M], 1.0, tl.float32)
     if DIVIDE:
-        total = total / tl.where(skipped + room >= num_columns, tl.load(sums + begin + at), 1.0)[:, None]
-    tl.store(to, total, mask=inside)
+        share /= tl.where(skipped + room >= num_columns, tl.load(sums + begin + at), 1.0)
+    total *= (share * (1 / WEIGHT_ONE))[:, None]
+    if SCALE and not FIRST:
+        share *= tl.load(scale + begin + at)
+    if PRECISION == "tf32x3" and memory_at.dtype.element_ty == tl.float32:
+        pieces = (total,)
+    else:  # what is added and its addresses would take registers beside all the accumulators
+        left, right = left_and_right(total)
+        pieces = left_and_right(left) + left_and_right(right)
+    wide: tl.constexpr = N // len(pieces)
+    for i in tl.static_range(len(pieces)):
+        total, d = pieces[i], first_column + i * wide + tl.arange(0, wide)
+        to = out + (begin + row)[:, None] * width + d[None, :]
+        inside = (row < num_rows)[:, None] & (d < width)[None, :]
+        if not FIRST:
+            before = tl.load(to, mask=inside, other=0.0)
+            total += before * share[:, None] if SCALE or DIVIDE else before
+        tl.store(to, total, mask=inside)
 
 
-def kind(terms: Terms) -> str:
-    """``"half"``, ``"tf32"`` or ``"tf32x3"``: how products of ``terms`` are multiplied."""
+def kind(terms: Terms, *, logits: bool = False) -> str:
+    """``"half"``, ``"tf32"``, ``"tf32x3"`` or, for ``logits`` that are searched, ``"float16x3"``: how to multiply."""
     if terms.dtype != torch.float32:
         return "half"
+    if logits:
+        return "float16x3"
     return "tf32" if terms.tf32 and architecture(terms.device) is not None else "tf32x3"
 
 
-def tiles(terms: Terms) -> dict[str, int]:
+def tiles(terms: Terms, *, logits: bool = False) -> dict[str, int]:
     """Blocks (``M`` rows, ``N`` columns, ``K`` deep), warps, stages and registers of products of ``terms``."""
-    t = configuration(f"products.{kind(terms)}", terms.device)
+    t = configuration(f"products.{kind(terms, logits=logits)}", terms.device)
     if terms.width % 16:  # loads of single elements, whose addresses would spill from few registers
         t.pop("maxnreg", None)
     return t
 
 
-def precision(terms: Terms) -> str:
-    """``input_precision`` of ``tl.dot``; half precision ignores it."""
-    return "tf32" if kind(terms) == "tf32" else "tf32x3"
+def precision(terms: Terms, *, logits: bool = False) -> str:
+    """What the kernels take as PRECISION; half precision ignores it."""
+    how = kind(terms, logits=logits)
+    return "tf32x3" if how == "half" else how
 
 
 def chunk_columns(x: torch.Tensor, num_columns: int) -> int:
@@ -233,18 +284,21 @@ def chunk_values(
     """Fill ``out [P, B, C]`` of every term with the logits of its columns ``start + [0, C)``.
 
     With ``lse [n, R]`` given, with ``WEIGHT_ONE`` times their probabilities instead, less one at ``targets [P, B]``;
-    zero from N on. With ``soft`` (soft targets, mass, scale) see :func:`weights_kernel`.
+    from column N on zero, as far as :func:`add_chunk` reads. With ``soft`` (soft targets, mass, scale) see
+    :func:`weights_kernel`.
     """
-    t = tiles(terms)
+    logits = lse is None
+    t = tiles(terms, logits=logits)
     stride = tuple(scratch.shape[-1] for scratch in out)
     left = [max(columns - first, 0) for columns, first in zip(terms.columns, start, strict=True)]
-    wanted = [0 if n == 0 else wide if lse is not None else min(wide, n) for wide, n in zip(stride, left, strict=True)]
-    reach = tuple(triton.cdiv(wide, t["N"]) * t["N"] for wide in wanted)
+    whole = max(t["N"], t["K"])  # sums of memory rows read K of the weights at a time
+    reach = tuple(triton.cdiv(min(wide, n), whole) * whole for wide, n in zip(stride, left, strict=True))
     weights_kernel[(terms.tiles(reach, t["M"], t["N"]),)](
-        terms.features, terms.memories, norms, norms if lse is None else lse, tuple(targets or (norms,)),
+        terms.features, terms.memories, norms, norms if logits else lse, tuple(targets or (norms,)),
         *((norms,) * 3 if soft is None else soft), tuple(out), *terms.sizes, coded(terms.columns), coded(reach),
-        tuple(start), stride, terms.width, 1 / temperature, EVEN=terms.width % t["K"] == 0, PRECISION=precision(terms),
-        PROBABILITIES=lse is not None, PICK=targets is not None, SOFT=soft is not None, **t,
+        tuple(start), stride, terms.width, 1 / temperature, EVEN=terms.width % t["K"] == 0,
+        PRECISION=precision(terms, logits=logits), PROBABILITIES=not logits, PICK=targets is not None,
+        SOFT=soft is not None, **t,
     )  # fmt: skip
 
 
@@ -263,8 +317,6 @@ def add_chunk(
     ``[n, R]`` and may be left out.
     """
     t = tiles(terms)
-    if terms.width % 16:  # loads of single elements, whose addresses would spill registers
-        t["N"] //= 2
     reach = tuple(terms.width if first < columns else 0 for columns, first in zip(terms.columns, start, strict=True))
     mean_row_kernel[(terms.tiles(reach, t["M"], t["N"]),)](
         tuple(weights), terms.memories, out if scale is None else scale, out if sums is None else sums, out,

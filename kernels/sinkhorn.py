@@ -6,7 +6,7 @@ over the programs, in their order, into beta. The programs of all problems lie o
 one that takes more than 65,535.
 
 A step reads the cost twice; the sums that pass through memory are 8 / R bytes an entry. Estimates for an H100 at
-11,909 x 600, not measured: 29 MB stay in the L2 cache, so that the first launch reads 57 MB at some 5.5 TB/s, 10 µs,
+11,909 x 600, not measured: 29 MB stay in the L2 cache, so that the first launch reads 59 MB at some 5.5 TB/s, 11 µs,
 in 373 programs of 8 warps, of which an SM could hold 6; its 14 million exponentials are 4 µs. The second has 150
 programs, one for each SM and more, and 1.8 MB, 3 µs of latency. Rows that begin at a multiple of 16 bytes are read
 16 bytes at a time, others 4.

@@ -1,13 +1,16 @@
 """Tuning of launch tables without a GPU: a bench that knows the answer stands in for one."""
 
 import contextlib
+import importlib
 import json
+import re
 import shutil
 
 import pytest
 import torch
 
-from benchmarks import tune
+from benchmarks import tune, work
+from tests.kernels.lanes import recorded
 
 pytest.importorskip("triton")
 STAMP = {"device": "a GPU"}
@@ -145,6 +148,57 @@ def test_every_row_has_a_case_of_the_registry_with_kernels():
     assert set(tune.JOBS) == set(TABLE)
     variants = {case.name: case.variants for case in CASES}
     assert all("triton" in variants[job.case] for job in tune.JOBS.values())
+
+
+def rows(*shape, dtype=torch.float32):
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+CONTRASTED, SEARCHED = (rows(3, 864, 2048), rows(3, 600, 2048), None), (rows(3, 1296, 2048), rows(3, 22_258, 2048))
+MAPS = {dtype: (rows(432, 2048, 18, 9, dtype=dtype), rows(3, 2048)) for dtype in (torch.float32, torch.bfloat16)}
+FORWARD, BACKWARD = ("gather_kernel", "attention_kernel"), ("attention_backward_kernel", "spread_kernel")
+SAID = [  # family, case, its inputs, kernels, and what the docstring says of which: of each, or of all together
+    ("pooling", "semantic_pool", MAPS[torch.float32], FORWARD, ["bytes"], ["flops"]),
+    ("pooling", "semantic_pool-bfloat16", MAPS[torch.bfloat16], FORWARD, ["bytes"], ["flops"]),
+    ("pooling_backward", "semantic_pool", MAPS[torch.float32], BACKWARD, ["bytes"], ["flops"]),
+    ("pooling_backward", "semantic_pool-bfloat16", MAPS[torch.bfloat16], BACKWARD, ["bytes"], ["flops"]),
+    ("cluster_memory", "cluster_contrast", CONTRASTED, None, [], ["bytes", "flops"]),
+    ("instance_memory", "instance_search", SEARCHED, None, [], ["bytes"]),
+    ("instance_memory", "instance_search-bfloat16", SEARCHED, None, [], ["bytes"]),
+    ("instance_memory", "instance_search", SEARCHED, ["weights_kernel", "mean_row_kernel"], ["flops"], []),
+    ("knn", "knn", (rows(22_258, 2048),), None, [], ["fetched"]),
+    ("knn", "knn", (rows(22_258, 2048),), ["collect_kernel"], ["flops"], []),
+    ("sinkhorn", "sinkhorn", (rows(11_909, 600),), ["rows_kernel"], ["fetched"], []),
+    ("sinkhorn", "sinkhorn", (rows(11_909, 600),), ["columns_kernel"], ["fetched"], []),
+]
+
+
+def test_what_the_docstring_of_jaccard_says():
+    from salcr.kernels import jaccard
+
+    (pairs,) = work.jaccard(0, 0, 0, pairs=40 * 10**6, candidates=0, left=0, compared=52 * 10**6).values()
+    said = " ".join(jaccard.__doc__.split())
+    assert "40 million pairs" in said and "52 million entries" in said and f"these {pairs.fetched / 1e9:.1f} GB" in said
+
+
+@pytest.mark.parametrize(("family", "case", "inputs", "kernels", "each", "all_together"), SAID)
+def test_docstrings_say_what_their_kernels_do(family, case, inputs, kernels, each, all_together):
+    with recorded(90):
+        found = work.of_case(case, *inputs)
+    found = {name: found[name] for name in kernels or found}
+    steps = work.SINKHORN_STEPS if case == "sinkhorn" else 1
+    amounts = [(what, getattr(of, what) / steps) for of in found.values() for what in each]
+    amounts += [(what, getattr(work.together(found), what)) for what in all_together]
+    said = importlib.import_module(f"salcr.kernels.{family}").__doc__
+    for what, amount in amounts:
+        unit = "FLOP" if what == "flops" else "B"
+        forms = [
+            f"{amount / 10 ** (3 * power):.{digits}f} {prefix}{unit}"
+            for power, prefix in ((2, "M"), (3, "G"), (4, "T"))
+            for digits in (0, 1, 2)
+            if amount >= 10 ** (3 * power)
+        ]
+        assert any(re.search(rf"(?<![\d.]){form}\b", said) for form in forms), (what, amount)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
+from unittest import mock
 
 import numpy as np
 import torch
@@ -66,12 +67,14 @@ def searches(dtype, of_mean_rows=None):
 
 
 def instance_memory(dtype, k=30, tf32=False, **shape):
-    """The search, and the contrast with its neighbours, which has log-sum-exp and mean row."""
+    """The search in chunks, and the contrast with its neighbours, which has log-sum-exp and mean row."""
+    from salcr.kernels import instance_memory
     from salcr.kernels.cluster_memory import contrast_backward, contrast_forward
-    from salcr.kernels.instance_memory import instance_search
 
     features, memory = rows(dtype, **shape)
-    found, lse, mean_row = instance_search([features], [memory], k, temperature=0.05, mean=True, tf32=tf32)
+    with mock.patch.object(instance_memory, "SCRATCH", 0):
+        options = dict(temperature=0.05, mean=True, tf32=tf32)
+        found, lse, mean_row = instance_memory.instance_search([features], [memory], k, **options)
     losses, _ = contrast_forward([features], [memory], [found], temperature=0.05, lse=lse)
     contrast_backward(losses, [features], [memory], [found], lse, temperature=0.05, mean_row=mean_row)
 
@@ -225,7 +228,7 @@ CALLS = {
     "searches-rounded": Call(partial(searches, SINGLE, of_mean_rows=HALF), everywhere=False),
     "searches-tf32x3": Call(partial(searches, SINGLE), everywhere=False),
     "instance_memory-half": Call(partial(instance_memory, HALF)),
-    "instance_memory-tf32": Call(partial(instance_memory, SINGLE, tf32=True), everywhere=False),
+    "instance_memory-tf32": Call(partial(instance_memory, SINGLE, tf32=True)),
     "instance_memory-wide": Call(partial(instance_memory, HALF, k=600), everywhere=False),
     "instance_memory-odd": Call(partial(instance_memory, SINGLE, tf32=True, width=2047, parts=1), everywhere=False),
     "set_contrast-float16": Call(partial(set_contrast, torch.float16), everywhere=False),

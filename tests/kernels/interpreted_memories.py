@@ -99,6 +99,38 @@ def test_a_mean_row_in_float16_leaves_sets_in_float32(generator):
     assert_search_within_budget(got, exact[1:], [x.float() for x in eager[1:]], memories[0])
 
 
+@pytest.mark.parametrize("kind", ["spread", "subnormal", "alike", "one_column", "short_features", "long_features"])
+def test_logits_in_halves_are_within_their_bound(generator, kind):
+    """docs/numerics.md: 3 · 2⁻²² of the sum of magnitudes and 2⁻³² √D, and the roundings of float32 as it sums."""
+    width = 96
+    features, memory = torch.randn(1, 9, width, generator=generator), torch.randn(1, 40, width, generator=generator)
+    if kind == "spread":
+        features, memory = (x * 10 ** (-8 * torch.rand(x.shape, generator=generator)) for x in (features, memory))
+    elif kind == "subnormal":  # what is left of all but one column lies below what float16 resolves
+        features = features * 2.0**-17 + F.one_hot(torch.tensor(3), width)
+        memory[..., 3] = 0
+    elif kind == "alike":
+        memory = features[:, :1] + 1e-6 * memory
+    elif kind == "one_column":
+        memory = F.one_hot(torch.arange(40), width).float()[None] * (1 - 2.0**-24)
+    else:
+        features = features * (1e-18 if kind == "short_features" else 1e18)
+    memory = F.normalize(memory, dim=-1)
+    terms, logits = Terms([features], [memory]), torch.empty(1, 9, 64)
+    products.chunk_values(terms, products.inverse_norms(terms), [logits], (0,), 1.0)
+    rows, columns = (
+        features.double() * (1 / features.double().norm(dim=-1).clamp_min(1e-12))[..., None],
+        memory.double(),
+    )
+    sizes = rows.abs() @ columns.abs().mT
+    bound = (3 * 2.0**-22 + (width / 32 + 34) * 2.0**-24) * sizes + 2.0**-32 * math.sqrt(width)
+    off = (logits[..., :40] - rows @ columns.mT).abs()
+    assert (off <= bound).all(), (off / bound).max()
+    high = (rows * 256).half().double() @ (columns * 256).half().double().mT / 2.0**16
+    too_few = (high - rows @ columns.mT).abs() > bound  # without the lower halves
+    assert too_few.any() or kind in ("subnormal", "short_features")
+
+
 def test_soft_targets_of_a_large_sum_in_float16(generator):
     """Weights above 2 would overflow the scratch of the gradient, which is float16."""
     features, memory = random_memory(generator, (), 5, 9, 7, torch.float16)

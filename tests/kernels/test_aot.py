@@ -9,7 +9,7 @@ import re
 import pytest
 
 from tests.kernels.calls import CALLS
-from tests.kernels.lanes import ARCHITECTURES, REGISTERS, compiled, machine_code, recorded
+from tests.kernels.lanes import ARCHITECTURES, REGISTERS, compiled, machine_code, products_and_waits, recorded
 
 pytest.importorskip("triton")
 
@@ -18,10 +18,16 @@ KNN_PRODUCTS = ("maxima_kernel", "collect_kernel")
 MULTIPROCESSORS = 132  # of an H100
 THREADS, SYSTEM_BYTES = 2048, 1024  # of a multiprocessor; shared memory that the system takes of each block's
 SHARING = ("expand_kernel", "mean_kernel", "pairs_kernel", "dense_kernel")  # programs that are as many as a GPU holds
+WGMMA = {("tf32x3", "*fp32"): 12, ("float16x3", "*fp32"): 6}
+PRODUCTS = dict(lse_tiles_kernel=2, weights_kernel=2, mean_row_kernel=2)
 BLOCKS = {  # of a multiprocessor of sm_90 at a time, as the docstrings of the kernels' files say
     "pooling-half": dict(gather_kernel=3, attention_kernel=2, attention_backward_kernel=2, spread_kernel=2),
     "pooling-single": dict(gather_kernel=4, attention_kernel=2, attention_backward_kernel=1, spread_kernel=1),
     "labels": dict(weights_kernel=7, pairs_kernel=16, mean_kernel=16),
+    **{f"{name}-half": PRODUCTS for name in ("cluster_contrast", "contrasts", "searches", "instance_memory")},
+    **{f"{name}-tf32x3": PRODUCTS for name in ("cluster_contrast", "contrasts", "searches")},
+    "searches-rounded": PRODUCTS,
+    "instance_memory-tf32": PRODUCTS,
     "sinkhorn": dict(rows_kernel=6, columns_kernel=10, plan_kernel=6),
 }
 
@@ -35,10 +41,19 @@ def test_every_configuration(name):
         used = check(launch, 90)
         if name in BLOCKS:
             check_blocks(launch, used, BLOCKS[name])
-        if CALLS[name].everywhere and TENSOR_CORES[90] in used.ptx:
-            waits, products = map(machine_code(used).count, ("WARPGROUP.DEPBAR", "HGMMA"))
-            assert products, launch
-            assert launch.kernel.__name__ not in KNN_PRODUCTS or waits < products, f"waits after every wgmma: {launch}"
+        if TENSOR_CORES[90] in used.ptx:
+            products, waits = products_and_waits(used)
+            assert products == WGMMA.get(precision(launch), products)
+            assert waits < products, f"{waits} waits for {products} wgmma, one after the other: {launch}"
+
+
+@pytest.mark.parametrize("precision", ["half", "tf32x3"])
+def test_products_are_counted_as_they_are_printed(precision):
+    launches = launches_of(f"cluster_contrast-{precision}", 90)
+    launch = next(x for x in launches if x.kernel.__name__ == "mean_row_kernel")
+    used = compiled(launch._replace(grid=()), 90)
+    printed = machine_code(used)
+    assert products_and_waits(used) == (printed.count("HGMMA"), printed.count("WARPGROUP.DEPBAR"))
 
 
 @pytest.mark.parametrize("arch", [arch for arch in ARCHITECTURES if arch != 90])
@@ -53,7 +68,7 @@ def test_one_of_each_kernel(arch):
 @pytest.mark.parametrize(("name", "mean_row"), [("instance_memory-tf32", "tf32"), ("searches-rounded", "*bf16")])
 def test_logits_that_decide_sets_are_float32_whatever_makes_the_mean_row(name, mean_row):
     found = {launch.kernel.__name__: precision(launch) for launch in launches_of(name, 90)}
-    assert found["weights_kernel"] == ("tf32x3", "*fp32") and mean_row in found["mean_row_kernel"]
+    assert found["weights_kernel"] == ("float16x3", "*fp32") and mean_row in found["mean_row_kernel"]
 
 
 def precision(launch):
@@ -88,10 +103,8 @@ def check(launch, arch):
         assert used.registers * threads * programs <= REGISTERS, f"{kernel}: {used[:4]}"
     if "PRECISION" in constants or kernel in KNN_PRODUCTS:
         assert TENSOR_CORES[arch] in used.ptx, kernel
-    if constants.get("PRECISION") == "tf32x3" and launch.types[0] == "*fp32":
-        check_sums_of_blocks(used, kernel, constants["M"] * constants["N"] // threads)
-        if arch == 90 and "maxnreg" in dict(launch.options):
-            assert 2 * used.registers * threads <= REGISTERS and 2 * used.shared <= SHARED_BYTES[90], f"{used[:4]}"
+    if constants.get("PRECISION") in ("tf32x3", "float16x3") and launch.types[0] == "*fp32":
+        check_sums_of_blocks(used, kernel, constants["M"] * constants["N"] // threads, constants["PRECISION"])
     if kernel == "inverse_norms_kernel":
         assert "max.NaN.f32" in used.ptx  # the interpreter's maximum keeps NaN whatever it is told
     return used
@@ -106,9 +119,10 @@ def check_blocks(launch, used, least):
     assert min(by_registers, by_shared, THREADS // threads) >= least.get(kernel, 1), f"{kernel}: {used[:4]}"
 
 
-def check_sums_of_blocks(used, kernel, accumulators):
-    """Three products of what TF32 keeps and leaves of float32, and each accumulator takes a block's sum apart."""
+def check_sums_of_blocks(used, kernel, accumulators, precision):
+    """Three products of what TF32 or float16 keeps and leaves of float32; accumulators take a block's sum apart."""
     products = len(re.findall(r"mma\.sync|wgmma\.mma_async|tcgen05\.mma", used.ptx))
-    assert products % 3 == 0 and "cvt.rna.tf32" in used.ptx, f"{kernel}: {products} products"
+    converted = "cvt.rna.tf32" if precision == "tf32x3" else "cvt.rn.f16x2.f32"
+    assert products % 3 == 0 and converted in used.ptx, f"{kernel}: {products} products"
     added = sum(2 if pair else 1 for pair in re.findall(r"\badd(?:\.rn)?\.f32(x2)?", used.ptx))
     assert added >= accumulators, kernel
