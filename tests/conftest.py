@@ -50,7 +50,7 @@ def pytest_ignore_collect(collection_path, config):
             return None
         LEFT_OUT[collection_path.relative_to(config.rootpath).as_posix()] = error.name
         return True
-    except Exception:  # collecting it says what is wrong
+    except (Exception, pytest.skip.Exception):  # collecting it says what is wrong, or that it is skipped
         return None
 
 
