@@ -43,7 +43,7 @@ class DenseSearch {
       level = std::max(level, nearest.distance);
       if (!(nearest.distance < nearest.with_room)) break;
       column = static_cast<std::int32_t>(nearest.column);
-      distance_[column] = -kInfinity;
+      store_lane<kLanes>(distance_.data(), column, -kInfinity);
       settled_.push_back({level, column});
       row = matching_.first[column];
     }

@@ -1,5 +1,6 @@
 // What a solver does with one row. Rows are read from L1 or L2, or once from memory. Arrays over columns are padded.
 #pragma once
+#include <algorithm>
 #include <cstdint>
 
 #include "assignment.hpp"
@@ -33,14 +34,6 @@ struct Nearest {
 };
 
 // For each instruction set (assignment_rows.cpp).
-
-// A column of this reduced cost, from `start` on and round: the first with room, or if none has any the first.
-template <typename Real>
-std::int64_t find_round(Row<Real> row, double value, std::int64_t start, const std::int64_t* room);
-
-// Sets bit j where column j has this reduced cost.
-template <typename Real>
-void mark_equal(Row<Real> row, double value, std::uint64_t* bits);
 
 // Of a search's arrays: the first that is `value` and has room, or -1.
 std::int64_t find_with_room(const double* x, double value, const std::int64_t* room, std::int64_t count);
@@ -112,6 +105,38 @@ inline TwoLeast two_least(const Row<Real>& row) {
     see(turned(least, by), turned(column, by), 0);
   }
   return {least[0], second[0], column[0], !kChecked || all_zero(bad)};
+}
+
+// Bit l says whether column begin + l has this finite reduced cost, for the 64 columns from `begin` on or as many as there are.
+template <int kLanes, typename Real>
+inline std::uint64_t equal_bits(const Row<Real>& row, double value, std::int64_t begin) {
+  using Longs = typename Vectors<kLanes>::Longs;
+  Longs parts[2] = {};
+  const double* const prices = row.prices + begin;
+  by_lanes<kLanes>(row.cost + begin, std::min<std::int64_t>(row.cols - begin, 64), row.sign, [&](const auto& cost, std::int64_t j, int part) {
+    parts[part] |= cost - load<typename Vectors<kLanes>::Doubles>(prices + j) == value ? Vectors<kLanes>::kBit << j : Longs{};
+  });
+  Longs word = parts[0] | parts[1];
+  for (int by = kLanes / 2; by > 0; by /= 2) word |= turned(word, by);
+  return word[0];
+}
+
+// A column of this finite reduced cost, from `start` on and round: the first that is open, or if none is the first; else -1.
+template <int kLanes, typename Real>
+inline std::int64_t find_round(const Row<Real>& row, double value, std::int64_t start, const std::uint64_t* open) {
+  const std::int64_t words = (row.cols + 63) / 64, first = start / 64;
+  const std::uint64_t from_start = ~std::uint64_t{0} << start % 64;
+  if (row(start) == value && (open[first] >> start % 64 & 1) != 0) return start;
+  std::uint64_t equal_in_first = 0;
+  std::int64_t taken = -1;
+  for (std::int64_t n = 0; n <= words; ++n) {
+    const std::int64_t w = first + n < words ? first + n : first + n - words;
+    std::uint64_t equal = n < words ? equal_bits<kLanes>(row, value, 64 * w) : equal_in_first & ~from_start;
+    if (n == 0) equal_in_first = equal, equal &= from_start;
+    if ((equal & open[w]) != 0) return 64 * w + __builtin_ctzll(equal & open[w]);
+    if (taken < 0 && equal != 0) taken = 64 * w + __builtin_ctzll(equal);
+  }
+  return taken;
 }
 
 // A column is `offset` plus its reduced cost away through this row: its distance, where that is nearer, and `from` its source.
