@@ -89,13 +89,9 @@ class Solver {
 
   // v_j = min_i c_ij, less what each row is dear as a whole if that is given. False as solve().
   bool reduce_columns(const double* row_minima) {
-    std::fill_n(prices_, costs_.cols, kInfinity);
-    std::vector<std::int64_t> cheapest(all_prices_.size(), 0);
-    bool legal = true;
-    by_widest([&](auto lanes) {
-      for (std::int64_t i = 0; i < costs_.rows; ++i)
-        legal &= lower_minima<lanes()>(costs_, i, row_minima == nullptr ? 0.0 : row_minima[i], prices_, cheapest.data());
-    });
+    std::vector<std::int64_t> cheapest(all_prices_.size());
+    const bool legal =
+        by_widest([&](auto lanes) { return column_minima<lanes()>(costs_, row_minima, prices_, cheapest.data()); });
     if (!legal || std::find(prices_, prices_ + costs_.cols, kInfinity) != prices_ + costs_.cols) return false;
     std::fill(prices_ + costs_.cols, prices_ + all_prices_.size(), 0.0);
     served_ = 0;
@@ -115,7 +111,7 @@ class Solver {
       const std::int64_t served = served_;
       if (!start_again()) return false;
       free = free_rows();
-      if (served_ <= served) return true;
+      if (served_ <= served) return true;  // rows contend for the same columns still: bids would only do so too
       bid_round(free);
     }
     if (all_tie || (costs_.cols > kSearched && tied_ > 0 && 2 * tied_ >= static_cast<std::int64_t>(free.size())))

@@ -13,13 +13,13 @@ class Matching {
   static constexpr std::int32_t kNone = -1;
 
   Matching(std::int64_t rows, std::int64_t cols, std::int64_t capacity)
-      : room(padded(cols), 0),
+      : room(cols, capacity),
+        full(padded(cols), 0.0),
         open((cols + 63) / 64, ~std::uint64_t{0}),
         first(cols, kNone),
         next(rows, kNone),
         column(rows, kNone),
         cost(rows, 0.0) {
-    std::fill_n(room.begin(), cols, capacity);
     if (cols % 64 != 0) open.back() = ~(~std::uint64_t{0} << cols % 64);
   }
 
@@ -31,7 +31,8 @@ class Matching {
   void detach(std::int32_t row) {
     const std::int32_t from = column[row];
     unlink(row);
-    ++room[from];
+    if (room[from]++ > 0) return;
+    full[from] = 0.0;
     open[from / 64] |= std::uint64_t{1} << from % 64;
   }
 
@@ -49,15 +50,18 @@ class Matching {
     take_room(sink);
   }
 
-  std::vector<std::int64_t> room;         // rows that a column can still take; padded, for the vector loops
-  std::vector<std::uint64_t> open;        // bits of the columns that have room
+  std::vector<std::int64_t> room;         // rows that a column can still take
+  std::vector<double> full;               // infinite for a column without room, else zero; padded, for the vector loops
+  std::vector<std::uint64_t> open;        // bits of the columns with room
   std::vector<std::int32_t> first, next;  // a column's rows, a list from first through next
   std::vector<std::int32_t> column;       // of each row, or kNone
   std::vector<double> cost;               // of each row's column
 
  private:
   void take_room(std::int32_t of) {
-    if (--room[of] == 0) open[of / 64] &= ~(std::uint64_t{1} << of % 64);
+    if (--room[of] > 0) return;
+    full[of] = kInfinity;
+    open[of / 64] &= ~(std::uint64_t{1} << of % 64);
   }
 
   void link(std::int32_t row, std::int32_t to, double its_cost) {

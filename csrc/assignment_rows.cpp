@@ -20,21 +20,20 @@ inline std::uint64_t bits_where(std::int64_t count, Is&& is_it) {
 
 }  // namespace
 
-SALCR_FOR_EACH_ISA std::int64_t find_with_room(const double* x, double value, const std::int64_t* room, std::int64_t count) {
+SALCR_FOR_EACH_ISA std::int64_t find_with_room(const double* x, double value, const double* full, std::int64_t count) {
   for (std::int64_t begin = 0; begin < count; begin += 64) {
     const std::int64_t width = std::min<std::int64_t>(64, count - begin);
-    const std::uint64_t found =
-        bits_where(width, [&](std::int64_t l) { return (x[begin + l] == value) & (room[begin + l] > 0); });
+    const std::uint64_t found = bits_where(width, [&](std::int64_t l) { return x[begin + l] + full[begin + l] == value; });
     if (found != 0) return begin + __builtin_ctzll(found);
   }
   return -1;
 }
 
-SALCR_FOR_EACH_ISA double least_with_room(const double* x, const std::int64_t* room, std::int64_t count) {
+SALCR_FOR_EACH_ISA double least_with_room(const double* x, const double* full, std::int64_t count) {
   double least = kInfinity;
 #pragma omp simd reduction(min : least)
   for (std::int64_t j = 0; j < count; ++j) {
-    const double open = room[j] > 0 ? x[j] : kInfinity;
+    const double open = x[j] + full[j];
     least = open < least ? open : least;
   }
   return least;

@@ -35,11 +35,11 @@ struct Nearest {
 
 // For each instruction set (assignment_rows.cpp).
 
-// Of a search's arrays: the first that is `value` and has room, or -1.
-std::int64_t find_with_room(const double* x, double value, const std::int64_t* room, std::int64_t count);
+// Of a search's arrays: the first that is the finite `value` and has room, or -1.
+std::int64_t find_with_room(const double* x, double value, const double* full, std::int64_t count);
 
 // The least of those with room.
-double least_with_room(const double* x, const std::int64_t* room, std::int64_t count);
+double least_with_room(const double* x, const double* full, std::int64_t count);
 
 // The first of [begin, end) where offset + x[j] is below distance[j] and below bound, or -1.
 std::int64_t find_nearer(const double* x, double offset, const double* distance, double bound, std::int64_t begin,
@@ -59,19 +59,23 @@ inline bool is_legal(const Row<Real>& row) {
   return all_zero(bad);
 }
 
-// Where a cost of row i, less `shift`, is below the minimum of its column so far, it becomes that, and i the cheapest row.
+// The minimum of each column, and the first row that has it, where each row's costs are less its shift if those are given.
 // Returns whether no entry is NaN or -inf.
 template <int kLanes, typename Real>
-inline bool lower_minima(const Costs<Real>& costs, std::int64_t i, double shift, double* minima, std::int64_t* cheapest) {
+inline bool column_minima(const Costs<Real>& costs, const double* shifts, double* minima, std::int64_t* cheapest) {
   using Doubles = typename Vectors<kLanes>::Doubles;
   using Longs = typename Vectors<kLanes>::Longs;
+  std::fill_n(minima, padded(costs.cols), kInfinity);
   Doubles bad = {};
-  by_lanes<kLanes>(costs.row(i), costs.cols, costs.sign, [&](const Doubles& cost, std::int64_t j, int) {
-    const Doubles x = cost - shift, before = load<Doubles>(minima + j);
-    bad = x > -kInfinity ? bad : x;
-    store(cheapest + j, x < before ? i + Longs{} : load<Longs>(cheapest + j));
-    store(minima + j, least_of(x, before));
-  });
+  for (std::int64_t i = 0; i < costs.rows; ++i) {
+    const double shift = shifts == nullptr ? 0.0 : shifts[i];
+    by_lanes<kLanes>(costs.row(i), costs.cols, costs.sign, [&](const Doubles& cost, std::int64_t j, int) {
+      const Doubles x = cost - shift, before = load<Doubles>(minima + j);
+      bad = x > -kInfinity ? bad : x;
+      store(cheapest + j, x < before ? i + Longs{} : load<Longs>(cheapest + j));
+      store(minima + j, least_of(x, before));
+    });
+  }
   return all_zero(bad);
 }
 
@@ -110,11 +114,13 @@ inline TwoLeast two_least(const Row<Real>& row) {
 // Bit l says whether column begin + l has this finite reduced cost, for the 64 columns from `begin` on or as many as there are.
 template <int kLanes, typename Real>
 inline std::uint64_t equal_bits(const Row<Real>& row, double value, std::int64_t begin) {
+  using Doubles = typename Vectors<kLanes>::Doubles;
   using Longs = typename Vectors<kLanes>::Longs;
+  const std::int64_t width = std::min<std::int64_t>(row.cols - begin, 64);
   Longs parts[2] = {};
-  const double* const prices = row.prices + begin;
-  by_lanes<kLanes>(row.cost + begin, std::min<std::int64_t>(row.cols - begin, 64), row.sign, [&](const auto& cost, std::int64_t j, int part) {
-    parts[part] |= cost - load<typename Vectors<kLanes>::Doubles>(prices + j) == value ? Vectors<kLanes>::kBit << j : Longs{};
+  by_lanes<kLanes>(row.cost + begin, width, row.sign, [&](const Doubles& cost, std::int64_t j, int part) {
+    const Doubles x = cost - load<Doubles>(row.prices + begin + j);
+    parts[part] |= x == value ? Vectors<kLanes>::kBit << j : Longs{};
   });
   Longs word = parts[0] | parts[1];
   for (int by = kLanes / 2; by > 0; by /= 2) word |= turned(word, by);
@@ -140,9 +146,9 @@ inline std::int64_t find_round(const Row<Real>& row, double value, std::int64_t 
 }
 
 // A column is `offset` plus its reduced cost away through this row: its distance, where that is nearer, and `from` its source.
-// A distance of -inf is final, its column no longer open.
+// What is not open any more has a price of -inf here and is infinitely far. What is full adds infinity.
 template <int kLanes, typename Real>
-inline Nearest relax(const Row<Real>& row, double offset, std::int64_t from, const std::int64_t* room, double* distance,
+inline Nearest relax(const Row<Real>& row, double offset, std::int64_t from, const double* full, double* distance,
                      std::int64_t* source) {
   using Doubles = typename Vectors<kLanes>::Doubles;
   using Longs = typename Vectors<kLanes>::Longs;
@@ -157,10 +163,9 @@ inline Nearest relax(const Row<Real>& row, double offset, std::int64_t from, con
     const Doubles now = least_of(x, before);
     store(distance + j, now);
     store(source + j, x < before ? from + Longs{} : load<Longs>(source + j));
-    const Doubles open = now > -kInfinity ? now : none;
-    column = open < least ? j + Vectors<kLanes>::kLane : column;
-    least = least_of(open, least);
-    with_room = least_of(load<Longs>(room + j) > 0 ? now : none, with_room);
+    column = now < least ? j + Vectors<kLanes>::kLane : column;
+    least = least_of(now, least);
+    with_room = least_of(now + load<Doubles>(full + j), with_room);
   });
   auto& [least, with_room, column] = parts[0];
   const auto merge = [&](const Doubles& other, const Doubles& other_with_room, const Longs& there) {

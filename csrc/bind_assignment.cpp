@@ -65,10 +65,15 @@ class Problem {
   std::unique_ptr<Real[]> copy_;
 };
 
-// [count], or [problems, count].
+// [count], or [problems, count], made by NumPy itself: on pybind11's way two arrays take a tenth of a small problem's time.
 template <typename T>
 Array<T> like_batch(bool batched, std::int64_t problems, std::int64_t count) {
-  return batched ? Array<T>({problems, count}) : Array<T>(count);
+  const auto& numpy = py::detail::npy_api::get();
+  const Py_intptr_t shape[] = {static_cast<Py_intptr_t>(problems), static_cast<Py_intptr_t>(count)};
+  PyObject* const array = numpy.PyArray_NewFromDescr_(numpy.PyArray_Type_, py::dtype::of<T>().release().ptr(), batched ? 2 : 1,
+                                                      batched ? shape : shape + 1, nullptr, nullptr, 0, nullptr);
+  if (array == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<Array<T>>(array);
 }
 
 // Calls solve(p) for all problems, of so many costs each; whether all were solved.
