@@ -15,7 +15,7 @@
 namespace salcr {
 namespace {
 
-constexpr std::int64_t kQuick = 64 * 64;  // so many costs take less time than others can do anything with
+constexpr std::int64_t kQuick = 64 * 64;  // so many costs are dealt with before another thread would have the interpreter
 
 // A matrix [rows, cols] or a batch [problems, rows, cols] of any strides, counted in elements.
 template <typename Real>
@@ -89,22 +89,22 @@ bool all_solved(std::int64_t problems, std::int64_t costs, int threads, Solve&& 
   return solved;
 }
 
-// Whether it has two or three axes, none of them empty or too long, and elements that are where such elements can be.
+// Whether it has two or three axes, none of them empty, rows and columns not too many, and elements where such can be.
 bool is_batch(const py::array& costs) {
-  if (costs.ndim() != 2 && costs.ndim() != 3) return false;
-  for (int axis = 0; axis < costs.ndim(); ++axis)
-    if (costs.shape(axis) < 1 || costs.shape(axis) >= INT32_MAX || costs.strides(axis) % costs.itemsize() != 0) return false;
-  return true;
+  const auto axes = static_cast<int>(costs.ndim());
+  if (axes != 2 && axes != 3) return false;
+  for (int axis = 0; axis < axes; ++axis)
+    if (costs.shape(axis) < 1 || costs.strides(axis) % costs.itemsize() != 0) return false;
+  return costs.shape(axes - 2) < INT32_MAX && costs.shape(axes - 1) < INT32_MAX;
 }
 
 // body(Real()) for the float32 or float64 of these costs; else, or if they are no batch, `other`.
 template <typename Result, typename Body>
 Result of_type(const py::array& costs, Result other, Body&& body) {
   const py::dtype type = costs.dtype();
-  if (!is_batch(costs) || type.byteorder() != '=') return other;
-  if (type.num() == py::dtype::num_of<double>()) return body(double());
-  if (type.num() == py::dtype::num_of<float>()) return body(float());
-  return other;
+  const bool is_double = type.num() == py::dtype::num_of<double>(), is_float = type.num() == py::dtype::num_of<float>();
+  if (!(is_double || is_float) || type.byteorder() != '=' || !is_batch(costs)) return other;
+  return is_double ? body(double()) : body(float());
 }
 
 template <typename Real>
