@@ -64,11 +64,10 @@ class Solver {
   }
 
   void read(std::int64_t* partner, double* u, double* v) const {
-    std::copy_n(prices_, costs_.cols, v);
-    for (std::int64_t i = 0; i < costs_.rows; ++i) {
-      partner[i] = matching_.column[i];
-      u[i] = matching_.cost[i] - prices_[matching_.column[i]];
-    }
+    std::copy_n(matching_.column.data(), costs_.rows, partner);
+    if (u != nullptr)
+      for (std::int64_t i = 0; i < costs_.rows; ++i) u[i] = matching_.cost[i] - prices_[matching_.column[i]];
+    if (v != nullptr) std::copy_n(prices_, costs_.cols, v);
   }
 
  private:
@@ -82,6 +81,7 @@ class Solver {
 
   std::vector<std::int32_t> free_rows() const {
     std::vector<std::int32_t> free;
+    free.reserve(costs_.rows);
     for (std::int32_t i = 0; i < costs_.rows; ++i)
       if (matching_.column[i] == kNone) free.push_back(i);
     return free;
@@ -89,21 +89,15 @@ class Solver {
 
   // v_j = min_i c_ij, less what each row is dear as a whole if that is given. False as solve().
   bool reduce_columns(const double* row_minima) {
-    std::fill_n(prices_, costs_.cols, kInfinity);
-    std::vector<std::int64_t> cheapest(all_prices_.size(), 0);
-    bool legal = true;
-    by_widest([&](auto lanes) {
-      for (std::int64_t i = 0; i < costs_.rows; ++i)
-        legal &= lower_minima<lanes()>(costs_, i, row_minima == nullptr ? 0.0 : row_minima[i], prices_, cheapest.data());
-    });
+    std::vector<std::int64_t> cheapest(all_prices_.size());
+    const bool legal =
+        by_widest([&](auto lanes) { return column_minima<lanes()>(costs_, row_minima, prices_, cheapest.data()); });
     if (!legal || std::find(prices_, prices_ + costs_.cols, kInfinity) != prices_ + costs_.cols) return false;
     std::fill(prices_ + costs_.cols, prices_ + all_prices_.size(), 0.0);
-    std::vector<char> served(costs_.rows, 0);
-    for (std::int64_t j = 0; j < costs_.cols; ++j) served[cheapest[j]] = 1;
-    served_ = std::count(served.begin(), served.end(), 1);
-    if (listing_ && 4 * served_ < 3 * costs_.rows) return true;
+    served_ = 0;
     for (std::int64_t j = costs_.cols; j-- > 0;)
-      if (const std::int64_t i = cheapest[j]; matching_.column[i] == kNone) matching_.attach(i, j, costs_(i, j));
+      if (const std::int64_t i = cheapest[j]; matching_.column[i] == kNone) matching_.attach(i, j, costs_(i, j)), ++served_;
+    if (listing_ && 4 * served_ < 3 * costs_.rows) matching_ = Matching(costs_.rows, costs_.cols, 1);
     return true;
   }
 
@@ -114,8 +108,11 @@ class Solver {
     const bool all_tie = bids_tie();
     if (square_ && !all_tie &&
         (4 * left > 3 * costs_.rows || (4 * left > costs_.rows && 4 * served_ < costs_.rows && tied_ == 0))) {
+      const std::int64_t served = served_;
       if (!start_again()) return false;
-      bid_round(free = free_rows());
+      free = free_rows();
+      if (served_ <= served) return true;  // rows contend for the same columns still: bids would only do so too
+      bid_round(free);
     }
     if (all_tie || (costs_.cols > kSearched && tied_ > 0 && 2 * tied_ >= static_cast<std::int64_t>(free.size())))
       free = TightEdges<Real>(costs_, prices_, matching_).match(free);
@@ -133,8 +130,10 @@ class Solver {
   bool start_again() {
     std::fill_n(prices_, costs_.cols, 0.0);
     std::vector<double> minima(costs_.rows);
-    for (std::int64_t i = 0; i < costs_.rows; ++i)
-      if ((minima[i] = two_least_of(i, false).least) == kInfinity) return false;
+    by_widest([&](auto lanes) {
+      for (std::int64_t i = 0; i < costs_.rows; ++i) minima[i] = two_least<lanes(), false>(row_of(i)).least;
+    });
+    if (std::find(minima.begin(), minima.end(), kInfinity) != minima.end()) return false;
     matching_ = Matching(costs_.rows, costs_.cols, 1);
     if (listing_) listing_->candidates.clear();
     return reduce_columns(minima.data());
@@ -143,6 +142,11 @@ class Solver {
   // One round of bids of the free rows. The budget ends bidding wars whose steps are tiny. The first round reads the rows of a
   // rectangular problem for the first time, and ends where bids tie in a square one. False if an entry is NaN or -inf.
   bool bid_round(std::vector<std::int32_t>& free, bool first = false) {
+    return by_widest([&](auto lanes) { return bid_by<lanes()>(free, first); });
+  }
+
+  template <int kLanes>
+  bool bid_by(std::vector<std::int32_t>& free, bool first) {
     std::vector<std::int32_t> left;
     left.reserve(free.size());
     std::int64_t budget = (listing_ ? 4 : 2) * static_cast<std::int64_t>(free.size()) + 8;
@@ -151,10 +155,10 @@ class Solver {
       bool unread = first && !square_;
       if (first && bids_tie()) budget = 0;
       for (; row != kNone && budget-- > 0; unread = false) {
-        row = place(row, unread, left);
+        row = place<kLanes>(row, unread, left);
         if (!legal_) return false;
       }
-      if (unread && !is_legal_row(row)) return false;
+      if (unread && !is_legal<kLanes>(row_of(row))) return false;
       if (row != kNone) left.push_back(row);
     }
     free.swap(left);
@@ -165,11 +169,12 @@ class Solver {
   bool bids_tie() const { return square_ && costs_.cols > kSearched && ties_ > kTies && 16 * (bids_ - ties_) < bids_; }
 
   // The row that lost its column and bids next, or none. One that is no better off elsewhere waits in `left`.
+  template <int kLanes>
   std::int32_t place(std::int32_t row, bool unread, std::vector<std::int32_t>& left) {
     ++bids_;
     const bool listed = listing_ && (contests_ > kContests || bid_once_[row]);
-    if (listed && unread && !(legal_ = is_legal_row(row))) return kNone;
-    const Bid bid = listed ? bid_from_list(row) : bid_from_sweep(row, unread);
+    if (listed && unread && !(legal_ = is_legal<kLanes>(row_of(row)))) return kNone;
+    const Bid bid = listed ? bid_from_list(row) : bid_from_sweep<kLanes>(row, unread);
     if (!legal_) return kNone;
     // Without a second column no price is high enough: such a row takes its column only while that is free.
     if (bid.column == kNone || (bid.second == kInfinity && matching_.room[bid.column] == 0)) {
@@ -181,27 +186,23 @@ class Solver {
     matching_.attach(row, bid.column, bid.cost);
     const bool tie = !(bid.least < bid.second);
     ties_ += tie;
-    if (bid.second < kInfinity) prices_[bid.column] -= bid.second - bid.least;
+    if (bid.second < kInfinity) store_lane<kLanes>(prices_, bid.column, prices_[bid.column] - (bid.second - bid.least));
     if (loser == kNone) return kNone;
     if (!tie) return ++contests_, loser;
     left.push_back(loser);
     return ++tied_, kNone;
   }
 
+  template <int kLanes>
   Bid bid_from_sweep(std::int32_t i, bool unread) {
     if (listing_) bid_once_[i] = 1;
-    auto [least, second, column, legal] = two_least_of(i, unread);
+    const Row<Real> row = row_of(i);
+    auto [least, second, column, legal] = unread ? two_least<kLanes, true>(row) : two_least<kLanes, false>(row);
     legal_ = legal;
     if (least == kInfinity) return {};
     // Rows alike do not all bid for one column.
-    if (!(least < second)) column = find_round(row_of(i), least, i % costs_.cols, matching_.room.data());
+    if (!(least < second)) column = find_round<kLanes>(row, least, i % costs_.cols, matching_.open.data());
     return {static_cast<std::int32_t>(column), costs_(i, column), least, second};
-  }
-
-  TwoLeast two_least_of(std::int64_t i, bool checked) const {
-    const Row<Real> row = row_of(i);
-    return checked ? by_widest([&](auto lanes) { return two_least<lanes(), true>(row); })
-                   : by_widest([&](auto lanes) { return two_least<lanes(), false>(row); });
   }
 
   bool is_legal_row(std::int64_t i) const {

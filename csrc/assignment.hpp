@@ -18,9 +18,9 @@ struct Costs {
 };
 
 // The cheapest assignment that gives every row a column and no column to more than `capacity` rows; rows <= capacity * cols.
-// Writes the column of each row and the duals u [rows] and v [cols]: u_i + v_j <= cost, equal on the assignment, v_j <= 0 if
-// rows < capacity * cols, and then 0 for each column that could take another row. False if forbidden pairs leave no
-// assignment, or an entry is NaN or -inf.
+// Writes the column of each row and, where they are not null, the duals u [rows] and v [cols]: u_i + v_j <= cost, equal on the
+// assignment, v_j <= 0 if rows < capacity * cols, and then 0 for each column that could take another row. False if forbidden
+// pairs leave no assignment, or an entry is NaN or -inf.
 template <typename Real>
 bool solve_assignment(const Costs<Real>& costs, std::int64_t capacity, std::int64_t* partner, double* u, double* v);
 

@@ -107,9 +107,9 @@ class ListSearch {
     ++refilled_;
     const double* const reduced = candidates.refill(row);
     const double offset = offset_[row];
-    const double nearest = least_with_room(reduced, matching_.room.data(), costs_.cols);
+    const double nearest = least_with_room(reduced, matching_.full.data(), costs_.cols);
     if (offset + nearest < bound_) {
-      const std::int64_t j = find_with_room(reduced, nearest, matching_.room.data(), costs_.cols);
+      const std::int64_t j = find_with_room(reduced, nearest, matching_.full.data(), costs_.cols);
       reach(static_cast<std::int32_t>(j), offset + nearest, row);
     }
     for (std::int64_t j = 0; (j = find_nearer(reduced, offset, distance_.data(), bound_, j, costs_.cols)) >= 0; ++j)

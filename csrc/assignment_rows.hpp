@@ -1,5 +1,6 @@
 // What a solver does with one row. Rows are read from L1 or L2, or once from memory. Arrays over columns are padded.
 #pragma once
+#include <algorithm>
 #include <cstdint>
 
 #include "assignment.hpp"
@@ -34,19 +35,11 @@ struct Nearest {
 
 // For each instruction set (assignment_rows.cpp).
 
-// A column of this reduced cost, from `start` on and round: the first with room, or if none has any the first.
-template <typename Real>
-std::int64_t find_round(Row<Real> row, double value, std::int64_t start, const std::int64_t* room);
-
-// Sets bit j where column j has this reduced cost.
-template <typename Real>
-void mark_equal(Row<Real> row, double value, std::uint64_t* bits);
-
-// Of a search's arrays: the first that is `value` and has room, or -1.
-std::int64_t find_with_room(const double* x, double value, const std::int64_t* room, std::int64_t count);
+// Of a search's arrays: the first that is the finite `value` and has room, or -1.
+std::int64_t find_with_room(const double* x, double value, const double* full, std::int64_t count);
 
 // The least of those with room.
-double least_with_room(const double* x, const std::int64_t* room, std::int64_t count);
+double least_with_room(const double* x, const double* full, std::int64_t count);
 
 // The first of [begin, end) where offset + x[j] is below distance[j] and below bound, or -1.
 std::int64_t find_nearer(const double* x, double offset, const double* distance, double bound, std::int64_t begin,
@@ -66,19 +59,23 @@ inline bool is_legal(const Row<Real>& row) {
   return all_zero(bad);
 }
 
-// Where a cost of row i, less `shift`, is below the minimum of its column so far, it becomes that, and i the cheapest row.
+// The minimum of each column, and the first row that has it, where each row's costs are less its shift if those are given.
 // Returns whether no entry is NaN or -inf.
 template <int kLanes, typename Real>
-inline bool lower_minima(const Costs<Real>& costs, std::int64_t i, double shift, double* minima, std::int64_t* cheapest) {
+inline bool column_minima(const Costs<Real>& costs, const double* shifts, double* minima, std::int64_t* cheapest) {
   using Doubles = typename Vectors<kLanes>::Doubles;
   using Longs = typename Vectors<kLanes>::Longs;
+  std::fill_n(minima, padded(costs.cols), kInfinity);
   Doubles bad = {};
-  by_lanes<kLanes>(costs.row(i), costs.cols, costs.sign, [&](const Doubles& cost, std::int64_t j, int) {
-    const Doubles x = cost - shift, before = load<Doubles>(minima + j);
-    bad = x > -kInfinity ? bad : x;
-    store(cheapest + j, x < before ? i + Longs{} : load<Longs>(cheapest + j));
-    store(minima + j, least_of(x, before));
-  });
+  for (std::int64_t i = 0; i < costs.rows; ++i) {
+    const double shift = shifts == nullptr ? 0.0 : shifts[i];
+    by_lanes<kLanes>(costs.row(i), costs.cols, costs.sign, [&](const Doubles& cost, std::int64_t j, int) {
+      const Doubles x = cost - shift, before = load<Doubles>(minima + j);
+      bad = x > -kInfinity ? bad : x;
+      store(cheapest + j, x < before ? i + Longs{} : load<Longs>(cheapest + j));
+      store(minima + j, least_of(x, before));
+    });
+  }
   return all_zero(bad);
 }
 
@@ -114,10 +111,44 @@ inline TwoLeast two_least(const Row<Real>& row) {
   return {least[0], second[0], column[0], !kChecked || all_zero(bad)};
 }
 
-// A column is `offset` plus its reduced cost away through this row: its distance, where that is nearer, and `from` its source.
-// A distance of -inf is final, its column no longer open.
+// Bit l says whether column begin + l has this finite reduced cost, for the 64 columns from `begin` on or as many as there are.
 template <int kLanes, typename Real>
-inline Nearest relax(const Row<Real>& row, double offset, std::int64_t from, const std::int64_t* room, double* distance,
+inline std::uint64_t equal_bits(const Row<Real>& row, double value, std::int64_t begin) {
+  using Doubles = typename Vectors<kLanes>::Doubles;
+  using Longs = typename Vectors<kLanes>::Longs;
+  const std::int64_t width = std::min<std::int64_t>(row.cols - begin, 64);
+  Longs parts[2] = {};
+  by_lanes<kLanes>(row.cost + begin, width, row.sign, [&](const Doubles& cost, std::int64_t j, int part) {
+    const Doubles x = cost - load<Doubles>(row.prices + begin + j);
+    parts[part] |= x == value ? Vectors<kLanes>::kBit << j : Longs{};
+  });
+  Longs word = parts[0] | parts[1];
+  for (int by = kLanes / 2; by > 0; by /= 2) word |= turned(word, by);
+  return word[0];
+}
+
+// A column of this finite reduced cost, from `start` on and round: the first that is open, or if none is the first; else -1.
+template <int kLanes, typename Real>
+inline std::int64_t find_round(const Row<Real>& row, double value, std::int64_t start, const std::uint64_t* open) {
+  const std::int64_t words = (row.cols + 63) / 64, first = start / 64;
+  const std::uint64_t from_start = ~std::uint64_t{0} << start % 64;
+  if (row(start) == value && (open[first] >> start % 64 & 1) != 0) return start;
+  std::uint64_t equal_in_first = 0;
+  std::int64_t taken = -1;
+  for (std::int64_t n = 0; n <= words; ++n) {
+    const std::int64_t w = first + n < words ? first + n : first + n - words;
+    std::uint64_t equal = n < words ? equal_bits<kLanes>(row, value, 64 * w) : equal_in_first & ~from_start;
+    if (n == 0) equal_in_first = equal, equal &= from_start;
+    if ((equal & open[w]) != 0) return 64 * w + __builtin_ctzll(equal & open[w]);
+    if (taken < 0 && equal != 0) taken = 64 * w + __builtin_ctzll(equal);
+  }
+  return taken;
+}
+
+// A column is `offset` plus its reduced cost away through this row: its distance, where that is nearer, and `from` its source.
+// What is not open any more has a price of -inf here and is infinitely far. What is full adds infinity.
+template <int kLanes, typename Real>
+inline Nearest relax(const Row<Real>& row, double offset, std::int64_t from, const double* full, double* distance,
                      std::int64_t* source) {
   using Doubles = typename Vectors<kLanes>::Doubles;
   using Longs = typename Vectors<kLanes>::Longs;
@@ -132,10 +163,9 @@ inline Nearest relax(const Row<Real>& row, double offset, std::int64_t from, con
     const Doubles now = least_of(x, before);
     store(distance + j, now);
     store(source + j, x < before ? from + Longs{} : load<Longs>(source + j));
-    const Doubles open = now > -kInfinity ? now : none;
-    column = open < least ? j + Vectors<kLanes>::kLane : column;
-    least = least_of(open, least);
-    with_room = least_of(load<Longs>(room + j) > 0 ? now : none, with_room);
+    column = now < least ? j + Vectors<kLanes>::kLane : column;
+    least = least_of(now, least);
+    with_room = least_of(now + load<Doubles>(full + j), with_room);
   });
   auto& [least, with_room, column] = parts[0];
   const auto merge = [&](const Doubles& other, const Doubles& other_with_room, const Longs& there) {

@@ -15,15 +15,8 @@ template <typename Real>
 class TightEdges {
  public:
   TightEdges(const Costs<Real>& costs, const double* prices, Matching& matching)
-      : costs_(costs), matching_(matching), words_((costs.cols + 63) / 64), tight_(costs.rows * words_), open_(words_) {
-    for (std::int64_t i = 0; i < costs.rows; ++i) {
-      const Row<Real> row(costs, prices, i);
-      const std::int32_t own = matching.column[i];
-      const double least = own == Matching::kNone ? by_widest([&](auto lanes) { return two_least<lanes(), false>(row).least; }) : row(own);
-      if (least < kInfinity) mark_equal(row, least, tight_.data() + i * words_);
-    }
-    for (std::int64_t j = 0; j < costs.cols; ++j)
-      if (matching.room[j] > 0) open_[j / 64] |= std::uint64_t{1} << j % 64;
+      : costs_(costs), matching_(matching), words_((costs.cols + 63) / 64), tight_(costs.rows * words_) {
+    by_widest([&](auto lanes) { mark_all<lanes()>(prices); });
   }
 
   // Gives columns to as many of the free rows as it can, and returns the others.
@@ -40,6 +33,17 @@ class TightEdges {
   }
 
  private:
+  template <int kLanes>
+  void mark_all(const double* prices) {
+    for (std::int64_t i = 0; i < costs_.rows; ++i) {
+      const Row<Real> row(costs_, prices, i);
+      const std::int32_t own = matching_.column[i];
+      const double least = own == Matching::kNone ? two_least<kLanes, false>(row).least : row(own);
+      if (least == kInfinity) continue;
+      for (std::int64_t w = 0; w < words_; ++w) tight_[i * words_ + w] = equal_bits<kLanes>(row, least, 64 * w);
+    }
+  }
+
   struct Step {
     std::int32_t row, column;  // that it would take
   };
@@ -48,9 +52,8 @@ class TightEdges {
     path_.assign(1, {start, Matching::kNone});
     while (!path_.empty()) {
       Step& step = path_.back();
-      step.column = common(step.row, open_);
+      step.column = common(step.row, matching_.open);
       if (step.column != Matching::kNone) {
-        open_[step.column / 64] &= ~(std::uint64_t{1} << step.column % 64);
         change_hands();
         return true;
       }
@@ -84,7 +87,7 @@ class TightEdges {
   const Costs<Real> costs_;
   Matching& matching_;
   const std::int64_t words_;
-  std::vector<std::uint64_t> tight_, open_, unseen_;  // a row's edges; columns with room; columns not visited in this phase
+  std::vector<std::uint64_t> tight_, unseen_;  // a row's edges; columns not visited in this phase
   std::vector<Step> path_;
 };
 

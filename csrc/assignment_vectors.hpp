@@ -27,7 +27,7 @@ struct Vectors<4> {
   using Doubles = double __attribute__((vector_size(32)));
   using Longs = std::int64_t __attribute__((vector_size(32)));
   using Floats = float __attribute__((vector_size(16)));
-  static constexpr Longs kLane = {0, 1, 2, 3};
+  static constexpr Longs kLane = {0, 1, 2, 3}, kBit = {1, 2, 4, 8};
 };
 
 template <>
@@ -35,7 +35,7 @@ struct Vectors<8> {
   using Doubles = double __attribute__((vector_size(64)));
   using Longs = std::int64_t __attribute__((vector_size(64)));
   using Floats = float __attribute__((vector_size(32)));
-  static constexpr Longs kLane = {0, 1, 2, 3, 4, 5, 6, 7};
+  static constexpr Longs kLane = {0, 1, 2, 3, 4, 5, 6, 7}, kBit = {1, 2, 4, 8, 16, 32, 64, 128};
 };
 
 // Calls body(lanes) with as many lanes as a register of this machine has, compiled for that machine.
@@ -76,6 +76,14 @@ template <typename Lanes>
   std::memcpy(to, &x, sizeof(x));
 }
 
+// x[j] = value, by a register: a register that is loaded soon after one of its lanes was stored waits for that.
+template <int kLanes>
+[[gnu::always_inline]] inline void store_lane(double* x, std::int64_t j, double value) {
+  using Doubles = typename Vectors<kLanes>::Doubles;
+  const std::int64_t first = j / kLanes * kLanes;
+  store(x + first, Vectors<kLanes>::kLane == j - first ? value + Doubles{} : load<Doubles>(x + first));
+}
+
 template <int kLanes>
 [[gnu::always_inline]] inline auto costs_from(const double* from) {
   return load<typename Vectors<kLanes>::Doubles>(from);
@@ -83,23 +91,6 @@ template <int kLanes>
 template <int kLanes>
 [[gnu::always_inline]] inline auto costs_from(const float* from) {
   return __builtin_convertvector(load<typename Vectors<kLanes>::Floats>(from), typename Vectors<kLanes>::Doubles);
-}
-
-// Calls see(costs, j, part) for the columns j to j + kLanes - 1 of the row, all others infinite: arrays as long as the row have to
-// be padded. What is reduced goes by turns into two parts, so that one does not wait for the other.
-template <int kLanes, typename Real, typename See>
-[[gnu::always_inline]] inline void by_lanes(const Real* row, std::int64_t cols, double sign, See&& see) {
-  const std::int64_t whole = cols / kLanes * kLanes;
-  std::int64_t j = 0;
-  for (; j + kLanes < whole; j += 2 * kLanes) {
-    see(sign * costs_from<kLanes>(row + j), j, 0);
-    see(sign * costs_from<kLanes>(row + j + kLanes), j + kLanes, 1);
-  }
-  if (j < whole) see(sign * costs_from<kLanes>(row + j), j, 0);
-  if (whole == cols) return;
-  double tail[kLanes];
-  for (std::int64_t l = 0; l < kLanes; ++l) tail[l] = whole + l < cols ? sign * row[whole + l] : kInfinity;
-  see(load<typename Vectors<kLanes>::Doubles>(tail), whole, 1);
 }
 
 // A condition stands where it chooses between doubles or indices and is kept nowhere: a mask of 512 bits GCC 12 takes apart, since
@@ -114,6 +105,35 @@ template <typename Lanes>
 [[gnu::always_inline]] inline Lanes turned(const Lanes& x, int by) {
   constexpr int kLanes = sizeof(x) / sizeof(double);
   return __builtin_shuffle(x, (Vectors<kLanes>::kLane + by) & (kLanes - 1));
+}
+
+// The `count` costs from row[whole] on, which are too few for a register, and infinity behind them. They come from a register
+// that ends with the row, so that no other waits for what was stored apart.
+template <int kLanes, typename Real>
+[[gnu::always_inline]] inline auto last_costs(const Real* row, std::int64_t count, std::int64_t whole, double sign) {
+  using Doubles = typename Vectors<kLanes>::Doubles;
+  if (whole > 0) {
+    const Doubles there = sign * costs_from<kLanes>(row + whole + count - kLanes);
+    return Vectors<kLanes>::kLane < count ? turned(there, static_cast<int>(kLanes - count)) : kInfinity + Doubles{};
+  }
+  double few[kLanes];
+  for (std::int64_t l = 0; l < kLanes; ++l) few[l] = l < count ? sign * row[l] : kInfinity;
+  return load<Doubles>(few);
+}
+
+// Calls see(costs, j, part) for the columns j to j + kLanes - 1 of the row, all others infinite: arrays as long as the row have to
+// be padded. What is reduced goes by turns into two parts, so that one does not wait for the other.
+template <int kLanes, typename Real, typename See>
+[[gnu::always_inline]] inline void by_lanes(const Real* row, std::int64_t cols, double sign, See&& see) {
+  const std::int64_t whole = cols / kLanes * kLanes;
+  std::int64_t j = 0;
+  for (; j + kLanes < whole; j += 2 * kLanes) {
+    see(sign * costs_from<kLanes>(row + j), j, 0);
+    see(sign * costs_from<kLanes>(row + j + kLanes), j + kLanes, 1);
+  }
+  if (j < whole) see(sign * costs_from<kLanes>(row + j), j, 0);
+  if (whole == cols) return;
+  see(last_costs<kLanes>(row, cols - whole, whole, sign), whole, 1);
 }
 
 template <typename Doubles>

@@ -15,6 +15,8 @@
 namespace salcr {
 namespace {
 
+constexpr std::int64_t kQuick = 64 * 64;  // so many costs are dealt with before another thread would have the interpreter
+
 // A matrix [rows, cols] or a batch [problems, rows, cols] of any strides, counted in elements.
 template <typename Real>
 struct Batch {
@@ -22,16 +24,13 @@ struct Batch {
   std::int64_t problems, rows, cols, problem_stride, row_stride, col_stride;
   double sign;
 
-  Batch(const py::array_t<Real, 0>& costs, bool maximize) : sign(maximize ? -1.0 : 1.0) {
-    require(costs.ndim() == 2 || costs.ndim() == 3, "assignment: costs have two or three axes");
-    data = costs.data();
+  Batch(const py::array& costs, bool maximize) : sign(maximize ? -1.0 : 1.0) {
+    data = static_cast<const Real*>(costs.data());
     constexpr auto kSize = static_cast<py::ssize_t>(sizeof(Real));
-    for (int axis = 0; axis < costs.ndim(); ++axis) require(costs.strides(axis) % kSize == 0, "assignment: costs are not aligned");
     const auto at = static_cast<int>(costs.ndim()) - 2;
     problems = at > 0 ? costs.shape(0) : 1, rows = costs.shape(at), cols = costs.shape(at + 1);
     problem_stride = at > 0 ? costs.strides(0) / kSize : 0;
     row_stride = costs.strides(at) / kSize, col_stride = costs.strides(at + 1) / kSize;
-    require(rows > 0 && cols > 0 && rows < INT32_MAX && cols < INT32_MAX, "assignment: too many rows, or none");
   }
 
   void transpose() {
@@ -66,15 +65,21 @@ class Problem {
   std::unique_ptr<Real[]> copy_;
 };
 
-// [count], or [problems, count].
+// [count], or [problems, count], made by NumPy itself: on pybind11's way two arrays take a tenth of a small problem's time.
 template <typename T>
 Array<T> like_batch(bool batched, std::int64_t problems, std::int64_t count) {
-  return batched ? Array<T>({problems, count}) : Array<T>(count);
+  const auto& numpy = py::detail::npy_api::get();
+  const Py_intptr_t shape[] = {static_cast<Py_intptr_t>(problems), static_cast<Py_intptr_t>(count)};
+  PyObject* const array = numpy.PyArray_NewFromDescr_(numpy.PyArray_Type_, py::dtype::of<T>().release().ptr(), batched ? 2 : 1,
+                                                      batched ? shape : shape + 1, nullptr, nullptr, 0, nullptr);
+  if (array == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<Array<T>>(array);
 }
 
-// Calls solve(p) for all problems; whether all were solved.
+// Calls solve(p) for all problems, of so many costs each; whether all were solved.
 template <typename Solve>
-bool all_solved(std::int64_t problems, int threads, Solve&& solve) {
+bool all_solved(std::int64_t problems, std::int64_t costs, int threads, Solve&& solve) {
+  if (problems == 1 && costs <= kQuick) return solve(0);
   py::gil_scoped_release release;
   if (problems == 1) return solve(0);
   std::atomic<bool> solved = true;
@@ -84,38 +89,42 @@ bool all_solved(std::int64_t problems, int threads, Solve&& solve) {
   return solved;
 }
 
-// Calls body(costs as the array of float32 or float64 that they are).
-template <typename Body>
-auto typed(const py::array& costs, Body&& body) {
-  if (py::isinstance<py::array_t<double, 0>>(costs)) return body(py::reinterpret_borrow<py::array_t<double, 0>>(costs));
-  if (py::isinstance<py::array_t<float, 0>>(costs)) return body(py::reinterpret_borrow<py::array_t<float, 0>>(costs));
-  throw py::type_error("assignment: costs are neither float32 nor float64");
+// Whether it has two or three axes, none of them empty, rows and columns not too many, and elements where such can be.
+bool is_batch(const py::array& costs) {
+  const auto axes = static_cast<int>(costs.ndim());
+  if (axes != 2 && axes != 3) return false;
+  for (int axis = 0; axis < axes; ++axis)
+    if (costs.shape(axis) < 1 || costs.strides(axis) % costs.itemsize() != 0) return false;
+  return costs.shape(axes - 2) < INT32_MAX && costs.shape(axes - 1) < INT32_MAX;
+}
+
+// body(Real()) for the float32 or float64 of these costs; else, or if they are no batch, `other`.
+template <typename Result, typename Body>
+Result of_type(const py::array& costs, Result other, Body&& body) {
+  const py::dtype type = costs.dtype();
+  const bool is_double = type.num() == py::dtype::num_of<double>(), is_float = type.num() == py::dtype::num_of<float>();
+  if (!(is_double || is_float) || type.byteorder() != '=' || !is_batch(costs)) return other;
+  return is_double ? body(double()) : body(float());
 }
 
 template <typename Real>
-bool solve_all(const py::array_t<Real, 0>& costs, bool maximize, std::int64_t capacity, Array<std::int64_t>& partners,
-               int threads) {
-  const Batch<Real> batch(costs, maximize);
+bool solve_all(const Batch<Real>& batch, std::int64_t capacity, Array<std::int64_t>& partners, int threads) {
   const std::int64_t rows = batch.rows, cols = batch.cols;
   require(partners.ndim() == 2 && partners.shape(0) == batch.problems && partners.shape(1) == rows,
           "solve_assignment: shapes do not fit");
   require(capacity >= 1 && capacity < INT32_MAX && rows <= capacity * cols && threads >= 1,
           "solve_assignment: too many rows, or no threads");
   std::int64_t* const partner = partners.mutable_data();
-  return all_solved(batch.problems, threads, [&](std::int64_t p) {
-    std::vector<double> duals(rows + cols);
-    const Problem<Real> problem(batch, p);
-    return solve_assignment(problem.costs, capacity, partner + p * rows, duals.data(), duals.data() + rows);
+  return all_solved(batch.problems, rows * cols, threads, [&](std::int64_t p) {
+    return solve_assignment(Problem<Real>(batch, p).costs, capacity, partner + p * rows, nullptr, nullptr);
   });
 }
 
-// (rows, cols), with duals also theirs, each with the axis of the batch if there is one; None if a problem has no solution.
+// (rows, cols), with duals also theirs, each with the axis of the batch if it is one; None if a problem has no solution.
 template <typename Real>
-py::object assign_all(const py::array_t<Real, 0>& costs, bool maximize, bool return_duals, int threads) {
-  Batch<Real> batch(costs, maximize);
+py::object assign_all(Batch<Real> batch, bool batched, bool return_duals, int threads) {
   const std::int64_t problems = batch.problems, rows = batch.rows, cols = batch.cols, size = std::min(rows, cols);
   require(threads >= 1, "linear_assignment: no threads");
-  const bool batched = costs.ndim() == 3;
   auto first = like_batch<std::int64_t>(batched, problems, size), second = like_batch<std::int64_t>(batched, problems, size);
   std::optional<Array<double>> row_duals, col_duals;
   if (return_duals) {
@@ -127,10 +136,9 @@ py::object assign_all(const py::array_t<Real, 0>& costs, bool maximize, bool ret
   double* const v = col_duals ? col_duals->mutable_data() : nullptr;
   const bool turned = rows > cols || (rows == cols && batch.col_stride != 1);
   if (turned) batch.transpose();
-  const bool solved = all_solved(problems, threads, [&](std::int64_t p) {
-    std::vector<double> spare(return_duals ? 0 : rows + cols);
-    double* const row_dual = return_duals ? u + p * rows : spare.data();
-    double* const col_dual = return_duals ? v + p * cols : spare.data() + rows;
+  const bool solved = all_solved(problems, rows * cols, threads, [&](std::int64_t p) {
+    double* const row_dual = return_duals ? u + p * rows : nullptr;
+    double* const col_dual = return_duals ? v + p * cols : nullptr;
     const Problem<Real> problem(batch, p);
     std::int64_t *const ours = all_ours + p * size, *const theirs = all_theirs + p * size;
     if (!turned) {
@@ -147,7 +155,7 @@ py::object assign_all(const py::array_t<Real, 0>& costs, bool maximize, bool ret
   });
   if (!solved) return py::none();
   if (!return_duals) return py::make_tuple(std::move(first), std::move(second));
-  if (maximize)
+  if (batch.sign < 0)
     for (const auto& [duals, length] : {std::pair(u, problems * rows), std::pair(v, problems * cols)})
       std::transform(duals, duals + length, duals, std::negate<>());
   return py::make_tuple(std::move(first), std::move(second), *std::move(row_duals), *std::move(col_duals));
@@ -159,14 +167,18 @@ void bind_assignment(py::module_& m) {
   m.def(
       "solve_assignment",
       [](const py::array& costs, bool maximize, std::int64_t capacity, Array<std::int64_t> partners, int threads) {
-        return typed(costs, [&](const auto& its) { return solve_all(its, maximize, capacity, partners, threads); });
+        return of_type(costs, false, [&](auto real) {
+          return solve_all(Batch<decltype(real)>(costs, maximize), capacity, partners, threads);
+        });
       },
       py::arg("costs").noconvert(), py::arg("maximize"), py::arg("capacity"), py::arg("partners").noconvert(),
       py::arg("threads"));
   m.def(
       "linear_assignment",
       [](const py::array& costs, bool maximize, bool return_duals, int threads) {
-        return typed(costs, [&](const auto& its) { return assign_all(its, maximize, return_duals, threads); });
+        return of_type(costs, py::object(py::none()), [&](auto real) {
+          return assign_all(Batch<decltype(real)>(costs, maximize), costs.ndim() == 3, return_duals, threads);
+        });
       },
       py::arg("costs").noconvert(), py::arg("maximize"), py::arg("return_duals"), py::arg("threads"));
 }

@@ -37,6 +37,6 @@ def linear_sum_assignment(cost_matrix: Any, maximize: bool = False) -> tuple[np.
         raise ValueError(f"cost_matrix must have 2 axes, got shape {cost.shape}")
     if 0 in cost.shape:
         return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
-    cost = np.require(cost, np.float32 if cost.dtype == np.float32 else np.float64, ["C", "W"])
+    cost = np.require(cost, np.float32 if cost.dtype == np.float32 else np.float64, ["C", "A", "W"])
     rows, cols = ops.linear_assignment(torch.from_numpy(cost), maximize=bool(maximize))
     return rows.numpy(), cols.numpy()

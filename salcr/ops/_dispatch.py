@@ -91,6 +91,11 @@ def check_impl(impl: str) -> str:
     return _preferred + PREFERRED
 
 
+def prefers_none() -> bool:
+    """Neither :func:`use_backend` nor ``SALCR_BACKEND`` says what ``"auto"`` is."""
+    return _preferred == "auto"
+
+
 def pick(operator: str, impl: str, tensor: torch.Tensor) -> Callable:
     """The implementation of ``operator`` for ``impl`` and for the device and dtype of ``tensor``.
 

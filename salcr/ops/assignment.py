@@ -12,7 +12,7 @@ import torch
 
 from salcr import reference
 from salcr.ops._checks import check_flag, check_tensor, check_values
-from salcr.ops._dispatch import add_backend, check_impl, missing, pick, share_backends
+from salcr.ops._dispatch import add_backend, check_impl, pick, prefers_none, share_backends
 from salcr.ops._register import is_plain, register
 from salcr.ops.backends.cpp import assignment as _cpp
 from salcr.ops.backends.cuda import assignment as _cuda
@@ -67,8 +67,9 @@ def linear_assignment(
 
     Source: docs/method.md, "Cluster assignment"; Crouse (2016) for the rectangular problem.
     """
-    if impl == "auto" and type(maximize) is type(return_duals) is bool and is_plain(cost) and _is_array(cost):
-        found = assign_array(cost.numpy(), maximize, return_duals)
+    if impl in ("auto", "cpp") and type(maximize) is type(return_duals) is bool and is_plain(cost):
+        array = _array(cost)
+        found = None if array is None else assign_array(array, maximize, return_duals, impl)
         if found is not None:
             return tuple(map(torch.from_numpy, found))
     check_tensor("cost", cost, ndim=(2, 3))
@@ -179,24 +180,28 @@ def progressive_matching(cost: torch.Tensor, *, impl: str = "auto") -> tuple[tor
     return (small_to_large, large_to_small) if turned else (large_to_small, small_to_large)
 
 
-def assign_array(cost: np.ndarray, maximize: bool, return_duals: bool = False) -> tuple[np.ndarray, ...] | None:
+def assign_array(
+    cost: np.ndarray, maximize: bool, return_duals: bool = False, impl: str = "auto"
+) -> tuple[np.ndarray, ...] | None:
     """``linear_assignment`` of one or more matrices of float32 or float64, without what takes as long as a small one.
 
-    None where that has something to say: another array, another backend, no result.
+    None where that has something to say: another array, another backend than "auto" or "cpp" gives here, no result.
     """
-    kind = cost.dtype
-    if kind.char not in "fd" or not kind.isnative or cost.ndim not in (2, 3) or cost.size == 0:
+    extension = _cpp.extension()
+    if extension is None or not (impl == "cpp" or prefers_none()):
         return None
-    if check_impl("auto") != "auto" or missing("cpp") is not None:
-        return None
-    return _cpp.assign_array(cost, maximize, return_duals)
+    return extension.linear_assignment(cost, maximize, return_duals, torch.get_num_threads())
 
 
-def _is_array(cost: torch.Tensor) -> bool:
-    """Whether NumPy can have it as it is, and solvers read it."""
-    if not cost.is_cpu or cost.dtype not in READ or cost.layout is not torch.strided:
-        return False
-    return not (cost.is_nested or cost.requires_grad or cost.is_neg())
+def _array(cost: torch.Tensor) -> np.ndarray | None:
+    """The tensor as NumPy has it: none on another device, with a gradient, sparse, in bfloat16.
+
+    To look at all that first would take as long as the rest.
+    """
+    try:
+        return cost.numpy() if cost.is_cpu and not cost.requires_grad else None
+    except (TypeError, RuntimeError):
+        return None
 
 
 def _linear_assignment(cost: torch.Tensor, maximize: bool, return_duals: bool, impl: str) -> tuple[torch.Tensor, ...]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 from salcr.defaults import NEIGHBORS, TEMPERATURE
-from salcr.ops._checks import check_integer
+from salcr.ops._checks import check_integer, check_same, check_tensor
 from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._parts import (
     HALF_TO_SINGLE,
@@ -66,13 +66,13 @@ def instance_searches(
 
     Raises:
         TypeError, ValueError: as the single search; features that differ in dtype, width or device, or in the number of
-            their memories.
+            their memories; ``rounded`` that is not of the shapes and devices of ``memories``, or not in bfloat16.
     """
     banks = _checked(features, memories, temperature)
     check_integer("k", k, 1, MOST_NEIGHBORS)
     with torch.no_grad():
         options = k, temperature, check_precision(precision, features[0]), check_impl(impl)
-        terms = list(features), by_memory(banks), by_memory(rounded or [])
+        terms = list(features), by_memory(banks), by_memory(_checked_rounded(rounded or [], banks))
         indices, lse, mean_row = torch.ops.salcr.instance_searches(*terms, *options)
     return Searches(by_features(indices, features), lse, mean_row)
 
@@ -150,6 +150,24 @@ def _checked(features: Sequence[torch.Tensor], memories: Groups, temperature: fl
     check_alike(features, banks)
     check_temperature(temperature)
     return banks
+
+
+def _checked_rounded(rounded: Groups, banks: Groups) -> Groups:
+    """As kernels read them: by the sizes of ``banks``, wherever they end."""
+    if len(rounded) == 0:
+        return rounded
+    if [len(some) for some in rounded] != [len(some) for some in banks]:
+        counts = [", ".join(str(len(some)) for some in groups) for groups in (rounded, banks)]
+        raise ValueError(f"rounded must be as many as memories, {counts[1]}, got {counts[0]}")
+    for some, of in zip(rounded, banks, strict=True):
+        for x, memory in zip(some, of, strict=True):
+            check_tensor("rounded", x, ndim=memory.ndim)
+            check_same("rounded", x, "memory", memory, dtype=False)
+            if x.dtype != torch.bfloat16:
+                raise TypeError(f"rounded must be torch.bfloat16, got {x.dtype}")
+            if x.shape != memory.shape:
+                raise ValueError(f"rounded {tuple(x.shape)} does not fit memory {tuple(memory.shape)}")
+    return rounded
 
 
 def _searches(features, *arguments):

@@ -30,12 +30,21 @@ def test_lists_and_arrays_that_cannot_be_written():
         assert [x.tolist() for x in linear_sum_assignment(given)] == [[0, 1], [1, 0]]
 
 
+@pytest.mark.parametrize("shift", [0, 4])
+def test_one_field_of_a_table_whose_rows_are_no_whole_numbers_of_it(shift):
+    cost = np.array([[4.0, 1.0], [2.0, 0.0]])
+    table = np.zeros((2, 2), {"names": ["cost"], "formats": ["f8"], "offsets": [shift], "itemsize": 12})
+    table["cost"] = cost
+    assert [x.tolist() for x in linear_sum_assignment(table["cost"])] == [[0, 1], [1, 0]]
+
+
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 @pytest.mark.parametrize(
     ("cost", "error", "message"),
     [
         (np.zeros(3), ValueError, "must have 2 axes, got shape (3,)"),
         (np.zeros((2, 2), complex), TypeError, "must hold real numbers, got complex128"),
+        (np.zeros((2, 2), "V0"), TypeError, "must hold real numbers, got"),
         ([["a"]], TypeError, "must hold real numbers"),
         (np.array([[0.0], [np.nan]]), ValueError, "first nan at [1, 0]"),
         (np.array([[0.0, -np.inf]], "f4"), ValueError, "first -inf at [0, 1]"),

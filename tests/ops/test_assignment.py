@@ -189,6 +189,13 @@ def test_costs_are_read_where_they_are(generator, dtype):
             assert_optimal(cost, *parts)
 
 
+def test_costs_that_are_the_negative_of_what_is_stored(generator):
+    stored = torch.rand(5, 7, generator=generator)
+    for operator in (ops.linear_assignment, ops.bidirectional_assignment):
+        for found, expected in zip(operator(torch._neg_view(stored)), operator(-stored), strict=True):
+            assert torch.equal(found, expected)
+
+
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize(
     "cost",
@@ -448,6 +455,8 @@ def test_nothing_of_the_gradient_goes_through_a_compiled_assignment(generator):
         (dict(cost=torch.zeros(0, 3)), ValueError, "cost is empty"),
         (dict(cost=torch.zeros(3)), ValueError, "cost must have 2"),
         (dict(cost=torch.zeros(3, 3, dtype=torch.int64)), TypeError, "cost must be floating point"),
+        (dict(cost=torch.eye(3).to_sparse()), TypeError, "cost must be dense"),
+        (dict(cost=torch.zeros(3, 3, device="meta")), ValueError, "cost is a meta tensor"),
         (dict(cost=torch.tensor([[0.0], [torch.nan]])), ValueError, r"first nan at \[1, 0\]"),
         (dict(cost=torch.tensor([[0.0, -INF]])), ValueError, r"first -inf at \[0, 1\]"),
         (dict(impl="triton"), ValueError, "has the backends"),

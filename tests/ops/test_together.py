@@ -79,3 +79,29 @@ def test_what_is_refused(generator, wrong):
     if wrong != "must be as many":
         with pytest.raises(ValueError, match=wrong):
             instance_searches(features, memories)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda x: x[..., 1:], ValueError, "does not fit memory"),
+        (lambda x: x[..., 1:, :], ValueError, "does not fit memory"),
+        (lambda x: x[None], ValueError, "rounded must have"),
+        (torch.Tensor.half, TypeError, "rounded must be torch.bfloat16, got torch.float16"),
+        (lambda x: x.to("meta"), ValueError, "rounded is on meta"),
+        (torch.Tensor.tolist, TypeError, "rounded must be a torch.Tensor"),
+        (None, ValueError, "rounded must be as many as memories"),
+    ],
+)
+def test_memories_in_bfloat16_that_are_not_those(generator, change, error, message):
+    """Kernels read them by the sizes of the memories."""
+    features, memories, _ = random_memories(generator, torch.float32)
+    rounded = [[memory.bfloat16() for memory in some] for some in memories]
+    expected = instance_searches(features, memories, 3).lse
+    assert torch.equal(instance_searches(features, memories, 3, rounded=rounded).lse, expected)
+    if change is None:
+        rounded[-1].pop()
+    else:
+        rounded[-1][-1] = change(rounded[-1][-1])
+    with pytest.raises(error, match=message):
+        instance_searches(features, memories, 3, rounded=rounded)
