@@ -60,6 +60,23 @@ def test_candidates_are_certain_to_hold_the_neighbours(generator, monkeypatch, c
         assert (found.diff() < 1e-6).all() and (left_out <= found[:, -1] + 1e-6).all()
 
 
+def test_a_full_list_does_not_reach_into_the_next(generator, monkeypatch):
+    """The first row is as near to all others; the next ones' lists begin with their only neighbours."""
+    monkeypatch.setattr(kernels, "LIST", 32)
+    y = F.normalize(torch.randn(90, 16, generator=generator), dim=1)
+    x = torch.cat([torch.zeros(1, 16), y[:15]])
+    scores, indices = x.new_empty(len(x), 1), torch.empty(len(x), 1, dtype=torch.int64)
+    overflowed = kernels.search(x, y, 1, scores, indices, exclude_self=False, sqeuclidean=False)
+    assert overflowed.tolist() == [True] + 15 * [False]
+    assert indices[1:, 0].tolist() == list(range(15))
+
+
+def test_more_rows_than_share_the_columns_in_the_cache(generator):
+    x, y = (F.normalize(torch.randn(n, 8, generator=generator), dim=1) for n in (150, 40))
+    got = ops.knn(x, 2, database=y, impl="triton")
+    assert torch.equal(got[1], reference.knn(x.double(), 2, database=y.double())[1])
+
+
 @pytest.mark.parametrize("near", [True, False])
 @pytest.mark.parametrize("own", [True, False])
 def test_scores_of_rounded_rows_are_within_their_bound(generator, own, near):
