@@ -73,8 +73,8 @@ def _published_features(network: SALCRNetwork, *stores: torch.Tensor) -> list[to
     return found
 
 
-def _same_features(outputs: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
-    """As a step's; on a GPU, where convolutions are in TF32, within four of its epsilons of the largest magnitude."""
+def _same(outputs: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
+    """As a step's; on a GPU, where convolutions round what differs to TF32, within four epsilons of that."""
     if not expected[0].is_cuda:
         training_step.same_step(outputs, expected)
         return
@@ -157,7 +157,7 @@ CASES = (
         f"{IMAGES_ON_CPU} each on the CPU",
         _feature_inputs,
         {"published": _published_features, "auto": _features},
-        _same_features,
+        _same,
         phase=True,
     ),
     Case(
@@ -167,7 +167,7 @@ CASES = (
         "tenth of the instance memories",
         _epoch_inputs,
         {"published": _published_epoch, "auto": _engine_epoch},
-        training_step.same_step,
+        _same,
         phase=True,
     ),
 )

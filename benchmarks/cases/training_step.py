@@ -70,10 +70,13 @@ def _network_flops(network, optimiser, views, *epoch) -> int:
 
 
 def same_step(outputs: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
-    """Within 1e-4 of each tensor's largest magnitude, of which these layers lose 1e-3 by float32 (against float64)."""
+    """Within 2e-3 of each tensor's largest magnitude: either may lose 1e-3 by float32 (against float64).
+
+    Most rows lose 1e-6; the attention of an image can enlarge that.
+    """
     for x, y in zip(outputs, expected, strict=True):
         unit = y.abs().max()
-        torch.testing.assert_close(x / unit, y / unit, rtol=0, atol=1e-4)
+        torch.testing.assert_close(x / unit, y / unit, rtol=0, atol=2e-3)
 
 
 CASES = (
