@@ -49,9 +49,13 @@ def results(records: Mapping[str, dict], scaling: dict | None) -> str:
 
 
 def tables(records: Mapping[str, dict], names: Sequence[str] | None = None) -> str:
-    """A table for each record: the cases of these names, or whole phases and then operators."""
-    chosen = (record for record in records.values() if names is None or record["cases"].keys() & set(names))
-    return "\n\n".join(_table(record, names) for record in chosen)
+    """A table for each machine and version of PyTorch: the cases of these names, or whole phases and then operators."""
+    alike: dict[str, list[dict]] = {}
+    for record in records.values():
+        if names is None or record["cases"].keys() & set(names):
+            where = f"**{place(record)}**: torch {record['versions']['torch']}"
+            alike.setdefault(where, []).append(record)
+    return "\n\n".join(_table(where, some, names) for where, some in alike.items())
 
 
 def read_records(root: Path) -> dict[str, dict]:
@@ -128,15 +132,18 @@ def _filled(page: Path, content: str) -> str:
     return f"{head}{BEGIN}\n\n{content}\n\n{END}{rest.partition(END)[2]}"
 
 
-def _table(record: dict, names: Sequence[str] | None) -> str:
-    machine, versions, commit = record["machine"], record["versions"], record["commit"] or "unknown"
+def _table(where: str, records: Sequence[dict], names: Sequence[str] | None) -> str:
+    cases, made = {}, []
+    for record in records:
+        cases |= record["cases"]
+        commit = (record["commit"] or "unknown")[:8]
+        made.append(f"{record['date'][:10]}, commit {commit}{_busy(record['machine'])}")
     lines = [
-        f"**{place(record)}**: torch {versions['torch']}, {record['date'][:10]}, commit {commit[:8]}{_busy(machine)}.",
+        f"{where}, {'; '.join(made)}.",
         "",
         "| | baseline | fastest other | salcr | faster | memory |",
         "|---|---|---|---|---|---|",
     ]
-    cases = record["cases"]
     if names is None:
         names = sorted(cases, key=lambda name: not cases[name].get("phase", False))
     return "\n".join(lines + [_row(name, cases[name]) for name in names if name in cases])

@@ -10,7 +10,7 @@ HEADLINE = (  # whole phases of training, then operators: the rows and the pictu
     "labels-visible",
     "semantic_pool",
     "linear_assignment-uniform-2000x2000",
-    "linear_assignment-family-sparse-30x30",  # of the assignments the one that a rival beats most
+    "linear_assignment-family-uniform-30x1000",  # of the assignments the one that a rival beats most
     "evaluate_ranking-sysu",
 )
 BOUNDS = ("bare_products",)  # no solutions: part of the work alone, for its time

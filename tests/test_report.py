@@ -94,7 +94,7 @@ def test_either_page_alone_can_be_out_of_date(checkout, no_pictures, name, capsy
 
 
 def test_the_headline_is_recorded():
-    cases = next(iter(report.read_records(report.ROOT).values()))["cases"]
+    cases = {name: case for one in report.read_records(report.ROOT).values() for name, case in one["cases"].items()}
     assert all(summary.speed_up(cases[name]) > 1 for name in summary.HEADLINE)
 
 
@@ -109,6 +109,17 @@ def test_a_newer_record_of_some_cases_stands_for_them(checkout, no_pictures):
     assert page.index("**another, 2 cores**") < page.index("**whole**") < page.index("**a CPU, 2 cores**")
     assert page.count("**whole**") == 1 and "(benchmarks/speedup_cpu_another.svg)" in page
     assert "another" not in readme  # it has none of the README's cases
+
+
+def test_records_of_one_machine_share_a_table(checkout, no_pictures):
+    newer = record() | {"date": "2026-11-22T00:00:00Z", "commit": "fedcba9876"}
+    newer["cases"] = {"operator": newer["cases"]["operator"]}
+    (checkout / "benchmarks/results/cpu_part.json").write_text(json.dumps(newer))
+    report.main([], checkout)
+    page, readme = checkout / "docs/benchmarks.md", checkout / "README.md"
+    where = "**a CPU, 2 cores**: torch 2.13, 2026-11-22, commit fedcba98"
+    assert f"{where}; 2026-11-21, commit 01234567.\n" in page.read_text()
+    assert f"{where}.\n" in readme.read_text() and [row[:12] for row in rows(page)] == ["| **whole**<", "| `operator`"]
 
 
 def test_pictures_come_from_the_records_alone(checkout):
