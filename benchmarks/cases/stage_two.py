@@ -11,6 +11,7 @@ from benchmarks.case import Case, close
 from salcr import ops
 from salcr.nn import ClusterMemory
 from salcr.objectives import CrossLabels, GlobalObjective, PartObjective, PartQueries, RefinementObjective
+from salcr.objectives.fgsal import ROWS
 from salcr.reference.published import objective
 
 WEIGHT = 0.5  # λ₂
@@ -51,7 +52,7 @@ def step_inputs(device: str, quick: bool, images: tuple[int, int], samples: int,
     labels = CrossLabels(*(chosen[n][:samples].to(device) for n in (0, 1, 1, 0)))
     dagi = GlobalObjective(*(ClusterMemory(unit(k, width)) for k in clusters))
     modules = Modules(dagi, PartObjective(*(unit(3, k, width) for k in clusters)), gpcr)
-    orders = tuple(torch.randperm(n * samples, generator=generator).to(device) for n in (3, 6, 6, 3, 3))
+    orders = tuple(torch.randperm(n * samples, generator=generator).to(device) for n in (3, *ROWS))
     return (base.repeat(3, 1) + noise[0, 0], base.repeat(3, 1) + noise[1:]), labels, modules, orders
 
 

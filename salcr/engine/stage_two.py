@@ -20,6 +20,7 @@ from salcr.models import Embedding, SALCRNetwork, TrainingFeatures
 from salcr.models.features import widened
 from salcr.nn import ClusterMemory, contrast_sums, update_memories_
 from salcr.objectives import CrossLabels, GlobalObjective, PartObjective, PartQueries, RefinementObjective, associate
+from salcr.objectives.fgsal import ROWS as PART_ROWS
 from salcr.objectives.gpcr import refinement_losses
 
 
@@ -140,8 +141,8 @@ class StageTwoObjective(nn.Module):
 
     def orders(self, positions: int) -> list[int]:
         """Lengths of the orders that the updates of a batch of so many positions want."""
-        forms = ([] if self.dagi is None else [3]) + ([] if self.fgsal is None else [6, 6, 3, 3])
-        return [number * positions for number in forms]
+        rows = (*(() if self.dagi is None else (3,)), *(() if self.fgsal is None else PART_ROWS))
+        return [number * positions for number in rows]
 
     def update_(self, features: TrainingFeatures, queries: "StepQueries", orders: torch.Tensor) -> None:
         """Update the cluster memories with the samples of a step; ``orders`` are of :meth:`orders`, end to end."""

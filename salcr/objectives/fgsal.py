@@ -10,6 +10,8 @@ from salcr.defaults import MOMENTUM, TEMPERATURE
 from salcr.nn import ClusterMemory, MemoryContrasts, MemoryUpdate, contrast_sums, update_memories_
 from salcr.objectives.dagi import CrossLabels
 
+ROWS = 6, 6, 3, 3  # of each kind of :meth:`PartQueries.by_kind`, for a position of the batch
+
 
 class PartObjective(nn.Module):
     """``L_p``: part features of either modality's queries against part memories of either modality's clusters.
@@ -68,7 +70,7 @@ class PartObjective(nn.Module):
         )
 
     def updates(self, queries: "PartQueries", orders: Sequence[torch.Tensor]) -> list[MemoryUpdate]:
-        """Of the four memories, each with its rows in the order given; see :meth:`PartQueries.random_orders`."""
+        """Of the four memories, each with its rows in the order given; how many those are: :data:`ROWS` a position."""
         terms = zip(self.memories, queries.by_kind(), orders, strict=True)
         return [MemoryUpdate(memory, rows, targets, order) for memory, (rows, targets), order in terms]
 
@@ -89,11 +91,6 @@ class PartQueries(NamedTuple):
         """(rows, targets): visible to visible, visible to infrared, infrared to visible, infrared to infrared."""
         visible = ((self.visible, targets) for targets in self.visible_targets)
         return *visible, *((self.infrared, targets) for targets in self.infrared_targets)
-
-    def random_orders(self, generator: torch.Generator) -> list[torch.Tensor]:
-        """A random order of the rows for each of the four, drawn from ``generator`` (on the CPU)."""
-        lengths = [y.shape[1] for _, y in self.by_kind()]
-        return list(random_orders(lengths, generator).to(self.visible.device).split(lengths))
 
 
 def random_orders(lengths: Sequence[int], generator: torch.Generator) -> torch.Tensor:

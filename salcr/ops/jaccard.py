@@ -271,15 +271,11 @@ def _inverse_farthest(search: Callable, features: torch.Tensor) -> torch.Tensor:
     return torch.where(farthest > TINY_DISTANCE, 1 / farthest, 0)
 
 
-def _unit_rows(features: torch.Tensor) -> torch.Tensor:
-    return F.normalize(features, dim=1).contiguous()
-
-
-def _on_sets(function: Callable, rows: Callable = torch.Tensor.contiguous) -> Callable:
-    """A backend that is told how many ranks the sets use, and takes ``rows(features)``."""
+def _on_sets(function: Callable) -> Callable:
+    """A backend that is told how many ranks the sets use, and no more of ``k1``."""
 
     def on_neighbours(features, products, ranks, *, others, **options):
-        return function(rows(features), products, ranks, **options)
+        return function(features, products, ranks, **options)
 
     return on_neighbours
 
@@ -299,7 +295,7 @@ def _formula(function: Callable) -> Callable:
 
 for _operator in ("jaccard_distance", "jaccard_graph"):
     add_backend(_operator, "cpp", _on_sets(getattr(_cpp, _operator)))
-    add_backend(_operator, "triton", _on_sets(getattr(_triton, _operator), _unit_rows), dtypes=HALF_TO_SINGLE)
+    add_backend(_operator, "triton", _on_sets(getattr(_triton, _operator)), dtypes=HALF_TO_SINGLE)
     for _name in ("eager", "reference"):  # they differ in the neighbour search
         add_backend(_operator, _name, _formula(getattr(reference, _operator)))
 FORM = "Tensor features, SymInt k1, SymInt k2, str scale, bool include_self, Tensor? values, Tensor? indices"

@@ -4,6 +4,7 @@ import torch.nn.functional as F
 
 from salcr.nn import ClusterMemory
 from salcr.objectives import GlobalObjective, PartObjective
+from salcr.objectives.fgsal import ROWS, random_orders
 from tests.objectives.batches import FORMS, centroids, own_and_cross, part_loss, random_batch, updated, view_rows
 
 KINDS = {  # the views that ask, and which modality's clusters
@@ -27,7 +28,8 @@ def loss_of(objective, part_rows, labels):
 
 def update_(objective, part_rows, labels, generator):
     queries = objective.queries(part_rows, labels)
-    objective.update_(queries, queries.random_orders(generator))
+    lengths = [number * len(labels.visible) for number in ROWS]
+    objective.update_(queries, random_orders(lengths, generator).split(lengths))
 
 
 def queries_of(kind, part_rows, labels, p):

@@ -5,6 +5,7 @@ room for the near pairs, and how many there are (once more where they have to be
 """
 
 import torch
+import torch.nn.functional as F
 
 from salcr.ops._sparse import csr_tensor
 
@@ -18,12 +19,10 @@ def jaccard_distance(
     k2: int,
     factors: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Distances ``[N, N]`` of unit features, given each row's ranks ``[N, k1]`` and inner products with them."""
-    from salcr.kernels import jaccard, jaccard_encodings
+    """Distances ``[N, N]`` of features of any length, given each row's ranks ``[N, k1]`` and cosines with them."""
+    from salcr.kernels import jaccard
 
-    sizes = dict(half=half, k2=k2, factors=factors)
-    encodings = jaccard_encodings.encode(features, ranks.int(), products.contiguous(), **sizes)
-    return jaccard.jaccard_distance(encodings)
+    return jaccard.jaccard_distance(_encodings(features, products, ranks, half=half, k2=k2, factors=factors))
 
 
 def jaccard_graph(
@@ -37,8 +36,14 @@ def jaccard_graph(
     factors: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Those up to ``max_distance``, which is below 1, as torch.sparse_csr."""
-    from salcr.kernels import jaccard, jaccard_encodings
+    from salcr.kernels import jaccard
 
-    sizes = dict(half=half, k2=k2, factors=factors)
-    encodings = jaccard_encodings.encode(features, ranks.int(), products.contiguous(), **sizes)
+    encodings = _encodings(features, products, ranks, half=half, k2=k2, factors=factors)
     return csr_tensor(*jaccard.jaccard_graph(encodings, max_distance))
+
+
+def _encodings(features, products, ranks, **sizes):
+    from salcr.kernels import jaccard_encodings
+
+    unit_rows = F.normalize(features, dim=1).contiguous()
+    return jaccard_encodings.encode(unit_rows, ranks.int(), products.contiguous(), **sizes)
