@@ -10,7 +10,7 @@ from salcr.defaults import MOMENTUM, TEMPERATURE
 from salcr.nn import ClusterMemory, MemoryContrasts, MemoryUpdate, contrast_sums, update_memories_
 from salcr.objectives.dagi import CrossLabels
 
-ROWS = 6, 6, 3, 3  # of each kind of :meth:`PartQueries.by_kind`, for a position of the batch
+ROWS = 6, 6, 3, 3  # of each kind of PartQueries.by_kind, for a position of the batch
 
 
 class PartObjective(nn.Module):
@@ -70,7 +70,7 @@ class PartObjective(nn.Module):
         )
 
     def updates(self, queries: "PartQueries", orders: Sequence[torch.Tensor]) -> list[MemoryUpdate]:
-        """Of the four memories, each with its rows in the order given; how many those are: :data:`ROWS` a position."""
+        """Of the four memories, each with its rows in the order given; how many those are: ``ROWS`` a position."""
         terms = zip(self.memories, queries.by_kind(), orders, strict=True)
         return [MemoryUpdate(memory, rows, targets, order) for memory, (rows, targets), order in terms]
 
