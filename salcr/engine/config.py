@@ -114,10 +114,10 @@ class Schedule(Section):
     """Epochs, counted over both stages, from which the learning rate is multiplied by ``gamma`` once more."""
     gamma: PositiveFloat = 0.1
     """What each milestone multiplies the learning rate by."""
-    precision: Literal["float32", "bfloat16", "float64"] = "float32"
-    """Of the network's arithmetic. With bfloat16 (autocast) features, losses and memories are float32 (for the products
-    between them see ``objectives.precision``), with float64 everything is float64: slow, and made for comparing runs,
-    see docs/distributed.md."""
+    precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
+    """Of the network's arithmetic; ``auto`` is bfloat16 on a GPU that has it, else float32. With bfloat16 (autocast)
+    features, losses and memories are float32 (for the products between them see ``objectives.precision``), with float64
+    everything is float64: slow, and made for comparing runs, see docs/distributed.md."""
     graph: Literal["auto"] | bool = "auto"
     """Replay a step as a CUDA graph, which a GPU starts without waiting for the host; ``auto`` does so on a single GPU
     where it is faster in each stage's first epoch. Results are the same. It has not run on a GPU yet."""
@@ -243,13 +243,6 @@ class Config(Section):
         if self.checkpoints.keep.best and not self.evaluation.every:
             raise ValueError("checkpoints.keep.best needs evaluation.every: the epochs to choose from")
         return self
-
-
-def product_precision(config: Config) -> str:
-    """``objectives.precision``, or what its ``auto`` means for the precision of the network."""
-    if config.objectives.precision != "auto":
-        return config.objectives.precision
-    return "bfloat16" if config.schedule.precision == "bfloat16" else "float32"
 
 
 def load_config(

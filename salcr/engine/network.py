@@ -15,7 +15,7 @@ from salcr.engine.config import Config, Model, config_of_checkpoint, load_config
 from salcr.models import SALCRNetwork
 from salcr.models.authors import AuthorsWeights
 from salcr.models.checkpoints import load_state, read_checkpoint
-from salcr.models.features import parameter_dtype
+from salcr.models.features import network_precision, parameter_dtype
 from salcr.models.weights import read_weights
 
 logger = logging.getLogger("salcr")
@@ -54,6 +54,13 @@ def compile_for_training(network: SALCRNetwork, choice: Literal["auto"] | bool, 
     """
     if choice is True or (choice == "auto" and device.type == "cuda" and distributed.world() == 1):
         network.compile(fullgraph=True, dynamic=False)
+
+
+def product_precision(config: Config, device: torch.device) -> str:
+    """``objectives.precision``, or what its ``auto`` means for the precision of the network on ``device``."""
+    if config.objectives.precision != "auto":
+        return config.objectives.precision
+    return "bfloat16" if network_precision(config.schedule.precision, device) == "bfloat16" else "float32"
 
 
 def warn_of_random_weights(settings: Model) -> None:
@@ -109,6 +116,17 @@ def load_network(
         places = {"root": own.root, "cache": own.cache}
         config = config.model_copy(update={"data": config.data.model_copy(update=places)})
     return network.to(device, memory_format=torch.channels_last).eval(), config
+
+
+@contextmanager
+def timed_convolutions() -> Iterator[None]:
+    """On a GPU the first convolution of each shape times cuDNN's algorithms, and later ones take the fastest."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def _weights_file(weights: Path | str) -> Path:

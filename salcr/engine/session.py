@@ -22,7 +22,14 @@ from salcr.engine.pseudo_labels import label_metrics, pseudo_labels
 from salcr.engine.step_graph import StepGraphs
 from salcr.engine.steps import Batch, BatchMemory, LossWatch, Rows, draw_batch, load_batches, training_views
 from salcr.models import Embedding
-from salcr.models.features import autocast, extract_features, for_features, parameter_dtype, pick_device
+from salcr.models.features import (
+    autocast,
+    extract_features,
+    for_features,
+    network_precision,
+    parameter_dtype,
+    pick_device,
+)
 from salcr.nn import synchronised
 from salcr.objectives import association_named
 
@@ -62,7 +69,8 @@ class Session:
         self.stores = resident(self.images, self.device, config.data.resident)
         self.paths = tuple(records.paths for records in sides)
         self.augmentation = Augmentation(**config.augment.model_dump())
-        self.dtype = parameter_dtype(config.schedule.precision)
+        self.precision = network_precision(config.schedule.precision, self.device)
+        self.dtype = parameter_dtype(self.precision)
         network = build_network(config.model, self.generator)
         self.network = synchronised(network.to(self.device, self.dtype, memory_format=torch.channels_last))
         distributed.check_same({"the list of images": _digest(self.paths)} | self.network.state_dict())
@@ -86,7 +94,7 @@ class Session:
                     infrared=infrared,
                     batch=self.config.evaluation.batch,
                     device=self.device,
-                    precision=self.config.schedule.precision,
+                    precision=self.precision,
                 )
                 for images, infrared in zip(self.stores, (False, True), strict=True)
             )
@@ -221,7 +229,7 @@ class Session:
 
     def autocast(self) -> AbstractContextManager:
         """The network's arithmetic at the configured precision."""
-        return autocast(self.device, self.config.schedule.precision)
+        return autocast(self.device, self.precision)
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:

@@ -9,7 +9,7 @@ from torch import nn
 
 from salcr import ops
 from salcr.data.samplers import stage_one_batches
-from salcr.engine.config import product_precision
+from salcr.engine.network import product_precision
 from salcr.engine.session import EpochState, Session
 from salcr.engine.steps import Batch, Rows, optimise, share_of
 from salcr.models import TrainingFeatures
@@ -82,5 +82,5 @@ def _resume(session: Session, middle: dict[str, Any]) -> EpochState:
 
 def _memories(session: Session, rows: Sequence[torch.Tensor]) -> nn.ModuleList:
     """Of visible and infrared clusters."""
-    settings = session.config.memory.model_dump() | {"precision": product_precision(session.config)}
+    settings = session.config.memory.model_dump() | {"precision": product_precision(session.config, session.device)}
     return nn.ModuleList(ClusterMemory(x, **settings) for x in rows)

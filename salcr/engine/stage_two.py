@@ -12,7 +12,8 @@ from salcr import ops
 from salcr.data.records import NO_IDENTITY
 from salcr.data.samplers import stage_two_batches
 from salcr.distributed import world
-from salcr.engine.config import DAGI, Config, product_precision
+from salcr.engine.config import DAGI, Config
+from salcr.engine.network import product_precision
 from salcr.engine.pseudo_labels import majority_identities
 from salcr.engine.session import EpochState, Session
 from salcr.engine.steps import Batch, Rows, optimise, share_of
@@ -97,7 +98,8 @@ class StageTwoObjective(nn.Module):
     @classmethod
     def with_rows(cls, config: Config, rows: Mapping[str, torch.Tensor]) -> "StageTwoObjective":
         """Memories that start from ``rows``, which are named as in the objective's ``state_dict``."""
-        precision, dagi, fgsal, gpcr = product_precision(config), None, None, None
+        dagi, fgsal, gpcr = None, None, None
+        precision = product_precision(config, next(iter(rows.values())).device)
         memory, sides = config.memory.model_dump() | {"precision": precision}, ("visible", "infrared")
         if config.dagi.enabled:
             dagi = GlobalObjective(*(ClusterMemory(rows[f"dagi.{name}.rows"], **memory) for name in sides))

@@ -13,7 +13,7 @@ from salcr.engine import best, checkpoint
 from salcr.engine.config import Config, dump_config
 from salcr.engine.evaluation import evaluate
 from salcr.engine.interruption import Interrupted, Signals
-from salcr.engine.network import configured_backend, warn_of_choice, warn_of_random_weights
+from salcr.engine.network import configured_backend, timed_convolutions, warn_of_choice, warn_of_random_weights
 from salcr.engine.profiling import Profiler
 from salcr.engine.progress import epoch_line, time_left
 from salcr.engine.resumption import newest_state, place, way_on
@@ -84,7 +84,7 @@ def train(
             if profile and distributed.rank() == 0:
                 trainer.profiler = Profiler(run.path / "profile")
             distributed.on_first(write_config)
-            with configured_backend(config):
+            with configured_backend(config), timed_convolutions():
                 return trainer.fit(state)
         except Interrupted as error:
             raise Interrupted(error.number, way_on(config, run)) from None

@@ -105,12 +105,19 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def network_precision(precision: str, device: torch.device) -> str:
+    """``precision``; for ``"auto"`` bfloat16 on a GPU that has it (from Ampere on), else float32."""
+    if precision != "auto":
+        return precision
+    return "bfloat16" if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0) else "float32"
+
+
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
-    """The network's arithmetic in ``precision``, with parameters of :func:`parameter_dtype`.
+    """The network's arithmetic in ``precision`` (see :func:`network_precision`), of :func:`parameter_dtype`'s weights.
 
     Rounded weights are not kept: each is used once, and a CUDA graph must not find those of another call.
     """
-    if precision == "bfloat16":
+    if network_precision(precision, device) == "bfloat16":
         return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)
     return contextlib.nullcontext()
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from salcr.data import DATASETS
 from salcr.engine import PRESETS, Config, load_config, single_stage
 from salcr.engine import config as config_module
-from salcr.engine.config import differences, dump_config, product_precision
+from salcr.engine.config import differences, dump_config
 
 
 def flat(tree, prefix=""):
@@ -49,7 +49,7 @@ def test_sysu_has_the_papers_parameters():
         "schedule.weight_decay": 5e-4,
         "schedule.milestones": (20, 60),
         "schedule.gamma": 0.1,
-        "schedule.precision": "float32",
+        "schedule.precision": "auto",
         "augment.pad": 10,
         "augment.erase": 0.5,
         "augment.jitter": 0.5,
@@ -316,22 +316,6 @@ def test_the_backend_is_one_that_use_backend_knows():
     assert get_args(Config.model_fields["backend"].annotation) == ("auto", *BACKENDS)
     with pytest.raises(ValueError, match="backend: "):
         load_config(overrides=["backend=cpu"])
-
-
-@pytest.mark.parametrize(
-    ("network", "products", "expected"),
-    [
-        ("float32", "auto", "float32"),
-        ("bfloat16", "auto", "bfloat16"),
-        ("float64", "auto", "float32"),
-        ("float32", "bfloat16", "bfloat16"),
-        ("bfloat16", "tf32", "tf32"),
-        ("bfloat16", "float32", "float32"),
-    ],
-)
-def test_products_have_the_precision_of_the_network_or_their_own(network, products, expected):
-    config = load_config(overrides=[f"schedule.precision={network}", f"objectives.precision={products}"])
-    assert product_precision(config) == expected
 
 
 @pytest.mark.parametrize("products", ["tf32", "bfloat16"])

@@ -118,7 +118,7 @@ def test_a_run_that_moves_to_a_gpu_has_the_optimiser_of_a_gpu(tree, tmp_path):
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("settings", [[], ["schedule.precision=bfloat16"], ["model.compile=true"]])
+@pytest.mark.parametrize("settings", [["schedule.precision=float32"], [], ["model.compile=true"]])
 def test_a_graph_trains_as_calls_do_on_a_gpu(tree, tmp_path, monkeypatch, caplog, settings):
     """Both stages, two epochs each with other numbers of clusters.
 
