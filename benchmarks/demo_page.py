@@ -10,6 +10,7 @@ METHOD = "SALCR"
 STEPS = [
     ("FGSAL", "DAGI + FGSAL", "DAGI"),
     ("GPCR", METHOD, "DAGI + FGSAL"),
+    ("bfloat16, as GPUs train by default", "SALCR in bfloat16", METHOD),
 ]
 
 

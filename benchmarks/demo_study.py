@@ -62,6 +62,7 @@ ROWS = {
     "DAGI": Row(settings=("fgsal.enabled=false", "gpcr.enabled=false")),
     "DAGI + FGSAL": Row(settings=("gpcr.enabled=false",)),
     "SALCR": Row(),
+    "SALCR in bfloat16": Row(settings=("schedule.precision=bfloat16",), shares_stage_one=False),
     "SALCR from random weights": Row(settings=("model.weights=null",), shares_stage_one=False),
 }
 METHOD = demo_page.METHOD
