@@ -60,7 +60,7 @@ sanitize: install
 		ASAN_OPTIONS=detect_leaks=0 SALCR_SANITIZE=address,undefined JOBS=$(JOBS) $(BIN)/python -m tests.sanitized build/sanitized
 
 # On the machine's own environment (a CUDA torch is not ours to install): python3 unless PYTHON says otherwise.
-# PART=install|tests|sanitize|bench|tune for one part; a call ends within 9 minutes, the next goes on where it stopped.
+# PART=install|tests|sanitize|bench|epoch|tune for one part; a call ends within 9 minutes, the next goes on where it stopped.
 gpu-check:
 	$(PYTHON) -m benchmarks.gpu_check $(if $(PART),--part $(PART)) $(if $(RESULTS),--out $(RESULTS))
 

@@ -15,6 +15,7 @@ from benchmarks.summary import HEADLINE, factor, milliseconds, place, speed_up, 
 
 BEGIN, END = "<!-- generated: python -m benchmarks.report -->", "<!-- end of what is generated -->"
 DEVICES = ("cuda", "cpu")
+EPOCH = "An epoch of stage two at SYSU-MM01's size (`python -m benchmarks.epoch`)"
 
 
 def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
         return 1
     texts = {
         "README.md": tables(records, HEADLINE),
-        "docs/benchmarks.md": results(records, scaling),
+        "docs/benchmarks.md": results(records, scaling, read_epochs(root)),
         "docs/distributed.md": groups_tables(groups),
     }
     stale = {name: text for name, text in texts.items() if (root / name).read_text() != _filled(root / name, text)}
@@ -42,10 +43,11 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     return 0
 
 
-def results(records: Mapping[str, dict], scaling: dict | None) -> str:
+def results(records: Mapping[str, dict], scaling: dict | None, epochs: dict[str, dict]) -> str:
     """Pictures and tables of everything that is recorded."""
     pictures = "\n".join(f"![{name}](benchmarks/{name})" for name in picture_names(records, scaling))
-    return "\n\n".join([pictures, tables(records), *([] if scaling is None else [scaling_table(scaling)])])
+    found = [pictures, tables(records), *([] if scaling is None else [scaling_table(scaling)])]
+    return "\n\n".join([*found, *([f"{EPOCH}:\n\n{epoch_table(epochs)}"] if epochs else [])])
 
 
 def tables(records: Mapping[str, dict], names: Sequence[str] | None = None) -> str:
@@ -81,6 +83,12 @@ def read_scaling(root: Path) -> dict | None:
     return read_json(path) if path.exists() else None
 
 
+def read_epochs(root: Path) -> dict[str, dict]:
+    """The record of ``python -m benchmarks.epoch``, empty where there is none."""
+    path = _path(root, "epoch")
+    return read_json(path) if path.exists() else {}
+
+
 def scaling_table(scaling: dict) -> str:
     """Of benchmarks/scaling.py's record: seconds by the clock."""
     lines = [
@@ -91,6 +99,28 @@ def scaling_table(scaling: dict) -> str:
     for row in scaling["rows"]:
         seconds = " | ".join(f"{row[f'{step}_s']:.3g}" for step in ("gemm", "knn", "after", "cluster"))
         lines.append(f"| {row['images']:,} | {row['width']} | {seconds} | {_megabytes(row['peak_mb'])} |")
+    return "\n".join(lines)
+
+
+def epoch_table(epochs: Mapping[str, dict]) -> str:
+    """Of benchmarks/epoch.py's record: a column for each settings, an epoch's phases and then a step's work."""
+    entries = list(epochs.values())
+    titles = [f"{x['machine']['gpu'] or x['machine']['cpu']}: {name or 'as by default'}" for name, x in epochs.items()]
+    clusters = (" and ".join(map(str, x["clusters"])) for x in entries)
+    lines = [f"| | {' | '.join(titles)} |", "|---|" + "--:|" * len(entries), f"| clusters | {' | '.join(clusters)} |"]
+
+    def add(title: str, values: Sequence[float | None], digits: int) -> None:
+        cells = ("–" if value is None else f"{value:.{digits}f}" for value in values)
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+
+    add("**an epoch, seconds**", [sum(x["seconds"].values()) for x in entries], 1)
+    for phase in dict.fromkeys(phase for x in entries for phase in x["seconds"]):
+        add(phase, [x["seconds"].get(phase) for x in entries], 2)
+    add("**a step, milliseconds**", [1e3 * x["seconds"]["steps"] / x["steps"] for x in entries], 1)
+    for kind in dict.fromkeys(kind for x in entries for kind in x["step_ms"]):
+        add(f"on the device: {kind}", [x["step_ms"].get(kind) for x in entries], 2)
+    add("kernels a step", [x["kernels"] for x in entries], 0)
+    add("waits a step", [x["waits"] for x in entries], 2)
     return "\n".join(lines)
 
 

@@ -400,6 +400,24 @@ def test_tuning_makes_what_was_found_before_due_again(tmp_path, capsys):
         assert "passing   not run with these sources" in out and "next: make gpu-check PART=passing" in out
 
 
+def test_an_epoch_is_measured_with_each_settings_until_it_passed(tmp_path, monkeypatch, capsys):
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks/__init__.py").touch()
+    (tmp_path / "benchmarks/epoch.py").write_text(
+        "import sys\n\nwith open('ran', 'a') as file:\n    file.write(' '.join(sys.argv[5:]) + '\\n')\n"
+        "sys.exit('schedule.graph=off' in sys.argv)\n"
+    )
+    monkeypatch.setattr(measure, "EPOCHS", [[], ["schedule.graph=off"]])
+    check, parts = Check(tmp_path, tmp_path / "out", *STAMP), {"epoch": measure.epoch}
+    for _ in range(2):
+        assert gpu_check.run(check, parts, ["epoch"]) == 1
+        assert "failed: benchmarks.epoch schedule.graph=off (ended with status 1, see" in capsys.readouterr().out
+    assert (tmp_path / "ran").read_text().splitlines() == ["", "schedule.graph=off", "schedule.graph=off"]
+    monkeypatch.setattr(measure.registry, "LEFT_OUT", {"epoch": "pydantic is not installed"})
+    assert gpu_check.run(check, parts, ["epoch"]) == 0
+    assert "2 left out" in capsys.readouterr().out
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_the_check_refuses(tmp_path, capsys):
     assert gpu_check.main(["--out", str(tmp_path / "results")]) == 2

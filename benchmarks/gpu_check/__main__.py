@@ -10,14 +10,17 @@ import torch
 
 from benchmarks import gpu_check, ledger
 from benchmarks.gpu_check.install import install
-from benchmarks.gpu_check.measure import bench, tune
+from benchmarks.gpu_check.measure import bench, epoch, tune
 from benchmarks.gpu_check.record import NO_DEVICE, Check, Found
 from benchmarks.gpu_check.sanitize import sanitize
 from benchmarks.gpu_check.tests import run_tests
 from benchmarks.machine import ROOT, machine, versions
 
 Part = Callable[[Check], Found]
-PARTS: dict[str, Part] = {"install": install, "tests": run_tests, "sanitize": sanitize, "bench": bench, "tune": tune}
+PARTS: dict[str, Part] = {
+    **{"install": install, "tests": run_tests, "sanitize": sanitize},
+    **{"bench": bench, "epoch": epoch, "tune": tune},
+}
 LEAST = 20  # seconds below which no part is begun
 AT_ONCE = 8  # commands that share the GPU
 

@@ -1,6 +1,9 @@
-"""The parts ``bench`` and ``tune``: the registry at full sizes, and the launch tables."""
+"""The parts ``bench``, ``epoch`` and ``tune``: the registry at full sizes, an epoch of training, the launch tables."""
 
 import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
 
 from benchmarks import ledger, processes, registry, runner
 from benchmarks.gpu_check.record import NO_DEVICE, NOT_BEGUN, SOURCES, Check, Found, digest, files, fingerprint
@@ -8,7 +11,8 @@ from benchmarks.processes import Command
 from benchmarks.worker import Worker
 
 CASE_LIMIT = 150  # seconds
-TUNE = "benchmarks.tune"
+TUNE, EPOCH = "benchmarks.tune", "benchmarks.epoch"
+EPOCHS = (), ("schedule.graph=off",), ("model.compile=false", "schedule.graph=off"), ("schedule.precision=float32",)
 
 
 def bench(check: Check) -> Found:
@@ -33,23 +37,44 @@ def bench(check: Check) -> Found:
     )
 
 
+def epoch(check: Check) -> Found:
+    """Measure an epoch of stage two as by default, then without what is to make it fast, into ``epoch.json``."""
+    images = Path(tempfile.gettempdir()) / "salcr-epoch-images"
+    program = sys.executable, "-m", EPOCH, "--out", check.out / "epoch.json", "--images", images
+    commands = [Command(" ".join([EPOCH, *settings]), (*program, *settings)) for settings in EPOCHS]
+    if "epoch" in registry.LEFT_OUT:
+        return Found(left_out=dict.fromkeys((command.name for command in commands), registry.LEFT_OUT["epoch"]))
+    return _found_by(check, "epoch", commands)
+
+
 def tune(check: Check) -> Found:
     """Tune in what time there is. It changes sources, so that afterwards the parts before it are due again."""
-    before = check.result("tune", TUNE, fingerprint(check.root))
-    if before is not None and before["passed"]:
-        return Found(done=[TUNE])
     if not (check.root / TUNE.replace(".", "/")).with_suffix(".py").exists():
         return Found(left_out={TUNE: "it is not in this checkout"})
-    if check.device is None:
-        return Found(left={TUNE: NO_DEVICE})
     minutes = max(0.0, check.left - 30) / 60
-    command = Command(TUNE, (sys.executable, "-m", TUNE, "--minutes", f"{minutes:.1f}"))
-    for ended in processes.run([command], check.root, 1, check.deadline):
+    return _found_by(check, "tune", [Command(TUNE, (sys.executable, "-m", TUNE, "--minutes", f"{minutes:.1f}"))])
+
+
+def _found_by(check: Check, part: str, commands: Sequence[Command]) -> Found:
+    """Run those of ``commands``, one after the other, that have not passed with these sources."""
+    before, names = fingerprint(check.root), [command.name for command in commands]
+    found = Found(done=[name for name in names if (check.result(part, name, before) or {}).get("passed")])
+    due = [command for command in commands if command.name not in found.done]
+    if check.device is None:
+        found.left = dict.fromkeys((command.name for command in due), NO_DEVICE)
+        return found
+    found.left = dict.fromkeys((command.name for command in due), NOT_BEGUN)
+    for ended in processes.run(due, check.root, 1, check.deadline):
         print(ended.output)
         check.log(ended)
         if ended.status is None:
-            return Found(left={TUNE: f"killed after {ended.seconds} s"})
+            found.left[ended.name] = f"killed after {ended.seconds} s"
+            continue
+        del found.left[ended.name]
         why = f"ended with status {ended.status}, see gpu_check.log" if ended.status else None
-        check.keep("tune", TUNE, fingerprint(check.root), passed=why is None, why=why, seconds=ended.seconds)
-        return Found(failed={TUNE: why}) if why else Found(done=[TUNE])
-    return Found(left={TUNE: NOT_BEGUN})
+        check.keep(part, ended.name, fingerprint(check.root), passed=why is None, why=why, seconds=ended.seconds)
+        if why is None:
+            found.done.append(ended.name)
+        else:
+            found.failed[ended.name] = why
+    return found

@@ -22,7 +22,8 @@ def stage_one_epoch(session: Session, epoch: int) -> dict[str, Any]:
     state = _begin(session) if session.middle is None else _resume(session, session.middle)
     step = functools.partial(stage_one_step, session, state.labels, state.memories)
     losses = session.run_steps(epoch, state, step, local_scaling=True, unused=[session.network.parts])
-    return {"loss": losses, **session.label_metrics()}
+    with session.timed("metrics"):
+        return {"loss": losses, **session.label_metrics()}
 
 
 def stage_one_step(
@@ -70,8 +71,9 @@ def _begin(session: Session) -> EpochState:
     with session.timed("labels"):
         labels = session.update_labels(*(side.f for side in features))
         rows = [ops.cluster_centroids(side.f, y) for side, y in zip(features, labels, strict=True)]
-    batches = stage_one_batches(*(y.cpu() for y in labels), **session.batch_plan())
-    return EpochState(labels, _memories(session, rows), list(batches))
+    with session.timed("batches"):
+        batches = list(stage_one_batches(*(y.cpu() for y in labels), **session.batch_plan()))
+    return EpochState(labels, _memories(session, rows), batches)
 
 
 def _resume(session: Session, middle: dict[str, Any]) -> EpochState:

@@ -34,9 +34,10 @@ def stage_two_epoch(session: Session, epoch: int) -> dict[str, Any]:
     orders = objective.orders(session.positions)
     unused = objective.unused(session.network)
     losses = session.run_steps(epoch, state, step, local_scaling=False, orders=orders, unused=unused)
-    metrics = {"loss": losses, **session.label_metrics()}
-    accuracy = cross_accuracy(labels, session.dataset.train_visible.ids, session.dataset.train_infrared.ids)
-    return metrics | {"cross_accuracy": accuracy} if accuracy else metrics
+    with session.timed("metrics"):
+        metrics = {"loss": losses, **session.label_metrics()}
+        accuracy = cross_accuracy(labels, session.dataset.train_visible.ids, session.dataset.train_infrared.ids)
+        return metrics | {"cross_accuracy": accuracy} if accuracy else metrics
 
 
 def stage_two_step(
@@ -214,12 +215,13 @@ def _begin(session: Session) -> EpochState:
     with session.timed("association"):
         labels = CrossLabels(*session.of_first(lambda: cross_labels(features, clusters, session.config.dagi)))
         objective = StageTwoObjective.build(session, features, clusters)
-    batches = stage_two_batches(
-        *(labels.visible.cpu(), labels.infrared_to_visible.cpu()),
-        *(labels.visible_to_infrared.cpu(), labels.infrared.cpu()),
-        **session.batch_plan(),
-    )
-    return EpochState(labels, objective, list(batches))
+    with session.timed("batches"):
+        batches = stage_two_batches(
+            *(labels.visible.cpu(), labels.infrared_to_visible.cpu()),
+            *(labels.visible_to_infrared.cpu(), labels.infrared.cpu()),
+            **session.batch_plan(),
+        )
+        return EpochState(labels, objective, list(batches))
 
 
 def _resume(session: Session, middle: dict[str, Any]) -> EpochState:

@@ -162,7 +162,8 @@ def test_both_stages(tree, tmp_path):
         for side in ("visible", "infrared"):
             assert record[side].keys() == {"clusters", "noise", "ari", "nmi"}
             assert record[side]["clusters"] >= 2
-        phases = {"features", "labels", "steps", "checkpoint"} | ({"association"} if record["stage"] == 2 else set())
+        phases = {"features", "labels", "batches", "steps", "metrics", "checkpoint"}
+        phases |= {"association"} if record["stage"] == 2 else set()
         assert record["seconds"].keys() == phases | ({"evaluation"} if record["epoch"] in (1, 3) else set())
         assert record.get("evaluation") == {1: summary["stage_one"], 3: summary["final"]}.get(record["epoch"])
         assert ("cross_accuracy" in record) == (record["stage"] == 2)
