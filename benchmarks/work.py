@@ -92,12 +92,13 @@ def search(
     chunk: int,
     slots: int,
     tile: Mapping[str, int],
+    mean_tile: Mapping[str, int],
     *,
     of_weights: int | None = None,
 ) -> Kernels:
     """Logits, selection and mean rows, these of ``of_weights`` bytes an element, in chunks of columns.
 
-    Logits of float32 take three products of halves.
+    Logits of float32 take three products of halves, in tiles of their own.
     """
     every, chunks, weight = parts * rows, _cdiv(columns, chunk), of_weights or itemsize
     flops, written = 2 * every * columns * width, _reached(columns, chunk, max(tile["N"], tile["K"]))
@@ -109,7 +110,7 @@ def search(
         ),
         "select_kernel": Work(every * (chunks * chunk * (4 + weight) + winners * 8 * (slots + 1) + 4 * chunks)),
         "mean_row_kernel": Work(
-            _mean_rows(parts, rows, columns, width, weight, chunk, tile) + 4 * every * winners, flops
+            _mean_rows(parts, rows, columns, width, weight, chunk, mean_tile) + 4 * every * winners, flops
         ),
     }
 
@@ -214,7 +215,9 @@ def _search_case(of_weights: int | None = None) -> Callable[..., Kernels]:
         (parts, rows, width), columns = features.shape, memory.shape[1]
         terms, size, slots = Terms([features], [memory]), memory.dtype.itemsize, 1 << K.bit_length()
         (chunk,) = chunk_widths(terms, [chunk_columns(features, columns)])
-        return search(parts, rows, columns, width, size, chunk, slots, tiles(terms, logits=True), of_weights=of_weights)
+        rounded = memory if of_weights is None else torch.empty_like(memory, dtype=torch.bfloat16, device="meta")
+        both = tiles(terms, logits=True), tiles(Terms([features], [rounded]))
+        return search(parts, rows, columns, width, size, chunk, slots, *both, of_weights=of_weights)
 
     return of
 

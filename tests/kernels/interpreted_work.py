@@ -116,7 +116,8 @@ def test_contrast_and_search(dtype):
     check(found, work.contrast(*shape, tile))
     with mock.patch.object(instance_memory, "SCRATCH", 0), counted() as found:
         instance_memory.instance_search([features], [memory], k, temperature=0.1, mean=True)
-    check(found, work.search(*shape, triton.next_power_of_2(k + 1), tile))
+    logits = launch.configuration("products.half" if size == 2 else "products.float16x3", ON_CPU)
+    check(found, work.search(*shape, triton.next_power_of_2(k + 1), logits, tile))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
