@@ -85,13 +85,16 @@ def measure(images: Path, folder: Path, settings: Sequence[str]) -> dict:
     train(config, folder, profile=True)
     epoch = RunFolder(folder).read_metrics()[-1]
     trace = json.loads((folder / f"profile/epoch_{TRACED:04d}.json").read_bytes())["traceEvents"]
-    entry = {"seconds": epoch["seconds"], "steps": config.schedule.iterations, **of_a_step(trace)}
+    entry = {"seconds": epoch["seconds"], "steps": config.schedule.iterations, **of_steps(trace)}
     entry |= {"clusters": [epoch[side]["clusters"] for side in SIDES]}
     return entry | {"commit": commit(), "machine": machine(), "versions": versions()}
 
 
-def of_a_step(events: Sequence[Mapping]) -> dict:
-    """Of a trace's steps, each: milliseconds of the device by what they went to, its kernels, and the host's waits."""
+def of_steps(events: Sequence[Mapping]) -> dict:
+    """Of each step in a trace: milliseconds of the device by what they went to, kernels, and how often the host waits.
+
+    ``waits_before`` are those of the epoch's phases before its steps.
+    """
     steps = [event["ts"] for event in events if event.get("name") == PHASE + STEP]
     families, found, kernels = kernel_families(), defaultdict[str, float](float), 0
     for event in events:
@@ -99,9 +102,13 @@ def of_a_step(events: Sequence[Mapping]) -> dict:
             is_kernel = event["cat"] == "kernel"
             kernels += is_kernel
             found[family(event["name"], families) if is_kernel else "copies"] += event["dur"] / 1e3
-    waits = next(row.waits for row in rows(events) if row.name == STEP)
-    each = {name: round(total / len(steps), 3) for name, total in found.items()}
-    return {"step_ms": each, "kernels": kernels / len(steps), "waits": waits / len(steps)}
+    waits = {row.name: row.waits for row in rows(events)}
+    return {
+        "step_ms": {name: round(total / len(steps), 3) for name, total in found.items()},
+        "kernels": kernels / len(steps),
+        "waits": waits.pop(STEP) / len(steps),
+        "waits_before": sum(waits.values()),
+    }
 
 
 def family(kernel: str, families: Mapping[str, str]) -> str:

@@ -121,6 +121,7 @@ def epoch_table(epochs: Mapping[str, dict]) -> str:
         add(f"on the device: {kind}", [x["step_ms"].get(kind) for x in entries], 2)
     add("kernels a step", [x["kernels"] for x in entries], 0)
     add("waits a step", [x["waits"] for x in entries], 2)
+    add("waits before the steps", [x["waits_before"] for x in entries], 0)
     return "\n".join(lines)
 
 
