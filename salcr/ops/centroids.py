@@ -55,16 +55,16 @@ def cluster_centroids(
 
 
 def _centroids(features, labels, num_clusters, impl):
-    low, high = int(labels.min()), int(labels.max())
+    first = min(num_clusters, len(labels) + 1)  # with more clusters than labels one of these has no member
+    present = labels.new_zeros(first + 1)
+    present[labels.clamp(-1, first)] = 1  # what is no cluster's label marks the extra last place
+    low, high, filled = torch.stack([labels.min(), labels.max(), present[:first].sum()]).tolist()  # waits once
     if low < -1 or high >= num_clusters:
         raise ValueError(f"labels must be in [-1, {num_clusters}), got {low} to {high}")
-    first = min(num_clusters, len(labels) + 1)  # with more clusters than labels one of these has no member
-    present = torch.zeros(first + 1, dtype=torch.bool, device=labels.device)
-    present[labels.clamp_max(first)] = True  # label -1 marks the extra last place
-    empty = (~present[:first]).nonzero()
-    if len(empty):
+    if filled < first:
         left = num_clusters - len(labels[labels >= 0].unique())
-        raise ValueError(f"cluster {int(empty[0])} has no member ({left} of {num_clusters} clusters are empty)")
+        empty = int((present == 0).nonzero()[0])
+        raise ValueError(f"cluster {empty} has no member ({left} of {num_clusters} clusters are empty)")
     if num_clusters == 0:
         return features.new_empty(0, features.shape[1])
     return pick("cluster_centroids", impl, features)(features, labels, num_clusters)
