@@ -3,7 +3,7 @@
 import torch
 
 from salcr import reference
-from salcr.ops._checks import check_integer, check_same, check_tensor, check_values
+from salcr.ops._checks import check_indices, check_integer, check_same, check_tensor, check_values
 from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._register import register
 from salcr.ops.backends.cpp import centroids as _cpp
@@ -55,9 +55,7 @@ def cluster_centroids(
 
 
 def _centroids(features, labels, num_clusters, impl):
-    low, high = int(labels.min()), int(labels.max())
-    if low < -1 or high >= num_clusters:
-        raise ValueError(f"labels must be in [-1, {num_clusters}), got {low} to {high}")
+    check_indices("labels", labels, -1, num_clusters)
     first = min(num_clusters, len(labels) + 1)  # with more clusters than labels one of these has no member
     present = torch.zeros(first + 1, dtype=torch.bool, device=labels.device)
     present[labels.clamp_max(first)] = True  # label -1 marks the extra last place

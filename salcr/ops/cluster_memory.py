@@ -3,7 +3,7 @@
 import torch
 
 from salcr.defaults import TEMPERATURE
-from salcr.ops._checks import check_tensor
+from salcr.ops._checks import check_choice, check_tensor
 from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._parts import (
     HALF_TO_SINGLE,
@@ -101,8 +101,7 @@ def cluster_contrast(
         per_row("weights", weights, features, axes=0, floating=True)
         _check_constant("weights", weights)
     impl = check_contrast(features, memory, targets, temperature, impl)
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+    check_choice("reduction", reduction, REDUCTIONS)
     precision = check_precision(precision, features)
     options = temperature, reduction, soft_targets, weights, precision, impl
     return apply(_ClusterContrast, features, *multiplied(precision, memory), targets, *options)[0]

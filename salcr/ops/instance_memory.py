@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from salcr.defaults import NEIGHBORS, TEMPERATURE
-from salcr.ops._checks import check_integer, check_same, check_tensor
+from salcr.ops._checks import check_choice, check_integer, check_same, check_tensor
 from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._parts import (
     HALF_TO_SINGLE,
@@ -181,8 +181,7 @@ def set_contrast(
     memory = followed(memory, features)
     check_parts(features, memory)
     sets = _sets(positives, features)
-    if over not in OVER:
-        raise ValueError(f"over must be one of {', '.join(OVER)}, got {over!r}")
+    check_choice("over", over, OVER)
     check_temperature(temperature)
     impl = check_impl(impl)
     if memory.requires_grad:

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 
 from salcr import reference
-from salcr.ops._checks import check_integer, check_lengths, check_same, check_tensor
+from salcr.ops._checks import check_choice, check_integer, check_lengths, check_same, check_tensor
 from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._parts import HALF_TO_SINGLE
 from salcr.ops._register import register
@@ -147,10 +147,8 @@ def _check(queries, k, database, metric, method, impl, sharded=False):
         check_integer("k", k)
     else:
         check_integer("k", k, 1, len(queries if database is None else database))
-    if metric not in METRICS:
-        raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    check_choice("metric", metric, METRICS)
+    check_choice("method", method, METHODS)
     if method != "exact" and impl not in ("auto", "faiss"):
         raise ValueError(f"method={method!r} has the backend faiss, got impl={impl!r}")
     if method != "exact" and sharded:
