@@ -10,7 +10,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from salcr.ops.backends.faiss import knn as backend
 from salcr.retrieval import Index, cells
 from salcr.retrieval.cells import open_cells
 from salcr.retrieval.storage import Manifest, Storage, locked
@@ -121,7 +120,7 @@ def test_a_build_for_gpus_is_given_the_cells_once(folder, log, monkeypatch, full
     monkeypatch.setitem(sys.modules, "faiss", module)
     kept = open_cells(Storage(folder))
     expected = kept.nearest(torch.eye(WIDTH), 5)
-    monkeypatch.setattr(backend, "stays", lambda device, k: k <= 40)
+    monkeypatch.setattr(cells, "searches_on", lambda device, k: k <= 40)
     copies = []
 
     def copy(resources, device, index):
