@@ -160,12 +160,8 @@ def _has_ended(run: RunFolder, config: Config) -> bool:
     if not (run.summary.exists() and run.config.exists()):
         return False
     trained = load_config(file=run.config)
-    check_resumable(config, trained, _epochs(trained), str(run.config))
-    return _epochs(config) == _epochs(trained)
-
-
-def _epochs(config: Config) -> int:
-    return config.schedule.stage_one_epochs + config.schedule.stage_two_epochs
+    check_resumable(config, trained, trained.schedule.epochs, str(run.config))
+    return config.schedule.epochs == trained.schedule.epochs
 
 
 def _places(device: str, jobs: int) -> list[dict[str, str]]:

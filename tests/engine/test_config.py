@@ -297,7 +297,7 @@ def test_one_stage_keeps_its_learning_rates():
 
     def rates(config):
         schedule = config.schedule
-        epochs = range(schedule.stage_one_epochs + schedule.stage_two_epochs)
+        epochs = range(schedule.epochs)
         return [sum(epoch >= milestone for milestone in schedule.milestones) for epoch in epochs]
 
     one, two = single_stage(whole, "one"), single_stage(whole, "two")
