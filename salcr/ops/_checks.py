@@ -106,8 +106,9 @@ def check_values(name: str, x: torch.Tensor) -> None:
 
 def check_indices(name: str, x: torch.Tensor, low: int, high: int) -> None:
     """``low <= x < high`` everywhere. Synchronises with the device."""
-    if x.min() < low or x.max() >= high:
-        raise ValueError(f"{name} must be in [{low}, {high}), got {int(x.min())} to {int(x.max())}")
+    smallest, largest = int(x.min()), int(x.max())
+    if smallest < low or largest >= high:
+        raise ValueError(f"{name} must be in [{low}, {high}), got {smallest} to {largest}")
 
 
 def check_lengths(name: str, x: torch.Tensor, first: int = 0) -> None:

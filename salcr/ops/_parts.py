@@ -1,4 +1,4 @@
-"""Arguments of the memory operators: a memory may have a leading part axis, features and targets accordingly."""
+"""Arguments that several families share: a memory may have a leading part axis, features and targets accordingly."""
 
 from collections.abc import Iterator, Sequence
 
@@ -95,6 +95,12 @@ def by_features(x: torch.Tensor, features: Sequence[torch.Tensor]) -> list[torch
 def split_rows(x: torch.Tensor, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """The same by memory, ``[..., B, ...]`` a term."""
     return by_memory([piece.unbind(0) for piece in by_features(x, features)])
+
+
+def pooled_parts(tokens: torch.Tensor | None, queries: torch.Tensor | None) -> int:
+    """Into how many parts ``salcr::pool`` cuts its maps, given tokens ``[P, D]``, queries ``[B, P, D]`` or neither."""
+    given = tokens if queries is None else queries
+    return 0 if given is None else given.shape[-2]
 
 
 def lse_dtype(features: torch.Tensor) -> torch.dtype:
