@@ -143,7 +143,7 @@ class Study:
         given = [f"seed={self.seed}", *size.settings, *way.settings]
         schedule = load_config(preset="demo", overrides=given).schedule
         if way.stages == "longer one":
-            given.append(f"schedule.stage_one_epochs={schedule.stage_one_epochs + schedule.stage_two_epochs}")
+            given.append(f"schedule.stage_one_epochs={schedule.epochs}")
         if way.stages != "both":
             given.append("schedule.stage_two_epochs=0")
         return given

@@ -102,24 +102,15 @@ def train_trials(
                 run.clear()
     shared = folder / SETTINGS
     write_atomically(shared, dump_config(config))
-    more = ["--resume"] * resume + ["--restart"] * restart
+    more = ["--config", str(shared), *["--resume"] * resume, *["--restart"] * restart]
 
     def start(trial: int, environment: Mapping[str, str]) -> subprocess.Popen:
-        logger.info("trial %d: its log is %s", trial, runs[trial].path / LOG)
-        command = [
-            *SALCR,
-            "train",
-            "--out",
-            str(runs[trial].path),
-            "--config",
-            str(shared),
-            *more,
-            f"data.trial={trial}",
-        ]
-        with (runs[trial].path / LOG).open("ab") as log:
-            return subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **environment}
-            )
+        path = runs[trial].path
+        logger.info("trial %d: its log is %s", trial, path / LOG)
+        command = [*SALCR, "train", "--out", str(path), *more, f"data.trial={trial}"]
+        with (path / LOG).open("ab") as log:
+            streams = dict(stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            return subprocess.Popen(command, **streams, env={**os.environ, **environment})
 
     try:
         statuses = _run(waiting, places, start)
@@ -128,14 +119,7 @@ def train_trials(
         command = ["salcr", "train", "--trials", ",".join(map(str, trials)), "--jobs", str(jobs), "--resume", "--out"]
         text = f"{ended} of {len(runs)} trials have ended; `{shlex.join([*command, str(folder)])}` goes on"
         raise Interrupted(error.number, text) from None
-    failed = {str(trial): _reason(status, runs[trial]) for trial, status in statuses.items() if status}
-    found = {str(k): json.loads(run.summary.read_text()) for k, run in runs.items() if str(k) not in failed}
-    summary = {
-        "trials": found,
-        "mean": _over(list(found.values()), statistics.fmean),
-        "deviation": _over(list(found.values()), lambda x: statistics.stdev(x) if len(x) > 1 else 0.0),
-        "failed": failed,
-    }
+    summary = _summarise(runs, statuses)
     write_atomically(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     return summary
 
@@ -160,12 +144,8 @@ def _has_ended(run: RunFolder, config: Config) -> bool:
     if not (run.summary.exists() and run.config.exists()):
         return False
     trained = load_config(file=run.config)
-    check_resumable(config, trained, _epochs(trained), str(run.config))
-    return _epochs(config) == _epochs(trained)
-
-
-def _epochs(config: Config) -> int:
-    return config.schedule.stage_one_epochs + config.schedule.stage_two_epochs
+    check_resumable(config, trained, trained.schedule.epochs, str(run.config))
+    return config.schedule.epochs == trained.schedule.epochs
 
 
 def _places(device: str, jobs: int) -> list[dict[str, str]]:
@@ -215,6 +195,17 @@ def _run(
             for _, process in running.values():
                 process.wait()
     return statuses
+
+
+def _summarise(runs: Mapping[int, RunFolder], statuses: Mapping[int, int]) -> dict[str, Any]:
+    failed = {str(trial): _reason(status, runs[trial]) for trial, status in statuses.items() if status}
+    found = {str(k): json.loads(run.summary.read_text()) for k, run in runs.items() if str(k) not in failed}
+    return {
+        "trials": found,
+        "mean": _over(list(found.values()), statistics.fmean),
+        "deviation": _over(list(found.values()), lambda x: statistics.stdev(x) if len(x) > 1 else 0.0),
+        "failed": failed,
+    }
 
 
 def _reason(status: int, run: RunFolder) -> str:

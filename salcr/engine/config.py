@@ -122,6 +122,11 @@ class Schedule(Section):
     """Replay a step as a CUDA graph, which a GPU starts without waiting for the host; ``auto`` does so on a single GPU
     where it is faster in each stage's first epoch. Results are the same. It has not run on a GPU yet."""
 
+    @property
+    def epochs(self) -> int:
+        """Of both stages."""
+        return self.stage_one_epochs + self.stage_two_epochs
+
 
 class Augment(Section):
     """See :class:`salcr.data.augment.Augmentation`."""

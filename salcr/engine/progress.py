@@ -35,7 +35,7 @@ def time_left(records: Sequence[Mapping[str, Any]], schedule: Schedule) -> str:
     """
     from tqdm import tqdm
 
-    rest = range(records[-1]["epoch"] + 1, schedule.stage_one_epochs + schedule.stage_two_epochs)
+    rest = range(records[-1]["epoch"] + 1, schedule.epochs)
     if not rest:
         return ""
     seconds: dict[int, list[float]] = {1: [], 2: []}

@@ -291,4 +291,4 @@ def stage_of(schedule: Schedule, epoch: int) -> int | None:
     """1 or 2; None after the last epoch."""
     if epoch < schedule.stage_one_epochs:
         return 1
-    return 2 if epoch < schedule.stage_one_epochs + schedule.stage_two_epochs else None
+    return 2 if epoch < schedule.epochs else None

@@ -111,16 +111,12 @@ class Trainer(Session):
         with closing(self.board) if self.board else nullcontext(), self.writer:
             if self.unwritten is not None:
                 self._conclude(self.unwritten)
-            for epoch in range(start, self._epochs):
+            for epoch in range(start, self.config.schedule.epochs):
                 self._run_epoch(epoch)
             distributed.on_first(self.writer.wait)
         self.results["final"] = self._evaluate()
         self.results.setdefault("stage_one", self.results["final"])
         return distributed.on_first(self._summarise)
-
-    @property
-    def _epochs(self) -> int:
-        return self.config.schedule.stage_one_epochs + self.config.schedule.stage_two_epochs
 
     def _run_epoch(self, epoch: int) -> None:
         """An epoch and its checkpoint; if a signal comes in the middle, that of the middle."""
@@ -161,8 +157,8 @@ class Trainer(Session):
         self.signals.release()
 
     def _is_evaluated(self, epoch: int) -> bool:
-        every, done = self.config.evaluation.every, epoch + 1
-        due = done in (self.config.schedule.stage_one_epochs, self._epochs) or (every > 0 and done % every == 0)
+        every, schedule, done = self.config.evaluation.every, self.config.schedule, epoch + 1
+        due = done in (schedule.stage_one_epochs, schedule.epochs) or (every > 0 and done % every == 0)
         return due and len(self.dataset.protocols) > 0
 
     def _evaluate(self) -> dict[str, Any]:
@@ -239,7 +235,7 @@ class Trainer(Session):
         """Epochs whose checkpoints stay beside the last ones."""
         keep, spared = self.config.checkpoints.keep, set[int]()
         if keep.every:
-            spared.update(range(keep.every - 1, self._epochs, keep.every))
+            spared.update(range(keep.every - 1, self.config.schedule.epochs, keep.every))
         if keep.stage_one:
             spared.add(self.config.schedule.stage_one_epochs - 1)
         return spared

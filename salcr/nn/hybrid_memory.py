@@ -6,7 +6,7 @@ from torch import nn
 from salcr import ops
 from salcr.defaults import TEMPERATURE
 from salcr.nn.memory import unit_rows
-from salcr.ops._checks import check_same, check_tensor
+from salcr.ops._checks import check_indices, check_same, check_tensor
 
 SPCL_MOMENTUM = 0.2
 
@@ -76,8 +76,7 @@ class HybridMemory(nn.Module):
         count = len(self.rows)
         if len(labels) != count:
             raise ValueError(f"labels has {len(labels)} entries for {count} rows")
-        if labels.min() < -1 or labels.max() >= count:
-            raise ValueError(f"labels must be in [-1, {count}), got {int(labels.min())} to {int(labels.max())}")
+        check_indices("labels", labels, -1, count)
         alone = torch.arange(count, 2 * count, device=labels.device)
         self.labels = labels.clone()
         self.classes = torch.where(labels < 0, alone, labels).unique(return_inverse=True)[1]
@@ -126,6 +125,6 @@ class HybridMemory(nn.Module):
         check_tensor("indices", indices, ndim=1, floating=False)
         check_same("indices", indices, "rows", self.rows, dtype=False)
         count = len(self.rows)
-        if indices.device.type == "cpu" and not -1 <= indices.min() <= indices.max() < count:
-            raise ValueError(f"indices must be in [-1, {count}), got {int(indices.min())} to {int(indices.max())}")
+        if indices.device.type == "cpu":
+            check_indices("indices", indices, -1, count)
         return indices.clamp(0, count - 1)

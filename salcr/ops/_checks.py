@@ -1,5 +1,7 @@
 """Argument checks shared by the operators. Each raises an error that names the argument and what it got."""
 
+from collections.abc import Collection
+
 import numpy as np
 import torch
 
@@ -58,19 +60,14 @@ def check_positive(name: str, value: float) -> None:
         raise ValueError(f"{name} must be positive{' and finite' if value > 0 else ''}, got {value}")
 
 
-def check_range(name: str, value: int, low: int, high: int) -> None:
-    """``low <= value <= high``."""
-    if not low <= value <= high:
-        raise ValueError(f"{name} must be between {low} and {high}, got {value}")
-
-
 def check_integer(name: str, value: int, low: int = 1, high: int = INT64_MAX) -> None:
     """``low <= value <= high``, and ``value`` is an integer: no float, however whole, and no bool."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer, torch.SymInt)):
         raise TypeError(f"{name} must be an int, got {type(value).__name__} {value!r}")
     if value < low and high == INT64_MAX:
         raise ValueError(f"{name} must be at least {low}, got {value}")
-    check_range(name, value, low, high)
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be between {low} and {high}, got {value}")
 
 
 def check_number(name: str, value: float) -> None:
@@ -78,6 +75,18 @@ def check_number(name: str, value: float) -> None:
     allowed = (int, float, np.integer, np.floating, torch.SymInt, torch.SymFloat)
     if isinstance(value, bool) or not isinstance(value, allowed):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+
+
+def check_share(name: str, value: float) -> None:
+    """``value`` is a number from 0 to 1."""
+    check_number(name, value)
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must be in [0, 1], got {value}")
+
+
+def check_choice(name: str, value: str, choices: Collection[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
 def check_flag(name: str, value: bool) -> None:
@@ -93,6 +102,13 @@ def check_values(name: str, x: torch.Tensor) -> None:
         raise ValueError(
             f"{name} is batched by torch.func.vmap, and this operator has to read its values: loop instead"
         )
+
+
+def check_indices(name: str, x: torch.Tensor, low: int, high: int) -> None:
+    """``low <= x < high`` everywhere. Synchronises with the device, once."""
+    smallest, largest = torch.stack(x.aminmax()).tolist()
+    if smallest < low or largest >= high:
+        raise ValueError(f"{name} must be in [{low}, {high}), got {smallest} to {largest}")
 
 
 def check_lengths(name: str, x: torch.Tensor, first: int = 0) -> None:

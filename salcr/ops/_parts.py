@@ -1,10 +1,10 @@
-"""Arguments of the memory operators: a memory may have a leading part axis, features and targets accordingly."""
+"""Arguments that several families share: a memory may have a leading part axis, features and targets accordingly."""
 
 from collections.abc import Iterator, Sequence
 
 import torch
 
-from salcr.ops._checks import check_positive, check_same, check_tensor
+from salcr.ops._checks import check_indices, check_positive, check_same, check_tensor
 
 HALF_TO_SINGLE = (torch.float32, torch.bfloat16, torch.float16)
 """What the Triton kernels take."""
@@ -44,8 +44,8 @@ def per_row(name: str, x: torch.Tensor, features: torch.Tensor, axes: int, *, fl
 
 def check_targets(targets: torch.Tensor, num_classes: int) -> None:
     """On the CPU: every target is -1 or a class. On a GPU looking would wait for the device."""
-    if targets.device.type == "cpu" and (targets.min() < -1 or targets.max() >= num_classes):
-        raise ValueError(f"targets must be in [-1, {num_classes}), got {int(targets.min())} to {int(targets.max())}")
+    if targets.device.type == "cpu":
+        check_indices("targets", targets, -1, num_classes)
 
 
 def ignored_rows(targets: Sequence[torch.Tensor], features: torch.Tensor) -> torch.Tensor:
@@ -95,6 +95,12 @@ def by_features(x: torch.Tensor, features: Sequence[torch.Tensor]) -> list[torch
 def split_rows(x: torch.Tensor, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """The same by memory, ``[..., B, ...]`` a term."""
     return by_memory([piece.unbind(0) for piece in by_features(x, features)])
+
+
+def pooled_parts(tokens: torch.Tensor | None, queries: torch.Tensor | None) -> int:
+    """Into how many parts ``salcr::pool`` cuts its maps, given tokens ``[P, D]``, queries ``[B, P, D]`` or neither."""
+    given = tokens if queries is None else queries
+    return 0 if given is None else given.shape[-2]
 
 
 def lse_dtype(features: torch.Tensor) -> torch.dtype:

@@ -6,6 +6,8 @@ from functools import wraps
 import torch
 from torch.utils._pytree import tree_map
 
+from salcr.ops._checks import check_choice
+
 PRECISIONS = ("auto", "float32", "tf32", "bfloat16")
 
 
@@ -17,8 +19,7 @@ def check_precision(precision: str, features: torch.Tensor) -> str:
     Raises:
         ValueError: no precision of that name, or less than that of float64 features.
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    check_choice("precision", precision, PRECISIONS)
     if precision == "auto":
         precision = "bfloat16" if _autocast_to_bfloat16(features.device.type) else "float32"
     elif precision != "float32" and features.dtype == torch.float64:

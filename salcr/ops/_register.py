@@ -24,6 +24,24 @@ def register(name: str, schema: str, implementation: Callable, fake: Callable) -
     torch.library.register_vmap(qualified, partial(_each_alone, getattr(torch.ops.salcr, name).default))
 
 
+def register_backward(operator: str, schema: str) -> None:
+    """Define ``salcr::<operator>_backward``: gradients of its second argument, the features, one tensor or a list."""
+    name = f"{operator}_backward"
+
+    def backward(gradients, features, *arguments):
+        *arguments, impl = arguments
+        if isinstance(features, torch.Tensor):
+            return pick(name, impl, features)(gradients, features, *arguments).contiguous()
+        return [x.contiguous() for x in pick(name, impl, features[0])(gradients, features, *arguments)]
+
+    def fake(gradients, features, *arguments):
+        if isinstance(features, torch.Tensor):
+            return features.new_empty(features.shape)
+        return [x.new_empty(x.shape) for x in features]
+
+    register(name, schema, backward, fake)
+
+
 class Differentiable(torch.autograd.Function):
     """What an operator's ``autograd.Function`` derives from: under :func:`torch.func.vmap` it is applied one by one."""
 

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from salcr.ops._checks import check_integer, check_lengths, check_tensor, check_values
-from salcr.ops._dispatch import BackendError, check_impl, missing, pick
+from salcr.ops._dispatch import PREFERRED, BackendError, check_impl, missing, pick
 from salcr.ops._group import Shards, join
 from salcr.ops._sharded_search import no_lists, pieces, search
 from salcr.ops.backends.cpp import jaccard as _rows
@@ -75,7 +75,7 @@ def labels_of_shard(
         check_values("features", features)
         check_integer("k1", k1)
         check_integer("k2", k2)
-        name = check_impl(impl).rstrip("?")
+        name = check_impl(impl).removesuffix(PREFERRED)
         if name in ("reference", "eager") or missing("cpp"):
             raise BackendError(missing("cpp") or f"with a group cluster has the backend cpp alone, got impl={name!r}")
         if neighbors is None:

@@ -3,7 +3,7 @@
 import torch
 
 from salcr import reference
-from salcr.ops._checks import check_finite, check_same, check_tensor
+from salcr.ops._checks import check_finite, check_indices, check_same, check_tensor
 from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._parts import HALF_TO_SINGLE
 from salcr.ops._register import register
@@ -113,8 +113,8 @@ def _augment(images, draws, rows, scalings, dtype, impl):
 
 
 def _check_values(images, draws, rows, scalings):
-    if rows is not None and (rows.min() < 0 or rows.max() >= len(images)):
-        raise ValueError(f"rows must be in [0, {len(images)}), got {int(rows.min())} to {int(rows.max())}")
+    if rows is not None:
+        check_indices("rows", rows, 0, len(images))
     if draws is None:
         return
     check_finite("draws", draws)

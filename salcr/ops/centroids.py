@@ -3,7 +3,7 @@
 import torch
 
 from salcr import reference
-from salcr.ops._checks import check_integer, check_same, check_tensor, check_values
+from salcr.ops._checks import check_indices, check_integer, check_same, check_tensor, check_values
 from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._register import register
 from salcr.ops.backends.cpp import centroids as _cpp
@@ -55,13 +55,11 @@ def cluster_centroids(
 
 
 def _centroids(features, labels, num_clusters, impl):
+    check_indices("labels", labels, -1, num_clusters)
     first = min(num_clusters, len(labels) + 1)  # with more clusters than labels one of these has no member
     present = labels.new_zeros(first + 1)
-    present[labels.clamp(-1, first)] = 1  # what is no cluster's label marks the extra last place
-    low, high, filled = torch.stack([labels.min(), labels.max(), present[:first].sum()]).tolist()  # waits once
-    if low < -1 or high >= num_clusters:
-        raise ValueError(f"labels must be in [-1, {num_clusters}), got {low} to {high}")
-    if filled < first:
+    present[labels.clamp_max(first)] = 1  # label -1 marks the extra last place
+    if int(present[:first].sum()) < first:
         left = num_clusters - len(labels[labels >= 0].unique())
         empty = int((present == 0).nonzero()[0])
         raise ValueError(f"cluster {empty} has no member ({left} of {num_clusters} clusters are empty)")

@@ -19,7 +19,7 @@ from salcr.ops._parts import (
     split_rows,
 )
 from salcr.ops._precision import check_precision, in_float32, multiplied
-from salcr.ops._register import Differentiable, apply, first_derivative, register
+from salcr.ops._register import Differentiable, apply, first_derivative, register, register_backward
 from salcr.ops.backends.cpp import cluster_memory as _cpp
 from salcr.ops.backends.eager import cluster_memory as _eager
 from salcr.ops.backends.reference import cluster_memory as _formula
@@ -146,12 +146,6 @@ def _contrast_sums(features, memories, targets, temperature, precision, impl):
     return list(losses), lse
 
 
-def _contrast_sums_backward(gradients, features, *arguments):
-    *arguments, impl = arguments
-    found = pick("cluster_contrast_sum_backward", impl, features[0])(gradients, features, *arguments)
-    return [x.contiguous() for x in found]
-
-
 def _one_by_one(contrast, features, memories, targets, temperature):
     losses, lses = [], []
     for terms in of_features(features, memories, targets):
@@ -173,10 +167,6 @@ def _fake_contrast_sums(features, memories, *_):
     rows = sum(x.shape[:-1].numel() for x in features)
     lse = features[0].new_empty(len(memories) // len(features), rows, dtype=lse_dtype(features[0]))
     return [x.new_empty(()) for x in features], lse
-
-
-def _fake_contrast_sums_backward(gradients, features, *_):
-    return [x.new_empty(x.shape) for x in features]
 
 
 for _name, _module, _dtypes in (
@@ -201,9 +191,7 @@ register(
     _contrast_sums,
     _fake_contrast_sums,
 )
-register(
-    "cluster_contrast_sum_backward",
+register_backward(
+    "cluster_contrast_sum",
     f"(Tensor[] gradients, {_MEMORIES}, Tensor lse, float temperature, str precision, str impl) -> Tensor[]",
-    _contrast_sums_backward,
-    _fake_contrast_sums_backward,
 )

@@ -3,7 +3,7 @@
 import torch
 
 from salcr.defaults import TEMPERATURE
-from salcr.ops._checks import check_tensor
+from salcr.ops._checks import check_choice, check_tensor
 from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._parts import (
     HALF_TO_SINGLE,
@@ -16,7 +16,7 @@ from salcr.ops._parts import (
     per_row,
 )
 from salcr.ops._precision import check_precision, in_float32, multiplied
-from salcr.ops._register import Differentiable, apply, first_derivative, register
+from salcr.ops._register import Differentiable, apply, first_derivative, register, register_backward
 from salcr.ops.backends.cpp import cluster_memory as _cpp
 from salcr.ops.backends.eager import cluster_memory as _eager
 from salcr.ops.backends.reference import cluster_memory as _formula
@@ -101,8 +101,7 @@ def cluster_contrast(
         per_row("weights", weights, features, axes=0, floating=True)
         _check_constant("weights", weights)
     impl = check_contrast(features, memory, targets, temperature, impl)
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+    check_choice("reduction", reduction, REDUCTIONS)
     precision = check_precision(precision, features)
     options = temperature, reduction, soft_targets, weights, precision, impl
     return apply(_ClusterContrast, features, *multiplied(precision, memory), targets, *options)[0]
@@ -153,18 +152,9 @@ def _contrast(features, memory, targets, *arguments):
     return pick("cluster_contrast", impl, features)(features, memory, targets, *arguments)
 
 
-def _contrast_backward(gradient, features, *arguments):
-    *arguments, impl = arguments
-    return pick("cluster_contrast_backward", impl, features)(gradient, features, *arguments).contiguous()
-
-
 def _fake_contrast(features, memory, targets, temperature, reduction, *_):
     loss = features.new_empty(features.shape[:-1] if reduction == "none" else ())
     return loss, features.new_empty(features.shape[:-1], dtype=lse_dtype(features))
-
-
-def _fake_contrast_backward(gradient, features, *_):
-    return features.new_empty(features.shape)
 
 
 for _name, _module, _dtypes in (
@@ -181,9 +171,4 @@ for _name, _module, _dtypes in (
 _TENSORS = "Tensor features, Tensor memory, Tensor targets"
 _OPTIONS = "float temperature, str reduction, Tensor? soft_targets, Tensor? weights, str precision, str impl"
 register("cluster_contrast", f"({_TENSORS}, {_OPTIONS}) -> (Tensor, Tensor)", _contrast, _fake_contrast)
-register(
-    "cluster_contrast_backward",
-    f"(Tensor gradient, {_TENSORS}, Tensor lse, {_OPTIONS}) -> Tensor",
-    _contrast_backward,
-    _fake_contrast_backward,
-)
+register_backward("cluster_contrast", f"(Tensor gradient, {_TENSORS}, Tensor lse, {_OPTIONS}) -> Tensor")

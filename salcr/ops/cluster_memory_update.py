@@ -7,7 +7,7 @@ import torch
 
 from salcr import reference
 from salcr.defaults import MOMENTUM
-from salcr.ops._checks import check_number, check_same, check_tensor, check_written
+from salcr.ops._checks import check_choice, check_same, check_share, check_tensor, check_written
 from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._parts import HALF_TO_SINGLE, SINGLE_AND_DOUBLE, check_parts, check_targets, followed, per_row
 from salcr.ops._register import register
@@ -71,8 +71,7 @@ def update_cluster_memory_(
     with torch.no_grad():
         features = followed(features, memory)
     _check(memory, features, targets, order, momentum)
-    if select not in SELECTIONS:
-        raise ValueError(f"select must be one of {', '.join(SELECTIONS)}, got {select!r}")
+    check_choice("select", select, SELECTIONS)
     impl = check_impl(impl)
     with torch.no_grad():
         plain = memory.resolve_neg()  # the same tensor, but for a view behind a negative bit
@@ -119,9 +118,7 @@ def _check(
     """Arguments of :func:`update_cluster_memory_`, but for their values."""
     check_parts(features, memory)
     per_row("targets", targets, features, axes=0)
-    check_number("momentum", momentum)
-    if not 0 <= momentum <= 1:
-        raise ValueError(f"momentum must be in [0, 1], got {momentum}")
+    check_share("momentum", momentum)
     if order is not None:
         check_tensor("order", order, ndim=1, floating=False)
         check_same("order", order, "features", features, dtype=False)

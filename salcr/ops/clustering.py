@@ -8,6 +8,7 @@ import torch.distributed as dist
 from salcr import reference
 from salcr.defaults import NEIGHBORS
 from salcr.ops._checks import (
+    check_indices,
     check_integer,
     check_lengths,
     check_number,
@@ -186,8 +187,7 @@ def pair_votes(
         check_same(name, labels, "x", x, dtype=False)
         if len(labels) != len(rows):
             raise ValueError(f"{name} has {len(labels)} entries for {len(rows)} rows")
-        if labels.min() < -1 or labels.max() >= len(rows):
-            raise ValueError(f"{name} must be in [-1, {len(rows)}), got {int(labels.min())} to {int(labels.max())}")
+        check_indices(name, labels, -1, len(rows))
     check_number("threshold", threshold)
     if threshold != threshold:
         raise ValueError("threshold is NaN")

@@ -6,8 +6,8 @@ import torch
 from salcr import reference
 from salcr.ops._checks import check_integer, check_positive, check_values
 from salcr.ops._dispatch import add_backend, check_impl, pick
-from salcr.ops.backends.cpp.dbscan import dbscan as _cpp_dbscan
-from salcr.ops.backends.triton.dbscan import dbscan as _triton_dbscan
+from salcr.ops.backends.cpp import dbscan as _cpp
+from salcr.ops.backends.triton import dbscan as _triton
 
 
 def dbscan(distances: torch.Tensor, *, eps: float, min_samples: int = 4, impl: str = "auto") -> torch.Tensor:
@@ -77,6 +77,6 @@ def _check_places(distances: torch.Tensor) -> None:
         raise ValueError(f"distances has columns outside [0, {count}): {int(columns.min())} to {int(columns.max())}")
 
 
-add_backend("dbscan", "cpp", _cpp_dbscan)
-add_backend("dbscan", "triton", _triton_dbscan)
+add_backend("dbscan", "cpp", _cpp.dbscan)
+add_backend("dbscan", "triton", _triton.dbscan)
 add_backend("dbscan", "reference", reference.dbscan)

@@ -4,6 +4,9 @@ A set is a row ``[..., m]`` of int64 indices, ascending, each once, padded with 
 :func:`salcr.ops.instance_neighbors` returns and :func:`salcr.ops.set_contrast` takes.
 """
 
+import functools
+import operator
+
 import torch
 
 from salcr import reference
@@ -101,35 +104,19 @@ def _check_sets(sets: tuple[torch.Tensor, ...]) -> None:
         raise ValueError(f"the leading axes of sets do not broadcast: {shapes}") from None
 
 
-def _intersect(sets, impl):
+def _merge(name, sets, impl):
     for n, rows in enumerate(sets):
         check_rows(f"sets[{n}]", rows)
-    return pick("intersect_sets", impl, sets[0])(*sets)
+    return pick(name, impl, sets[0])(*sets)
 
 
-def _unite(sets, impl):
-    for n, rows in enumerate(sets):
-        check_rows(f"sets[{n}]", rows)
-    return pick("unite_sets", impl, sets[0])(*sets)
+def _fake_merge(of_widths, sets, impl):
+    lead = torch.broadcast_shapes(*(rows.shape[:-1] for rows in sets))
+    return sets[0].new_empty(*lead, functools.reduce(of_widths, (rows.shape[-1] for rows in sets)))
 
 
-def _fake_intersect(sets, impl):
-    width = sets[0].shape[-1]
-    for rows in sets[1:]:
-        width = torch.sym_min(width, rows.shape[-1])
-    return sets[0].new_empty(*torch.broadcast_shapes(*(rows.shape[:-1] for rows in sets)), width)
-
-
-def _fake_unite(sets, impl):
-    width = sum(rows.shape[-1] for rows in sets)
-    return sets[0].new_empty(*torch.broadcast_shapes(*(rows.shape[:-1] for rows in sets)), width)
-
-
-add_backend("intersect_sets", "cpp", _cpp.intersect_sets)
-add_backend("unite_sets", "cpp", _cpp.unite_sets)
-add_backend("intersect_sets", "triton", _triton.intersect_sets)
-add_backend("unite_sets", "triton", _triton.unite_sets)
-add_backend("intersect_sets", "reference", reference.intersect_sets)
-add_backend("unite_sets", "reference", reference.unite_sets)
-register("intersect_sets", "(Tensor[] sets, str impl) -> Tensor", _intersect, _fake_intersect)
-register("unite_sets", "(Tensor[] sets, str impl) -> Tensor", _unite, _fake_unite)
+for _operator, _of_widths in (("intersect_sets", torch.sym_min), ("unite_sets", operator.add)):
+    for _name, _module in (("cpp", _cpp), ("triton", _triton), ("reference", reference)):
+        add_backend(_operator, _name, getattr(_module, _operator))
+    _merged, _fake = functools.partial(_merge, _operator), functools.partial(_fake_merge, _of_widths)
+    register(_operator, "(Tensor[] sets, str impl) -> Tensor", _merged, _fake)

@@ -24,7 +24,7 @@ from salcr.ops._parts import (
     split_rows,
 )
 from salcr.ops._precision import check_precision
-from salcr.ops._register import Differentiable, apply, first_derivative, register
+from salcr.ops._register import Differentiable, apply, first_derivative, register, register_backward
 from salcr.ops.backends.cpp import instance_memory as _cpp
 from salcr.ops.backends.eager import instance_memory as _eager
 from salcr.ops.backends.reference import instance_memory as _formula
@@ -183,12 +183,6 @@ def _contrasts(features, memories, positives, lse, temperature, impl):
     return list(pick("set_contrasts", impl, features[0])(features, memories, positives, lse, temperature))
 
 
-def _contrasts_backward(gradients, features, *arguments):
-    *arguments, impl = arguments
-    found = pick("set_contrasts_backward", impl, features[0])(gradients, features, *arguments)
-    return [x.contiguous() for x in found]
-
-
 def _search_one_by_one(search, features, memories, rounded, k, temperature, precision):
     """In float32, whatever the precision."""
     found = []
@@ -220,10 +214,6 @@ def _fake_contrasts(features, memories, positives, lse, temperature, impl):
     return [x.new_empty(()) for x in features]
 
 
-def _fake_contrasts_backward(gradients, features, *_):
-    return [x.new_empty(x.shape) for x in features]
-
-
 for _name, _module, _dtypes in (
     ("cpp", _cpp, SINGLE_AND_DOUBLE),
     ("triton", _triton, HALF_TO_SINGLE),
@@ -249,9 +239,6 @@ register(
 )
 _SETS = "Tensor[] features, Tensor[] memories, Tensor[] positives, Tensor lse"
 register("set_contrasts", f"({_SETS}, float temperature, str impl) -> Tensor[]", _contrasts, _fake_contrasts)
-register(
-    "set_contrasts_backward",
-    f"(Tensor[] gradients, {_SETS}, Tensor mean_row, float temperature, str impl) -> Tensor[]",
-    _contrasts_backward,
-    _fake_contrasts_backward,
+register_backward(
+    "set_contrasts", f"(Tensor[] gradients, {_SETS}, Tensor mean_row, float temperature, str impl) -> Tensor[]"
 )

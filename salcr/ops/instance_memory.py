@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from salcr.defaults import NEIGHBORS, TEMPERATURE
-from salcr.ops._checks import check_integer, check_same, check_tensor
+from salcr.ops._checks import check_choice, check_integer, check_same, check_tensor
 from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._parts import (
     HALF_TO_SINGLE,
@@ -17,7 +17,7 @@ from salcr.ops._parts import (
     per_row,
 )
 from salcr.ops._precision import check_precision, in_float32, multiplied
-from salcr.ops._register import Differentiable, apply, first_derivative, register
+from salcr.ops._register import Differentiable, apply, first_derivative, register, register_backward
 from salcr.ops.backends.cpp import instance_memory as _cpp
 from salcr.ops.backends.eager import instance_memory as _eager
 from salcr.ops.backends.reference import instance_memory as _formula
@@ -181,8 +181,7 @@ def set_contrast(
     memory = followed(memory, features)
     check_parts(features, memory)
     sets = _sets(positives, features)
-    if over not in OVER:
-        raise ValueError(f"over must be one of {', '.join(OVER)}, got {over!r}")
+    check_choice("over", over, OVER)
     check_temperature(temperature)
     impl = check_impl(impl)
     if memory.requires_grad:
@@ -292,11 +291,6 @@ def _contrast(features, memory, positives, lse, temperature, precision, impl):
     return loss, total if lse is None else total.new_empty(0)
 
 
-def _contrast_backward(gradient, features, *arguments):
-    *arguments, impl = arguments
-    return pick("set_contrast_backward", impl, features)(gradient, features, *arguments).contiguous()
-
-
 def _fake_neighbors(features, memory, k, temperature, impl):
     lead = features.shape[:-1]
     return features.new_empty(*lead, k, dtype=torch.int64), features.new_empty(lead, dtype=lse_dtype(features))
@@ -310,10 +304,6 @@ def _fake_neighbors_and_mean(features, memory, k, temperature, precision, impl):
 def _fake_contrast(features, memory, positives, lse, *_):
     shape = features.shape[:-1] if lse is None else (0,)
     return features.new_empty(()), features.new_empty(shape, dtype=lse_dtype(features))
-
-
-def _fake_contrast_backward(gradient, features, *_):
-    return features.new_empty(features.shape)
 
 
 for _name, _module, _dtypes in (
@@ -344,9 +334,7 @@ register(
     _contrast,
     _fake_contrast,
 )
-register(
-    "set_contrast_backward",
+register_backward(
+    "set_contrast",
     f"(Tensor gradient, {_SETS}, Tensor lse, Tensor? mean_row, float temperature, str precision, str impl) -> Tensor",
-    _contrast_backward,
-    _fake_contrast_backward,
 )

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from salcr import reference
 from salcr.defaults import NEIGHBORS
 from salcr.ops._checks import (
+    check_choice,
     check_finite,
     check_flag,
     check_integer,
@@ -154,8 +155,7 @@ def check_encoding(
     check_values("features", features)
     check_integer("k1", k1)
     check_integer("k2", k2)
-    if scale not in SCALES:
-        raise ValueError(f"scale must be one of {', '.join(SCALES)}, got {scale!r}")
+    check_choice("scale", scale, SCALES)
     check_flag("include_self", include_self)
     if neighbors is not None:
         check_neighbors(neighbors, features, min(k1 if include_self else k1 + 1, len(features)))

@@ -6,19 +6,18 @@ import torch
 import torch.distributed as dist
 
 from salcr import reference
-from salcr.ops._checks import check_integer, check_lengths, check_same, check_tensor
+from salcr.ops._checks import check_choice, check_integer, check_lengths, check_same, check_tensor
 from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._parts import HALF_TO_SINGLE
 from salcr.ops._register import register
 from salcr.ops._sharded import nearest
 from salcr.ops.backends.cpp import knn as _cpp
-from salcr.ops.backends.cpp.knn import code_bytes as code_bytes  # for whoever keeps codes
-from salcr.ops.backends.cpp.knn import knn as _cpp_knn
-from salcr.ops.backends.cpp.knn import reads_in_place as _reads_in_place
-from salcr.ops.backends.eager.knn import knn as _eager_knn
+from salcr.ops.backends.cpp.knn import code_bytes as code_bytes  # these three for the index of images
+from salcr.ops.backends.cpp.knn import code_rows as code_rows
+from salcr.ops.backends.eager import knn as _eager
 from salcr.ops.backends.faiss import knn as _faiss
-from salcr.ops.backends.faiss.knn import knn as _faiss_knn
-from salcr.ops.backends.triton.knn import knn as _triton_knn
+from salcr.ops.backends.faiss.knn import searches_on as searches_on
+from salcr.ops.backends.triton import knn as _triton
 
 METRICS = ("cosine", "sqeuclidean")
 METHODS = ("exact", "faiss-ivf")
@@ -103,21 +102,7 @@ def knn(
 
 def reads_in_place(queries: torch.Tensor, database: torch.Tensor) -> bool:
     """Whether an exact search by cosine takes no copy of ``database`` here, however large it is."""
-    return pick("knn", check_impl("auto"), queries) is _cpp_knn and _reads_in_place(queries.dtype, database, "cosine")
-
-
-def searches_on(device: torch.device, k: int) -> bool:
-    """Whether faiss, which has to be installed, searches for ``k`` neighbours on ``device``: a GPU, built for it."""
-    return _faiss.stays(device, k)
-
-
-def code_rows(rows: torch.Tensor) -> torch.Tensor:
-    """Codes ``[M, code_bytes(D)]``, uint8, of rows ``[M, D]`` in float16: each in 8 bits, and what these take from it.
-
-    Raises:
-        ValueError: a row has NaN or Inf.
-    """
-    return _cpp.code_rows(rows)
+    return _reads_in_place(pick("knn", check_impl("auto"), queries), queries, database, "cosine")
 
 
 def knn_by_codes(
@@ -147,10 +132,8 @@ def _check(queries, k, database, metric, method, impl, sharded=False):
         check_integer("k", k)
     else:
         check_integer("k", k, 1, len(queries if database is None else database))
-    if metric not in METRICS:
-        raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    check_choice("metric", metric, METRICS)
+    check_choice("method", method, METHODS)
     if method != "exact" and impl not in ("auto", "faiss"):
         raise ValueError(f"method={method!r} has the backend faiss, got impl={impl!r}")
     if method != "exact" and sharded:
@@ -160,9 +143,13 @@ def _check(queries, k, database, metric, method, impl, sharded=False):
 def _knn(queries, k, database, metric, method, impl):
     check_lengths("queries", queries)
     search = pick("knn" if method == "exact" else f"knn[{method}]", impl, queries)
-    if database is not None and not (search is _cpp_knn and _reads_in_place(queries.dtype, database, metric)):
+    if database is not None and not _reads_in_place(search, queries, database, metric):
         check_lengths("database", database)
     return search(queries, k, database=database, metric=metric)
+
+
+def _reads_in_place(search, queries, database, metric):
+    return search is _cpp.knn and _cpp.reads_in_place(queries.dtype, database, metric)
 
 
 def _fake_knn(queries, k, database, metric, method, impl):
@@ -171,11 +158,11 @@ def _fake_knn(queries, k, database, metric, method, impl):
     return queries.new_empty(shape, dtype=dtype), queries.new_empty(shape, dtype=torch.int64)
 
 
-add_backend("knn", "cpp", _cpp_knn)
-add_backend("knn", "triton", _triton_knn, dtypes=HALF_TO_SINGLE)
-add_backend("knn", "eager", _eager_knn)
+add_backend("knn", "cpp", _cpp.knn)
+add_backend("knn", "triton", _triton.knn, dtypes=HALF_TO_SINGLE)
+add_backend("knn", "eager", _eager.knn)
 add_backend("knn", "reference", reference.knn)
-add_backend("knn[faiss-ivf]", "faiss", _faiss_knn)
+add_backend("knn[faiss-ivf]", "faiss", _faiss.knn)
 register(
     "knn",
     "(Tensor queries, SymInt k, Tensor? database, str metric, str method, str impl) -> (Tensor, Tensor)",

@@ -10,7 +10,7 @@ import torch
 
 from salcr.ops._checks import check_positive, check_same, check_tensor
 from salcr.ops._dispatch import add_backend, check_impl, pick, share_backends
-from salcr.ops._parts import HALF_TO_SINGLE, SINGLE_AND_DOUBLE
+from salcr.ops._parts import HALF_TO_SINGLE, SINGLE_AND_DOUBLE, pooled_parts
 from salcr.ops._register import Differentiable, apply, first_derivative, register
 from salcr.ops.backends.cpp import pooling as _cpp
 from salcr.ops.backends.reference import pooling as _formula
@@ -48,7 +48,7 @@ def gem_pool(x: torch.Tensor, p: float = 3.0, eps: float = 1e-12, *, impl: str =
     check_tensor("x", x, ndim=4)
     check_positive("p", p)
     check_positive("eps", eps)
-    means = apply(_Pool, x, None, None, 1, float(p), False, check_impl(impl))[2]
+    means = apply(_Pool, x, None, None, 1, float(p), False, check_impl(impl))[0]
     return _root(means, p, eps, x.dtype)
 
 
@@ -77,7 +77,7 @@ def part_prototypes(x: torch.Tensor, tokens: torch.Tensor, *, impl: str = "auto"
     Source: docs/method.md, "Semantic-aligned parts".
     """
     _check_parts(x, "tokens", tokens, ndim=2)
-    return apply(_Pool, x, tokens, None, 1, None, False, check_impl(impl))[3].to(x.dtype)
+    return apply(_Pool, x, tokens, None, 1, None, False, check_impl(impl))[2].to(x.dtype)
 
 
 def part_attention(queries: torch.Tensor, x: torch.Tensor, *, impl: str = "auto") -> torch.Tensor:
@@ -179,33 +179,29 @@ def semantic_pool(
     _check_views(x)
     check_positive("p", p)
     check_positive("eps", eps)
-    _, _, means, _, *forms = apply(_Pool, x, tokens, None, VIEWS, float(p), True, check_impl(impl))
+    means, _, _, _, *forms = apply(_Pool, x, tokens, None, VIEWS, float(p), True, check_impl(impl))
     return _root(means, p, eps, x.dtype), *forms
 
 
 class _Pool(Differentiable):
-    """``(scores, weights, means of x ** power, prototypes, *forms)`` of ``salcr::pool``; see there.
-
-    What is not asked for is empty.
-    """
+    """``(means, scores, prototypes, weights, *forms)``, see :func:`_pool`."""
 
     @staticmethod
     def forward(x, tokens, queries, views, power, attend, impl):
-        found = torch.ops.salcr.pool(x, tokens, queries, views, power, attend, impl)
-        means, scores, prototypes, weights, forms = found
-        return scores, weights, means, prototypes, *forms
+        *others, forms = torch.ops.salcr.pool(x, tokens, queries, views, power, attend, impl)
+        return *others, *forms
 
     @staticmethod
     def setup_context(ctx, inputs, output):
         x, tokens, queries, views, power, _, impl = inputs
-        scores, weights, _, prototypes, *_ = output
+        _, scores, prototypes, weights, *_ = output
         ctx.save_for_backward(x, tokens, queries, scores, prototypes, weights)
         ctx.mark_non_differentiable(scores, weights)
         ctx.options = views, power, impl
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx, _, __, mean_gradient, prototype_gradient, *form_gradients):
+    def backward(ctx, mean_gradient, _, prototype_gradient, __, *form_gradients):
         x, tokens, queries, *saved = ctx.saved_tensors
         known = next((g for g in form_gradients if g is not None), None)
         forms = [] if known is None else [torch.zeros_like(known) if g is None else g for g in form_gradients]
@@ -244,8 +240,7 @@ def _pool(x, tokens, queries, views, power, attend, impl):
 
     Forms are of the dtype of ``x``, all else is float32 at least.
     """
-    found = pick("pool", impl, x)(x, tokens, queries, views, power, attend)
-    *others, forms = found
+    *others, forms = pick("pool", impl, x)(x, tokens, queries, views, power, attend)
     nothing = x.new_empty(0, dtype=_wide(x))
     return *(nothing.clone() if y is None else y for y in others), forms
 
@@ -289,9 +284,8 @@ def _like(x: torch.Tensor | None, gradient: torch.Tensor | None) -> torch.Tensor
 
 def _fake_pool(x, tokens, queries, views, power, attend, impl):
     batch, width, cells = x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
-    parts = 0 if tokens is None else tokens.shape[0]
-    parts = parts if queries is None else queries.shape[1]
-    stripe = cells // parts if tokens is not None or queries is not None else 0
+    parts = pooled_parts(tokens, queries)
+    stripe = cells // parts if parts else 0
 
     def wide(wanted, *shape):
         return x.new_empty(shape if wanted else (0,), dtype=_wide(x))

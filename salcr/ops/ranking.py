@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from salcr import reference
-from salcr.ops._checks import INT64_MAX, check_integer, check_tensor, check_values
+from salcr.ops._checks import INT64_MAX, check_choice, check_integer, check_tensor, check_values
 from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.reference.ranking import RankingResult
 from salcr.reference.ranking import is_ranked as is_ranked  # for who shows a ranking
@@ -78,8 +78,7 @@ def evaluate_ranking(
     distances = distances.detach().cpu().resolve_neg()
     if distances.dtype not in (torch.float32, torch.float64):
         distances = distances.float()
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")
+    check_choice("protocol", protocol, PROTOCOLS)
     check_integer("max_rank", max_rank, 1, LONGEST_CURVE)
     impl = check_impl(impl)
     queries, images = distances.shape

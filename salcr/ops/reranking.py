@@ -7,9 +7,9 @@ from salcr.ops._checks import (
     check_finite,
     check_integer,
     check_lengths,
-    check_number,
     check_positive,
     check_same,
+    check_share,
     check_tensor,
     check_values,
 )
@@ -62,7 +62,7 @@ def rerank_k_reciprocal(
     Encoding (Zhong et al., 2017).
     """
     impl = _check(query, gallery, impl, dict(k1=k1, k2=k2))
-    _check_share("lambda_value", lambda_value)
+    check_share("lambda_value", lambda_value)
     check_positive("power", power)
     function = pick("rerank_k_reciprocal", impl, query)
     return function(query.detach(), gallery.detach(), k1=k1, k2=k2, lambda_value=lambda_value, power=power)
@@ -120,7 +120,7 @@ def rerank_distances(
         if given[name].shape != (size, size):
             raise ValueError(f"{name} must be {(size, size)} to fit query_gallery, got {tuple(given[name].shape)}")
     _check_counts(dict(k1=k1, k2=k2))
-    _check_share("lambda_value", lambda_value)
+    check_share("lambda_value", lambda_value)
     check_positive("power", power)
     function = pick("rerank_distances", check_impl(impl), query_gallery)
     distances = (x.detach() for x in given.values())
@@ -213,7 +213,7 @@ def rerank_cross_modality(
     Source: docs/method.md, "CMRR"; the sets of step 3 and ``k2`` are this project's choice.
     """
     impl = _check(query, gallery, impl, dict(k=k))
-    _check_share("eta", eta)
+    check_share("eta", eta)
     return pick("rerank_cross_modality", impl, query)(query.detach(), gallery.detach(), k=k, eta=eta)
 
 
@@ -266,12 +266,6 @@ def _check(query: torch.Tensor, gallery: torch.Tensor, impl: str, counts: dict[s
 def _check_counts(counts: dict[str, int]) -> None:
     for name, value in counts.items():
         check_integer(name, value)
-
-
-def _check_share(name: str, value: float) -> None:
-    check_number(name, value)
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} must be in [0, 1], got {value}")
 
 
 add_backend("rerank_k_reciprocal", "reference", reference.rerank_k_reciprocal)

@@ -1,11 +1,24 @@
-"""Whether a run that was interrupted ended as one that never was."""
+"""A run that a signal interrupts, and whether it ended as one that never was."""
 
 import os
+import signal
 
 import torch
 
 from salcr.engine import checkpoint
 from salcr.engine.run_folder import RunFolder
+
+
+def interrupt(monkeypatch, owner, attribute, n, number=signal.SIGTERM):
+    """Raise a signal as ``owner.attribute`` is called for the ``n``-th time."""
+    real, calls = getattr(owner, attribute), iter(range(1, 100))
+
+    def call(*arguments, **options):
+        if next(calls) == n:
+            signal.raise_signal(number)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(owner, attribute, call)
 
 
 def assert_same_end(folder, whole):

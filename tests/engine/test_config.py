@@ -12,15 +12,7 @@ from hypothesis import strategies as st
 from salcr.data import DATASETS
 from salcr.engine import PRESETS, Config, load_config, single_stage
 from salcr.engine import config as config_module
-from salcr.engine.config import differences, dump_config
-
-
-def flat(tree, prefix=""):
-    """``{"schedule.lr": 3.5e-4, ...}``"""
-    out = {}
-    for key, value in tree.items():
-        out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return out
+from salcr.engine.config import differences, dump_config, flattened
 
 
 def changed(one: Config, other: Config):
@@ -28,7 +20,7 @@ def changed(one: Config, other: Config):
 
 
 def test_sysu_has_the_papers_parameters():
-    config = flat(load_config(preset="sysu").model_dump())
+    config = flattened(load_config(preset="sysu").model_dump())
     spec = {
         "data.name": "sysu",
         "data.height": 288,
@@ -297,7 +289,7 @@ def test_one_stage_keeps_its_learning_rates():
 
     def rates(config):
         schedule = config.schedule
-        epochs = range(schedule.stage_one_epochs + schedule.stage_two_epochs)
+        epochs = range(schedule.epochs)
         return [sum(epoch >= milestone for milestone in schedule.milestones) for epoch in epochs]
 
     one, two = single_stage(whole, "one"), single_stage(whole, "two")

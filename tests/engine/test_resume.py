@@ -15,7 +15,7 @@ from salcr.engine.config import dump_config
 from salcr.engine.interruption import Interrupted
 from salcr.engine.run_folder import RunFolder, RunInUse
 from salcr.engine.steps import NonFiniteLoss
-from tests.engine.same_end import assert_same_end
+from tests.engine.same_end import assert_same_end, interrupt
 from tests.engine.tree import tiny
 
 NO_REFINEMENTS = "evaluation.refinements=[]"
@@ -105,14 +105,7 @@ def test_a_run_that_is_interrupted_everywhere_and_made_longer(tree, config, whol
     short = load_config(overrides=tiny(tree, NO_REFINEMENTS, "schedule.stage_two_epochs=1"))
     for i, (owner, attribute, n, newest) in enumerate(SIGNALS):
         number = (signal.SIGTERM, signal.SIGINT)[i % 2]
-        real, calls = getattr(owner, attribute), iter(range(1, 100))
-
-        def call(*arguments, real=real, calls=calls, n=n, number=number, **options):
-            if next(calls) == n:
-                signal.raise_signal(number)
-            return real(*arguments, **options)
-
-        monkeypatch.setattr(owner, attribute, call)
+        interrupt(monkeypatch, owner, attribute, n, number)
         with pytest.raises(Interrupted, match=f"ended by {number.name}: .*--resume.* goes on "):
             train(short, tmp_path, resume=True)
         monkeypatch.undo()

@@ -4,7 +4,6 @@ import json
 import logging
 import re
 import shutil
-import signal
 
 import pytest
 import torch
@@ -19,7 +18,7 @@ from salcr.engine.evaluation import evaluate_checkpoint
 from salcr.engine.interruption import Interrupted
 from salcr.engine.run_folder import RunFolder
 from salcr.engine.sections import Checkpoints, Evaluation, Logging
-from tests.engine.same_end import assert_same_end
+from tests.engine.same_end import assert_same_end, interrupt
 from tests.engine.tree import tiny
 
 SMALL = "evaluation.refinements=[]", "schedule.iterations=2", "schedule.milestones=[1]"
@@ -178,15 +177,8 @@ def test_a_watched_run_that_is_interrupted_ends_as_one_that_is_not(config, watch
     # Event files of one process and second are read by name, which ends with a count: 10 comes before 9.
     monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(10))
     for owner, attribute, n, written in STOPS:
-        real, calls = getattr(owner, attribute), iter(range(1, 100))
-
-        def call(*arguments, real=real, calls=calls, n=n, **options):
-            if next(calls) == n:
-                signal.raise_signal(signal.SIGTERM)
-            return real(*arguments, **options)
-
         with monkeypatch.context() as stopped, pytest.raises(Interrupted):
-            stopped.setattr(owner, attribute, call)
+            interrupt(stopped, owner, attribute, n)
             train(config, tmp_path, resume=True)
         assert len(RunFolder(tmp_path).read_metrics()) == written, attribute
     train(config, tmp_path, resume=True)

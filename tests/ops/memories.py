@@ -84,6 +84,13 @@ def random_memory(generator, lead, rows, columns, width, dtype):
     return features, unit(generator, *lead, columns, width).to(dtype)
 
 
+def contrast_problem(generator, banks=None, samples=23, classes=7, width=19, dtype=torch.float32):
+    """Features, a memory and targets, some of which are ignored."""
+    lead = () if banks is None else (banks,)
+    targets = torch.randint(-1, classes, (*lead, samples), generator=generator)
+    return *random_memory(generator, lead, samples, classes, width, dtype), targets
+
+
 def check_contrasts(impl, generator, lead, rows, columns, width, dtype, reductions=REDUCTIONS):
     """Both contrasts, the reductions, targets and sets of each part and shared by all."""
     features, memory = random_memory(generator, lead, rows, columns, width, dtype)

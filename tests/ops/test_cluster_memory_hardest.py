@@ -2,10 +2,8 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from salcr import ops
-from salcr.ops._dispatch import missing
 from tests.ops.contract import assert_compiles, assert_operator_contract
 from tests.ops.memories import CPU_BACKENDS, check_hardest, hardest_problem
 
@@ -61,16 +59,6 @@ def test_a_row_that_nothing_updates_keeps_its_bits(generator, impl):
     targets[targets == 1] = -1
     ops.update_cluster_memory_(memory, features, targets, select="hardest", impl=impl)
     assert torch.equal(memory[:, 1], before[:, 1]) and not torch.equal(memory, before)
-
-
-@pytest.mark.skipif(bool(missing("cpp")), reason=str(missing("cpp")))
-def test_threads_change_nothing(generator):
-    features, memory = torch.randn(2, 300, 33, generator=generator), F.normalize(torch.randn(2, 40, 33), dim=-1)
-    targets, found = torch.randint(-1, 40, (2, 300), generator=generator), []
-    for threads in (1, 2, 5):
-        torch.set_num_threads(threads)
-        found.append(ops.update_cluster_memory_(memory.clone(), features, targets, select="hardest", impl="cpp"))
-    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
 
 
 @pytest.mark.parametrize("impl", CPU_BACKENDS)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from salcr import ops, reference
+from salcr import ops
 from salcr.ops._dispatch import missing
 from salcr.ops.backends.cpp import _products
 from tests.ops import memories
@@ -65,15 +65,3 @@ def test_threads_change_nothing(generator):
         assert torch.equal(other[0], found[0][0])
         for x, y in zip(other[1:], found[0][1:], strict=True):  # PyTorch's products may differ in the last bit
             torch.testing.assert_close(x, y)
-
-
-def test_the_sum_of_contrasts_has_one_gradient(generator):
-    features, memory = random_memory(generator, (3,), 20, 40, 24, torch.float32)
-    other = random_memory(generator, (3,), 20, 9, 24, torch.float32)[1]
-    targets = [torch.randint(-1, k, (20,), generator=generator) for k in (40, 9)]
-
-    def both(room, x, banks, **options):
-        return evaluate(room.cluster_contrast_sum, x, banks, targets, **options)
-
-    got, exact = both(ops, features, (memory, other), impl="cpp"), both(reference, features, (memory, other))
-    torch.testing.assert_close(got, exact)

@@ -9,6 +9,8 @@ from salcr import ops
 ROWS = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
 SQUARE = (ROWS @ ROWS.T).abs()
 SETS = torch.tensor([[0, 2, -1], [1, 3, 5]])
+MEMORY, TARGETS = torch.eye(4), torch.tensor([0, 1, -1] * 2)
+MAPS, TOKENS = torch.ones(3, 2, 2, 2), torch.ones(2, 2)
 
 INTEGERS = {
     "k of knn": lambda k: ops.knn(ROWS, k),
@@ -44,13 +46,26 @@ NUMBERS = {
     "power of rerank_k_reciprocal": lambda x: ops.rerank_k_reciprocal(ROWS, ROWS, power=x),
     "power of rerank_gnn": lambda x: ops.rerank_gnn(ROWS, ROWS, power=x),
     "eta of rerank_cross_modality": lambda x: ops.rerank_cross_modality(ROWS, ROWS, eta=x),
+    "temperature of cluster_contrast": lambda x: ops.cluster_contrast(ROWS, MEMORY, TARGETS, temperature=x),
+    "temperature of cluster_contrast_sum": lambda x: ops.cluster_contrast_sum(ROWS, [MEMORY], [TARGETS], temperature=x),
+    "temperature of set_contrast": lambda x: ops.set_contrast(ROWS, MEMORY, TARGETS[:, None], temperature=x),
+    "temperature of instance_neighbors": lambda x: ops.instance_neighbors(ROWS, MEMORY, 1, temperature=x),
+    "temperature of instance_search": lambda x: ops.instance_search(ROWS, MEMORY, 1, temperature=x),
+    "momentum of update_cluster_memory_": lambda x: ops.update_cluster_memory_(
+        MEMORY.clone(), ROWS, TARGETS, momentum=x
+    ),
+    "p of gem_pool": lambda x: ops.gem_pool(MAPS, x),
+    "eps of gem_pool": lambda x: ops.gem_pool(MAPS, eps=x),
+    "p of semantic_pool": lambda x: ops.semantic_pool(MAPS, TOKENS, p=x),
+    "eps of semantic_pool": lambda x: ops.semantic_pool(MAPS, TOKENS, eps=x),
 }
+MAY_BE_INFINITE = "max_distance", "tol"
 
 
 @pytest.mark.parametrize("argument", INTEGERS)
 def test_integers_are_integers(argument):
     call, name = INTEGERS[argument], argument.split()[0]
-    for value in (2.0, True, np.float32(2), "2", None):
+    for value in (2.0, True, np.float32(2), torch.tensor(2), "2", None):
         if not (value is None and name == "num_clusters"):
             with pytest.raises(TypeError, match=f"^{name} must be an int, got"):
                 call(value)
@@ -97,13 +112,16 @@ def test_weights_of_sets_have_the_precision_of_the_gradient():
 
 @pytest.mark.parametrize("argument", NUMBERS)
 def test_numbers_are_numbers(argument):
+    """And no tensors, which could want a gradient."""
     call, name = NUMBERS[argument], argument.split()[0]
     for value in ("0.5", True, None, torch.tensor(0.5), torch.nn.Parameter(torch.tensor(0.5))):
-        with pytest.raises(TypeError, match=f"^{name} must be a number, got"):
+        with pytest.raises(TypeError, match=f"^{name} must be a number, got {type(value).__name__}"):
             call(value)
-    with pytest.raises(ValueError, match=f"^{name} must"):
-        call(float("nan"))
-    call(np.float32(0.5))
+    for value in (torch.nan, -1.0, *(() if name in MAY_BE_INFINITE else (torch.inf,))):
+        with pytest.raises(ValueError, match=f"^{name} must .*got {value}"):
+            call(value)
+    for value in (1, 0.5, np.float32(0.5)):
+        call(value)
 
 
 def test_flags_are_true_or_false():

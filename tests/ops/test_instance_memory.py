@@ -10,6 +10,8 @@ from tests.ops.memories import (
     assert_contrast_within_budget,
     assert_search_within_budget,
     evaluate,
+    random_memory,
+    random_sets,
     unit,
 )
 
@@ -17,13 +19,9 @@ from tests.ops.memories import (
 def problem(generator, banks=None, samples=17, size=40, width=11, wide=6, dtype=torch.float32):
     """Features, unit memory rows, and random positives of which some sets are empty."""
     lead = () if banks is None else (banks,)
-    features = torch.randn(*lead, samples, width, generator=generator, dtype=torch.float64)
-    memory = F.normalize(torch.randn(*lead, size, width, generator=generator, dtype=torch.float64), dim=-1)
-    chosen = torch.rand(*lead, samples, size, generator=generator).argsort(-1)[..., :wide].sort(-1).values
-    count = torch.randint(0, wide + 1, (*lead, samples, 1), generator=generator)
-    count[..., 0, :] = 0
-    positives = torch.where(torch.arange(wide) < count, chosen, -1)
-    return features.to(dtype), memory.to(dtype), positives
+    positives = random_sets(generator, lead, samples, size, wide)
+    positives[..., 0, :] = -1
+    return *random_memory(generator, lead, samples, size, width, dtype), positives
 
 
 def neighbors_by_hand(features, memory, k):

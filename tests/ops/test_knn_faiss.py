@@ -27,7 +27,7 @@ def build(request, monkeypatch):
     on_gpu = request.param == "stand-in for a GPU"
     monkeypatch.setitem(sys.modules, "faiss", faiss_stand_in.make(gpus=int(on_gpu)))
     if on_gpu:
-        monkeypatch.setattr(backend, "stays", lambda device, k: True)
+        monkeypatch.setattr(backend, "searches_on", lambda device, k: True)
         monkeypatch.setattr(torch.cuda, "current_stream", lambda device: types.SimpleNamespace(cuda_stream=77))
     missing.cache_clear()
     yield request.param
@@ -92,7 +92,7 @@ def test_a_gpu_is_given_the_addresses_of_what_lies_there(monkeypatch, generator)
 )
 def test_features_stay_on_a_gpu_that_faiss_reaches(monkeypatch, gpus, device, k, on_device):
     monkeypatch.setitem(sys.modules, "faiss", faiss_stand_in.make(gpus=gpus))
-    assert backend.stays(torch.device(device), k) == on_device
+    assert backend.searches_on(torch.device(device), k) == on_device
 
 
 def test_missing_faiss_is_named(monkeypatch):

@@ -1,4 +1,7 @@
-"""The precision of the products of contrasts and searches; kernels without a GPU: tests/kernels."""
+"""The precision of the products of contrasts and searches, and that of features and memories under autocast.
+
+Kernels without a GPU: tests/kernels.
+"""
 
 import pytest
 import torch
@@ -19,18 +22,23 @@ CALLS = {
     "set_contrast": lambda x, m, **o: ops.set_contrast(x, m, SETS, **o),
     "union": lambda x, m, **o: ops.set_contrast(x, m, [SETS, SETS[:, :1]], **o),
 }
+SEARCHES = {
+    "a search for each": lambda x, m: ops.set_contrast(x, m, [SETS, SETS[:, :1]], over="each"),
+    "instance_search": lambda x, m, **o: ops.instance_search(x.detach(), m, 2, **o)[2],
+    "instance_neighbors": lambda x, m: ops.instance_neighbors(x.detach(), m, 2)[1],
+}
 
 
 @pytest.fixture
 def rows(generator):
-    return random_memory(generator, (), 5, 6, 40, torch.float32)
+    return random_memory(generator, (), 5, 4, 40, torch.float32)
 
 
 @pytest.mark.parametrize("impl", [*CPU_BACKENDS, "eager"])
 @pytest.mark.parametrize("name", CALLS)
 def test_bfloat16_is_float32_of_rounded_rows(rows, name, impl):
     """Value and gradient, which is not rounded itself."""
-    x, memory = (rows[0], rows[1][:4]) if name == "soft targets" else rows
+    x, memory = rows
     found = evaluate(CALLS[name], x, memory, precision="bfloat16", impl=impl)
     rounded = (y.bfloat16().float() for y in (x, memory))
     expected = evaluate(CALLS[name], *rounded, precision="float32", impl=impl)
@@ -54,8 +62,8 @@ def test_no_precision_decides_a_set(generator, impl):
 
 @pytest.mark.parametrize("name", [*CALLS, "instance_search"])
 def test_auto_is_what_autocast_computes_in(rows, name):
-    call = CALLS.get(name, lambda x, m, **o: ops.instance_search(x.detach(), m, 2, **o)[2])
-    x, memory = (rows[0], rows[1][:4]) if name == "soft targets" else rows
+    call = (CALLS | SEARCHES)[name]
+    x, memory = rows
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(call(x, memory), call(x, memory, precision="bfloat16"))
         exact = call(x, memory, precision="float32")
@@ -78,6 +86,43 @@ def test_a_known_log_sum_exp_keeps_sets_in_float32(rows):
     for known in (dict(lse=lse), dict(lse=lse, mean_row=mean_row)):
         exact = evaluate(ops.set_contrast, x, memory, SETS, precision="float32", **known)
         assert all(map(torch.equal, evaluate(ops.set_contrast, x, memory, SETS, precision="bfloat16", **known), exact))
+
+
+@pytest.mark.parametrize("name", [*CALLS, *SEARCHES])
+def test_autocast_takes_the_dtype_of_the_features(rows, name):
+    """Elsewhere another dtype of the memory is an error."""
+    features, memory, call = rows[0].bfloat16().requires_grad_(), rows[1], (CALLS | SEARCHES)[name]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = call(features, memory)
+    if name == "soft targets":
+        terms = dict(soft_targets=SOFT.bfloat16(), weights=WEIGHTS.bfloat16())
+        expected = ops.cluster_contrast(features, memory.bfloat16(), **terms)
+    else:
+        expected = call(features, memory.bfloat16())
+    assert found.dtype == expected.dtype and torch.equal(found, expected)
+    if found.requires_grad:
+        gradients = [torch.autograd.grad(x.sum(), features)[0] for x in (found, expected)]
+        assert gradients[0].dtype == torch.bfloat16 and torch.equal(*gradients)
+    with pytest.raises(TypeError, match=r"memory is torch\.float32, features torch\.bfloat16|soft_targets is"):
+        call(features, memory)
+
+
+def test_an_update_under_autocast_keeps_the_precision_of_the_memory(rows):
+    features, memory = rows[0].bfloat16().requires_grad_(), rows[1]
+    expected = ops.update_cluster_memory_(memory.clone(), features.detach().float(), TARGETS)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = ops.update_cluster_memory_(memory, features, TARGETS)
+    assert found is memory and torch.equal(memory, expected)
+    with pytest.raises(TypeError, match=r"memory is torch\.float32, features torch\.bfloat16"):
+        ops.update_cluster_memory_(memory, features, TARGETS)
+
+
+def test_it_compiles_under_autocast(rows):
+    def step(features, memory):
+        with torch.autocast("cpu", torch.bfloat16):
+            return ops.cluster_contrast(features, memory, TARGETS) + ops.set_contrast(features, memory, SETS)
+
+    assert_compiles(step, (rows[0].bfloat16().requires_grad_(), rows[1]))
 
 
 def test_it_compiles(rows):
@@ -113,12 +158,9 @@ def test_under_vmap(rows):
 
 @pytest.mark.parametrize("name", [*CALLS, "instance_search", "instance_searches"])
 def test_what_is_refused(rows, name):
-    x, memory = (rows[0], rows[1][:4]) if name == "soft targets" else rows
-    searches = {
-        "instance_search": lambda x, m, **o: ops.instance_search(x, m, 2, **o),
-        "instance_searches": lambda x, m, **o: instance_searches([x], [[m]], 2, **o),
-    }
-    call = (CALLS | searches)[name]
+    x, memory = rows
+    several = {"instance_searches": lambda x, m, **o: instance_searches([x], [[m]], 2, **o)}
+    call = (CALLS | SEARCHES | several)[name]
     with pytest.raises(ValueError, match="precision must be one of auto, float32, tf32, bfloat16, got 'half'"):
         call(x, memory, precision="half")
     if name != "soft targets":

@@ -10,11 +10,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from salcr.ops.backends.faiss import knn as backend
 from salcr.retrieval import Index, cells
 from salcr.retrieval.cells import open_cells
-from salcr.retrieval.storage import Manifest, Storage, locked
+from salcr.retrieval.storage import Storage, locked
 from tests import faiss_stand_in
+from tests.retrieval.indexes import add, index_of, said
 
 WIDTH = 8
 needs_faiss = pytest.mark.skipif(find_spec("faiss") is None, reason="faiss is not installed")
@@ -31,33 +31,12 @@ def build(request, monkeypatch):
 @pytest.fixture
 def folder(tmp_path, build, generator):
     """An index of 20 groups of 20 features."""
-    Storage.create(make(tmp_path / "index"), Manifest("", "", 1, 1, "visible", "float16", WIDTH))
-    add(tmp_path / "index", groups(generator))
-    return tmp_path / "index"
-
-
-def make(folder):
-    folder.mkdir()
-    return folder
+    return index_of(tmp_path / "index", groups(generator))
 
 
 def groups(generator, count=20):
     centres = torch.randn(count, WIDTH, generator=generator).repeat_interleave(20, 0)
     return F.normalize(centres + 0.1 * torch.randn(20 * count, WIDTH, generator=generator)).numpy()
-
-
-def add(folder, features):
-    with Storage(folder).writing() as writer:
-        rows = range(writer.manifest.rows, writer.manifest.rows + len(features))
-        writer.add([f"/gone/{row}.png" for row in rows], np.zeros(len(features), bool), features)
-        writer.commit(complete=True)
-
-
-def said(caplog):
-    """What was said since the last time."""
-    text = caplog.text
-    caplog.clear()
-    return text
 
 
 @pytest.fixture
@@ -121,7 +100,7 @@ def test_a_build_for_gpus_is_given_the_cells_once(folder, log, monkeypatch, full
     monkeypatch.setitem(sys.modules, "faiss", module)
     kept = open_cells(Storage(folder))
     expected = kept.nearest(torch.eye(WIDTH), 5)
-    monkeypatch.setattr(backend, "stays", lambda device, k: k <= 40)
+    monkeypatch.setattr(cells, "searches_on", lambda device, k: k <= 40)
     copies = []
 
     def copy(resources, device, index):
@@ -168,9 +147,7 @@ def test_an_index_that_grows(folder, log, generator):
 def test_other_features_in_the_same_place(folder, tmp_path, log, generator):
     open_cells(Storage(folder))
     for count, moved in ((20, "same"), (10, "fewer"), (25, "more")):
-        other = make(tmp_path / moved)
-        Storage.create(other, Manifest("", "", 1, 1, "visible", "float16", WIDTH))
-        add(other, groups(generator, count))
+        other = index_of(tmp_path / moved, groups(generator, count))
         for name in ("cells.faiss", "cells.json"):
             (other / name).write_bytes((folder / name).read_bytes())
         said(log)
@@ -203,9 +180,7 @@ def test_damaged_files_are_made_anew(folder, log, damage):
 
 @needs_faiss
 def test_rows_that_a_damaged_file_names_and_the_index_has_not_are_left_out(tmp_path, generator):
-    folder = make(tmp_path / "index")
-    Storage.create(folder, Manifest("", "", 1, 1, "visible", "float16", WIDTH))
-    add(folder, groups(generator))
+    folder = index_of(tmp_path / "index", groups(generator))
     open_cells(Storage(folder))
     content = bytearray((folder / "cells.faiss").read_bytes())
     data = 400 * (WIDTH + 8)
@@ -237,24 +212,20 @@ def test_cells_are_not_kept_while_another_process_writes(folder, log):
 
 
 def test_one_feature_and_a_wrong_one(tmp_path, build):
-    folder = make(tmp_path / "index")
-    Storage.create(folder, Manifest("", "", 1, 1, "visible", "float32", WIDTH))
-    add(folder, np.eye(1, WIDTH, dtype=np.float32))
+    folder = index_of(tmp_path / "index", np.eye(1, WIDTH), "float32")
     index = Index.open(folder, device="cpu")
     assert index.nearest(torch.ones(2, WIDTH), approximate=True)[1].tolist() == [[0], [0]] and index.recall == 1
     with pytest.raises(ValueError, match=r"features must be \[Q, 8\], got \[2, 9\]"):
         index.nearest(torch.ones(2, 9), approximate=True)
     with pytest.raises(ValueError, match="queries has NaN or Inf, first in row 0"):
         index.nearest(torch.full((1, WIDTH), torch.nan), approximate=True)
-    add(folder, np.full((1, WIDTH), np.nan, np.float32))
+    add(folder, np.full((1, WIDTH), np.nan))
     with pytest.raises(ValueError, match="has features with NaN or Inf"):
         Index.open(folder, device="cpu").nearest(torch.ones(2, WIDTH), approximate=True)
 
 
 def test_without_faiss_it_says_how_to_get_it(tmp_path, monkeypatch):
-    folder = make(tmp_path / "index")
-    Storage.create(folder, Manifest("", "", 1, 1, "visible", "float32", WIDTH))
-    add(folder, np.eye(3, WIDTH, dtype=np.float32))
+    folder = index_of(tmp_path / "index", np.eye(3, WIDTH), "float32")
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(ValueError, match=r"pip install 'salcr\[faiss\]'"):
         Index.open(folder, device="cpu").nearest(torch.ones(1, WIDTH), approximate=True)

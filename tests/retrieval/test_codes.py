@@ -12,7 +12,8 @@ from salcr import ops
 from salcr.ops.knn import code_bytes, code_rows
 from salcr.retrieval import Index, build_index, codes, kept, nearest
 from salcr.retrieval.codes import keep_codes, read_codes
-from salcr.retrieval.storage import Manifest, Storage, locked
+from salcr.retrieval.storage import Storage, locked
+from tests.retrieval.indexes import add, index_of, said
 
 ROWS, WIDTH = 600, 24
 
@@ -28,30 +29,10 @@ def log(caplog, monkeypatch):
 @pytest.fixture
 def folder(tmp_path, log, generator):
     """An index with codes."""
-    make(tmp_path / "index")
-    add(tmp_path / "index", torch.randn(ROWS, WIDTH, generator=generator))
+    index_of(tmp_path / "index", torch.randn(ROWS, WIDTH, generator=generator))
     keep_codes(Storage(tmp_path / "index"))
     assert f"codes for the exact search: {tmp_path / 'index/codes.bin'}, 0.0 MB" in said(log)
     return tmp_path / "index"
-
-
-def make(folder, dtype="float16"):
-    folder.mkdir()
-    return Storage.create(folder, Manifest("", "", 1, 1, "visible", dtype, WIDTH))
-
-
-def add(folder, features):
-    with Storage(folder).writing() as writer:
-        rows = range(writer.manifest.rows, writer.manifest.rows + len(features))
-        writer.add([f"/gone/{row}.png" for row in rows], np.zeros(len(features), bool), features.numpy())
-        writer.commit(complete=True)
-
-
-def said(caplog):
-    """What was said since the last time."""
-    text = caplog.text
-    caplog.clear()
-    return text
 
 
 def assert_found(folder, generator, *, by_codes):
@@ -96,10 +77,8 @@ def test_an_index_of_pictures_gets_codes_and_so_does_one_that_has_none(pictures,
 
 
 def test_small_indices_and_those_of_float32_have_none(tmp_path, log, monkeypatch, generator):
-    make(tmp_path / "float32", "float32")
-    make(tmp_path / "small")
-    for name in ("float32", "small"):
-        add(tmp_path / name, torch.randn(ROWS, WIDTH, generator=generator))
+    for name, dtype in (("float32", "float32"), ("small", "float16")):
+        index_of(tmp_path / name, torch.randn(ROWS, WIDTH, generator=generator), dtype)
     keep_codes(Storage(tmp_path / "float32"))
     monkeypatch.setattr(codes, "LEAST_BYTES", ROWS * WIDTH * 2 + 1)
     keep_codes(Storage(tmp_path / "small"))
@@ -149,9 +128,7 @@ def test_what_a_reader_has_mapped_stays_as_it_was(folder, generator):
 
 def test_codes_of_another_index_are_made_anew(folder, tmp_path, log, generator):
     for name, count in (("same", ROWS), ("fewer", ROWS // 2), ("more", 2 * ROWS)):
-        other = tmp_path / name
-        make(other)
-        add(other, torch.randn(count, WIDTH, generator=generator))
+        other = index_of(tmp_path / name, torch.randn(count, WIDTH, generator=generator))
         for file in ("codes.bin", "codes.json"):
             (other / file).write_bytes((folder / file).read_bytes())
         assert_found(other, generator, by_codes=False)
@@ -200,8 +177,7 @@ def test_wrong_bytes_are_seen_by_their_checksum_or_by_what_they_find(folder, log
 def test_a_feature_that_is_no_number_has_no_code(tmp_path, log):
     features = torch.ones(ROWS, WIDTH)
     features[3, 1] = torch.nan
-    make(tmp_path / "index")
-    add(tmp_path / "index", features)
+    index_of(tmp_path / "index", features)
     keep_codes(Storage(tmp_path / "index"))
     assert "codes are not kept, which makes a search slower: rows has NaN or Inf" in said(log)
     assert not list((tmp_path / "index").glob("*codes*"))

@@ -8,17 +8,8 @@ import torch
 import salcr
 from salcr import ops
 from salcr.retrieval import nearest
-from salcr.retrieval.storage import Manifest, Storage
-
-
-def index_of(folder, features, dtype="float32"):
-    """An index of given features; the pictures are nowhere."""
-    folder.mkdir()
-    manifest = Manifest("", "", 1, 1, "visible", dtype, features.shape[1])
-    with Storage.create(folder, manifest).writing() as writer:
-        writer.add([str(i) for i in range(len(features))], np.zeros(len(features), bool), features)
-        writer.commit(complete=True)
-    return Storage(folder)
+from salcr.retrieval.storage import Storage
+from tests.retrieval.indexes import index_of
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
@@ -26,7 +17,7 @@ def index_of(folder, features, dtype="float32"):
 @pytest.mark.parametrize("backend", ["auto", "eager"])  # of which the first reads float16 in one search
 def test_blocks_together_give_what_one_search_gives(tmp_path, monkeypatch, generator, dtype, top, backend):
     features = torch.randn(40, 8, generator=generator)
-    storage = index_of(tmp_path / "index", features.numpy(), dtype)
+    storage = Storage(index_of(tmp_path / "index", features.numpy(), dtype))
     stored = features.to(getattr(torch, dtype)).float()
     queries = torch.randn(3, 8, generator=generator)
     values, rows = ops.knn(queries, top, database=stored)
@@ -41,7 +32,7 @@ def test_blocks_together_give_what_one_search_gives(tmp_path, monkeypatch, gener
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_equal_scores_come_in_the_order_of_their_rows(tmp_path, monkeypatch, dtype):
     features = torch.eye(4).repeat(5, 1)  # every product is exactly 0 or 1, in blocks of any size
-    storage = index_of(tmp_path / "index", features.numpy(), dtype)
+    storage = Storage(index_of(tmp_path / "index", features.numpy(), dtype))
     for blocks in (1, 3, 20):
         monkeypatch.setattr(nearest, "BLOCK_BYTES", blocks * 4 * 4)
         values, rows = nearest.nearest(storage, torch.eye(4)[1:2], 8)
@@ -54,13 +45,13 @@ def test_a_feature_that_is_no_number_is_an_error(tmp_path, dtype):
     features = np.ones((5, 4), np.float32)
     features[3, 1] = np.nan
     with pytest.raises(ValueError, match="has NaN or Inf, first in row 3"):
-        nearest.nearest(index_of(tmp_path / "index", features, dtype), torch.ones(1, 4), 2)
+        nearest.nearest(Storage(index_of(tmp_path / "index", features, dtype)), torch.ones(1, 4), 2)
 
 
 def test_memory_does_not_grow_with_the_index(tmp_path, monkeypatch):
     """The file has holes in place of features, 80 MB of them, so that it takes nothing on the disk."""
     rows, width, block = 40_000, 1024, 1 << 22
-    storage = index_of(tmp_path / "index", np.empty((0, width)), "float16")
+    storage = Storage(index_of(tmp_path / "index", np.empty((0, width)), "float16"))
     path = tmp_path / "index/features.npy"
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size + rows * width * 2)

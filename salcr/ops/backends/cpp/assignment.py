@@ -1,11 +1,11 @@
 """Assignment on the CPU, in C++: columns may take several rows."""
 
-from functools import cache
+from functools import cache, partial
 from types import ModuleType
 
 import torch
 
-from salcr.ops.backends._assignment import assignment_operators
+from salcr.ops.backends._assignment import assign_both_ways
 
 INFEASIBLE = "cost matrix is infeasible"
 
@@ -42,4 +42,4 @@ def solve(cost: torch.Tensor, *, capacity: int, maximize: bool) -> tuple[torch.T
     return (columns,)
 
 
-bidirectional_assignment = assignment_operators(solve)[1]
+bidirectional_assignment = partial(assign_both_ways, solve)

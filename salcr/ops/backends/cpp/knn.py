@@ -57,7 +57,11 @@ def code_bytes(width: int) -> int:
 
 
 def code_rows(rows: torch.Tensor) -> torch.Tensor:
-    """See :func:`salcr.ops.knn.code_rows`."""
+    """Codes ``[M, code_bytes(D)]``, uint8, of rows ``[M, D]`` in float16: each in 8 bits, and what these take from it.
+
+    Raises:
+        ValueError: a row has NaN or Inf.
+    """
     from salcr import _C
 
     codes = torch.empty(len(rows), code_bytes(rows.shape[1]), dtype=torch.uint8)

@@ -5,6 +5,8 @@
 
 import torch
 
+from salcr.ops._parts import pooled_parts
+
 
 def pool(
     x: torch.Tensor,
@@ -16,7 +18,7 @@ def pool(
 ) -> tuple[torch.Tensor | None, ...]:
     """``(means, scores, prototypes, weights, forms)``; see ``salcr::pool``."""
     batch, width, cells = len(x), x.shape[1], x.shape[2] * x.shape[3]
-    parts = _parts(tokens, queries)
+    parts = pooled_parts(tokens, queries)
     stripe = cells // parts if parts else 0
     means = None if power is None else x.new_empty(batch, width)
     scores = None if tokens is None else x.new_empty(batch, parts, stripe)
@@ -53,7 +55,7 @@ def pool_backward(
     power: float | None,
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
     """Gradients of ``x``, ``tokens`` and ``queries``."""
-    parts = _parts(tokens, queries)
+    parts = pooled_parts(tokens, queries)
     gradient = torch.empty_like(_rows(_dense(x)))
     token_gradient = None if tokens is None else x.new_empty(len(x) // views, *tokens.shape)
     query_gradient = None  # holds what is known already, and takes what the maps send back
@@ -82,12 +84,6 @@ def pool_backward(
     else:
         gradient = gradient.view(x.shape)
     return gradient, None if tokens is None else token_gradient.sum(0), query_gradient
-
-
-def _parts(tokens: torch.Tensor | None, queries: torch.Tensor | None) -> int:
-    if tokens is not None:
-        return len(tokens)
-    return 0 if queries is None else queries.shape[1]
 
 
 def _call(

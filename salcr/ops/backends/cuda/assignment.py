@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from salcr.ops.backends._assignment import assignment_operators
+from salcr.ops.backends._assignment import assign_both_ways
 
 SHARED_LIMIT = 96 * 1024  # bytes a block may ask for on every GPU since Ampere
 FIXED_BYTES = 2568  # shared memory of any launch, whatever its size
@@ -31,6 +31,28 @@ class Launch(NamedTuple):
     @property
     def cooperative(self) -> bool:
         return self.workspace > 0
+
+
+def linear_assignment(
+    cost: torch.Tensor, *, maximize: bool = False, return_duals: bool = False
+) -> tuple[torch.Tensor, ...]:
+    """See :func:`salcr.ops.linear_assignment`."""
+    batch = cost if cost.ndim == 3 else cost[None]
+    num_rows, num_cols = cost.shape[-2:]
+    flipped = num_rows > num_cols or (num_rows == num_cols and cost.stride(-1) != 1)
+    partners, *duals = solve(batch.mT if flipped else batch, capacity=1, maximize=maximize)
+    if flipped:
+        rows, cols = partners.sort(dim=1)
+        duals.reverse()
+    else:
+        rows, cols = torch.arange(num_rows, device=cost.device).expand_as(partners).contiguous(), partners
+    results = (rows, cols, *duals) if return_duals else (rows, cols)
+    return results if cost.ndim == 3 else tuple(x[0] for x in results)
+
+
+def bidirectional_assignment(cost: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """See :func:`salcr.ops.bidirectional_assignment`."""
+    return assign_both_ways(solve, cost)
 
 
 def solve(cost: torch.Tensor, *, capacity: int, maximize: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -64,9 +86,6 @@ def solve(cost: torch.Tensor, *, capacity: int, maximize: bool) -> tuple[torch.T
     if not solved.all():
         raise ValueError(f"cost matrix is infeasible: problem {int(solved.argmin())} of {count}")
     return columns, row_duals, col_duals
-
-
-linear_assignment, bidirectional_assignment = assignment_operators(solve)
 
 
 def plan(dtype: torch.dtype, count: int, num_rows: int, num_cols: int, capacity: int, processors: int) -> Launch:

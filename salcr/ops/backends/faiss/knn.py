@@ -21,7 +21,7 @@ def knn(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See :func:`salcr.ops.knn`: about the square root of N cells, on the tensors' GPU or on the host."""
     exclude_self, device, dtype = database is None, queries.device, torch.promote_types(queries.dtype, torch.float32)
-    search, place = (_search_on_device, device) if stays(device, k) else (_search, torch.device("cpu"))
+    search, place = (_search_on_device, device) if searches_on(device, k) else (_search, torch.device("cpu"))
     queries = queries.to(place, torch.float32).contiguous()
     database = queries if exclude_self else database.to(place, torch.float32).contiguous()
     if metric == "cosine":
@@ -42,8 +42,8 @@ def knn(
     return values.to(device, dtype), indices.to(device)
 
 
-def stays(device: torch.device, k: int) -> bool:
-    """Whether faiss searches for ``k`` neighbours on ``device``: a GPU, and a build of faiss for it."""
+def searches_on(device: torch.device, k: int) -> bool:
+    """Whether faiss, which has to be installed, searches for ``k`` neighbours on ``device``: a GPU, built for it."""
     import faiss
 
     if device.type != "cuda" or k > MOST_ON_DEVICE:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from salcr import reference
-from salcr.ops._parts import ignored_rows, lse_dtype
+from salcr.ops._parts import ignored_rows, lse_dtype, of_features
 from salcr.ops._register import reference_gradient
 
 
@@ -48,26 +48,6 @@ def contrast_backward(
     return zero_where(ignored_rows([targets], features), found)
 
 
-def contrast_sum_backward(
-    gradient: torch.Tensor,
-    features: torch.Tensor,
-    memories: Sequence[torch.Tensor],
-    targets: Sequence[torch.Tensor],
-    lses: Sequence[torch.Tensor],
-    temperature: float,
-    reduction: str = "mean",
-    *,
-    create_graph: bool = False,
-) -> torch.Tensor:
-    """Gradient for ``features`` of the sum of the losses of ``memories``."""
-
-    def loss(x: torch.Tensor) -> tuple[torch.Tensor]:
-        return (reference.cluster_contrast_sum(x, memories, targets, temperature=temperature),)
-
-    found = reference_gradient(loss, [features], (gradient,), create_graph=create_graph)[0]
-    return zero_where(ignored_rows(targets, features), found)
-
-
 def contrast_sums_backward(
     gradients: Sequence[torch.Tensor],
     features: Sequence[torch.Tensor],
@@ -79,13 +59,17 @@ def contrast_sums_backward(
     create_graph: bool = False,
 ) -> list[torch.Tensor]:
     """Gradients for each of ``features``."""
-    groups = len(features)
-    return [
-        contrast_sum_backward(
-            gradients[n], x, memories[n::groups], targets[n::groups], (), temperature, create_graph=create_graph
-        )
-        for n, x in enumerate(features)
-    ]
+
+    def of_one(gradient: torch.Tensor, terms: list[tuple[torch.Tensor, ...]]) -> torch.Tensor:
+        (rows, *_), banks, labels = zip(*terms, strict=True)
+
+        def loss(x: torch.Tensor) -> tuple[torch.Tensor]:
+            return (reference.cluster_contrast_sum(x, banks, labels, temperature=temperature),)
+
+        found = reference_gradient(loss, [rows], (gradient,), create_graph=create_graph)[0]
+        return zero_where(ignored_rows(labels, rows), found)
+
+    return [of_one(*group) for group in zip(gradients, of_features(features, memories, targets), strict=True)]
 
 
 def zero_where(ignored: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:

@@ -3,6 +3,7 @@
 import torch
 
 from salcr import reference
+from salcr.ops._parts import pooled_parts
 from salcr.ops._register import reference_gradient
 
 
@@ -16,8 +17,7 @@ def pool(
 ) -> tuple[torch.Tensor | None, ...]:
     """What is asked for; in place of what only a backward pass needs, zeros. See ``salcr::pool``."""
     means, prototypes, forms = _results(x, tokens, queries, views, power, attend)
-    parts = 0 if tokens is None else len(tokens)
-    parts = parts if queries is None else queries.shape[1]
+    parts = pooled_parts(tokens, queries)
     stripe = x.shape[2] * x.shape[3] // max(1, parts)
     wide = torch.promote_types(x.dtype, torch.float32)
     scores = None if tokens is None else x.new_zeros(len(x), parts, stripe, dtype=wide)

@@ -2,6 +2,8 @@
 
 import torch
 
+from salcr.ops._parts import pooled_parts
+
 
 def pool(
     x: torch.Tensor,
@@ -14,7 +16,7 @@ def pool(
     """``(means, scores, prototypes, weights, forms)``; see ``salcr::pool``."""
     from salcr.kernels.pooling import pool_forward
 
-    parts = _parts(tokens, queries)
+    parts = pooled_parts(tokens, queries)
     means, scores, found, weights, forms = pool_forward(
         x, parts, tokens=tokens, queries=queries, power=power, attend=attend, views=views
     )
@@ -39,7 +41,7 @@ def pool_backward(
 
     of_x, of_tokens, of_queries = pool_backward(
         x,
-        _parts(tokens, queries),
+        pooled_parts(tokens, queries),
         tokens=tokens,
         scores=scores,
         queries=queries if tokens is None else prototypes,
@@ -51,9 +53,3 @@ def pool_backward(
         views=views,
     )
     return of_x, of_tokens, None if of_queries is None else of_queries.to(x.dtype)
-
-
-def _parts(tokens: torch.Tensor | None, queries: torch.Tensor | None) -> int:
-    if tokens is not None:
-        return len(tokens)
-    return 0 if queries is None else queries.shape[1]
