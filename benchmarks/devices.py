@@ -1,8 +1,10 @@
 """What a measurement asks of the device it runs on: a run by the clock, the memory it took, the machine's ceilings."""
 
+import contextlib
 import statistics
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -53,30 +55,46 @@ class Cuda:
     def replay(self, variant: Callable, inputs: Sequence) -> dict[str, float | str]:
         """Median milliseconds of the kernels alone, as a CUDA graph: right after another replay (its inputs may still
         be in the L2 cache), and after the cache was overwritten; or why there is no graph."""
+        graph = torch.cuda.CUDAGraph()
         try:
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
+            with _refused_waits():  # after a capture that fails PyTorch frees and replays nothing any more
+                variant(*inputs)
+            with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph):  # which may not give it back
                 variant(*inputs)
         except Exception as error:
             torch.cuda.synchronize()
             return {"no_graph": f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"}
         scratch = torch.empty(1 << 28, dtype=torch.uint8, device="cuda")
-        warm = [self._event_ms(graph.replay) for _ in range(REPLAYS)]
-        cold = [self._event_ms(graph.replay, before=scratch.zero_) for _ in range(REPLAYS)]
+        warm = [self._event_ms(graph.replay, scratch.zero_, graph.replay) for _ in range(REPLAYS)]
+        cold = [self._event_ms(graph.replay, scratch.zero_) for _ in range(REPLAYS)]
         return {"graph_warm_l2_ms": statistics.median(warm), "graph_cold_l2_ms": statistics.median(cold)}
 
     def ceilings(self) -> dict[str, float]:
         return _ceilings(self, ("float32", "tf32", "bfloat16"))
 
-    def _event_ms(self, replay: Callable, before: Callable | None = None) -> float:
-        if before is not None:
-            before()
+    def _event_ms(self, replay: Callable, *before: Callable) -> float:
+        """Of ``replay``, which the device begins at once after ``before``: an idle one would wait for its launch."""
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        for call in before:
+            call()
         start.record()
         replay()
         end.record()
         end.synchronize()
         return start.elapsed_time(end)
+
+
+@contextlib.contextmanager
+def _refused_waits() -> Iterator[None]:
+    """Inside, what waits for the device raises RuntimeError."""
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Synchronization debug mode", UserWarning)
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
 
 
 DEVICES = {"cpu": Cpu, "cuda": Cuda}

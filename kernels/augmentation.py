@@ -10,10 +10,10 @@ the bytes then come from cache. Floor: 3 bytes read and 12 (float32) or 6 (half 
 432 views of 288×144 that is 54 + 215 MB, 0.09 ms at an H100's copy rate. Some 90 operations a pixel are far below that.
 
 Local linear scaling is a chain of rectangles, each of which needs the maxima that the one before left behind. The
-products of the factors are float32 scratch [C, H·W, 3], which a program reads twice and writes once a rectangle, on
-average 11.3 rectangles of 21 % of the image: 72 chains of 288×144 keep 36 MB, which an H100's cache holds, and are
-walked by 72 programs at a time. Divisions and products are rounded as in the reference, step for step, because they
-decide when a chain ends.
+products of the factors are float32 scratch [B, H·W, 3], of each view its own, since two may have one chain; a program
+reads it twice and writes it once a rectangle, on average 11.3 rectangles of 21 % of the image: 72 views of 288×144 that
+have a chain touch 36 MB, which an H100's cache holds, and 72 programs walk them at a time. Divisions and products are
+rounded as in the reference, step for step, because they decide when a chain ends.
 
 Compiled for sm_90 with 8 warps it takes 78 registers with chains, 48 without and 29 for plain images, spills nothing
 and so leaves room for three, five and eight programs on a multiprocessor. It has not been measured on one. Images and
@@ -24,7 +24,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .launch import configuration, on_device
+from .launch import at_most_one_each, configuration, on_device
 
 TOP, LEFT, MIRRORED, FIRST = (tl.constexpr(column) for column in range(4))  # of salcr.reference.augmentation.Draw
 BRIGHTNESS, CONTRAST, SATURATION, TURN = (tl.constexpr(column) for column in range(7, 11))
@@ -177,7 +177,7 @@ def augment_kernel(
         chain = tl.load(draw + SCALING).to(tl.int64)
         scaled = chain >= 0
         if scaled:
-            product = products + chain * size * 3
+            product = products + view * size * 3
             scale_locally(image, draw, scalings + chain * (CHAIN * LINK), product, height, width, CHAIN, BLOCK)
     if DRAWS:
         for steps in tl.static_range(4):
@@ -237,9 +237,10 @@ def augment(
     """
     views, (height, width) = len(images) if rows is None else len(rows), images.shape[1:3]
     out = torch.empty(views, height, width, 3, dtype=dtype, device=images.device)
-    chains, chain = (0, 0) if scalings is None else scalings.shape[:2]
+    chain, t = 0 if scalings is None else scalings.shape[1], configuration("augmentation", images.device)
+    at_most_one_each(t["num_warps"], t["BLOCK"])
     with on_device(images):
-        products = torch.empty(chains, height * width, 3, device=images.device)
+        products = torch.empty(views if chain else 0, height * width, 3, device=images.device)
         augment_kernel[views,](
             images,
             *(images if x is None else x for x in (draws, rows, scalings)),  # what there is none of is not read
@@ -250,6 +251,6 @@ def augment(
             DRAWS=draws is not None,
             ROWS=rows is not None,
             CHAIN=chain,
-            **configuration("augmentation", images.device),
+            **t,
         )
     return out.permute(0, 3, 1, 2)

@@ -18,7 +18,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .launch import configuration, on_device
+from .launch import at_most_one_each, configuration, on_device
 
 
 @triton.jit
@@ -148,8 +148,10 @@ def dbscan(
     if dense:
         pointers = columns = distances
     pairs = pointers, columns, distances
-    blocks = dict(DENSE=dense, **configuration("dbscan.pairs", distances.device))
-    flat = configuration("dbscan.roots", distances.device)
+    blocks, flat = (configuration(f"dbscan.{name}", distances.device) for name in ("pairs", "roots"))
+    for t in (blocks, flat):
+        at_most_one_each(t["num_warps"], t["BLOCK"])
+    blocks["DENSE"] = dense
     with on_device(distances):
         parents = torch.empty(rows, dtype=torch.int32, device=distances.device)
         roots, labels = torch.empty_like(parents), torch.empty_like(parents, dtype=torch.int64)

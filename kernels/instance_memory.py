@@ -148,6 +148,7 @@ def instance_search(
     pieces = [chunk_columns(features[0], columns) for columns in terms.columns]
     chunks = chunk_widths(terms, pieces)
     select = configuration("instance_memory.select", terms.device)
+    select["C"] = max(triton.next_power_of_2(max(pieces)), 32 * select["num_warps"])  # see launch.at_most_one_each
     t = configuration("instance_memory.neighbors", terms.device)
     block = min(t["BLOCK"], slots, max(2, t["ELEMENTS"] // slots))
     warps = 1 if slots <= 64 else 4 if slots <= 512 else 8
@@ -165,8 +166,7 @@ def instance_search(
             chunk_values(terms, norms, logits, start, temperature)
             select_kernel[(terms.all_rows, terms.count)](
                 logits, weights, scale, row_max, row_sum, values, places, *terms.sizes, coded(terms.columns), start,
-                chunks, k + 1, FIRST=not any(start), WEIGHTS=mean, C=triton.next_power_of_2(max(pieces)), K=slots,
-                **select,
+                chunks, k + 1, FIRST=not any(start), WEIGHTS=mean, K=slots, **select,
             )  # fmt: skip
             if mean:
                 add_chunk(sums, weights, mean_row, start, scale=scale, sums=row_sum)

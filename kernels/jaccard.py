@@ -24,6 +24,7 @@ H100 at 0.7 µs each, not measured: 1.0 ms at N = 22,258, ten or eleven rows a p
 row has a program and SMs have room for more.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -31,7 +32,7 @@ import triton
 import triton.language as tl
 
 from .jaccard_encodings import ONE, Encodings, row_pointers
-from .launch import configuration, on_device, resident_programs
+from .launch import at_most_one_each, configuration, on_device, resident_programs
 
 PREFIX_SHARE = 0.7  # of t: smaller, and more is added up for every pair; larger, and more pairs are left
 SLACK, SUM_SLACK = 1e-6, 1e-4  # far above the rounding of a float32 distance, and of a sum over a prefix
@@ -50,23 +51,26 @@ class Index(NamedTuple):
 
 @triton.jit
 def prefixes_kernel(pointers, columns, values, uses, prefixes, posting_counts, weights, least, BLOCK: tl.constexpr):
-    """Length of each row's prefix, the ``posting_counts`` of each column, and sum_l uses_l V_il."""
+    """Length of each row's prefix, the ``posting_counts`` of each column, and sum_l uses_l V_il.
+
+    Whole numbers, rounded up, say where a prefix ends: sums of ``BLOCK`` floats do not always rise on a GPU.
+    """
     row = tl.program_id(0).to(tl.int64)
     begin, end = tl.load(pointers + row), tl.load(pointers + row + 1)
     lane = tl.arange(0, BLOCK)
-    rest = 0.0
+    rest = 0
     weight = 0.0
     for start in range(begin, end, BLOCK):
         inside = start + lane < end
         value = tl.load(values + start + lane, mask=inside, other=0.0)
         used = tl.load(uses + tl.load(columns + start + lane, mask=inside, other=0), mask=inside, other=0)
-        rest += tl.sum(value, 0)
+        rest += tl.sum(tl.ceil(value * SUM_ONE).to(tl.int32), 0)
         weight += tl.sum(value * used.to(tl.float32), 0)
     tl.store(weights + row, weight)
     prefix = 0
     for start in range(begin, end, BLOCK):
         inside = start + lane < end
-        value = tl.load(values + start + lane, mask=inside, other=0.0)
+        value = tl.ceil(tl.load(values + start + lane, mask=inside, other=0.0) * SUM_ONE).to(tl.int32)
         in_prefix = inside & (rest - tl.cumsum(value, 0) + value >= least)
         tl.atomic_add(
             posting_counts + tl.load(columns + start + lane, mask=inside, other=0), 1, mask=in_prefix, sem="relaxed"
@@ -170,9 +174,9 @@ def pairs_kernel(
             shared = tl.load(sums + j, mask=inside, other=0, cache_modifier=".cg")
             stays = inside & (shared.to(tl.float32) >= least_shared * SUM_ONE)
             tl.store(sums + j, tl.full([every], 0, tl.int32), mask=inside)
+            tl.debug_barrier()  # other threads have loaded what is overwritten
             tl.store(candidates + left + tl.cumsum(stays.to(tl.int32), 0) - 1, j, mask=stays)
             left += tl.sum(stays.to(tl.int32), 0)
-        tl.debug_barrier()
         write_dense_row(sums, pointers, columns, values, row, True, BLOCK)
         tl.debug_barrier()
         slot = tl.load(slots + row)
@@ -243,6 +247,7 @@ def jaccard_graph(encodings: Encodings, max_distance: float) -> tuple[torch.Tens
         room = int(slots[-1])
         count = resident_programs(rows, 8 * rows, device)
         blocks = configuration("jaccard.pairs", device)
+        at_most_one_each(blocks["num_warps"], blocks["COLUMNS"] * blocks["BLOCK"])
         sums = torch.zeros(count, rows, dtype=torch.int32, device=device)
         candidates, kept = torch.empty_like(sums), torch.empty_like(encodings.uses)
 
@@ -277,7 +282,8 @@ def _index(encodings: Encodings, least: float) -> tuple[Index, torch.Tensor]:
         torch.empty_like(uses, dtype=torch.float32),
     )
     grid, blocks = (len(uses),), configuration("jaccard.rows", uses.device)
-    prefixes_kernel[grid](pointers, columns, values, uses, prefixes, posting_counts, weights, least, **blocks)
+    least_units = math.floor(least * SUM_ONE.value)
+    prefixes_kernel[grid](pointers, columns, values, uses, prefixes, posting_counts, weights, least_units, **blocks)
     starts = row_pointers(posting_counts)
     index = Index(prefixes, starts, torch.empty_like(columns), torch.empty_like(values))
     index_kernel[grid](pointers, columns, values, prefixes, starts.clone(), index.postings, index.values, **blocks)

@@ -140,7 +140,7 @@ INTERPRETED = {  # small, so that small tests have edges; what is not here is as
     "products.half": dict(M=16, N=32, K=32, num_warps=4, num_stages=1),
     "products.tf32x3": dict(M=16, N=32, K=32, num_warps=4, num_stages=1),
     "products.float16x3": dict(M=16, N=32, K=32, num_warps=4, num_stages=1),
-    "augmentation": dict(BLOCK=64, num_warps=4, num_stages=1),
+    "augmentation": dict(BLOCK=64, num_warps=2, num_stages=1),
     "knn.products": dict(M=16, N=32, K=16, num_warps=4, num_stages=1),
     "knn.narrow": dict(ELEMENTS=8192, num_warps=4),
     "pooling.half": dict(ELEMENTS=128, num_warps=4, num_stages=1),
@@ -169,6 +169,19 @@ def configuration(name: str, device: torch.device) -> dict[str, int]:
     if capability is None:
         return dict(INTERPRETED.get(name) or row[min(row)])
     return dict(row[nearest(row, capability)])
+
+
+def at_most_one_each(num_warps: int, entries: int) -> None:
+    """That no two threads of a program have the same of ``entries``, which it loads from where it or others store.
+
+    Where threads outnumber entries, Triton has several load one and a single one of them store it. What the others load
+    later is not what that one has loaded: they go on with other numbers, and leave a loop at another turn, for ever.
+
+    Raises:
+        ValueError: there are fewer entries than threads.
+    """
+    if 32 * num_warps > entries:
+        raise ValueError(f"{num_warps} warps share {entries} entries, of which each thread needs its own")
 
 
 def on_device(x: torch.Tensor) -> contextlib.AbstractContextManager:

@@ -277,7 +277,7 @@ def pool_backward(
             if query_gradient is not None:
                 by_view = query_gradient.view(views, -1, parts, width).transpose(0, 1)
                 query_gradients.view(views, -1, views, parts, width)[0].add_(by_view)
-        factor = None if mean_gradient is None else mean_gradient * (power / p.cells)
+        factor = None if mean_gradient is None else mean_gradient.contiguous() * (power / p.cells)
         own, pg1, pg2 = three(forms) if forms else (None, None, None)
         arrays = (
             tokens,

@@ -4,6 +4,7 @@ import pickle
 import subprocess
 import sys
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -140,6 +141,62 @@ def test_times_are_percentiles_of_the_turns_after_the_warm_up():
     assert found["reference"]["peak_mb"] == found["triton"]["peak_mb"] == 1.5
     assert found["triton"]["graph_cold_l2_ms"] == 0.2
     assert "graph_cold_l2_ms" not in found["reference"]  # takes long enough to be timed with its launches
+
+
+class Clock:
+    """A host, of which a launch takes 10 µs, and a GPU that works off what was launched."""
+
+    def __init__(self):
+        self.host = self.idle_from = 0.0
+
+    def launch(self, milliseconds):
+        self.host += 0.01
+        self.idle_from = max(self.idle_from, self.host) + milliseconds
+
+    def event(self, enable_timing):
+        event = SimpleNamespace(synchronize=lambda: setattr(self, "host", max(self.host, self.idle_from)))
+        event.record = lambda: setattr(event, "at", max(self.host, self.idle_from))
+        event.elapsed_time = lambda end: end.at - event.at
+        return event
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Pretends to be the GPU; a graph takes 3 µs."""
+    clock, modes = Clock(), ["default"]
+    pretended = dict(
+        CUDAGraph=lambda: SimpleNamespace(replay=lambda: clock.launch(0.003)),
+        Event=clock.event,
+        graph=lambda graph: nullcontext(),
+        stream=nullcontext,
+        current_stream=lambda: None,
+        synchronize=lambda: None,
+        get_sync_debug_mode=lambda: modes[-1],
+        set_sync_debug_mode=modes.append,
+    )
+    for name, function in pretended.items():
+        monkeypatch.setattr(torch.cuda, name, function)
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: SimpleNamespace(zero_=lambda: clock.launch(0.09)))
+    clock.modes = modes
+    return clock
+
+
+def test_a_replay_is_timed_without_its_launch(clock):
+    found = Cuda().replay(lambda: None, ())
+    assert {name: round(time, 6) for name, time in found.items()} == dict.fromkeys(found, 0.003) and len(found) == 2
+
+
+def test_what_waits_is_not_captured(clock, monkeypatch):
+    """A capture that fails would leave PyTorch's memory and random generator in its state."""
+    captures = []
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph: captures.append(graph) or nullcontext())
+
+    def waits():
+        if clock.modes[-1] == "error":
+            raise RuntimeError("called a synchronizing CUDA operation")
+
+    assert Cuda().replay(waits, ()) == {"no_graph": "RuntimeError: called a synchronizing CUDA operation"}
+    assert not captures and clock.modes == ["default", "error", "default"]
 
 
 @pytest.mark.cuda

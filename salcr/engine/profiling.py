@@ -32,10 +32,11 @@ class Profiler:
     Args:
         folder: gets ``epoch_NNNN.json``, a trace for https://ui.perfetto.dev or ``chrome://tracing``, and
             ``epoch_NNNN.md``, see :func:`page`.
+        device: where training computes.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        self.folder, self.device = folder, device
         self._seen: Counter[int] = Counter()
         self._running: tuple[profile, int] | None = None
         self._steps = 0
@@ -45,7 +46,7 @@ class Profiler:
         """An epoch of ``stage``; ``last``: no other one of it follows."""
         self._seen[stage] += 1
         if self._seen[stage] == 2 or (last and self._seen[stage] == 1):
-            activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_initialized() else [])]
+            activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self.device.type == "cuda" else [])]
             self._running, self._steps = (profile(activities=activities), epoch), 0
             self._running[0].start()
         try:
@@ -63,8 +64,8 @@ class Profiler:
         if self._running is None:
             return
         (recording, epoch), self._running = self._running, None
-        if torch.cuda.is_initialized():
-            torch.cuda.synchronize()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
         recording.stop()
         self.folder.mkdir(parents=True, exist_ok=True)
         trace = self.folder / f"epoch_{epoch:04d}.json"

@@ -115,7 +115,7 @@ def begin_copy(x: torch.Tensor) -> tuple[torch.Tensor, Callable[[], None] | None
     if x.device.type != "cuda":
         return x, None
     host, arrived = x.to("cpu", non_blocking=True), torch.cuda.Event()  # pinned, since the copy is not waited for
-    arrived.record()
+    arrived.record(torch.cuda.current_stream(x.device))  # the current device can be another
     return host, arrived.synchronize
 
 

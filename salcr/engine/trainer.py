@@ -82,7 +82,7 @@ def train(
             state = distributed.on_first(begin)
             trainer = Trainer(config, run, signals)
             if profile and distributed.rank() == 0:
-                trainer.profiler = Profiler(run.path / "profile")
+                trainer.profiler = Profiler(run.path / "profile", trainer.device)
             distributed.on_first(write_config)
             with configured_backend(config), timed_convolutions():
                 return trainer.fit(state)

@@ -63,17 +63,21 @@ class Writer:
 
 def snapshot(state: Any) -> Any:
     """A copy of plain values and tensors, these on the CPU, that training changes no more."""
-    copies = _copied(state)
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()  # once for all of the copies
+    gpus: set[torch.device] = set()
+    copies = _copied(state, gpus)
+    for gpu in gpus:  # of which none needs to be the current one
+        torch.cuda.synchronize(gpu)  # once for all of the copies
     return copies
 
 
-def _copied(x: Any) -> Any:
+def _copied(x: Any, gpus: set[torch.device]) -> Any:
+    """A copy of ``x`` that is complete when what is asked of the ``gpus``, which are noted here, is done."""
     if isinstance(x, torch.Tensor):
+        if x.is_cuda:
+            gpus.add(x.device)
         return x.detach().to("cpu", non_blocking=x.is_cuda, copy=True)
     if isinstance(x, dict):
-        return {key: _copied(value) for key, value in x.items()}
+        return {key: _copied(value, gpus) for key, value in x.items()}
     if isinstance(x, (list, tuple)) and type(x) in (list, tuple):
-        return type(x)(_copied(value) for value in x)
+        return type(x)(_copied(value, gpus) for value in x)
     return copy.deepcopy(x)

@@ -1,6 +1,7 @@
 import contextlib
 import math
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -67,6 +68,18 @@ def test_losses_that_arrive_late_are_judged_a_look_later(monkeypatch, bad):
         assert watch.means()["visible"] == round(sum(range(end)) / 4 / end, 5)
     looks = [2 * CHECK_EVERY - 1, "end", "end"]
     assert waited == looks[: 3 if bad is None else bad // CHECK_EVERY + 1]
+
+
+def test_a_copy_is_waited_for_on_the_device_that_makes_it(monkeypatch):
+    """Which need not be the current one: an event on another would be over at once."""
+    device, calls = torch.device("cuda", 1), []
+    x = SimpleNamespace(device=device, to=lambda *to, **how: calls.append((*to, how)) or "copy")
+    event = SimpleNamespace(record=calls.append, synchronize=lambda: calls.append("waited"))
+    monkeypatch.setattr(torch.cuda, "Event", lambda: event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: f"stream of {device}")
+    host, wait = steps.begin_copy(x)
+    wait()
+    assert host == "copy" and calls == [("cpu", dict(non_blocking=True)), "stream of cuda:1", "waited"]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

@@ -63,3 +63,24 @@ def test_a_snapshot_does_not_change_any_more():
     assert found["a"][0].is_contiguous(memory_format=torch.channels_last)
     assert found["a"][1]["b"][0].tolist() == [0, 1, 2] and found["a"][1]["b"][1:] == ("text", None)
     assert found["c"] == {"seconds": {"steps": 1.0}}
+
+
+class OnSecondGpu(torch.Tensor):
+    """Says so; holds numbers of the CPU."""
+
+    device, is_cuda = torch.device("cuda", 1), True
+
+    def detach(self):
+        return self
+
+    def to(self, *_, **__):
+        return self.as_subclass(torch.Tensor).clone()
+
+
+def test_a_snapshot_waits_for_the_device_that_copies(monkeypatch):
+    """Which need not be the current one, for which ``torch.cuda.synchronize()`` would wait."""
+    waited = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device=None: waited.append(device))
+    state = {"a": torch.ones(2).as_subclass(OnSecondGpu), "b": [torch.ones(3).as_subclass(OnSecondGpu), torch.zeros(1)]}
+    assert [x.sum().item() for x in (snapshot(state)["a"], *snapshot(state)["b"])] == [2, 3, 0]
+    assert waited == [OnSecondGpu.device] * 2

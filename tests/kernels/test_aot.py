@@ -105,9 +105,20 @@ def check(launch, arch):
         assert TENSOR_CORES[arch] in used.ptx, kernel
     if constants.get("PRECISION") in ("tf32x3", "float16x3") and launch.types[0] == "*fp32":
         check_sums_of_blocks(used, kernel, constants["M"] * constants["N"] // threads, constants["PRECISION"])
+    assert "ld.global.nc" not in used.ptx, f"{kernel} loads as if nobody changed it during the launch"
+    if kernel in ("unite_kernel", "roots_kernel"):
+        assert used.ptx.count("ld.volatile.global") >= 4, kernel  # a parent and its parent, as they are now
+    check_scans(used, kernel)
     if kernel == "inverse_norms_kernel":
         assert "max.NaN.f32" in used.ptx  # the interpreter's maximum keeps NaN whatever it is told
     return used
+
+
+def check_scans(used, kernel):
+    """Scans add whole numbers: a tree of additions rounds each prefix in its own way, so that prefixes can fall."""
+    passed_on = set(re.findall(r"shfl\.sync\.up\.b32\s+(%r\d+)", used.ptx))
+    added = {name for operands in re.findall(r"add(?:\.rn)?\.f32\s([^;]*)", used.ptx) for name in operands.split(", ")}
+    assert not passed_on & {name.strip() for name in added}, kernel
 
 
 def check_blocks(launch, used, least):

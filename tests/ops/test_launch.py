@@ -5,6 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from tests.kernels.calls import CALLS, instance_memory
+from tests.kernels.lanes import recorded
+
 pytest.importorskip("triton")
 CUDA = torch.device("cuda")
 
@@ -43,6 +46,36 @@ def test_programs_are_as_many_as_the_gpu_or_half_its_free_memory_holds(monkeypat
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: int(free / 2) + 7)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 7)
     assert launch.resident_programs(rows, 8 * rows, CUDA) == programs
+
+
+@pytest.mark.parametrize(
+    ("name", "entry", "call"),
+    [
+        ("dbscan.pairs", dict(BLOCK=32, num_warps=2), "dbscan-graph"),
+        ("dbscan.roots", dict(BLOCK=64, num_warps=4), "dbscan-graph"),
+        ("jaccard.pairs", dict(COLUMNS=1, BLOCK=32, MANY=8, num_warps=2, num_stages=1), "labels"),
+        ("augmentation", dict(BLOCK=128, num_warps=8, num_stages=1), "augmentation-stage-one"),
+    ],
+)
+def test_threads_do_not_share_what_they_change(monkeypatch, name, entry, call):
+    """Else one can leave a loop that another stays in, and wait for it at a barrier: tuning must not get there."""
+    from salcr.kernels import launch
+
+    assert entry.keys() == launch.TABLE[name][80].keys()
+    monkeypatch.setitem(launch.TABLE, name, {80: entry})
+    with recorded(90), pytest.raises(ValueError, match=f"{entry['num_warps']} warps share"):
+        CALLS[call].run()
+
+
+@pytest.mark.parametrize(("num_warps", "columns"), [(4, 256), (16, 512)])
+def test_weights_that_replace_logits_have_a_thread_each(monkeypatch, num_warps, columns):
+    from salcr.kernels import launch
+
+    monkeypatch.setitem(launch.TABLE, "instance_memory.select", {80: dict(num_warps=num_warps)})
+    with recorded(90) as launches:
+        instance_memory(torch.float32, columns=100)
+    found = [dict(x.constants)["C"] for x in launches if x.kernel.__name__ == "select_kernel"]
+    assert set(found) == {columns}
 
 
 @pytest.mark.cuda

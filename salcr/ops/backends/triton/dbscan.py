@@ -9,5 +9,6 @@ def dbscan(distances: torch.Tensor, *, eps: float, min_samples: int = 4) -> torc
 
     if distances.layout == torch.strided:
         return dbscan.dbscan(distances.contiguous(), None, None, eps=eps, min_samples=min_samples)
-    values, pointers, columns = distances.values(), distances.crow_indices(), distances.col_indices()
-    return dbscan.dbscan(values.contiguous(), pointers, columns, eps=eps, min_samples=min_samples)
+    parts = distances.values(), distances.crow_indices(), distances.col_indices()
+    values, pointers, columns = (x.contiguous() for x in parts)
+    return dbscan.dbscan(values, pointers, columns, eps=eps, min_samples=min_samples)

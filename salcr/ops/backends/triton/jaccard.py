@@ -46,4 +46,4 @@ def _encodings(features, products, ranks, **sizes):
     from salcr.kernels import jaccard_encodings
 
     unit_rows = F.normalize(features, dim=1).contiguous()
-    return jaccard_encodings.encode(unit_rows, ranks.int(), products.contiguous(), **sizes)
+    return jaccard_encodings.encode(unit_rows, ranks.int().contiguous(), products.contiguous(), **sizes)
