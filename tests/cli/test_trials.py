@@ -15,9 +15,10 @@ from salcr import engine
 from salcr.cli import trials
 from salcr.cli.trials import parse_trials, train_trials
 from salcr.engine import load_config
-from salcr.engine.interruption import STANDARD, Interrupted
+from salcr.engine.interruption import Interrupted
 from salcr.engine.run_folder import RunFolder, RunInUse
 from tests.data.trees import make_regdb
+from tests.engine.conftest import standard_signal_handlers  # noqa: F401
 
 STAND_IN = """
 import json, os, sys, time
@@ -182,16 +183,6 @@ def test_more_epochs_go_on_with_trials_that_have_ended(tmp_path, config):
     assert [call[0] for call in calls(tmp_path, 1)] == [[], ["--resume"]]
 
 
-@pytest.fixture
-def in_the_foreground():
-    """A shell has its background jobs ignore SIGINT, the tests among them."""
-    before = {number: signal.signal(number, handler) for number, handler in STANDARD.items()}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-@pytest.mark.usefixtures("in_the_foreground")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_what_runs_and_says_how_to_go_on(tmp_path, config, number):
     train_trials(config, tmp_path, [1])
