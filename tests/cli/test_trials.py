@@ -17,6 +17,7 @@ from salcr.cli.trials import parse_trials, train_trials
 from salcr.engine import load_config
 from salcr.engine.interruption import Interrupted
 from salcr.engine.run_folder import RunFolder, RunInUse
+from tests.cli.conftest import assert_one_line
 from tests.data.trees import make_regdb
 from tests.engine.conftest import standard_signal_handlers  # noqa: F401
 
@@ -251,8 +252,7 @@ def test_errors_of_the_command_are_one_line(salcr, tmp_path):
         (("--trials", "x", "--preset", "regdb"), "--trials reads like"),
         (("--jobs", "2", "--preset", "regdb"), "--jobs is of --trials"),
     ]:
-        code, out, err = salcr("train", "--out", tmp_path, *arguments)
-        assert code == 1 and out == "" and message in err and err.count("\n") == 1
+        assert_one_line(salcr("train", "--out", tmp_path, *arguments), message)
 
 
 def test_what_a_trial_is_started_with_is_a_training_of_its_split(salcr, tmp_path, config, monkeypatch):
