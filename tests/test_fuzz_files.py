@@ -13,8 +13,8 @@ FAULTS = {
     "advice": "advises to read unsafely",
     "unnamed": "does not name the file",
     "memory": "it filled",
-    "death": "died with exit code 3",
-    "hang": "no answer within",
+    "death": "ends the process with 3",
+    "hang": "does not return within",
 }
 
 

@@ -10,7 +10,8 @@ import torch
 from salcr.models import ARCHITECTURES, SALCRNetwork
 from tests.cli.conftest import assert_one_line
 from tests.engine.tree import HEIGHT, WIDTH
-from tests.models.published import behind_module, related_state, wrapped, write
+from tests.models.files import write
+from tests.models.published import behind_module, related_state, wrapped
 from tests.retrieval.conftest import pictures  # noqa: F401
 from tests.retrieval.pictures import PEOPLE
 

@@ -15,9 +15,11 @@ from salcr import engine
 from salcr.cli import trials
 from salcr.cli.trials import parse_trials, train_trials
 from salcr.engine import load_config
-from salcr.engine.interruption import STANDARD, Interrupted
+from salcr.engine.interruption import Interrupted
 from salcr.engine.run_folder import RunFolder, RunInUse
+from tests.cli.conftest import assert_one_line
 from tests.data.trees import make_regdb
+from tests.engine.conftest import standard_signal_handlers  # noqa: F401
 
 STAND_IN = """
 import json, os, sys, time
@@ -182,16 +184,6 @@ def test_more_epochs_go_on_with_trials_that_have_ended(tmp_path, config):
     assert [call[0] for call in calls(tmp_path, 1)] == [[], ["--resume"]]
 
 
-@pytest.fixture
-def in_the_foreground():
-    """A shell has its background jobs ignore SIGINT, the tests among them."""
-    before = {number: signal.signal(number, handler) for number, handler in STANDARD.items()}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-@pytest.mark.usefixtures("in_the_foreground")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_what_runs_and_says_how_to_go_on(tmp_path, config, number):
     train_trials(config, tmp_path, [1])
@@ -260,8 +252,7 @@ def test_errors_of_the_command_are_one_line(salcr, tmp_path):
         (("--trials", "x", "--preset", "regdb"), "--trials reads like"),
         (("--jobs", "2", "--preset", "regdb"), "--jobs is of --trials"),
     ]:
-        code, out, err = salcr("train", "--out", tmp_path, *arguments)
-        assert code == 1 and out == "" and message in err and err.count("\n") == 1
+        assert_one_line(salcr("train", "--out", tmp_path, *arguments), message)
 
 
 def test_what_a_trial_is_started_with_is_a_training_of_its_split(salcr, tmp_path, config, monkeypatch):

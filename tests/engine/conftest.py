@@ -23,7 +23,7 @@ def narrow():
 
 @pytest.fixture(autouse=True)
 def standard_signal_handlers():
-    """Those of a new process: what starts the tests may have others."""
+    """Those of a new process: what starts the tests may have others; a shell has its background jobs ignore SIGINT."""
     before = {number: signal.signal(number, handler) for number, handler in STANDARD.items()}
     yield
     for number, handler in before.items():

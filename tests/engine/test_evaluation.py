@@ -25,7 +25,8 @@ from salcr.engine.sections import Evaluation
 from salcr.models import SALCRNetwork
 from salcr.models.features import extract_features, pick_device
 from tests.engine.tree import CAMERAS, HEIGHT, IMAGES, TEST, WIDTH, tiny
-from tests.models.published import published_state, wrapped, write
+from tests.models.files import write
+from tests.models.published import published_state, wrapped
 
 CPU = torch.device("cpu")
 FIGURES = {"rank-1", "rank-5", "rank-10", "rank-20", "mAP", "mINP"}

@@ -22,7 +22,8 @@ from salcr.engine.trainer import Trainer
 from salcr.models import SALCRNetwork
 from salcr.objectives import association, register_association
 from tests.engine.tree import tiny, with_channels, write_tree
-from tests.models.published import behind_module, published_state, related_state, wrapped, write
+from tests.models.files import write
+from tests.models.published import behind_module, published_state, related_state, wrapped
 
 STAGE_ONE = {"visible", "augmented", "infrared"}
 GLOBAL, PARTS, REFINED = {"global"}, {"parts"}, {"global_instance", "part_instance"}

@@ -6,12 +6,9 @@ it unsafely, more memory than such a file can need, anything written outside of 
 """
 
 import argparse
-import multiprocessing
 import sys
 import tempfile
-from collections import Counter, deque
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
+from collections import Counter
 from pathlib import Path
 
 from tests import forked
@@ -20,7 +17,6 @@ from tests.fuzz_files.worker import serve
 
 TABLE = "tests.fuzz_files.kinds"
 SECONDS = 60  # on a machine with other work to do
-START_SECONDS = 300
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -51,39 +47,9 @@ def run(
 
     ``table`` is the module of the kinds, ``seconds`` what reading one file of a few kilobytes may take.
     """
-    findings: dict[tuple[str, int], str] = {}
-    waiting = deque(cases)
-    starts = 0
-    while waiting:
-        connection, process = _start(table, seed, folder / f"process-{starts}")
-        starts += 1
-        while waiting and process.is_alive():
-            case = waiting.popleft()
-            try:
-                connection.send(case)
-                finding = connection.recv() if connection.poll(seconds) else f"no answer within {seconds} seconds"
-            except (EOFError, BrokenPipeError):
-                process.join()
-                finding = f"the process died with exit code {process.exitcode}"
-            if finding is not None:
-                findings[case] = finding
-                if finding.startswith("no answer"):
-                    process.kill()
-                    process.join()
-        connection.close()
-        process.join()
-    return findings
-
-
-def _start(table: str, seed: int, room: Path) -> tuple[Connection, BaseProcess]:
-    room.mkdir(parents=True)
-    here, there = multiprocessing.Pipe()
-    process = forked.context().Process(target=serve, args=(there, table, seed, room))
-    process.start()
-    there.close()
-    if not here.poll(START_SECONDS) or here.recv() != "ready":
-        raise RuntimeError("the process that reads does not start")
-    return here, process
+    folder.mkdir(parents=True, exist_ok=True)
+    with forked.Worker(serve, table, seed, folder.resolve(), seconds=seconds) as worker:
+        return {case: finding for case in cases if (finding := worker.ask(case)) is not None}
 
 
 if __name__ == "__main__":

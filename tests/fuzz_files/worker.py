@@ -7,6 +7,7 @@ import re
 import resource
 import shutil
 import sys
+import tempfile
 import traceback
 import warnings
 from multiprocessing.connection import Connection
@@ -22,13 +23,14 @@ PROGRAMS = {"os.exec", "os.fork", "os.posix_spawn", "os.system", "subprocess.Pop
 FORBIDDEN = {*PROGRAMS, "socket.connect", "pickle.find_class"}
 
 
-def serve(connection: Connection, table: str, seed: int, room: Path) -> None:
+def serve(connection: Connection, table: str, seed: int, folder: Path) -> None:
     """Answer ``(kind, number)`` with a finding or None, until the other side closes.
 
-    Every kind in the ``KINDS`` of the module ``table`` is made once, below ``room``; each mutation is read in a copy.
-    One that is a finding stays there.
+    Every kind in the ``KINDS`` of the module ``table`` is made once, in a room of its own in ``folder``; each mutation
+    is read in a copy. One that is a finding stays there.
     """
     sys.dont_write_bytecode = True
+    room = Path(tempfile.mkdtemp(prefix="process-", dir=folder))
     kinds: dict[str, Kind] = importlib.import_module(table).KINDS
     watch = Watch()
     samples = {}

@@ -1,9 +1,7 @@
 """Files of the authors' layout with made-up values: all names and shapes of it, as its users have them."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
-import safetensors.torch
 import torch
 
 from salcr.models import SALCRNetwork
@@ -41,12 +39,3 @@ def wrapped(state: Mapping[str, torch.Tensor]) -> dict:
 def behind_module(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """As ``torch.nn.DataParallel`` names them."""
     return {f"module.{name}": x for name, x in state.items()}
-
-
-def write(content: object, path: Path, written: str = "zip") -> Path:
-    """``written``: "zip", "older" (torch's format before 1.6) or "safetensors"."""
-    if written == "safetensors":
-        safetensors.torch.save_file({name: x.clone().contiguous() for name, x in content.items()}, path)
-    else:
-        torch.save(content, path, _use_new_zipfile_serialization=written == "zip")
-    return path

@@ -8,7 +8,8 @@ import torch
 from salcr.models import SALCRNetwork
 from salcr.models.authors import PART_WEIGHTS, authors_state, authors_weights
 from salcr.models.checkpoints import load_trained, network_hash, read_checkpoint
-from tests.models.published import behind_module, published_state, related_state, wrapped, write
+from tests.models.files import WritesAFile, write
+from tests.models.published import behind_module, published_state, related_state, wrapped
 
 CPU = torch.device("cpu")
 STEM = "visible_module.visible.conv1.weight"
@@ -178,19 +179,12 @@ def test_what_does_not_fit_is_refused_in_one_line(tmp_path, network, kind):
     assert "\n" not in text and len(text) < 700
 
 
-class Payload:
-    """Unpickling it writes a file."""
-
-    def __reduce__(self):
-        return open, ("written", "w")
-
-
 @pytest.mark.parametrize("written", ["zip", "older"])
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ([torch.ones(1)], "is not a checkpoint: it holds a list"),
-        ({"state_dict": {STEM: Payload()}}, "is not a readable checkpoint: it asks for '.*open', and only tensors"),
+        ({"state_dict": {STEM: WritesAFile()}}, "is not a readable checkpoint: it asks for '.*open', and only tensors"),
         (
             {"fc.weight": torch.ones(1)},
             r"no weights under the published names \(base_resnet\.base\.layer1…\) either, but 'fc",

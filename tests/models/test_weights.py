@@ -7,30 +7,23 @@ from argparse import Namespace
 from collections import OrderedDict
 
 import pytest
-import safetensors.torch
 import torch
 
 from salcr.engine.config import Model
 from salcr.engine.network import build_network
 from salcr.models import TwoStreamResNet
 from salcr.models.weights import read_weights
+from tests.models.files import WritesAFile, write
 from tests.models.test_resnet import classifier_state, wrap
 
 ADVICE = ("weights_only", "trusted source", "safe_globals", "pytorch.org")
-
-
-def save(state, path, written):
-    if written == "safetensors":
-        safetensors.torch.save_file(state, path)
-    else:
-        torch.save(state, path, _use_new_zipfile_serialization=written == "zip")
 
 
 @pytest.mark.parametrize("written", ["zip", "older", "safetensors"])
 @pytest.mark.parametrize("name", ["resnet.pth", "model.safetensors", "no_suffix"])
 def test_every_format_is_told_by_its_content(tmp_path, generator, written, name):
     state = classifier_state("tiny", generator)
-    save(state, tmp_path / name, written)
+    write(state, tmp_path / name, written)
     network = build_network(Model(architecture="tiny", weights=tmp_path / name), generator)
     assert torch.equal(network.backbone.visible_stem[0].weight, state["conv1.weight"])
     assert torch.equal(network.backbone.infrared_stem[0].weight, state["conv1.weight"])
@@ -46,16 +39,9 @@ def test_training_checkpoints_of_others(tmp_path, generator, written, layout):
         for name, x in classifier_state("tiny", generator).items()
         if not name.endswith("num_batches_tracked")
     )
-    save(wrap(state, layout), tmp_path / "a.pth", written)
+    write(wrap(state, layout), tmp_path / "a.pth", written)
     found = read_weights(tmp_path / "a.pth")
     assert found.keys() == state.keys() and all(torch.equal(found[name], x) for name, x in state.items())
-
-
-class WritesAFile:
-    """Unpickling it writes a file."""
-
-    def __reduce__(self):
-        return open, ("written", "w")
 
 
 @pytest.mark.parametrize("content", [WritesAFile(), Namespace(lr=1)], ids=["code", "namespace"])
@@ -67,7 +53,7 @@ def test_pickled_code_is_refused_without_advice_to_run_it(tmp_path, monkeypatch,
     if written == "plain pickle":
         path.write_bytes(pickle.dumps(content, protocol=2))
     else:
-        save(state, path, written)
+        write(state, path, written)
     with pytest.raises(ValueError, match="only tensors and plain values are read") as caught:
         read_weights(path)
     message = str(caught.value)
@@ -110,7 +96,7 @@ def test_a_damaged_file_is_named_with_what_is_wrong(tmp_path, damage):
 
 @pytest.mark.parametrize("written", ["older", "safetensors"])
 def test_cut_files_of_the_other_formats(tmp_path, written):
-    save({"conv1.weight": torch.rand(90, 90)}, tmp_path / "a", written)
+    write({"conv1.weight": torch.rand(90, 90)}, tmp_path / "a", written)
     content = (tmp_path / "a").read_bytes()
     for size in (1, 9, 100, len(content) // 2, len(content) - 1):
         (tmp_path / "a").write_bytes(content[:size])
@@ -133,7 +119,7 @@ def test_files_that_hold_something_else(tmp_path):
 
 
 def test_without_safetensors_the_error_says_what_is_missing(tmp_path, monkeypatch):
-    save({"conv1.weight": torch.zeros(1)}, tmp_path / "a", "safetensors")
+    write({"conv1.weight": torch.zeros(1)}, tmp_path / "a", "safetensors")
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
     with pytest.raises(ValueError, match="safetensors is not installed"):
         read_weights(tmp_path / "a")

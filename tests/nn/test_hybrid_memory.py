@@ -4,13 +4,9 @@ import torch.nn.functional as F
 
 from salcr.nn import HybridMemory
 from salcr.reference.published.cluster_memory import hybrid_memory_loss
+from tests.nn.test_memory import D, draw, momentum_update
 
-D = 7
 LABELS = torch.tensor([4, -1, 0, 4, -1, 0, 0, 4, -1, 2])  # clusters 0, 2 and 4; images 1, 4 and 8 are in none
-
-
-def draw(generator, *shape):
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 def members(labels):
@@ -31,15 +27,6 @@ def published_loss(features, rows, labels, indices, temperature):
         mine = next(n for n, some in enumerate(classes) if image in some)
         losses.append(-torch.log(of_classes[mine] / of_classes.sum()))
     return sum(losses) / len(losses)
-
-
-def published_update(rows, features, indices, order, momentum):
-    rows = rows.clone()
-    for b in order:
-        if indices[b] >= 0:
-            moved = momentum * rows[indices[b]] + (1 - momentum) * features[b] / features[b].norm()
-            rows[indices[b]] = moved / moved.norm()
-    return rows
 
 
 @pytest.mark.parametrize("labels", [None, LABELS, torch.zeros(10, dtype=torch.int64)])
@@ -66,7 +53,7 @@ def test_many_steps_follow_the_published_ones(generator, momentum):
         loss = memory.contrast(features, indices)
         torch.testing.assert_close(loss, published_loss(features, rows, LABELS, indices, 0.05))
         memory.update_(features, indices, order)
-        rows = published_update(rows, features, indices, order, momentum)
+        rows = momentum_update(rows, features, indices, order, momentum)
         torch.testing.assert_close(memory.rows, rows)
         for image, mean in enumerate(memory.centroids[memory.classes]):
             some = next(some for some in members(LABELS) if image in some)
@@ -92,7 +79,7 @@ def test_the_order_of_samples_is_their_own_unless_given(generator):
     given, features, indices = draw(generator, 10, D), draw(generator, 3, D), torch.tensor([5, 5, 5])
     memory = HybridMemory(given)
     memory.update_(features, indices)
-    torch.testing.assert_close(memory.rows, published_update(F.normalize(given), features, indices, range(3), 0.2))
+    torch.testing.assert_close(memory.rows, momentum_update(F.normalize(given), features, indices, range(3), 0.2))
 
 
 def test_clusters_of_an_epoch_take_the_place_of_the_last(generator):

@@ -20,9 +20,11 @@ def draw(generator, *shape):
 
 
 def momentum_update(rows, features, targets, order, momentum):
-    """docs/method.md, "Memory update": one sample after the other, one row at a time."""
+    """docs/method.md, "Memory update": one sample after the other, one row at a time; a target of -1 moves none."""
     rows = rows.clone()
     for b in order:
+        if targets[b] < 0:
+            continue
         x = features[b] / features[b].square().sum().sqrt()
         moved = momentum * rows[targets[b]] + (1 - momentum) * x
         rows[targets[b]] = moved / moved.square().sum().sqrt()

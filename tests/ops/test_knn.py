@@ -102,6 +102,26 @@ def near_ties(generator, rows=300, width=64):
     return x[torch.randperm(len(x), generator=generator)].float()
 
 
+def few_large_entries(generator):
+    """Queries that look past the entries of a float16 database beside which most others round to 0 in a code."""
+    database = torch.randn(700, 96, generator=generator)
+    database[:, 5] *= 1000
+    queries = torch.randn(35, 96, generator=generator).index_fill(1, torch.tensor([5]), 0)
+    queries[20:, 7] = 1e4
+    return queries, database.half()
+
+
+def rows_of_any_length(generator):
+    """Zeros, which have all cosines 0, subnormal numbers, and the largest of float16, the database's type."""
+    queries, database = torch.randn(3, 6, generator=generator), torch.randn(60, 6, generator=generator)
+    queries[1] = 0
+    queries[2] *= 1e-33
+    database[::4] = 0
+    database[1::4] *= 2.0**-24 / database[1::4].abs().amin(1, keepdim=True)
+    database[2::4] *= 65504 / database[2::4].abs().amax(1, keepdim=True)
+    return queries, database.half()
+
+
 @pytest.mark.parametrize("k", [2, 30, 200])
 def test_neighbours_are_right_outside_the_tie_margin(generator, impl, k):
     x = near_ties(generator)

@@ -7,20 +7,10 @@ import pytest
 import torch
 
 from salcr import _C, ops
-from salcr.ops.backends.cpp import knn as _cpp_knn
 from salcr.ops.knn import code_bytes, code_rows, knn_by_codes
-from tests.ops.test_knn import near_ties, on_a_grid
+from tests.ops.test_knn import few_large_entries, near_ties, on_a_grid, rows_of_any_length
 
 HELD = 4096  # rows that wait for a query's score, at most
-
-
-@pytest.fixture(params=["bytes", "floats"])
-def screen(request, monkeypatch):
-    """Codes are multiplied by AVX-512 VNNI, or as any processor can."""
-    if request.param == "bytes" and not _C.screens_in_bytes(64):
-        pytest.skip("this processor has no AVX-512 VNNI")
-    monkeypatch.setattr(_cpp_knn, "SCREEN", request.param)
-    return request.param
 
 
 def assert_same(queries, k, database, codes=None):
@@ -56,12 +46,8 @@ def test_more_near_ties_than_can_wait(generator, screen):
 
 
 def test_few_large_entries_hide_nothing(generator, screen):
-    """In units of a row's largest entry most others round to 0; the queries look at those others alone."""
-    database = torch.randn(700, 96, generator=generator)
-    database[:, 5] *= 1000
-    queries = torch.randn(35, 96, generator=generator).index_fill(1, torch.tensor([5]), 0)
-    queries[20:, 7] = 1e4
-    assert_same(queries, 12, database.half())
+    queries, database = few_large_entries(generator)
+    assert_same(queries, 12, database)
 
 
 def test_threads_change_nothing(generator, screen, monkeypatch):
@@ -71,15 +57,9 @@ def test_threads_change_nothing(generator, screen, monkeypatch):
         assert_same(queries, 15, database)
 
 
-def test_rows_of_any_length(generator, screen):
-    """Zeros, which have all cosines 0, subnormal numbers, and the largest of float16."""
-    queries, database = torch.randn(3, 6, generator=generator), torch.randn(60, 6, generator=generator)
-    queries[1] = 0
-    queries[2] *= 1e-33
-    database[::4] = 0
-    database[1::4] *= 2.0**-24 / database[1::4].abs().amin(1, keepdim=True)
-    database[2::4] *= 65504 / database[2::4].abs().amax(1, keepdim=True)
-    assert_same(queries, 60, database.half())
+def test_any_length(generator, screen):
+    queries, database = rows_of_any_length(generator)
+    assert_same(queries, 60, database)
 
 
 @pytest.mark.parametrize("view", [lambda x: x[:, 3:40], lambda x: x[1::2], lambda x: x.T, lambda x: torch._neg_view(x)])

@@ -10,19 +10,13 @@ import torch.nn.functional as F
 from salcr import ops, reference
 from salcr.ops.backends.cpp import knn as _cpp_knn
 from tests.ops.contract import assert_within_budget
-from tests.ops.test_knn import assert_right_outside_the_tie_margin, near_ties, on_a_grid
-
-
-@pytest.fixture(params=["bytes", "floats"])
-def screen(request, monkeypatch):
-    """Each way of looking at rows before they are scored; without AVX-512 VNNI there is one."""
-    monkeypatch.setattr(_cpp_knn, "SCREEN", request.param)
-    try:
-        ops.knn(torch.ones(1, 1), 1, database=torch.ones(1, 1).half(), impl="cpp")
-    except ValueError as error:
-        assert "cannot screen in bytes" in str(error)
-        pytest.skip("this processor has no AVX-512 VNNI")
-    return request.param
+from tests.ops.test_knn import (
+    assert_right_outside_the_tie_margin,
+    few_large_entries,
+    near_ties,
+    on_a_grid,
+    rows_of_any_length,
+)
 
 
 @pytest.mark.parametrize("count", [1, 33, 70])  # queries in one panel of 32, in two, in three
@@ -53,13 +47,9 @@ def test_near_ties(generator, screen, k):
 
 
 def test_few_large_entries_hide_nothing(generator, screen):
-    """In units of a row's largest entry most others round to 0; the queries look at those others alone."""
-    database = torch.randn(700, 96, generator=generator)
-    database[:, 5] *= 1000
-    queries = torch.randn(35, 96, generator=generator).index_fill(1, torch.tensor([5]), 0)
-    queries[20:, 7] = 1e4
-    got = ops.knn(queries, 12, database=database.half(), impl="cpp")
-    assert_right_outside_the_tie_margin(got, queries, 12, database.half(), "cosine")
+    queries, database = few_large_entries(generator)
+    got = ops.knn(queries, 12, database=database, impl="cpp")
+    assert_right_outside_the_tie_margin(got, queries, 12, database, "cosine")
 
 
 def test_neither_screen_nor_threads_change_a_bit(generator, screen, monkeypatch):
@@ -92,15 +82,8 @@ def test_the_first_bad_row_is_named(generator, screen, bad, row):
         ops.knn(torch.tensor([[1.0], [bad]]), 1, database=torch.ones(2, 1).half(), impl="cpp")
 
 
-def test_rows_of_any_length(generator, screen):
-    """Zeros, which have all cosines 0, subnormal numbers, and the largest of float16."""
-    queries = torch.randn(3, 6, generator=generator)
-    queries[1] = 0
-    database = torch.randn(60, 6, generator=generator)
-    database[::4] = 0
-    database[1::4] *= 2.0**-24 / database[1::4].abs().amin(1, keepdim=True)
-    database[2::4] *= 65504 / database[2::4].abs().amax(1, keepdim=True)
-    database = database.half()
+def test_any_length(generator, screen):
+    queries, database = rows_of_any_length(generator)
     got = ops.knn(queries, 60, database=database, impl="cpp")
     assert_right_outside_the_tie_margin(got, queries, 60, database, "cosine")
     assert torch.equal(got[1][1], torch.arange(60)) and not got[0][1].any()

@@ -132,7 +132,7 @@ def test_one_process_writes_at_a_time(tmp_path):
 
 @pytest.mark.parametrize("name", [FEATURES, INFRARED, PATHS])
 def test_files_that_are_short_or_changed_are_named(tmp_path, name):
-    index = filled(tmp_path / "index")
+    filled(tmp_path / "index")
     path = tmp_path / "index" / name
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
@@ -146,7 +146,6 @@ def test_files_that_are_short_or_changed_are_named(tmp_path, name):
     path.unlink()
     with pytest.raises(FileNotFoundError, match=name):
         Storage(tmp_path / "index")
-    del index
 
 
 @pytest.mark.parametrize("name", [FEATURES, INFRARED])
