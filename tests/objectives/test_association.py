@@ -3,7 +3,7 @@ import itertools
 import pytest
 import torch
 
-from salcr.objectives import association_named, register_association
+from salcr.objectives import Association, association_named, register_association
 from salcr.objectives.association import squared_distances
 
 
@@ -14,6 +14,15 @@ def test_squared_distances(generator, monkeypatch):
     assert (squared_distances(x, x).diagonal() >= 0).all()
     monkeypatch.setattr("salcr.objectives.association.BLOCK_ROWS", 7)
     assert torch.equal(squared_distances(x, y), whole)
+
+
+@pytest.mark.parametrize("association", ["hungarian", "graph"])
+def test_clusters_are_matched_by_squared_distances(association):
+    """One matching has the smaller squares, 5.5 against 9, the other the smaller distances, 3 against 3.18."""
+    visible, infrared = torch.tensor([[0.0, 0.0], [1.0, 0.5]]), torch.tensor([[1.0, 0.5], [3.0, 0.0]])
+    labels = torch.arange(2)
+    found = association_named(association)(Association(visible, infrared, labels, labels, visible, infrared))
+    assert [y.tolist() for y in found] == [[0, 1], [0, 1]]
 
 
 def test_names(monkeypatch):

@@ -57,16 +57,17 @@ def as_sets(indices):
     return [[n for n in row if n >= 0] for row in indices.tolist()]
 
 
+@pytest.mark.parametrize("impl", [*CPU_BACKENDS, "eager"])
 @pytest.mark.parametrize("k", [1, 5, 39, 40, 41, 60])
-def test_neighbors_are_the_largest_entries(generator, k):
+def test_neighbors_are_the_largest_entries(generator, k, impl):
     features, memory, _ = problem(generator, dtype=torch.float64)
-    indices, lse = ops.instance_neighbors(features, memory, k)
+    indices, lse = ops.instance_neighbors(features, memory, k, impl=impl)
     assert indices.shape == (17, k) and indices.dtype == torch.int64
     assert as_sets(indices) == neighbors_by_hand(features, memory, k)
     assert all((row[min(k, 40) :] == -1).all() for row in indices)
     weights = torch.exp(F.normalize(features) @ memory.T / 0.05)
     torch.testing.assert_close(lse, weights.sum(1).log())
-    same, same_lse, mean_row = ops.instance_search(features, memory, k)
+    same, same_lse, mean_row = ops.instance_search(features, memory, k, impl=impl)
     assert torch.equal(same, indices) and torch.equal(same_lse, lse)
     torch.testing.assert_close(mean_row, weights @ memory / weights.sum(1, keepdim=True))
 
@@ -80,7 +81,8 @@ def test_neighbors_of_parts_are_the_parts_alone(generator):
         torch.testing.assert_close(lse[p], alone[1])
 
 
-def test_ties_at_the_bound_are_left_out():
+@pytest.mark.parametrize("impl", [*CPU_BACKENDS, "eager"])
+def test_ties_at_the_bound_are_left_out(impl):
     memory = torch.tensor([[0.6, 0.8], [1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [0.6, -0.8], [1.0, 0.0]])
     features = torch.tensor([[2.0, 0.0], [0.0, 3.0], [0.0, 0.0]])
     by_k = {
@@ -93,7 +95,7 @@ def test_ties_at_the_bound_are_left_out():
         7: [[0, 1, 2, 3, 4, 5]] * 3,
     }
     for k, expected in by_k.items():
-        indices, _ = ops.instance_neighbors(features, memory, k)
+        indices, _ = ops.instance_neighbors(features, memory, k, impl=impl)
         assert as_sets(indices) == expected, k
         assert torch.equal(indices, torch.tensor([row + [-1] * (k - len(row)) for row in expected]))
 

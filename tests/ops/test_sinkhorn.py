@@ -74,6 +74,13 @@ def test_max_iter_counts_steps(generator, max_iter, impl):
     torch.testing.assert_close(ops.sinkhorn(cost, lam=20.0, tol=1e-9, max_iter=max_iter, impl=impl), expected)
 
 
+def test_it_ends_after_500_steps(generator, impl):
+    cost = 20 * squared_distances(generator)  # slow to converge
+    expected, before = (plain(cost, 5.0, 0.0, steps)[0] for steps in (500, 499))
+    assert not torch.allclose(expected, before, rtol=1e-6, atol=0)
+    torch.testing.assert_close(ops.sinkhorn(cost, tol=0.0, impl=impl), expected)
+
+
 def test_marginals_after_convergence(generator, impl):
     cost = squared_distances(generator, rows=60, cols=9)
     plan = ops.sinkhorn(cost, tol=1e-10, impl=impl)
