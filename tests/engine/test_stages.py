@@ -123,6 +123,15 @@ def test_stage_one(first_step):
         assert torch.cosine_similarity(rows[y], v[y_v == y][-1], dim=0) > 0.99
 
 
+def test_stage_one_takes_the_settings_of_memories(first_step):
+    seen = first_step(1, "memory.momentum=1", "memory.temperature=1e6")
+    sizes = [len(before) for before, *_ in seen["updates"]]
+    for before, *_, after in seen["updates"]:  # all of the old row is kept
+        torch.testing.assert_close(after, before)
+    found = [seen["losses"][name].item() for name in ("visible", "infrared")]
+    assert found == pytest.approx(np.log(sizes), abs=1e-5)  # logits are within 2e-6 of each other
+
+
 def test_stage_two(first_step):
     """The global loss, and that each of the memories is updated once, with all of its rows, after the step."""
     seen = first_step(2)
