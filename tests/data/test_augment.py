@@ -324,7 +324,7 @@ def test_the_factors_of_a_rectangle_follow_the_arcsine_law(generator):
     batch = 300
     table = draw_crops(batch, 0, generator)
     scalings = draw_scalings(table, 20, 10, generator, probability=1.0)
-    assert scalings.shape == (batch, LOCAL_SCALINGS, 7) and table[:, Draw.SCALING].tolist() == list(range(batch))
+    assert scalings.shape == (batch, 32, 7) and table[:, Draw.SCALING].tolist() == list(range(batch))
     betas = scalings[..., 4:].flatten(0, 1).double().numpy()
     # Beta(1/2, 1/2): mean 1/2, variance 1/8, a third of its mass below 1/4.
     assert abs(betas.mean() - 0.5) < 5 * (0.125 / betas.size) ** 0.5

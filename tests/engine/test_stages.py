@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from sklearn.cluster import DBSCAN
 
 from salcr import ops
+from salcr.data.augment import Augmentation
 from salcr.engine import load_config, stage_one, stage_two
 from salcr.engine import session as session_module
 from salcr.engine.config import DAGI
@@ -123,6 +124,15 @@ def test_stage_one(first_step):
         assert torch.cosine_similarity(rows[y], v[y_v == y][-1], dim=0) > 0.99
 
 
+def test_stage_one_takes_the_settings_of_memories(first_step):
+    seen = first_step(1, "memory.momentum=1", "memory.temperature=1e6")
+    sizes = [len(before) for before, *_ in seen["updates"]]
+    for before, *_, after in seen["updates"]:  # all of the old row is kept
+        torch.testing.assert_close(after, before)
+    found = [seen["losses"][name].item() for name in ("visible", "infrared")]
+    assert found == pytest.approx(np.log(sizes), abs=1e-5)  # logits are within 2e-6 of each other
+
+
 def test_stage_two(first_step):
     """The global loss, and that each of the memories is updated once, with all of its rows, after the step."""
     seen = first_step(2)
@@ -179,6 +189,11 @@ def test_the_switch_of_the_published_code_reaches_losses_and_memories(first_step
     given = TrainingFeatures(f, parts)
     again = hand.losses(given, hand.queries(given, labels.of_batch(*seen["rows"])))
     assert parted == pytest.approx({name: again[name].item() for name in parted}, rel=1e-4)
+
+
+def test_views_are_augmented_as_configured(tree, tmp_path):
+    config = load_config(overrides=tiny(tree, "augment.erase=0.25", "augment.jitter=0.1"))
+    assert Trainer(config, RunFolder(tmp_path)).augmentation == Augmentation(pad=2, erase=0.25, jitter=0.1)
 
 
 def test_noise_is_in_no_memory_of_stage_two(tree, tmp_path, generator):

@@ -27,6 +27,21 @@ def test_the_published_names_and_shapes():
     assert {name.partition(".")[0] for name in state} == roots
 
 
+@pytest.mark.parametrize(
+    ("ours", "published"),
+    [
+        ("backbone.visible_stem.0.weight", "visible_module.visible.conv1.weight"),
+        ("backbone.infrared_stem.1.bias", "thermal_module.thermal.bn1.bias"),
+        ("backbone.stages.2.1.bn1.bias", "base_resnet.base.layer3.1.bn1.bias"),
+        ("norm.running_mean", "bottleneck.running_mean"),
+        ("parts.norm.weight", "bottleneck_part.weight"),
+        ("parts.tokens", "attn_pool.part_tokens"),
+    ],
+)
+def test_each_module_has_its_published_name(ours, published):
+    assert authors_name(ours) == published
+
+
 @pytest.mark.parametrize("architecture", ["tiny", "resnet18"])
 def test_no_weight_is_lost(architecture):
     with torch.device("meta"):

@@ -67,6 +67,11 @@ class Step:
         return loss, *gradients, *self.memories()
 
 
+def starting_rows(step):
+    """What the memories of ``step`` start from."""
+    return {name: rows.clone() for name, rows in step.objective.state_dict().items()}
+
+
 class Counter(TorchDispatchMode):
     def __init__(self):
         super().__init__()
@@ -100,10 +105,9 @@ def test_a_run_in_bfloat16_rounds_what_contrasts_multiply(seed, given):
     """Losses of sets, which float32 decides, keep their bits. Cosines of the others are within 2⁻⁸: a loss is a
     difference of two, and there are two of these and four."""
     step = Step(seed)
-    rows = {name: rows.clone() for name, rows in step.objective.state_dict().items()}
-    rows |= {f"fgsal.{side}_to_{side}.rows": rows[f"fgsal.{side}_to_{side}.rows"] for side in ("visible", "infrared")}
     exact, rounded = (
-        StageTwoObjective.with_rows(load_config(overrides=[*change, "gpcr.k=20"]), rows) for change in ([], [given])
+        StageTwoObjective.with_rows(load_config(overrides=[*change, "gpcr.k=20"]), starting_rows(step))
+        for change in ([], [given])
     )
     memories = [m for m in rounded.modules() if isinstance(m, (ClusterMemory, InstanceMemory))]
     assert len(memories) == 10 and {memory.precision for memory in memories} == {"bfloat16"}
@@ -117,6 +121,22 @@ def test_a_run_in_bfloat16_rounds_what_contrasts_multiply(seed, given):
         assert 0 < (found[name] - expected[name]).abs() < terms * 2 * 2**-8 / 0.05
     for x, y in zip(*(torch.autograd.grad(total(of), step.features) for of in (found, expected)), strict=True):
         assert x.dtype == torch.float32 and x.isfinite().all() and not torch.equal(x, y)
+
+
+def test_instance_memories_stay_as_they_are(seed):
+    step = Step(seed)
+    before = {name: rows.clone() for name, rows in step.objective.gpcr.state_dict().items()}
+    step.run()
+    after = step.objective.gpcr.state_dict()
+    assert len(after) == 4 and all(torch.equal(rows, before[name]) for name, rows in after.items())
+
+
+def test_settings_of_a_run_reach_every_memory(seed):
+    given = ["memory.momentum=0.3", "memory.temperature=0.07", "gpcr.k=7", "gpcr.weight=0.2"]
+    objective = StageTwoObjective.with_rows(load_config(overrides=given), starting_rows(Step(seed)))
+    memories = [m for m in objective.modules() if isinstance(m, (ClusterMemory, InstanceMemory))]
+    found = [m.momentum if isinstance(m, ClusterMemory) else m.k for m in memories]
+    assert found == [0.3] * 6 + [7] * 4 and {m.temperature for m in memories} == {0.07} and objective.weight == 0.2
 
 
 def test_few_operators_are_dispatched(seed):

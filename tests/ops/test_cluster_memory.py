@@ -15,26 +15,29 @@ def contrast_by_hand(features, memory, targets, temperature):
     return torch.stack(losses)
 
 
+@pytest.mark.parametrize("impl", ["eager", *CPU_BACKENDS])
 @pytest.mark.parametrize("temperature", [0.05, 1.0])
-def test_contrast_is_the_formula(generator, temperature):
+def test_contrast_is_the_formula(generator, temperature, impl):
     features, memory, targets = contrast_problem(generator, dtype=torch.float64)
     expected = contrast_by_hand(features, memory, targets, temperature)
-    losses = ops.cluster_contrast(features, memory, targets, temperature=temperature, reduction="none")
+    losses = ops.cluster_contrast(features, memory, targets, temperature=temperature, reduction="none", impl=impl)
     torch.testing.assert_close(losses, expected)
-    mean = ops.cluster_contrast(features, memory, targets, temperature=temperature)
+    mean = ops.cluster_contrast(features, memory, targets, temperature=temperature, impl=impl)
     torch.testing.assert_close(mean, expected.sum() / (targets >= 0).sum())
-    total = ops.cluster_contrast(features, memory, targets, temperature=temperature, reduction="sum")
+    total = ops.cluster_contrast(features, memory, targets, temperature=temperature, reduction="sum", impl=impl)
     torch.testing.assert_close(total, expected.sum())
 
 
-def test_contrast_of_parts_is_the_mean_over_parts(generator):
+@pytest.mark.parametrize("impl", ["eager", *CPU_BACKENDS])
+def test_contrast_of_parts_is_the_mean_over_parts(generator, impl):
     features, memory, targets = contrast_problem(generator, banks=3)
     targets[1] = -1
-    parts = [ops.cluster_contrast(features[p], memory[p], targets[p]) for p in range(3)]
+    parts = [ops.cluster_contrast(features[p], memory[p], targets[p], impl=impl) for p in range(3)]
     assert parts[1] == 0
-    torch.testing.assert_close(ops.cluster_contrast(features, memory, targets), torch.stack(parts).mean())
-    shared = ops.cluster_contrast(features, memory, targets[0])
-    torch.testing.assert_close(shared, ops.cluster_contrast(features, memory, targets[0].expand(3, -1)))
+    together = ops.cluster_contrast(features, memory, targets, impl=impl)
+    torch.testing.assert_close(together, torch.stack(parts).mean())
+    shared = ops.cluster_contrast(features, memory, targets[0], impl=impl)
+    torch.testing.assert_close(shared, ops.cluster_contrast(features, memory, targets[0].expand(3, -1), impl=impl))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

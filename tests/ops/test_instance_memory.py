@@ -123,19 +123,21 @@ def test_contrast_is_the_formula(generator, temperature, given):
     torch.testing.assert_close(torch.autograd.grad(3 * eager, twin)[0], gradient)
 
 
-def test_contrast_of_parts_is_the_mean_over_parts(generator):
+@pytest.mark.parametrize("impl", [*CPU_BACKENDS, "eager"])
+def test_contrast_of_parts_is_the_mean_over_parts(generator, impl):
     features, memory, positives = problem(generator, banks=3, dtype=torch.float64)
     positives[1] = -1
     features.requires_grad_()
-    parts = [ops.set_contrast(features[p], memory[p], positives[p]) for p in range(3)]
+    parts = [ops.set_contrast(features[p], memory[p], positives[p], impl=impl) for p in range(3)]
     assert parts[1] == 0
-    together = ops.set_contrast(features, memory, positives)
+    together = ops.set_contrast(features, memory, positives, impl=impl)
     torch.testing.assert_close(together, torch.stack(parts).mean())
     found, expected = (torch.autograd.grad(x, features)[0] for x in (together, torch.stack(parts).mean()))
     torch.testing.assert_close(found, expected)
     assert not found[1].any() and found[0].any()
-    shared = ops.set_contrast(features, memory, positives[0])
-    torch.testing.assert_close(shared, ops.set_contrast(features, memory, positives[0].expand(3, -1, -1)))
+    shared = ops.set_contrast(features, memory, positives[0], impl=impl)
+    repeated = positives[0].expand(3, -1, -1)
+    torch.testing.assert_close(shared, ops.set_contrast(features, memory, repeated, impl=impl))
 
 
 @pytest.mark.parametrize("case", ["all empty", "everything positive", "duplicate rows", "one sample", "zero feature"])

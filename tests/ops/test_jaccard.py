@@ -136,6 +136,15 @@ def test_graph_is_the_thresholded_distance(generator, max_distance, k2, impl):
     assert diagonal.sum() == len(features) and not graph.values()[diagonal].any()
 
 
+def test_a_graph_is_cut_off_in_float32(generator, impl):
+    features = clustered(generator)
+    distances = ops.jaccard_distance(features, k1=15, impl=impl)
+    bound = distances[(distances > 0) & (distances < 1)].median()
+    below = float(bound) * (1 - 1e-9)  # rounds to it
+    graph = ops.jaccard_graph(features, k1=15, max_distance=below, impl=impl)
+    assert (graph.values() == bound).sum() == (distances == bound).sum() > 0
+
+
 @pytest.mark.parametrize(("k1", "k2"), [(15, 4), (25, 1), (100, 6)])
 def test_published_form_is_the_same(generator, k1, k2):
     from salcr.reference.published.jaccard import jaccard_distance

@@ -66,6 +66,19 @@ def test_k_reciprocal_is_the_formula(generator, k1, k2, share):
     torch.testing.assert_close(got, torch.from_numpy(expected)[:22, 22:])
 
 
+@pytest.mark.parametrize(
+    ("operator", "options"),
+    [
+        (ops.rerank_k_reciprocal, dict(k1=20, k2=6, lambda_value=0.3)),
+        (ops.rerank_cross_modality, dict(k=15, eta=0.1)),
+        (ops.affinity_inference, dict(k1=4, k2=1)),
+    ],
+)
+def test_the_papers_parameters_are_the_defaults(generator, operator, options):
+    (query, gallery), _ = two_modalities(generator, images=24)
+    assert torch.equal(operator(query, gallery), operator(query, gallery, **options))
+
+
 @pytest.mark.parametrize("impl", ["cpp", "eager", "reference"])
 @pytest.mark.parametrize(
     ("k1", "k2", "power"),
