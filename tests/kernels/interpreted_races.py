@@ -18,7 +18,9 @@ import triton.language as tl
 from triton.runtime import interpreter
 
 from salcr import ops
+from tests.ops.memories import check_updates_together
 from tests.ops.test_cuda import TABLE, evaluate, make
+from tests.ops.together import check_contrasts_together, check_searches_together
 
 ROWS = [
     ("augment", 0),
@@ -150,6 +152,18 @@ def test_threads_exchange_nothing_without_a_barrier(generator, name, row):
             "cpu",
             torch.float32,
         )
+
+
+@pytest.mark.filterwarnings("ignore:(All-NaN slice|invalid value) encountered:RuntimeWarning")  # NumPy, of NaN rows
+@pytest.mark.parametrize("check", [check_contrasts_together, check_searches_together])
+def test_nor_do_terms_of_one_launch(generator, check):
+    with watched():
+        check("triton", generator, torch.float32)
+
+
+def test_nor_do_memories_that_are_updated_in_one_launch(generator):
+    with watched():
+        check_updates_together("triton", generator, torch.float32, "cpu")
 
 
 def test_views_may_have_the_same_scaling(generator):

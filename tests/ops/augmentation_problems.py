@@ -69,8 +69,10 @@ def check_backend(impl, generator, device="cpu", **sizes):
     unscaled = draws.clone()
     unscaled[:, Draw.SCALING] = -1
     images, draws, rows, scalings, unscaled = (x.to(device) for x in (images, draws, rows, scalings, unscaled))
-    firsts = draws[: len(images)]
+    firsts, shared = draws[: len(images)], draws.clone()
+    shared[:, Draw.SCALING] = 0  # one chain of all views, which programs walk at the same time
     check_views(impl, images, draws, rows=rows, scalings=scalings)
+    check_views(impl, images, shared, rows=rows, scalings=scalings)
     check_views(impl, images, unscaled, rows=rows)
     check_views(impl, images[: len(firsts)], firsts, scalings=scalings)
     check_views(impl, images, None, rows=rows)

@@ -293,7 +293,7 @@ def test_bad_arguments_are_named(arguments, error, message):
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("max_distance", [0.0, 0.3, 0.6, 0.999, 0.9999999])
+@pytest.mark.parametrize("max_distance", [0.0, 0.3, 0.6, 0.999, 0.999999, 0.9999999])
 @pytest.mark.parametrize("kind", KINDS)
 def test_graph_of_the_kernels(generator, kind, max_distance):
     for rows, k1, k2 in ((900, 30, 6), (400, 35, 1), (300, 250, 3), (7, 30, 6), (1, 30, 6)):

@@ -1,15 +1,21 @@
 """Launch tables and shared scratch of :mod:`salcr.kernels.launch`; see also tests/kernels/test_aot.py."""
 
+import contextlib
+import importlib
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from tests.kernels import lanes
 from tests.kernels.calls import CALLS, instance_memory
-from tests.kernels.lanes import recorded
+from tests.kernels.lanes import ROOT, recorded
 
 pytest.importorskip("triton")
 CUDA = torch.device("cuda")
+KERNELS = ROOT / "kernels"
+ONE_OF_EACH = ("instance_memory-half", "update-single", "updates", "sets", "knn", "labels", "dbscan-graph", "centroids")
+ONE_OF_EACH += ("sinkhorn", "augmentation-stage-one", "pooling-half", "set_contrast-float16")
 
 
 @pytest.mark.parametrize(
@@ -65,6 +71,31 @@ def test_threads_do_not_share_what_they_change(monkeypatch, name, entry, call):
     monkeypatch.setitem(launch.TABLE, name, {80: entry})
     with recorded(90), pytest.raises(ValueError, match=f"{entry['num_warps']} warps share"):
         CALLS[call].run()
+
+
+def test_kernels_are_launched_on_the_device_of_their_tensors(monkeypatch):
+    """Which need not be the current one, where they would find no memory of theirs."""
+    inside, outside, specialised = [], set(), lanes.specialised
+
+    @contextlib.contextmanager
+    def on_device(x):
+        inside.append(x)
+        yield
+        inside.pop()
+
+    def noted(kernel, *arguments):
+        if not inside:
+            outside.add(kernel.__name__)
+        return specialised(kernel, *arguments)
+
+    for name in (path.stem for path in KERNELS.glob("*.py")):
+        if hasattr(module := importlib.import_module(f"salcr.kernels.{name}"), "on_device"):
+            monkeypatch.setattr(module, "on_device", on_device)
+    monkeypatch.setattr(lanes, "specialised", noted)
+    with recorded(90) as launches:
+        for name in ONE_OF_EACH:
+            CALLS[name].run()
+    assert len({launch.kernel.__name__ for launch in launches}) >= 30 and not outside
 
 
 @pytest.mark.parametrize(("num_warps", "columns"), [(4, 256), (16, 512)])
