@@ -1,5 +1,7 @@
 """The memory of self-paced contrastive learning: clusters and unclustered instances, of one set of rows."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -67,7 +69,7 @@ class HybridMemory(nn.Module):
             self.register_buffer(name, None, persistent=False)
         self.momentum, self.temperature, self.precision = momentum, temperature, precision
         self.assign_(self.labels if labels is None else labels)
-        self.register_load_state_dict_post_hook(lambda memory, _: memory.assign_(memory.labels))
+        self.register_load_state_dict_post_hook(_assign_again)
 
     def assign_(self, labels: torch.Tensor) -> None:
         """Take an epoch's clusters over: ``labels [N]``, int64, with -1 at images in none. Numbers may be left out."""
@@ -129,3 +131,7 @@ class HybridMemory(nn.Module):
         if indices.device.type == "cpu" and not -1 <= indices.min() <= indices.max() < count:
             raise ValueError(f"indices must be in [-1, {count}), got {int(indices.min())} to {int(indices.max())}")
         return indices.clamp(0, count - 1)
+
+
+def _assign_again(memory: HybridMemory, _: Any) -> None:
+    memory.assign_(memory.labels)
