@@ -185,6 +185,11 @@ class Payload:
         return open, ("written", "w")
 
 
+def test_a_folder_is_no_checkpoint(tmp_path):
+    with pytest.raises(IsADirectoryError, match=r"is a folder: a checkpoint is a file, of a run checkpoints/epoch_"):
+        load_trained(tmp_path, CPU)
+
+
 @pytest.mark.parametrize("written", ["zip", "older"])
 @pytest.mark.parametrize(
     ("content", "message"),
