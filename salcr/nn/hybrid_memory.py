@@ -96,7 +96,8 @@ class HybridMemory(nn.Module):
             TypeError, ValueError: a wrong shape, dtype or device; on the CPU also an index outside ``[-1, N)``.
         """
         places = self._places(indices)
-        classes = torch.where(indices < 0, -1, self.classes[places])
+        outside = torch.where(indices == -1, -1, len(self.centroids))  # no class: the operator refuses it
+        classes = torch.where(indices == places, self.classes[places], outside)
         options = dict(temperature=self.temperature, precision=self.precision)
         return ops.cluster_contrast(features, self.centroids, classes, **options)
 
@@ -128,7 +129,8 @@ class HybridMemory(nn.Module):
         check_tensor("indices", indices, ndim=1, floating=False)
         check_same("indices", indices, "rows", self.rows, dtype=False)
         count = len(self.rows)
-        if indices.device.type == "cpu" and not -1 <= indices.min() <= indices.max() < count:
+        reads = indices.device.type == "cpu" and not torch.compiler.is_compiling()
+        if reads and not -1 <= indices.min() <= indices.max() < count:
             raise ValueError(f"indices must be in [-1, {count}), got {int(indices.min())} to {int(indices.max())}")
         return indices.clamp(0, count - 1)
 
