@@ -17,6 +17,8 @@ PACKAGES = ("numpy", "scipy", "scikit-learn", "numba", "triton", "cupy-cuda13x",
 def report() -> str:
     """Versions, devices, the extension, and every operator's backends."""
     extension, kernels = missing("cpp"), missing_extension()
+    if extension is not None:
+        extension += ": install a C++17 compiler, then salcr again"
     sections = {
         f"salcr {salcr.__version__}": _versions(),
         "devices": _devices(),

@@ -50,6 +50,8 @@ def read_with_depth(path: Path) -> tuple["Image", bool]:
     if not path.is_file():  # a pipe would be waited for
         path.stat()
         raise ValueError("is not a file")
+    if not path.stat().st_size:
+        raise ValueError("is empty")
     try:
         image = Image.open(path, formats=tuple(FORMATS))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

@@ -111,7 +111,7 @@ def records(root: Path, paths: Iterable[str], ids: Iterable, cams: Iterable, inf
 def check_filled(table: Records, what: str, where: Path) -> Records:
     """``table``, once it is known to hold an image."""
     if not len(table):
-        raise ValueError(f"no {what} image under {where}")
+        raise ValueError(f"no {what} image under {where}" + ("" if where.is_dir() else ", which is no folder"))
     return table
 
 

@@ -33,8 +33,9 @@ def check_dataset(
         progress: called with the number of images looked at and their total.
         published_counts: compare counts with the published data set. ``False`` for a synthetic tree, where also only
             those splits are checked that are there.
-        note: called with a sentence about each thing that is no problem and good to know: files among the images that
-            are left out, images of more than 8 bits that are scaled.
+        note: called with a sentence about each thing that is no problem and good to know: numbers of images and
+            identities where none are published, files among the images that are left out, images of more than 8 bits
+            that are scaled.
 
     Returns:
         One sentence a problem; empty if there is none.
@@ -63,6 +64,8 @@ def check_dataset(
         found = [*_identity_problems(spec, dataset), *_overlaps(spec, dataset)]
         if published_counts:
             found += _count_problems(spec, dataset)
+        if note and not spec.counts:
+            note(where + ", ".join(f"{number:,} {what}" for what, number in _counts(dataset).items()))
         problems += [where + problem for problem in found]
         paths.update(dataset.train_visible.paths, dataset.train_infrared.paths, dataset.test.paths)
         left_out.update(dataset.left_out)
@@ -78,7 +81,7 @@ def check_dataset(
         note(say_left_out(root, sorted(left_out)))
     if note and scaled:
         note(
-            f"{len(scaled)} of {len(paths)} images have more than 8 bits a pixel, and each is scaled from its own "
+            f"{len(scaled)} of {len(paths)} images have more than 8 bits a channel, and each is scaled from its own "
             f"smallest and largest value: {name_some(scaled)}"
         )
     return problems
@@ -125,6 +128,15 @@ def _overlaps(spec: DatasetSpec, dataset: Dataset) -> list[str]:
 
 
 def _count_problems(spec: DatasetSpec, dataset: Dataset) -> list[str]:
+    counts = _counts(dataset)
+    return [
+        f"{counts.get(what, 0):,} {what}, published are {expected:,}"
+        for what, expected in spec.counts.items()
+        if counts.get(what, 0) != expected
+    ]
+
+
+def _counts(dataset: Dataset) -> dict[str, int]:
     test = dataset.test
     counts = {
         "train identities": len(_known(dataset.train_visible) | _known(dataset.train_infrared)),
@@ -136,11 +148,7 @@ def _count_problems(spec: DatasetSpec, dataset: Dataset) -> list[str]:
     }
     for protocol in dataset.protocols:
         counts[f"gallery images of {protocol.name}"] = len(protocol.trials[0].gallery)
-    return [
-        f"{counts.get(what, 0):,} {what}, published are {expected:,}"
-        for what, expected in spec.counts.items()
-        if counts.get(what, 0) != expected
-    ]
+    return counts
 
 
 def _known(table: Records) -> set[int]:

@@ -154,7 +154,9 @@ def _open_checkpoint(
             raise ValueError(f"{key}={after} cannot act on {path}: a trained network is evaluated, with {key}={before}")
     device, dataset = pick_device(config.device), open_dataset(config)
     if not dataset.protocols:
-        raise ValueError(f"nothing to evaluate: {dataset.root} has no query and gallery")
+        raise ValueError(
+            f"nothing to evaluate: {dataset.root} has no query and gallery (`salcr index` makes features of any images)"
+        )
     return network.to(device, parameter_dtype(config.schedule.precision)), dataset, config, device
 
 

@@ -65,13 +65,13 @@ class Session:
         self.generator = torch.Generator().manual_seed(config.seed)
         self.dataset = distributed.in_turn(lambda: open_dataset(config))
         sides = self.dataset.train_visible, self.dataset.train_infrared
+        network = build_network(config.model, self.generator)  # before images are decoded: its files may be missing
         self.images = tuple(open_images(records, config) for records in sides)
         self.stores = resident(self.images, self.device, config.data.resident)
         self.paths = tuple(records.paths for records in sides)
         self.augmentation = Augmentation(**config.augment.model_dump())
         self.precision = network_precision(config.schedule.precision, self.device)
         self.dtype = parameter_dtype(self.precision)
-        network = build_network(config.model, self.generator)
         self.network = synchronised(network.to(self.device, self.dtype, memory_format=torch.channels_last))
         distributed.check_same({"the list of images": _digest(self.paths)} | self.network.state_dict())
         compile_for_training(self.network, config.model.compile, self.device)

@@ -69,7 +69,7 @@ def train(
 
     def begin() -> dict[str, Any] | None:
         if run.has_trained() and not (resume or restart):
-            raise FileExistsError(f"{run.path} already holds a run: resume it or choose another folder")
+            raise FileExistsError(f"{run.path} already holds a run: resume it, restart it or choose another folder")
         return newest_state(config, run) if resume else None
 
     def write_config() -> None:

@@ -33,6 +33,8 @@ def load(path: Path) -> dict[str, Any]:
         ValueError: it is truncated, damaged (every byte of what this project writes is checked), grows as it is read,
             or no checkpoint.
     """
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: a checkpoint is a file, of a run checkpoints/epoch_NNNN.pt")
     content = path.read_bytes()
     try:
         state = read_content(content)

@@ -1,5 +1,7 @@
 """The memory of self-paced contrastive learning: clusters and unclustered instances, of one set of rows."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -67,7 +69,7 @@ class HybridMemory(nn.Module):
             self.register_buffer(name, None, persistent=False)
         self.momentum, self.temperature, self.precision = momentum, temperature, precision
         self.assign_(self.labels if labels is None else labels)
-        self.register_load_state_dict_post_hook(lambda memory, _: memory.assign_(memory.labels))
+        self.register_load_state_dict_post_hook(_assign_again)
 
     def assign_(self, labels: torch.Tensor) -> None:
         """Take an epoch's clusters over: ``labels [N]``, int64, with -1 at images in none. Numbers may be left out."""
@@ -93,7 +95,8 @@ class HybridMemory(nn.Module):
             TypeError, ValueError: a wrong shape, dtype or device; on the CPU also an index outside ``[-1, N)``.
         """
         places = self._places(indices)
-        classes = torch.where(indices < 0, -1, self.classes[places])
+        outside = torch.where(indices == -1, -1, len(self.centroids))  # no class: the operator refuses it
+        classes = torch.where(indices == places, self.classes[places], outside)
         options = dict(temperature=self.temperature, precision=self.precision)
         return ops.cluster_contrast(features, self.centroids, classes, **options)
 
@@ -125,6 +128,10 @@ class HybridMemory(nn.Module):
         check_tensor("indices", indices, ndim=1, floating=False)
         check_same("indices", indices, "rows", self.rows, dtype=False)
         count = len(self.rows)
-        if indices.device.type == "cpu":
+        if indices.device.type == "cpu" and not torch.compiler.is_compiling():
             check_indices("indices", indices, -1, count)
         return indices.clamp(0, count - 1)
+
+
+def _assign_again(memory: HybridMemory, _: Any) -> None:
+    memory.assign_(memory.labels)

@@ -26,6 +26,8 @@ class ClusterMemory(nn.Module):
         precision: of the products in :meth:`contrast`; the rows, and their updates, stay in their own.
     """
 
+    rows: torch.Tensor
+
     def __init__(
         self,
         rows: torch.Tensor,
@@ -124,6 +126,7 @@ class InstanceMemory(nn.Module):
             beside the rows, which decide sets.
     """
 
+    rows: torch.Tensor
     rounded: torch.Tensor | None
 
     def __init__(
@@ -137,7 +140,7 @@ class InstanceMemory(nn.Module):
         super().__init__()
         self.register_buffer("rows", unit_rows(rows.detach()))
         self.register_buffer("rounded", None, persistent=False)
-        self.register_load_state_dict_post_hook(lambda memory, _: setattr(memory, "rounded", None))
+        self.register_load_state_dict_post_hook(_forget_rounded)
         self.k, self.temperature, self.precision = k, temperature, precision
 
     def in_bfloat16(self) -> torch.Tensor:
@@ -209,6 +212,10 @@ def contrast_memories(
         each = [memory.contrast(x, *term) for memory, *term in zip(*terms, strict=True)]
         losses.append(functools.reduce(torch.add, each))
     return losses
+
+
+def _forget_rounded(memory: InstanceMemory, _: Any) -> None:
+    memory.rounded = None
 
 
 def _common(memories: Sequence[ClusterMemory | InstanceMemory], *names: str) -> dict[str, Any]:

@@ -76,9 +76,15 @@ def apply(function: type[torch.autograd.Function], *arguments: Any) -> Any:
         raise NotImplementedError(
             "torch.compile leaves out an operator's backward pass under torch.func: compile less, or without fullgraph"
         )
+    if compiling and not (torch.is_grad_enabled() and any(_requires_grad(x) for x in arguments)):
+        return function.forward(*arguments)  # Dynamo would put a context before the arguments of a variadic forward
     if compiling or transformed:
         return function.apply(*arguments)
     return super(torch.autograd.Function, function).apply(*arguments)
+
+
+def _requires_grad(x: Any) -> bool:
+    return isinstance(x, torch.Tensor) and x.requires_grad
 
 
 def first_derivative(operator: str, formula: Callable, arguments: Sequence) -> torch.Tensor | tuple[torch.Tensor, ...]:

@@ -96,7 +96,7 @@ def evaluate_ranking(
 
 def _integers(name: str, x, length: int) -> np.ndarray:
     if x is None:
-        raise ValueError(f"{name} is None, and this protocol needs cameras")
+        raise ValueError(f"{name} is None: every protocol but regdb needs cameras")
     if isinstance(x, torch.Tensor):
         check_values(name, x)
         if x.layout != torch.strided or x.is_floating_point():

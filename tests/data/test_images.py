@@ -151,6 +151,12 @@ def test_a_pipe_is_not_waited_for(tmp_path):
         read(tmp_path / "a.png")
 
 
+def test_a_file_that_was_cut_to_nothing_is_said_to_be_empty(tmp_path):
+    (tmp_path / "a.png").touch()
+    with pytest.raises(ValueError, match="is empty"):
+        read(tmp_path / "a.png")
+
+
 def test_damaged_images_of_every_format_are_named_by_the_store(tmp_path):
     root = make_folder(tmp_path, test=(), images=1)
     cut = []
@@ -174,9 +180,14 @@ def test_check_data_tells_of_deep_images_and_of_files_that_are_left_out(tmp_path
     (root / "visible/.hidden").write_text("")
     notes = []
     assert check_dataset("folder", root, note=notes.append) == []
-    left_out, scaled = notes
+    numbers, left_out, scaled = notes
+    assert numbers == (
+        "2 train identities, 2 visible train images, 4 infrared train images, 2 test identities, "
+        "4 visible test images, 4 infrared test images, "
+        "2 gallery images of visible-to-infrared, 2 gallery images of infrared-to-visible"
+    )
     assert left_out.startswith(f"left out below {root}, where names do not end in .jpg, ")
     assert left_out.endswith(": infrared/0011/0001.gif, query/visible/0004/notes.txt")
     assert scaled.startswith("1 of 14 images have more than 8 bits") and scaled.endswith(": infrared/0003/thermal.png")
     assert "infrared/0003/more.webp" in load_dataset("folder", root).train_infrared.paths
-    assert check_dataset("folder", make_folder(tmp_path / "plain"), note=notes.append) == [] and len(notes) == 2
+    assert check_dataset("folder", make_folder(tmp_path / "plain"), note=notes.append) == [] and len(notes) == 4

@@ -87,6 +87,7 @@ def test_too_few_clusters(generator, caplog, make, settings, found):
     assert f"the infrared images make {found} clusters of at least {settings.min_samples} at eps {settings.eps}" in (
         message
     )
+    assert message.endswith("smaller clustering.eps or clustering.k1 makes more" if found else "min_samples makes more")
     levels = re.findall(r"(\d+)%: ([\d.]+)", message)
     assert [int(level) for level, _ in levels] == [5, 25, 50, 75, 95]
     values = [float(value) for _, value in levels]

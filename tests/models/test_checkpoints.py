@@ -179,6 +179,11 @@ def test_what_does_not_fit_is_refused_in_one_line(tmp_path, network, kind):
     assert "\n" not in text and len(text) < 700
 
 
+def test_a_folder_is_no_checkpoint(tmp_path):
+    with pytest.raises(IsADirectoryError, match=r"is a folder: a checkpoint is a file, of a run checkpoints/epoch_"):
+        load_trained(tmp_path, CPU)
+
+
 @pytest.mark.parametrize("written", ["zip", "older"])
 @pytest.mark.parametrize(
     ("content", "message"),

@@ -126,6 +126,19 @@ def test_rows_of_source_classes_are_in_no_cluster(generator):
     torch.testing.assert_close(loss, expected)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # Dynamo's own
+def test_it_compiles_without_a_break_and_refuses_an_index_that_is_none(generator):
+    memory, twin = (HybridMemory(torch.eye(10, D, dtype=torch.float64) + 0.1, LABELS) for _ in range(2))
+    compiled = torch.compile(lambda x, i: (twin.contrast(x, i), twin.update_(x, i)), backend="eager", fullgraph=True)
+    features, indices = draw(generator, 4, D), torch.tensor([0, -1, 8, 3])
+    torch.testing.assert_close(compiled(features, indices)[0], memory.contrast(features, indices))
+    memory.update_(features, indices)
+    torch.testing.assert_close([twin.rows, twin.centroids], [memory.rows, memory.centroids])
+    for wrong in (10, -2):
+        with pytest.raises(ValueError, match=r"must be in \[-1, "):
+            compiled(features, torch.tensor([0, wrong, 8, 3]))
+
+
 def test_it_moves_is_saved_and_is_no_parameter(generator):
     given = draw(generator, 10, D).requires_grad_()
     memory = HybridMemory(given, LABELS)

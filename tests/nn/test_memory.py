@@ -1,3 +1,6 @@
+import copy
+import pickle
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -41,6 +44,20 @@ def test_rows_are_a_unit_copy_and_no_parameter(generator, kind, lead):
     torch.testing.assert_close(memory.rows.norm(dim=-1), torch.ones(*lead, 5, dtype=torch.float64))
     torch.testing.assert_close(memory.rows * given.detach().norm(dim=-1, keepdim=True), given.detach())
     assert memory.rows.data_ptr() != given.data_ptr()
+
+
+@pytest.mark.parametrize("kind", [ClusterMemory, InstanceMemory, HybridMemory])
+@pytest.mark.parametrize("carry", [copy.deepcopy, lambda memory: pickle.loads(pickle.dumps(memory))])
+def test_memories_are_copied_and_pickled(generator, kind, carry):
+    memory, other = (kind(draw(generator, 5, D)) for _ in range(2))
+    copied = carry(memory)
+    assert torch.equal(copied.rows, memory.rows) and copied.rows.data_ptr() != memory.rows.data_ptr()
+    copied.load_state_dict(other.state_dict())
+    assert torch.equal(copied.rows, other.rows) and not torch.equal(memory.rows, other.rows)
+    if kind is HybridMemory:
+        assert torch.equal(copied.centroids, other.centroids)
+    if kind is InstanceMemory:
+        assert copied.rounded is None
 
 
 @pytest.mark.parametrize("kind", [ClusterMemory, InstanceMemory])

@@ -54,7 +54,10 @@ def assert_operator_contract(operator: Callable, *examples: Sequence) -> None:
 
 
 def assert_compiles(function: Callable, *examples: Sequence[torch.Tensor]) -> None:
-    """``function`` compiles whole, once for all the examples' shapes, and gives the same results and gradients."""
+    """``function`` compiles whole, once for all the examples' shapes, and gives the same results and gradients.
+
+    Of the first example also without gradients, where Dynamo takes another way through an ``autograd.Function``.
+    """
     torch._dynamo.reset()
     compiled = torch.compile(function, fullgraph=True, dynamic=True, backend="aot_eager")
     for arguments in examples:
@@ -64,6 +67,10 @@ def assert_compiles(function: Callable, *examples: Sequence[torch.Tensor]) -> No
         expected, found = _outputs_and_gradients(function, arguments), _outputs_and_gradients(compiled, arguments)
         for a, b in zip(expected, found, strict=True):
             torch.testing.assert_close(b, a, rtol=0, atol=0, equal_nan=True)
+    with torch.no_grad():
+        expected, found = (_outputs_and_gradients(f, examples[0]) for f in (function, compiled))
+    for a, b in zip(expected, found, strict=True):
+        torch.testing.assert_close(b, a, rtol=0, atol=0, equal_nan=True)
 
 
 def _outputs_and_gradients(function: Callable, arguments: Sequence) -> list[torch.Tensor]:

@@ -101,3 +101,9 @@ def test_the_environment_sets_it_for_a_process(monkeypatch):
     monkeypatch.setenv("SALCR_BACKEND", "gpu")
     with pytest.raises(ValueError, match="SALCR_BACKEND must be one of"):
         runpy.run_path(_dispatch.__file__)
+
+
+def test_what_the_package_itself_exports():
+    assert set(salcr.__all__) <= set(dir(salcr))
+    assert all(getattr(salcr, name) is getattr(ops, name) for name in salcr.__all__)
+    assert not hasattr(salcr, "clutser")
