@@ -63,7 +63,7 @@ def tables(records: Mapping[str, dict], names: Sequence[str] | None = None) -> s
 def read_records(root: Path) -> dict[str, dict]:
     """The records that there are, by name: a GPU's first, and of a device the newest.
 
-    ``cpu.json`` has every case at some time; a later ``cpu_*.json`` may have a part of them, which then stands for it.
+    A record may have a part of the cases; of each case the newest stands.
     """
     found = {}
     for device in DEVICES:

@@ -82,7 +82,7 @@ def _report(path: Path) -> None:
 
 
 def _write_record(folder: Path) -> Path:
-    record = json.loads((ROOT / "benchmarks/results/cpu.json").read_text())
+    record = json.loads((ROOT / "benchmarks/results/cpu_xeon.json").read_text())
     record["cases"] = dict(list(record["cases"].items())[:2])
     (folder / "record.json").write_text(json.dumps(record))
     return folder / "record.json"
@@ -94,7 +94,7 @@ def _read_record(path: Path) -> None:
     from benchmarks.report import tables
 
     record = read_record(path)
-    ours = read_record(ROOT / "benchmarks/results/cpu.json")
+    ours = read_record(ROOT / "benchmarks/results/cpu_xeon.json")
     compare(ours, record)
     tables({"cpu": record})
 
