@@ -11,9 +11,10 @@
 //
 // A pass over the matrix is what an easy problem costs: one for column reduction, one for the first bids, and a row again whenever
 // it is swept. Up to kSwept columns a row stays in L1, and nothing is faster than to sweep it; nor where few rows share many
-// columns. Else, as soon as rows contend for columns, the sweep of a row leaves a list of its best columns (candidates.hpp), which
-// answers for it later (assignment_lists.hpp). Searches that lists do not serve (rank-one costs, points on a line) sweep too
-// (assignment_dense.hpp).
+// columns. Else the sweep of a row leaves a list of its best columns (candidates.hpp), which answers for it later
+// (assignment_lists.hpp): in a square problem as soon as rows contend for columns, in any other, which has columns to spare and
+// often needs no list, once a row has bid kSweeps times. Searches that lists do not serve (rank-one costs, points on a line) sweep
+// too (assignment_dense.hpp).
 
 #include "assignment.hpp"
 
@@ -34,7 +35,8 @@ constexpr std::int32_t kNone = Matching::kNone;
 constexpr std::int64_t kSwept = 768;
 constexpr std::int64_t kSearched = 128;  // up to so many columns, searches among ties cost no more than a matching over them
 constexpr std::int64_t kTies = 32;       // bids that tie, until a round may end for them
-constexpr std::int64_t kContests = 16;   // bids that free a row, until rows make lists
+constexpr std::int64_t kContests = 16;   // bids that free a row, until rows of a square problem make lists
+constexpr char kSweeps = 3;              // bids of a row of any other, until it makes one
 constexpr std::int64_t kWorth = 8;       // a search sweeps more than 1 / kWorth of all rows: what the bids that spare it may cost
 
 template <typename Real>
@@ -50,7 +52,7 @@ class Solver {
         sweeping_(costs, prices_, matching_) {
     if (costs.cols <= kSwept || 2 * costs.rows <= costs.cols) return;
     listing_.emplace(costs, prices_, matching_);
-    bid_once_.resize(costs.rows);
+    swept_.resize(costs.rows);
   }
 
   // False if forbidden pairs leave no assignment, or an entry is NaN or -inf.
@@ -172,8 +174,7 @@ class Solver {
   template <int kLanes>
   std::int32_t place(std::int32_t row, bool unread, std::vector<std::int32_t>& left) {
     ++bids_;
-    const bool listed = listing_ && (contests_ > kContests || bid_once_[row]);
-    if (listed && unread && !(legal_ = is_legal<kLanes>(row_of(row)))) return kNone;
+    const bool listed = listing_ && (square_ ? contests_ > kContests || swept_[row] > 0 : swept_[row] == kSweeps);
     const Bid bid = listed ? bid_from_list(row) : bid_from_sweep<kLanes>(row, unread);
     if (!legal_) return kNone;
     // Without a second column no price is high enough: such a row takes its column only while that is free.
@@ -195,7 +196,7 @@ class Solver {
 
   template <int kLanes>
   Bid bid_from_sweep(std::int32_t i, bool unread) {
-    if (listing_) bid_once_[i] = 1;
+    if (listing_) ++swept_[i];
     const Row<Real> row = row_of(i);
     auto [least, second, column, legal] = unread ? two_least<kLanes, true>(row) : two_least<kLanes, false>(row);
     legal_ = legal;
@@ -249,7 +250,7 @@ class Solver {
   Matching matching_;
   DenseSearch<Real> sweeping_;
   std::optional<ListSearch<Real>> listing_;
-  std::vector<char> bid_once_;  // rows, where there are lists
+  std::vector<char> swept_;  // bids of a row without its list, where there are lists
   std::int64_t bids_ = 0, contests_ = 0, ties_ = 0;  // bids, those that freed a row, those of rows with several best columns
   std::int64_t tied_ = 0;  // of this round, those that freed a row of several
   std::int64_t served_ = 0;  // rows that have a column minimum

@@ -295,6 +295,7 @@ CASES = (
     *(_family_case(name, (100, 100)) for name in ("sparse", "equal_columns")),
     *(_family_case(name, (100, 4000)) for name in ("uniform", "integer1000", "equal_columns")),
     *(_family_case("uniform", shape) for shape in ((30, 1000), (4000, 100))),
+    *(_family_case(name, (800, 1000)) for name in ("normal", "sparse", "dear_rows", "forbidden", "related")),
     *(_family_case(name, (2000, 2000), torch.float32) for name in ("integer10", "sparse", "unrelated")),
     *(_family_case(name, (4000, 4000), torch.float32) for name in ("integer10", "related")),
     *(_family_case(name, (30, 30)) for name in ("uniform", "sparse", "related", "overlaps")),
