@@ -57,12 +57,13 @@ def cluster_centroids(
 def _centroids(features, labels, num_clusters, impl):
     check_indices("labels", labels, -1, num_clusters)
     first = min(num_clusters, len(labels) + 1)  # with more clusters than labels one of these has no member
-    present = labels.new_zeros(first + 1)
-    present[labels.clamp_max(first)] = 1  # label -1 marks the extra last place
-    if int(present[:first].sum()) < first:
+    empty = torch.ones(first + 1, dtype=torch.bool, device=labels.device)
+    empty[labels.clamp_max(first)] = False  # label -1 marks the extra last place
+    if empty[:first].any():
         left = num_clusters - len(labels[labels >= 0].unique())
-        empty = int((present == 0).nonzero()[0])
-        raise ValueError(f"cluster {empty} has no member ({left} of {num_clusters} clusters are empty)")
+        raise ValueError(
+            f"cluster {int(empty.nonzero()[0])} has no member ({left} of {num_clusters} clusters are empty)"
+        )
     if num_clusters == 0:
         return features.new_empty(0, features.shape[1])
     return pick("cluster_centroids", impl, features)(features, labels, num_clusters)
