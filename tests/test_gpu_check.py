@@ -408,6 +408,7 @@ def test_an_epoch_is_measured_with_each_settings_until_it_passed(tmp_path, monke
         "sys.exit('schedule.graph=off' in sys.argv)\n"
     )
     monkeypatch.setattr(measure, "EPOCHS", [[], ["schedule.graph=off"]])
+    monkeypatch.setattr(measure.registry, "LEFT_OUT", {})
     check, parts = Check(tmp_path, tmp_path / "out", *STAMP), {"epoch": measure.epoch}
     for _ in range(2):
         assert gpu_check.run(check, parts, ["epoch"]) == 1
