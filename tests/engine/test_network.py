@@ -1,10 +1,12 @@
-"""What a run's network computes in, and how its convolutions are chosen."""
+"""What a run's network is built from and computes in, and how its convolutions are chosen."""
 
 import pytest
 import torch
 
 from salcr.engine import load_config, train
 from salcr.engine.network import product_precision
+from salcr.engine.run_folder import RunFolder
+from salcr.engine.trainer import Trainer
 from salcr.models.features import autocast, network_precision
 from tests.engine.tree import tiny
 
@@ -63,3 +65,10 @@ def test_convolutions_are_timed_while_a_run_trains(tree, tmp_path, monkeypatch, 
     with pytest.raises(KeyError):
         train(load_config(overrides=tiny(tree)), tmp_path)
     assert seen == [True] and torch.backends.cudnn.benchmark == before
+
+
+def test_missing_weights_are_found_before_images_are_decoded(tree, tmp_path):
+    cache = f"data.cache={tmp_path / 'cache'}"
+    with pytest.raises(FileNotFoundError, match=r"absent\.pth"):
+        Trainer(load_config(overrides=tiny(tree, cache, "model.weights=absent.pth")), RunFolder(tmp_path / "run"))
+    assert not (tmp_path / "cache").exists()

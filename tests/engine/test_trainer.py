@@ -435,13 +435,6 @@ def test_a_run_that_cannot_begin_leaves_its_folder_free(tree, tmp_path, override
     Trainer(load_config(overrides=tiny(tree)), RunFolder(tmp_path))
 
 
-def test_missing_weights_are_found_before_images_are_decoded(tree, tmp_path):
-    cache = f"data.cache={tmp_path / 'cache'}"
-    with pytest.raises(FileNotFoundError, match=r"absent\.pth"):
-        Trainer(load_config(overrides=tiny(tree, cache, "model.weights=absent.pth")), RunFolder(tmp_path / "run"))
-    assert not (tmp_path / "cache").exists()
-
-
 def test_decoded_images_go_where_the_configuration_says(tree, tmp_path):
     def files(folder):
         return {path for path in folder.rglob("*") if path.is_file()}
