@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="small sizes, which are not written")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="salcr-epoch-") as folder:
-        images = options.images or Path(folder) / "images"
+        images = (options.images or Path(folder) / "images") / ("small" if options.quick else "whole")
         draw(images, *((QUICK_COUNTS, QUICK_IDENTITIES) if options.quick else (COUNTS, IDENTITIES)))
         entry = measure(images, Path(folder) / "run", [*(QUICK if options.quick else ()), *options.settings])
     name = " ".join(options.settings)

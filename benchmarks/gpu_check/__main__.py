@@ -18,8 +18,12 @@ from benchmarks.machine import ROOT, machine, versions
 
 Part = Callable[[Check], Found]
 PARTS: dict[str, Part] = {
-    **{"install": install, "tests": run_tests, "sanitize": sanitize},
-    **{"bench": bench, "epoch": epoch, "tune": tune},
+    "install": install,
+    "tests": run_tests,
+    "sanitize": sanitize,
+    "bench": bench,
+    "epoch": epoch,
+    "tune": tune,
 }
 LEAST = 20  # seconds below which no part is begun
 AT_ONCE = 8  # commands that share the GPU

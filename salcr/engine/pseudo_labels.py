@@ -38,7 +38,11 @@ def pseudo_labels(
     near = near[near > 0] if (near > 0).any() else near
     levels = (0.05, 0.25, 0.5, 0.75, 0.95)
     quantiles = np.quantile(near.cpu().numpy(), levels)
-    change = "smaller clustering.eps or clustering.k1" if found else "larger clustering.eps or smaller min_samples"
+    change = (
+        "smaller clustering.eps or clustering.k1"
+        if found
+        else "larger clustering.eps or smaller clustering.min_samples"
+    )
     raise ClusteringError(
         f"the {modality} images make {found} clusters of at least {settings.min_samples} at eps {settings.eps}, and "
         f"training needs two; Jaccard distances below 1 between {len(features)} images have quantiles "
