@@ -141,6 +141,20 @@ def pooling(images: int, width: int, cells: int, parts: int, itemsize: int, view
     }
 
 
+def batch_norm(
+    rows: int, width: int, itemsize: int, blocks: int, *, shortcut: bool = False, twice: bool = False
+) -> Kernels:
+    """Statistics, result and gradients of a map of ``rows`` rows, of which ``blocks`` are summed apart."""
+    map_, channels, partial = itemsize * rows * width, 4 * width, 4 * blocks * width
+    return {
+        "moments_kernel": Work(map_ + 2 * partial),
+        "merge_kernel": Work(2 * partial + 2 * channels),
+        "apply_kernel": Work((2 + shortcut) * map_ + 4 * channels),
+        "sums_kernel": Work((2 + 2 * shortcut + twice) * map_ + 4 * channels + 2 * partial),
+        "input_kernel": Work((3 + (twice and not shortcut)) * map_ + 6 * channels),
+    }
+
+
 def sinkhorn(rows: int, columns: int, block: int, strip: int) -> Kernels:
     """A step that checks, of one problem: programs of ``block`` rows, then of ``strip`` columns."""
     blocks, cost, beta = _cdiv(rows, block), 4 * rows * columns, 4 * columns
@@ -226,6 +240,13 @@ def _pooling_case(x: torch.Tensor, tokens: torch.Tensor) -> Kernels:
     return pooling(len(x), x.shape[1], x.shape[2] * x.shape[3], len(tokens), x.dtype.itemsize)
 
 
+def _batch_norm_case(x: torch.Tensor, *others: torch.Tensor) -> Kernels:
+    from salcr.kernels.batch_norm import Plan
+
+    p = Plan(x)
+    return batch_norm(p.rows, p.width, x.dtype.itemsize, p.blocks, shortcut=len(others) > 2, twice=True)
+
+
 def _sinkhorn_case(cost: torch.Tensor) -> Kernels:
     from salcr.kernels.launch import configuration
 
@@ -240,6 +261,7 @@ OF_CASES: dict[str, Callable[..., Kernels]] = {
     "cluster_contrast-tf32": _contrast_case(tf32=True),
     "instance_search": _search_case(),
     "instance_search-bfloat16": _search_case(of_weights=2),
+    "batch_norm_relu-bfloat16": _batch_norm_case,
     "semantic_pool": _pooling_case,
     "semantic_pool-bfloat16": _pooling_case,
     "sinkhorn": _sinkhorn_case,

@@ -7,6 +7,7 @@ namespace salcr {
 
 void bind_assignment(py::module_& m);
 void bind_augmentation(py::module_& m);
+void bind_batch_norm(py::module_& m);
 void bind_centroids(py::module_& m);
 void bind_cluster_memory(py::module_& m);
 void bind_dbscan(py::module_& m);
@@ -25,6 +26,7 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "C++ backends of salcr.ops";
   salcr::bind_assignment(m);
   salcr::bind_augmentation(m);
+  salcr::bind_batch_norm(m);
   salcr::bind_centroids(m);
   salcr::bind_cluster_memory(m);
   salcr::bind_dbscan(m);

@@ -121,6 +121,15 @@ TABLE = {
     "augmentation": {
         80: dict(BLOCK=1024, num_warps=8, num_stages=1),
     },
+    "batch_norm.blocks": {
+        80: dict(ELEMENTS=4096, PROGRAMS=512, num_warps=8, num_stages=3),
+    },
+    "batch_norm.merge": {
+        80: dict(C=16, num_warps=4),
+    },
+    "batch_norm.tiles": {
+        80: dict(ELEMENTS=4096, num_warps=8),
+    },
     "pooling.half": {
         80: dict(ELEMENTS=8192, num_warps=8, num_stages=3),
     },
@@ -141,6 +150,8 @@ INTERPRETED = {  # small, so that small tests have edges; what is not here is as
     "products.tf32x3": dict(M=16, N=32, K=32, num_warps=4, num_stages=1),
     "products.float16x3": dict(M=16, N=32, K=32, num_warps=4, num_stages=1),
     "augmentation": dict(BLOCK=64, num_warps=2, num_stages=1),
+    "batch_norm.blocks": dict(ELEMENTS=128, PROGRAMS=6, num_warps=4, num_stages=1),
+    "batch_norm.tiles": dict(ELEMENTS=256, num_warps=4),
     "knn.products": dict(M=16, N=32, K=16, num_warps=4, num_stages=1),
     "knn.narrow": dict(ELEMENTS=8192, num_warps=4),
     "pooling.half": dict(ELEMENTS=128, num_warps=4, num_stages=1),

@@ -65,13 +65,17 @@ def _on_device(images: np.ndarray | torch.Tensor, device: torch.device) -> torch
 
 @contextlib.contextmanager
 def for_features(network: SALCRNetwork) -> Iterator[None]:
-    """``network`` in eval mode and with its batch norms folded into convolutions; afterwards it is as it was.
+    """``network`` in eval mode; afterwards it is as it was.
+
+    On a CPU its batch norms are folded into convolutions. On a GPU that would cost passes over every map: a convolution
+    there leaves its bias to an addition, and :func:`salcr.ops.batch_norm_relu` does all that follows in one.
 
     Whoever calls :func:`extract_features` many times does so within, and folds once.
     """
     was_training, backbone = network.training, network.backbone
     network.eval()
-    network.backbone = backbone.folded()
+    if not next(backbone.parameters()).is_cuda:
+        network.backbone = backbone.folded()
     try:
         yield
     finally:

@@ -11,6 +11,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from salcr.models.weights import misfits, tensors_by_name
+from salcr.nn import norm_relu
+
+Twice = tuple[torch.Tensor, torch.Tensor]
+"""A map for a block's convolutions, and the same for its shortcut."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class TwoStreamResNet(nn.Module):
             stride = 2 if stage in (1, 2) else 1
             stages.append(_stage(channels, shape.channels << stage, blocks, stride, shape.bottleneck))
             channels = stages[-1][-1].out_channels
+        stages[-1][-1].twice = False
         self.stages = nn.ModuleList(stages)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -63,10 +68,7 @@ class TwoStreamResNet(nn.Module):
     def forward(self, visible: torch.Tensor | None, infrared: torch.Tensor | None) -> torch.Tensor:
         """Maps of the visible rows, then of the infrared rows; either may be None."""
         x = [stem(y) for stem, y in ((self.visible_stem, visible), (self.infrared_stem, infrared)) if y is not None]
-        x = torch.cat(x) if len(x) > 1 else x[0]
-        for stage in self.stages:
-            x = stage(x)
-        return x
+        return through_stages(self.stages, torch.cat(x) if len(x) > 1 else x[0])
 
     def folded(self) -> "TwoStreamResNet":
         """A copy in eval mode, for features alone: every batch norm is part of the convolution before it."""
@@ -99,6 +101,14 @@ class TwoStreamResNet(nn.Module):
         self.load_state_dict({ours: tensors[_imagenet_name(ours)] for ours in names}, strict=False)
 
 
+def through_stages(stages: nn.ModuleList, x: torch.Tensor) -> torch.Tensor:
+    """The last map, from the stems' map. Blocks hand on a map twice, see :func:`salcr.ops.batch_norm_relu`."""
+    maps = x, x
+    for stage in stages:
+        maps = stage(maps)
+    return maps
+
+
 def imagenet_state(network: TwoStreamResNet) -> dict[str, torch.Tensor]:
     """The weights of the visible stem and the stages under torchvision's names, as :meth:`load_imagenet` reads them."""
     return {
@@ -111,6 +121,8 @@ def imagenet_state(network: TwoStreamResNet) -> dict[str, torch.Tensor]:
 class BasicBlock(nn.Module):
     """Two 3×3 convolutions and a shortcut."""
 
+    twice = True
+
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
         self.out_channels = channels
@@ -120,14 +132,16 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(channels)
         self.downsample = _shortcut(in_channels, channels, stride)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = torch.relu_(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
-        return torch.relu_(y + self.downsample(x))
+    def forward(self, maps: Twice) -> Twice | torch.Tensor:
+        x, same = maps
+        y = norm_relu(self.bn1, self.conv1(x))
+        return norm_relu(self.bn2, self.conv2(y), self.downsample(same), twice=self.twice)
 
 
 class Bottleneck(nn.Module):
     """1×1, 3×3 (with the stride) and 1×1 convolutions and a shortcut."""
+
+    twice = True
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
@@ -140,11 +154,11 @@ class Bottleneck(nn.Module):
         self.bn3 = nn.BatchNorm2d(self.out_channels)
         self.downsample = _shortcut(in_channels, self.out_channels, stride)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = torch.relu_(self.bn1(self.conv1(x)))
-        y = torch.relu_(self.bn2(self.conv2(y)))
-        y = self.bn3(self.conv3(y))
-        return torch.relu_(y + self.downsample(x))
+    def forward(self, maps: Twice) -> Twice | torch.Tensor:
+        x, same = maps
+        y = norm_relu(self.bn1, self.conv1(x))
+        y = norm_relu(self.bn2, self.conv2(y))
+        return norm_relu(self.bn3, self.conv3(y), self.downsample(same), twice=self.twice)
 
 
 def _stem(channels: int) -> nn.Sequential:

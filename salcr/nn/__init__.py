@@ -1,6 +1,6 @@
 """Thin modules and memory banks over :mod:`salcr.ops`."""
 
-from salcr.nn.batch_norm import synchronised
+from salcr.nn.batch_norm import norm_relu, synchronised
 from salcr.nn.hybrid_memory import HybridMemory
 from salcr.nn.memory import (
     ClusterMemory,
@@ -24,6 +24,7 @@ __all__ = [
     "contrast_sum",
     "contrast_sums",
     "frozen_bias_batch_norm",
+    "norm_relu",
     "synchronised",
     "update_memories_",
 ]

@@ -1,4 +1,4 @@
-"""Batch norms over the whole batch where several processes have a share of it each."""
+"""Batch norms: one with ReLU as one operator, and one over the whole batch where several processes share it."""
 
 from typing import TypeVar
 
@@ -6,9 +6,35 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from salcr import distributed
+from salcr import distributed, ops
 
 Network = TypeVar("Network", bound=nn.Module)
+
+
+def norm_relu(
+    norm: nn.Module, x: torch.Tensor, shortcut: torch.Tensor | None = None, *, twice: bool = False
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    """``relu(norm(x) + shortcut)``, as :func:`salcr.ops.batch_norm_relu` where ``norm`` is a plain batch norm.
+
+    Any other module (a synchronised norm, the identity where the norm is folded) runs by itself, and so does a norm
+    that is exported: a program that others run knows no operator of salcr.
+
+    Args:
+        norm: with running averages that have a momentum, weight and bias, if it is a :class:`torch.nn.BatchNorm2d`.
+        x: ``[B, C, H, W]``, which may be overwritten.
+        shortcut: like ``x``, or None.
+        twice: return the result two times, for two consumers.
+    """
+    if type(norm) is not nn.BatchNorm2d or torch.compiler.is_exporting():
+        y = norm(x)
+        y = torch.relu_(y if shortcut is None else y + shortcut)
+        return (y, y) if twice else y
+    statistics = {} if norm.training else dict(mean=norm.running_mean, var=norm.running_var)
+    options = dict(twice=twice, eps=norm.eps) | statistics
+    *results, mean, var = ops.batch_norm_relu(x, norm.weight, norm.bias, shortcut, **options)
+    if norm.training:
+        _follow(norm, mean, var, x.numel() // x.shape[1])
+    return tuple(results) if twice else results[0]
 
 
 def synchronised(network: Network) -> Network:
@@ -38,12 +64,17 @@ class BatchNormOverProcesses(_BatchNorm):
         mean = distributed.total(wide.sum(axes)) / count
         centred = wide - mean.view(shape)
         variance = distributed.total(centred.square().sum(axes)) / count
-        with torch.no_grad():
-            self.num_batches_tracked.add_(1)
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
+        _follow(self, mean, variance, count)
         scale = self.weight * (variance + self.eps).rsqrt()
         return (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
 
     def _check_input_dim(self, input: torch.Tensor) -> None:
         """Of any number of axes, like the norm it stands for."""
+
+
+@torch.no_grad()
+def _follow(norm: _BatchNorm, mean: torch.Tensor, variance: torch.Tensor, count: int) -> None:
+    """Let the running averages of ``norm`` follow the statistics of ``count`` entries a channel."""
+    norm.num_batches_tracked.add_(1)
+    norm.running_mean.lerp_(mean, norm.momentum)
+    norm.running_var.lerp_(variance * (count / (count - 1)), norm.momentum)

@@ -23,6 +23,7 @@ from salcr.ops import instance_memories  # noqa: F401  operators of a training s
 from salcr.ops._dispatch import BackendError, use_backend
 from salcr.ops.assignment import bidirectional_assignment, linear_assignment, progressive_matching
 from salcr.ops.augmentation import augment
+from salcr.ops.batch_norm import batch_norm_relu
 from salcr.ops.centroids import cluster_centroids
 from salcr.ops.cluster_memories import cluster_contrast_sum
 from salcr.ops.cluster_memory import cluster_contrast
@@ -50,6 +51,7 @@ __all__ = [
     "RankingResult",
     "affinity_inference",
     "augment",
+    "batch_norm_relu",
     "bidirectional_assignment",
     "cluster",
     "cluster_centroids",

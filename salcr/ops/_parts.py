@@ -103,5 +103,14 @@ def pooled_parts(tokens: torch.Tensor | None, queries: torch.Tensor | None) -> i
     return 0 if given is None else given.shape[-2]
 
 
+def like(x: torch.Tensor | None, gradient: torch.Tensor | None) -> torch.Tensor:
+    """``gradient`` in the memory format of ``x``, zeros where there is none, empty where there is no ``x``."""
+    if x is None:
+        return torch.empty(0)
+    if gradient is None:
+        return torch.zeros_like(x)
+    return gradient if gradient.stride() == x.stride() else torch.empty_like(x).copy_(gradient)
+
+
 def lse_dtype(features: torch.Tensor) -> torch.dtype:
     return torch.float64 if features.dtype == torch.float64 else torch.float32

@@ -10,7 +10,7 @@ import torch
 
 from salcr.ops._checks import check_positive, check_same, check_tensor
 from salcr.ops._dispatch import add_backend, check_impl, pick, share_backends
-from salcr.ops._parts import HALF_TO_SINGLE, SINGLE_AND_DOUBLE, pooled_parts
+from salcr.ops._parts import HALF_TO_SINGLE, SINGLE_AND_DOUBLE, like, pooled_parts
 from salcr.ops._register import Differentiable, apply, first_derivative, register
 from salcr.ops.backends.cpp import pooling as _cpp
 from salcr.ops.backends.reference import pooling as _formula
@@ -266,20 +266,11 @@ def _pool_backward(
     if gradients[1] is None and not form_gradients:  # of the means alone, which neither of them made
         given, saved = [None, None], [None, None, None]
     found = pick("pool_backward", impl, x)(x, *given, *saved, *gradients, views, power)
-    return tuple(_like(y, g) for y, g in zip((x, tokens, queries), found, strict=True))
+    return tuple(like(y, g) for y, g in zip((x, tokens, queries), found, strict=True))
 
 
 def _unless_empty(x: torch.Tensor | None) -> torch.Tensor | None:
     return None if x is None or x.numel() == 0 else x
-
-
-def _like(x: torch.Tensor | None, gradient: torch.Tensor | None) -> torch.Tensor:
-    """``gradient`` in the memory format of ``x``, zeros where there is none, empty where there is no ``x``."""
-    if x is None:
-        return torch.empty(0)
-    if gradient is None:
-        return torch.zeros_like(x)
-    return gradient if gradient.stride() == x.stride() else torch.empty_like(x).copy_(gradient)
 
 
 def _fake_pool(x, tokens, queries, views, power, attend, impl):

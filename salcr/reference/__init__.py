@@ -6,6 +6,7 @@ Same names, same arguments (without ``impl``), no argument checks, any device, f
 
 from salcr.reference.assignment import bidirectional_assignment, linear_assignment, progressive_matching
 from salcr.reference.augmentation import augment
+from salcr.reference.batch_norm import batch_norm_relu
 from salcr.reference.centroids import cluster_centroids
 from salcr.reference.cluster_memory import cluster_contrast, cluster_contrast_sum, update_cluster_memory_
 from salcr.reference.clustering import cluster, label_agreement, pair_votes
@@ -30,6 +31,7 @@ __all__ = [
     "RankingResult",
     "affinity_inference",
     "augment",
+    "batch_norm_relu",
     "bidirectional_assignment",
     "cluster",
     "cluster_centroids",

@@ -23,6 +23,7 @@ from salcr.models import SALCRNetwork
 from salcr.models.authors import authors_state
 from salcr.models.checkpoints import Trained, load_trained
 from salcr.models.features import extract_features
+from salcr.models.resnet import through_stages
 from salcr.ops.augmentation import MEAN, STD
 from salcr.retrieval.onnx_rounding import in_float32
 
@@ -91,8 +92,7 @@ class Embedder(nn.Module):
         x = x.to(self.dtype)
         maps = [stem(x) for stem in self.stems.values()]
         x = maps[0] if infrared is None else torch.where(infrared[:, None, None, None], maps[1], maps[0])
-        for stage in self.stages:
-            x = stage(x)
+        x = through_stages(self.stages, x)
         pooled = (x.float().pow(self.power).mean((2, 3)) + 1e-12).pow(1 / self.power)
         return F.normalize(self.norm(pooled))
 

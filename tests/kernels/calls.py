@@ -182,6 +182,17 @@ def pooling(dtype, parts=3, views=3, **shape):
     pool_backward(x, parts, **back, **options)
 
 
+def batch_norm(dtype, shortcut=False, twice=False, given=False, width=256):
+    from salcr.kernels.batch_norm import batch_norm_relu, batch_norm_relu_backward
+
+    x = zeros(432, 72, 36, width, dtype=dtype).permute(0, 3, 1, 2)
+    norm = [zeros(width) for _ in range(4)]
+    statistics = norm[2:] if given else (None, None)
+    y, mean, var = batch_norm_relu(x, *norm[:2], x if shortcut else None, *statistics, 1e-5)
+    again = y if twice else None
+    batch_norm_relu_backward(y, again, x, y, *norm[:2], mean, var, 1e-5, given=given, shortcut=shortcut)
+
+
 def power_mean(power):
     from salcr.kernels.pooling import pool_forward
     from salcr.kernels.pooling_backward import pool_backward
@@ -260,6 +271,11 @@ CALLS = {
     "augmentation-stage-one": Call(partial(augment, SINGLE, chain=32)),
     "augmentation-stage-two": Call(partial(augment, HALF), everywhere=False),
     "augmentation-features": Call(partial(augment, HALF, draws=False), everywhere=False),
+    "batch_norm-half": Call(partial(batch_norm, HALF)),
+    "batch_norm-shortcut": Call(partial(batch_norm, HALF, shortcut=True, twice=True)),
+    "batch_norm-single": Call(partial(batch_norm, SINGLE, shortcut=True), everywhere=False),
+    "batch_norm-given": Call(partial(batch_norm, HALF, twice=True, given=True, width=64), everywhere=False),
+    "batch_norm-odd": Call(partial(batch_norm, SINGLE, width=7), everywhere=False),
     "pooling-half": Call(partial(pooling, HALF)),
     "pooling-single": Call(partial(pooling, SINGLE)),
     "pooling-mean": Call(partial(power_mean, 3.0), everywhere=False),

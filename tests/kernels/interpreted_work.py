@@ -14,6 +14,7 @@ from triton.runtime import interpreter
 from benchmarks import work
 from salcr.kernels import instance_memory, jaccard, jaccard_encodings, launch, products
 from salcr.kernels import knn as search
+from salcr.kernels.batch_norm import Plan, batch_norm_relu, batch_norm_relu_backward
 from salcr.kernels.cluster_memory import contrast_backward, contrast_forward
 from salcr.kernels.pooling import pool_forward
 from salcr.kernels.pooling_backward import pool_backward
@@ -130,6 +131,20 @@ def test_pooling(dtype):
         back = dict(scores=scores, queries=queries, weights=weights, form_gradients=forms, mean_gradient=means)
         pool_backward(x, parts, **back, **options)
     check(found, work.pooling(images, width, 16, parts, dtype.itemsize))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("shortcut", [False, True])
+@pytest.mark.parametrize("twice", [False, True])
+def test_batch_norm(dtype, shortcut, twice):
+    x = torch.randn(2, 32, 9, 4).to(dtype, memory_format=torch.channels_last)
+    weight, bias = torch.randn(2, 32)
+    with counted() as found:
+        y, *statistics = batch_norm_relu(x, weight, bias, x.clone() if shortcut else None, None, None, 1e-5)
+        again = y.clone() if twice else None
+        gradients = y.clone(), again
+        batch_norm_relu_backward(*gradients, x, y, weight, bias, *statistics, 1e-5, given=False, shortcut=shortcut)
+    check(found, work.batch_norm(72, 32, dtype.itemsize, Plan(x).blocks, shortcut=shortcut, twice=twice))
 
 
 def test_sinkhorn():

@@ -55,7 +55,11 @@ POOLING_CALLS = {
     "semantic_parts": lambda i, x, tokens: ops.semantic_parts(x, tokens, impl=i),
     "semantic_pool": lambda i, x, tokens: ops.semantic_pool(x, tokens, impl=i),
 }
-DIFFERENTIABLE = [*MEMORY_CALLS, *POOLING_CALLS]
+NORM_CALLS = {
+    "batch_norm_relu": lambda i, x, w, b: ops.batch_norm_relu(x, w, b, impl=i)[0],
+    "batch_norm_relu with a shortcut": lambda i, x, w, b, shortcut: ops.batch_norm_relu(x, w, b, shortcut, impl=i)[0],
+}
+DIFFERENTIABLE = [*MEMORY_CALLS, *POOLING_CALLS, *NORM_CALLS]
 OTHERS = {
     "instance_search": lambda i, x, m: ops.instance_search(x, m, 2, temperature=0.5, impl=i),
     "instance_search of all": lambda i, x, m: ops.instance_search(x, m, 9, temperature=0.5, impl=i),
@@ -77,6 +81,10 @@ def case(name: str, generator: torch.Generator, dtype: torch.dtype = torch.float
         tensors = random(3, 4, 3, 2).relu() + 0.1, rows
         tensors = tensors[:1] if operator == "gem_pool" else tensors
         return Case("pool", POOLING_CALLS[name], tensors, len(tensors))
+    if name in NORM_CALLS:
+        tensors = random(3, 4, 3, 2), random(4), random(4), random(3, 4, 3, 2)
+        tensors = tensors if "shortcut" in name else tensors[:3]
+        return Case(operator, NORM_CALLS[name], tensors, len(tensors))
     tensors = random(2, 5, 3), F.normalize(random(2, 4, 3), dim=-1)
     if name in MEMORY_CALLS:
         return Case(operator, MEMORY_CALLS[name], tensors, 1)

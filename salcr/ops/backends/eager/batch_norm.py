@@ -1,0 +1,46 @@
+"""Batch norm with ReLU by PyTorch's own kernels, on any device."""
+
+import torch
+
+
+def batch_norm_relu(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    shortcut: torch.Tensor | None,
+    mean: torch.Tensor | None,
+    var: torch.Tensor | None,
+    eps: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """``(y, mean, var)``; see ``salcr::batch_norm_relu``."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    weight, bias = weight.to(wide), bias.to(wide)
+    if mean is None:  # running statistics that keep nothing of what they were are those of the batch
+        mean, unbiased, rows = torch.zeros_like(weight), torch.zeros_like(weight), x.numel() // x.shape[1]
+        y = torch.native_batch_norm(x, weight, bias, mean, unbiased, True, 1.0, eps)[0]
+        var = unbiased * ((rows - 1) / rows)
+    else:
+        y = torch.native_batch_norm(x, weight, bias, mean, var, False, 0.0, eps)[0]
+    y = y if shortcut is None else y.add_(shortcut)
+    return y.relu_(), mean, var
+
+
+def batch_norm_relu_backward(
+    gradients: list[torch.Tensor],
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    shortcut: torch.Tensor | None,
+    mean: torch.Tensor,
+    var: torch.Tensor,
+    y: torch.Tensor,
+    given: bool,
+    eps: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Gradients of ``x``, ``weight``, ``bias`` and ``shortcut``."""
+    left = torch.ops.aten.threshold_backward(sum(gradients[1:], gradients[0]), y, 0)
+    statistics = mean, var, mean, (var + eps).rsqrt()
+    of_x, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+        left, x, weight.to(mean.dtype), *statistics, not given, eps, [True] * 3
+    )
+    return of_x, of_weight.to(weight.dtype), of_bias.to(bias.dtype), None if shortcut is None else left

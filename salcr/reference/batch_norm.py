@@ -1,0 +1,24 @@
+"""Batch norm, a shortcut and ReLU, in plain PyTorch."""
+
+import torch
+
+
+def batch_norm_relu(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    shortcut: torch.Tensor | None = None,
+    *,
+    mean: torch.Tensor | None = None,
+    var: torch.Tensor | None = None,
+    eps: float = 1e-5,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """``relu(batch_norm(x) + shortcut)`` and the statistics used; see :func:`salcr.ops.batch_norm_relu`."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    if mean is None or var is None:
+        var, mean = torch.var_mean(wide, (0, 2, 3), correction=0)
+    columns = (-1, 1, 1)
+    scale = weight.to(wide.dtype) * (var + eps).rsqrt()
+    y = (wide - mean.view(columns)) * scale.view(columns) + bias.to(wide.dtype).view(columns)
+    y = y if shortcut is None else y + shortcut
+    return y.relu().to(x.dtype), mean, var

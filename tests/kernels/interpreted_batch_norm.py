@@ -1,0 +1,53 @@
+"""The Triton backend of the batch norm with ReLU under the interpreter; run by test_interpreter.py."""
+
+import pytest
+import torch
+
+from salcr import ops
+from tests.ops.batch_norm_problems import check_budget, problem, results_and_gradients
+from tests.ops.differentiable import check_nonfinite, check_second_derivative_is_an_error
+from tests.ops.test_batch_norm import KINDS
+
+SHAPES = [(3, 20, 5, 3), (1, 1, 1, 2), (2, 130, 3, 7), (4, 7, 1, 1), (5, 128, 4, 2)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("twice", [False, True])
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_it_is_within_the_budget(generator, kind, twice, dtype):
+    check_budget("triton", *problem(generator, dtype=dtype, **kind), twice=twice)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_any_shape(generator, shape, channels_last):
+    tensors, statistics = problem(generator, shape=shape, shortcut=True, channels_last=channels_last)
+    check_budget("triton", tensors, statistics)
+    y, *_, of_shortcut = results_and_gradients(ops.batch_norm_relu, tensors, statistics, impl="triton")
+    assert y.stride() == tensors[0].stride() and of_shortcut.stride() == tensors[3].stride()
+
+
+@pytest.mark.parametrize("offset", [1e2, 1e4])
+def test_a_mean_far_from_zero_costs_no_digits_of_the_variance(generator, offset):
+    (x, weight, bias), _ = problem(generator, shape=(4, 33, 7, 5), offset=offset)
+    x[0, :, 0, 0] *= 1.5  # the first row is like no other
+    _, mean, var = ops.batch_norm_relu(x, weight, bias, impl="triton")
+    exact = torch.var_mean(x.double(), (0, 2, 3), correction=0)
+    torch.testing.assert_close(mean.double(), exact[1], rtol=1e-6, atol=0)
+    torch.testing.assert_close(var.double(), exact[0], rtol=1e-5, atol=0)
+
+
+def test_it_repeats_bit_for_bit(generator):
+    tensors, statistics = problem(generator, shape=(5, 130, 6, 3), shortcut=True)
+    first, second = (results_and_gradients(ops.batch_norm_relu, tensors, statistics, impl="triton") for _ in range(2))
+    assert all(map(torch.equal, first, second))
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # NumPy, of Inf - Inf
+@pytest.mark.parametrize("name", ["batch_norm_relu", "batch_norm_relu with a shortcut"])
+def test_what_is_not_finite_is_shown(generator, name):
+    check_nonfinite(name, "triton", generator, spots=2)
+
+
+def test_a_second_derivative_is_an_error(generator):
+    check_second_derivative_is_an_error("batch_norm_relu with a shortcut", "triton", generator, torch.float32)

@@ -1,0 +1,150 @@
+import pytest
+import torch
+
+from salcr import ops, reference
+from tests.ops.batch_norm_problems import by_torch, check_budget, problem, results_and_gradients
+from tests.ops.contract import assert_compiles, assert_operator_contract
+
+IMPLEMENTATIONS = "reference", "eager"
+KINDS = [dict(shortcut=shortcut, given=given) for shortcut in (False, True) for given in (False, True)]
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_it_is_what_pytorchs_functions_make(generator, kind, channels_last, impl):
+    tensors, statistics = problem(generator, dtype=torch.float64, channels_last=channels_last, offset=3.0, **kind)
+    expected = results_and_gradients(by_torch, tensors, statistics)
+    found = results_and_gradients(ops.batch_norm_relu, tensors, statistics, impl=impl)
+    torch.testing.assert_close(found, expected)
+    assert found[0].stride() == found[3].stride() == tensors[0].stride()
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_gradients_of_two_consumers_are_added(generator, impl):
+    tensors, _ = problem(generator, dtype=torch.float64, shortcut=True)
+    leaves = [x.requires_grad_() for x in tensors]
+    y, same, _, _ = ops.batch_norm_relu(*leaves, twice=True, impl=impl)
+    assert same.data_ptr() == y.data_ptr() and torch.equal(same, y)
+    found = torch.autograd.grad((y.sin() + 2 * same.square()).sum(), leaves, retain_graph=True)
+    once = ops.batch_norm_relu(*leaves, impl=impl)[0]
+    torch.testing.assert_close(found, torch.autograd.grad((once.sin() + 2 * once.square()).sum(), leaves))
+    of_second = torch.autograd.grad(same.sin().sum(), leaves)
+    torch.testing.assert_close(of_second, torch.autograd.grad(once_again(leaves, impl).sin().sum(), leaves))
+
+
+def once_again(leaves, impl):
+    return ops.batch_norm_relu(*leaves, impl=impl)[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_eager_is_within_the_budget(generator, kind, dtype):
+    check_budget("eager", *problem(generator, dtype=dtype, **kind))
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_parameters_may_be_of_half_precision_too(generator, impl):
+    (x, weight, bias), _ = problem(generator, dtype=torch.bfloat16)
+    narrow = weight.bfloat16().requires_grad_(), bias.bfloat16().requires_grad_()
+    y, mean, _ = ops.batch_norm_relu(x, *narrow, impl=impl)
+    exact = reference.batch_norm_relu(x.double(), *(p.detach().double() for p in narrow))
+    torch.testing.assert_close(y.double(), exact[0], rtol=2**-7, atol=2**-7)
+    assert y.dtype == torch.bfloat16 and mean.dtype == torch.float32
+    assert [g.dtype for g in torch.autograd.grad(y.sum(), narrow)] == [torch.bfloat16] * 2
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("given", [False, True])
+def test_nan_stays(generator, given, impl):
+    tensors, statistics = problem(generator, given=given, shortcut=True)
+    tensors[0][1, 4, 2, 2] = torch.nan
+    y, *_ = ops.batch_norm_relu(*tensors, **statistics, impl=impl)
+    spoilt = torch.zeros_like(y, dtype=torch.bool)
+    spoilt[(1, 4, 2, 2) if given else (slice(None), 4)] = True
+    assert torch.equal(y.isnan(), spoilt)
+
+
+def test_statistics_have_no_gradient(generator):
+    tensors, _ = problem(generator)
+    _, mean, var = ops.batch_norm_relu(*(x.requires_grad_() for x in tensors))
+    assert not mean.requires_grad and not var.requires_grad
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("kind", [KINDS[0], KINDS[-1]], ids=str)
+def test_contract(generator, kind, impl):
+    tensors, statistics = problem(generator, shape=(2, 3, 2, 2), **kind)
+    inputs = [*tensors, *[None] * (4 - len(tensors))]
+    given = [statistics.get(name) for name in ("mean", "var")]
+    assert_operator_contract(torch.ops.salcr.batch_norm_relu, (*inputs, *given, 1e-5, impl))
+    y, *found = ops.batch_norm_relu(*tensors, **statistics, impl=impl)
+    backward = torch.ops.salcr.batch_norm_relu_backward
+    assert_operator_contract(backward, ([y, y.cos()], *inputs, *found, y, bool(statistics), 1e-5, impl))
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_gradcheck(generator, kind):
+    tensors, statistics = problem(generator, shape=(2, 2, 2, 2), dtype=torch.float64, **kind)
+    leaves = [x.requires_grad_() for x in tensors]
+    for impl in IMPLEMENTATIONS:
+        call = lambda *x, i=impl: ops.batch_norm_relu(*x, **statistics, impl=i)[0]  # noqa: E731
+        assert torch.autograd.gradcheck(call, leaves)
+    formula = lambda *x: ops.batch_norm_relu(*x, **statistics, impl="reference")[0]  # noqa: E731
+    assert torch.autograd.gradgradcheck(formula, leaves)
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_it_compiles_whole(generator, twice):
+    def block(x, weight, bias, shortcut):
+        y, *others, _, _ = ops.batch_norm_relu(x.sin(), weight, bias, shortcut, twice=twice)
+        return y.cos() + sum(others)
+
+    examples = [problem(generator, shape=(n, 4, 3, 2), shortcut=True)[0] for n in (3, 5)]
+    assert_compiles(block, *([x.requires_grad_() for x in tensors] for tensors in examples))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (dict(x=torch.ones(2, 3, 4)), ValueError, r"x must have 4 axes, got shape \(2, 3, 4\)"),
+        (dict(x=torch.ones(2, 3, 4, 5, dtype=torch.int64)), TypeError, "x must be floating point, got torch.int64"),
+        (dict(x=torch.ones(0, 3, 4, 5)), ValueError, r"x is empty: shape \(0, 3, 4, 5\)"),
+        (
+            dict(x=torch.ones(1, 3, 1, 1)),
+            ValueError,
+            r"x \(1, 3, 1, 1\) has one entry a channel, which has no variance",
+        ),
+        (dict(weight=torch.ones(4)), ValueError, r"weight \(4,\) does not fit the 3 channels of x \(2, 3, 4, 5\)"),
+        (dict(weight=torch.ones(3).double()), TypeError, "weight is torch.float64, wanted is torch.float32"),
+        (dict(bias=torch.ones(3).half()), TypeError, "bias is torch.float16, wanted is torch.float32"),
+        (dict(bias=torch.ones(3, device="meta")), ValueError, "bias is on meta, x on cpu"),
+        (dict(mean=torch.ones(3)), ValueError, "mean and var go together"),
+        (dict(mean=torch.ones(3), var=torch.ones(2)), ValueError, r"var \(2,\) does not fit"),
+        (
+            dict(mean=torch.ones(3).requires_grad_(), var=torch.ones(3)),
+            ValueError,
+            "have no gradient here: detach them",
+        ),
+        (dict(shortcut=torch.ones(2, 3, 5, 4)), ValueError, r"shortcut \(2, 3, 5, 4\) does not fit x \(2, 3, 4, 5\)"),
+        (dict(shortcut=torch.ones(2, 3, 4, 5).half()), TypeError, "shortcut is torch.float16, x torch.float32"),
+        (dict(twice=1), TypeError, "twice must be True or False, got 1"),
+        (dict(eps=0.0), ValueError, "eps must be positive, got 0.0"),
+        (dict(impl="cuda"), ValueError, "batch_norm_relu has the backends triton, eager, reference"),
+    ],
+)
+def test_what_does_not_fit_is_named(change, error, message):
+    arguments = dict(x=torch.ones(2, 3, 4, 5), weight=torch.ones(3), bias=torch.ones(3)) | change
+    with pytest.raises(error, match=message):
+        ops.batch_norm_relu(**arguments)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_triton_is_within_the_budget_on_a_gpu(generator, kind, dtype):
+    tensors, statistics = problem(generator, shape=(12, 136, 18, 9), dtype=dtype, offset=2.0, **kind)
+    given = [x.cuda() for x in tensors], {name: x.cuda() for name, x in statistics.items()}
+    check_budget("triton", *given, twice=kind["shortcut"])
+    first, second = (results_and_gradients(ops.batch_norm_relu, *given, impl="triton") for _ in range(2))
+    assert all(map(torch.equal, first, second))
