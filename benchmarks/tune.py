@@ -67,6 +67,7 @@ JOBS = {
     "augmentation": Job("augment-stage-one"),
     "sinkhorn.rows": Job("sinkhorn"),
     "sinkhorn.columns": Job("sinkhorn"),
+    **{f"batch_norm.{row}": Job("batch_norm_relu-bfloat16") for row in ("blocks", "merge", "tiles")},
     "pooling.half": Job("semantic_pool-bfloat16"),
     "pooling.single": Job("semantic_pool"),
     "pooling_backward.half": Job("semantic_pool-bfloat16"),

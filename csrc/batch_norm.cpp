@@ -100,7 +100,7 @@ void spread_rows(const BatchNorm<Real>& norm, const BatchNormGradients<Real>& of
         left = of.shortcut[start + c];
       else
         left = centred * scale[c] + bias[c] <= 0 ? Real(0) : incoming<twice>(of, start + c);
-      of.x[start + c] = scale[c] * (left - of_mean[c] - centred * slope[c]);
+      of.x[start + c] = scale[c] * (of.given ? left : left - of_mean[c] - centred * slope[c]);
     }
   }
 }
@@ -119,7 +119,7 @@ void backward(const BatchNorm<Real>& norm, const BatchNormGradients<Real>& of) {
         for (std::int64_t c = 0; c < width; ++c) total[c] += first[c], product[c] += second[c];
       });
   std::vector<Real> of_mean(width), slope(width);
-  const double share = of.given ? 0 : 1 / static_cast<double>(norm.rows);
+  const double share = 1 / static_cast<double>(norm.rows);
   for (std::int64_t c = 0; c < width; ++c) {
     of.bias[c] = static_cast<Real>(total[c]);
     of.weight[c] = static_cast<Real>(product[c] * scaled.inverse[c]);

@@ -160,13 +160,13 @@ def sums_kernel(
 
 @triton.jit
 def input_kernel(
-    gradient, again, x, weight, bias, mean, var, total, product, of_x, rows, width, share, eps,
-    LEFT: tl.constexpr, TWICE: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
+    gradient, again, x, weight, bias, mean, var, total, product, of_x, rows, width, eps,
+    LEFT: tl.constexpr, GIVEN: tl.constexpr, TWICE: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
     """The gradient of ``x``. LEFT: ``gradient`` is what ReLU has left, else ReLU is asked again.
 
-    ``total`` and ``product [width]`` are the sums over all rows. ``share`` is 1 / rows, or 0 where the statistics are
-    given numbers.
+    ``total`` and ``product [width]`` are the sums over all rows. GIVEN: the statistics are numbers, and
+    do not depend on ``x``.
     """
     columns = tl.cdiv(width, C)
     first = tl.program_id(0) % columns * C
@@ -176,10 +176,11 @@ def input_kernel(
     centred = load_tile(x, at, inside) - centre
     if not LEFT:
         value = tl.where(centred * scale + shift <= 0.0, 0.0, value)
-    of_mean = load_channels(total, first, width, C) * share
-    of_deviation = load_channels(product, first, width, C) * share * inverse
-    found = scale * (value - of_mean - centred * of_deviation)
-    tl.store(of_x + at, found.to(of_x.dtype.element_ty), mask=inside)
+    if not GIVEN:
+        of_mean = load_channels(total, first, width, C) / rows
+        of_deviation = load_channels(product, first, width, C) / rows * inverse
+        value -= of_mean + centred * of_deviation
+    tl.store(of_x + at, (scale * value).to(of_x.dtype.element_ty), mask=inside)
 
 
 def batch_norm_relu(
@@ -266,7 +267,7 @@ def batch_norm_relu_backward(
             gradient, again = left, None
         input_kernel[p.tiles,](
             *(gradient, gradient if again is None else again, p.x, *norm, total, product, of_x, p.rows, p.width),
-            *(0.0 if given else 1 / p.rows, eps, shortcut, again is not None),
+            *(eps, shortcut, given, again is not None),
             **p.of_tiles,
         )
     return of_x, product.to(weight.dtype), total.to(bias.dtype), left

@@ -3,6 +3,7 @@
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+import salcr
 from benchmarks.case import Case
 from benchmarks.cases import stage_two
 from benchmarks.cases.phases import IMAGES
@@ -36,7 +37,9 @@ def step_inputs(device: str, quick: bool) -> tuple:
 def published_forward(network: SALCRNetwork, views: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Global features ``[3S, D]`` and part features ``[P, 3, 3S, D]``."""
     tokens, norm = network.parts.tokens, network.parts.norm
-    pooled, *looked_up = pooling.semantic_pool(network.backbone(*views), tokens)
+    with salcr.use_backend("eager"):  # PyTorch's batch norm, sum and ReLU
+        maps = network.backbone(*views)
+    pooled, *looked_up = pooling.semantic_pool(maps, tokens)
     parts = torch.stack([norm(z.flatten(1)).unflatten(1, tokens.shape) for z in looked_up]).movedim(2, 0)
     return network.norm(pooled), parts
 

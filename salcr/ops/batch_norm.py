@@ -4,8 +4,9 @@ import torch
 
 from salcr.ops._checks import check_flag, check_positive, check_same, check_tensor
 from salcr.ops._dispatch import add_backend, check_impl, pick
-from salcr.ops._parts import HALF_TO_SINGLE, like
+from salcr.ops._parts import HALF_TO_SINGLE, SINGLE_AND_DOUBLE, like
 from salcr.ops._register import Differentiable, apply, first_derivative, register
+from salcr.ops.backends.cpp import batch_norm as _cpp
 from salcr.ops.backends.eager import batch_norm as _eager
 from salcr.ops.backends.reference import batch_norm as _formula
 from salcr.ops.backends.triton import batch_norm as _triton
@@ -157,6 +158,7 @@ def _wide(x: torch.Tensor) -> torch.dtype:
 
 
 for _name, _module, _dtypes in (
+    ("cpp", _cpp, SINGLE_AND_DOUBLE),
     ("triton", _triton, HALF_TO_SINGLE),
     ("eager", _eager, None),
     ("reference", _formula, None),

@@ -21,4 +21,4 @@ def batch_norm_relu(
     scale = weight.to(wide.dtype) * (var + eps).rsqrt()
     y = (wide - mean.view(columns)) * scale.view(columns) + bias.to(wide.dtype).view(columns)
     y = y if shortcut is None else y + shortcut
-    return y.relu().to(x.dtype), mean, var
+    return y.relu().to(x.dtype), mean.detach(), var.detach()

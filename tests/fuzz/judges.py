@@ -92,6 +92,15 @@ def continuous(case: Case, got: Values, expected: Values) -> str | None:
     return None
 
 
+def normalised(case: Case, got: Values, expected: Values) -> str | None:
+    """As :func:`continuous` where all arguments are finite; else NaN and Inf may spread, and are not hidden."""
+    tensors = [x for x in case.arguments.values() if isinstance(x, torch.Tensor)]
+    if all(x.isfinite().all() for x in tensors):
+        return continuous(case, got, expected)
+    hidden = (one.isfinite() & other.isnan() for one, other in zip(got[:1], expected[:1], strict=True))
+    return "finite where the reference is NaN" if any(x.any() for x in hidden) else None
+
+
 def _compared(case: Case, n: int, got: torch.Tensor, expected: torch.Tensor) -> str | None:
     exact = other = expected.double()
     if case.exact is not None and n < len(case.exact) and case.exact[n].shape == got.shape:

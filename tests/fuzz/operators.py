@@ -291,6 +291,16 @@ def feature_map(d: Draw, batch: int, width: int) -> torch.Tensor:
     return d.leaf(x.contiguous(memory_format=torch.channels_last) if d.chance(0.3) else x)
 
 
+def batch_norm_relu(d: Draw) -> Arguments:
+    x = feature_map(d, d.size(1, 4), width := d.size())
+    arguments = dict(x=x, weight=d.leaf(d.floats(width)), bias=d.leaf(d.floats(width)), twice=d.chance(0.3))
+    if d.chance(0.4):
+        arguments |= dict(shortcut=d.leaf(d.floats(*x.shape)))
+    if d.chance(0.4):
+        arguments |= dict(mean=d.floats(width), var=d.floats(width, positive=True))
+    return arguments | dict(eps=d.choice((1e-5, 1e-3)))
+
+
 def gem_pool(d: Draw) -> Arguments:
     power, eps = d.choice((3.0, 1.0, 2.0, 2.5)), d.choice((1e-12, 1e-6))
     return dict(x=feature_map(d, d.size(1, 4), d.size()), p=power, eps=eps)
@@ -334,6 +344,17 @@ def of_maps(arguments: Arguments) -> float:
     return max(one, other, one * other)
 
 
+def of_norms(arguments: Arguments) -> float:
+    """A gradient is a difference of sums over all rows, of products of what is divided by the deviation."""
+    x = arguments["x"].detach().double().nan_to_num(0, 0, 0)
+    var = arguments["var"].double() if "var" in arguments else x.var((0, 2, 3), correction=0)
+    inverse = float((var.nan_to_num(1, 1, 1).clamp_min(0) + arguments["eps"]).rsqrt().max())
+    largest = float(x.abs().max()) + float(arguments.get("mean", var).detach().double().nan_to_num(0, 0, 0).abs().max())
+    weight = float(arguments["weight"].detach().double().nan_to_num(0, 0, 0).abs().max())
+    normalised = max(1.0, largest * inverse)
+    return 2 * x[:, 0].numel() * normalised**2 * max(1.0, weight * inverse, weight)
+
+
 def of_chains(arguments: Arguments) -> float:
     """As :func:`of_maps`, twice in a row: the prototypes that a token's weights make ask the maps for attention."""
     x = arguments["x"].detach().double().nan_to_num(0, 0, 0)
@@ -350,6 +371,7 @@ pooling = partial(Entry, magnitude=of_maps)
 OPERATORS: dict[str, Entry] = {
     "affinity_inference": Entry(affinity_inference, judges.close_to_exact),
     "augment": Entry(augment, judges.pixels, says=("scaling",)),
+    "batch_norm_relu": Entry(batch_norm_relu, judges.normalised, magnitude=of_norms),
     "bidirectional_assignment": Entry(bidirectional_assignment, judges.both_assignments),
     "cluster": Entry(cluster, judges.same_clusters),
     "cluster_centroids": Entry(cluster_centroids, says=("cluster ",)),

@@ -24,6 +24,8 @@ from tests.ops.together import check_contrasts_together, check_searches_together
 
 ROWS = [
     ("augment", 0),
+    ("batch_norm_relu", 0),
+    ("batch_norm_relu", 1),
     ("cluster", 0),
     ("cluster_centroids", 0),
     ("cluster_contrast", 3),

@@ -2,10 +2,10 @@ import pytest
 import torch
 
 from salcr import ops, reference
-from tests.ops.batch_norm_problems import by_torch, check_budget, problem, results_and_gradients
+from tests.ops.batch_norm_problems import by_torch, check_budget, check_far_mean, problem, results_and_gradients
 from tests.ops.contract import assert_compiles, assert_operator_contract
 
-IMPLEMENTATIONS = "reference", "eager"
+IMPLEMENTATIONS = "reference", "eager", "cpp"
 KINDS = [dict(shortcut=shortcut, given=given) for shortcut in (False, True) for given in (False, True)]
 
 
@@ -21,20 +21,18 @@ def test_it_is_what_pytorchs_functions_make(generator, kind, channels_last, impl
 
 
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
-def test_gradients_of_two_consumers_are_added(generator, impl):
-    tensors, _ = problem(generator, dtype=torch.float64, shortcut=True)
+@pytest.mark.parametrize("shortcut", [False, True])
+def test_gradients_of_two_consumers_are_added(generator, shortcut, impl):
+    tensors, _ = problem(generator, dtype=torch.float64, shortcut=shortcut)
     leaves = [x.requires_grad_() for x in tensors]
     y, same, _, _ = ops.batch_norm_relu(*leaves, twice=True, impl=impl)
     assert same.data_ptr() == y.data_ptr() and torch.equal(same, y)
     found = torch.autograd.grad((y.sin() + 2 * same.square()).sum(), leaves, retain_graph=True)
     once = ops.batch_norm_relu(*leaves, impl=impl)[0]
-    torch.testing.assert_close(found, torch.autograd.grad((once.sin() + 2 * once.square()).sum(), leaves))
-    of_second = torch.autograd.grad(same.sin().sum(), leaves)
-    torch.testing.assert_close(of_second, torch.autograd.grad(once_again(leaves, impl).sin().sum(), leaves))
-
-
-def once_again(leaves, impl):
-    return ops.batch_norm_relu(*leaves, impl=impl)[0]
+    expected = torch.autograd.grad((once.sin() + 2 * once.square()).sum(), leaves, retain_graph=True)
+    torch.testing.assert_close(found, expected)
+    of_one = torch.autograd.grad(same.sin().sum(), leaves)
+    torch.testing.assert_close(of_one, torch.autograd.grad(once.sin().sum(), leaves))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -43,7 +41,28 @@ def test_eager_is_within_the_budget(generator, kind, dtype):
     check_budget("eager", *problem(generator, dtype=dtype, **kind))
 
 
-@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("shape", [(3, 20, 5, 3), (1, 1, 1, 2), (2, 130, 3, 7), (4, 7, 1, 1), (9, 16, 12, 11)], ids=str)
+@pytest.mark.parametrize("twice", [False, True])
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_cpp_is_within_the_budget(generator, kind, twice, shape):
+    check_budget("cpp", *problem(generator, shape=shape, offset=5.0, **kind), twice=twice)
+
+
+def test_the_number_of_threads_changes_no_bit(generator):
+    tensors, statistics = problem(generator, shape=(9, 33, 12, 11), shortcut=True)
+    found = []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        found.append(results_and_gradients(ops.batch_norm_relu, tensors, statistics, impl="cpp"))
+    assert all(map(torch.equal, *found))
+
+
+@pytest.mark.parametrize("offset", [1e2, 1e4])
+def test_a_mean_far_from_zero_costs_no_digits_of_the_variance(generator, offset):
+    check_far_mean("cpp", generator, offset)
+
+
+@pytest.mark.parametrize("impl", ["reference", "eager"])
 def test_parameters_may_be_of_half_precision_too(generator, impl):
     (x, weight, bias), _ = problem(generator, dtype=torch.bfloat16)
     narrow = weight.bfloat16().requires_grad_(), bias.bfloat16().requires_grad_()
@@ -63,6 +82,17 @@ def test_nan_stays(generator, given, impl):
     spoilt = torch.zeros_like(y, dtype=torch.bool)
     spoilt[(1, 4, 2, 2) if given else (slice(None), 4)] = True
     assert torch.equal(y.isnan(), spoilt)
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_with_given_statistics_an_infinite_entry_changes_no_other_gradient(generator, impl):
+    tensors, statistics = problem(generator, given=True)
+    expected = results_and_gradients(reference.batch_norm_relu, tensors, statistics)[3]
+    tensors[0][1, 4, 2, 2] = -torch.inf
+    found = results_and_gradients(ops.batch_norm_relu, tensors, statistics, impl=impl)[3]
+    others = torch.ones_like(found, dtype=torch.bool)
+    others[1, 4, 2, 2] = False
+    torch.testing.assert_close(found[others], expected[others])
 
 
 def test_statistics_have_no_gradient(generator):
@@ -130,7 +160,7 @@ def test_it_compiles_whole(generator, twice):
         (dict(shortcut=torch.ones(2, 3, 4, 5).half()), TypeError, "shortcut is torch.float16, x torch.float32"),
         (dict(twice=1), TypeError, "twice must be True or False, got 1"),
         (dict(eps=0.0), ValueError, "eps must be positive, got 0.0"),
-        (dict(impl="cuda"), ValueError, "batch_norm_relu has the backends triton, eager, reference"),
+        (dict(impl="cuda"), ValueError, "batch_norm_relu has the backends cpp, triton, eager, reference"),
     ],
 )
 def test_what_does_not_fit_is_named(change, error, message):

@@ -107,6 +107,15 @@ TABLE: dict[str, list[Row]] = {
         Row(VIEWS, dict(rows=lambda g: views(g)[2], scalings=lambda g: views(g)[3])),
         Row(VIEWS[:1], dict(dtype=torch.float16)),
     ],
+    "batch_norm_relu": [
+        Row((normal(6, 20, 7, 5), normal(20), normal(20)), gradients=(0, 1, 2)),
+        Row((normal(6, 20, 7, 5), normal(20), normal(20), normal(6, 20, 7, 5)), gradients=(0, 1, 2, 3)),
+        Row(
+            (normal(6, 20, 7, 5), normal(20), normal(20)),
+            dict(mean=normal(20), var=lambda g: torch.rand(20, generator=g) + 0.5),
+            (0, 1, 2),
+        ),
+    ],
     "bidirectional_assignment": [Row((normal(7, 17),)), Row((normal(17, 7),)), Row((normal(9, 9),))],
     "cluster": [Row(GRAPH, dict(eps=0.5, k1=12, k2=4)), Row(GRAPH, dict(eps=0.4, k1=10, k2=1, min_samples=2))],
     "cluster_centroids": [Row((normal(40, 33), torch.arange(40) % 6 - 1)), Row((normal(5, 9), torch.arange(5), 5))],
@@ -259,8 +268,9 @@ def evaluate(function, row, arguments, options, device, dtype):
     leaves = [arguments[n].requires_grad_() for n in row.gradients]
     results = list(flatten(function(*arguments, **options)))
     if leaves:
-        weights = [torch.linspace(0.5, 1.5, x.numel(), dtype=x.dtype, device=x.device).view(x.shape) for x in results]
-        results += torch.autograd.grad(results, leaves, weights)
+        smooth = [x for x in results if x.requires_grad]
+        weights = [torch.linspace(0.5, 1.5, x.numel(), dtype=x.dtype, device=x.device).view(x.shape) for x in smooth]
+        results += torch.autograd.grad(smooth, leaves, weights)
     return [x.detach() for x in results]
 
 

@@ -1,4 +1,7 @@
-"""Batch norm with ReLU by PyTorch's own kernels, on any device."""
+"""Batch norm with ReLU by PyTorch's own kernels, on any device.
+
+On CPUs they are right for dense arrays of one layout alone, so they get no others.
+"""
 
 import torch
 
@@ -13,14 +16,15 @@ def batch_norm_relu(
     eps: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """``(y, mean, var)``; see ``salcr::batch_norm_relu``."""
+    x, _ = _dense(x)
     wide = torch.promote_types(x.dtype, torch.float32)
-    weight, bias = weight.to(wide), bias.to(wide)
+    weight, bias = (y.to(wide).contiguous() for y in (weight, bias))
     if mean is None:  # running statistics that keep nothing of what they were are those of the batch
         mean, unbiased, rows = torch.zeros_like(weight), torch.zeros_like(weight), x.numel() // x.shape[1]
         y = torch.native_batch_norm(x, weight, bias, mean, unbiased, True, 1.0, eps)[0]
         var = unbiased * ((rows - 1) / rows)
     else:
-        y = torch.native_batch_norm(x, weight, bias, mean, var, False, 0.0, eps)[0]
+        y = torch.native_batch_norm(x, weight, bias, mean.contiguous(), var.contiguous(), False, 0.0, eps)[0]
     y = y if shortcut is None else y.add_(shortcut)
     return y.relu_(), mean, var
 
@@ -38,9 +42,17 @@ def batch_norm_relu_backward(
     eps: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """Gradients of ``x``, ``weight``, ``bias`` and ``shortcut``."""
-    left = torch.ops.aten.threshold_backward(sum(gradients[1:], gradients[0]), y, 0)
+    x, layout = _dense(x)
+    wide_weight, mean, var = (y.to(mean.dtype).contiguous() for y in (weight, mean, var))
+    left = torch.ops.aten.threshold_backward(sum(gradients[1:], gradients[0]), y, 0).contiguous(memory_format=layout)
     statistics = mean, var, mean, (var + eps).rsqrt()
     of_x, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
-        left, x, weight.to(mean.dtype), *statistics, not given, eps, [True] * 3
+        left, x, wide_weight, *statistics, not given, eps, [True] * 3
     )
     return of_x, of_weight.to(weight.dtype), of_bias.to(bias.dtype), None if shortcut is None else left
+
+
+def _dense(x: torch.Tensor) -> tuple[torch.Tensor, torch.memory_format]:
+    in_rows = x.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if in_rows else torch.contiguous_format
+    return x.contiguous(memory_format=layout), layout
