@@ -118,7 +118,7 @@ def interpreted_gpu(listener: Callable[[], None]) -> Iterator[None]:
         device_of=lambda x: contextlib.nullcontext(),
         current_stream=lambda device=None: None,
         synchronize=wait,
-        Event=lambda: SimpleNamespace(record=lambda *_: None, synchronize=wait),
+        Event=lambda: SimpleNamespace(record=lambda *_: None, query=lambda: False, synchronize=wait),
     )
     with contextlib.ExitStack() as stack:
         for name, stand_in in stand_ins.items():

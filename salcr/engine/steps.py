@@ -119,7 +119,12 @@ def begin_copy(x: torch.Tensor) -> tuple[torch.Tensor, Callable[[], None] | None
         return x, None
     host, arrived = x.to("cpu", non_blocking=True), torch.cuda.Event()  # pinned, since the copy is not waited for
     arrived.record(torch.cuda.current_stream(x.device))  # the current device can be another
-    return host, arrived.synchronize
+
+    def wait() -> None:
+        if not arrived.query():
+            arrived.synchronize()
+
+    return host, wait
 
 
 class Loaded(NamedTuple):

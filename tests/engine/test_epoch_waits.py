@@ -24,7 +24,7 @@ ASSOCIATION = {
     "sinkhorn.after": 2,
     "pseudo_labels.on_host": 1,
 }
-END = {"steps": {"steps._judge": 1}, "checkpoint": {"writing.snapshot": 1}}
+END = {"steps": {"steps.wait": 1}, "checkpoint": {"writing.snapshot": 1}}
 
 require_interpreter()
 
