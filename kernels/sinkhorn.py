@@ -157,7 +157,7 @@ def sinkhorn(cost: torch.Tensor, *, lam: float, tol: float, max_iter: int, check
                 block_max, block_sum, log_beta, change, done, num_columns, blocks, strips, math.log(num_columns),
                 CHECK=step % check_every == 0, **merge,
             )  # fmt: skip
-            if step % period == 1 and not running.after(done):  # the check of the step before is under way
+            if step > 1 and step % period == 1 and not running.after(done):  # the step before's check is under way
                 break
         plan_kernel[(blocks * problems,)](
             cost, smallest, log_alpha, log_beta, plan, num_rows, vectors, blocks, lam, VECTOR=vector, **tile

@@ -70,7 +70,8 @@ from tests.kernels.lanes import specialised  # noqa: E402
 from tests.on_gpu import GPU, OnGpu, Pretending  # noqa: E402
 
 OF_CONTENTS_AND_ADDRESSES = (
-    ("dbscan", "_check_places"),
+    ("centroids", "_check_members"),
+    ("dbscan", "_check_distances"),
     ("cluster_memory_update", "check_written"),
     ("cluster_memory_update", "_check_apart"),
 )

@@ -1,6 +1,7 @@
-"""Pseudo labels of an epoch, one modality at a time, and how they compare with hidden identities."""
+"""Pseudo labels of an epoch, of each modality alone, and how they compare with hidden identities."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from salcr import ops
 from salcr.data.records import NO_IDENTITY
 from salcr.engine.config import Clustering
+from salcr.ops._checks import known_values
 
 logger = logging.getLogger("salcr")
 
@@ -18,18 +20,32 @@ class ClusteringError(ValueError):
 
 
 def pseudo_labels(
-    modality: str, features: torch.Tensor, settings: Clustering, previous: torch.Tensor | None
-) -> torch.Tensor:
-    """DBSCAN labels of the features ``[N, D]`` of one modality, int64 ``[N]`` on their device, -1 for noise.
+    features: Mapping[str, torch.Tensor], settings: Clustering, previous: Sequence[torch.Tensor] | None
+) -> tuple[torch.Tensor, ...]:
+    """DBSCAN labels of the features ``[N, D]`` of each modality, int64 ``[N]`` on the CPU, -1 for noise.
 
-    With fewer than two clusters the ``previous`` epoch's labels are kept.
+    With fewer than two clusters the ``previous`` epoch's labels are kept. That features are finite is not looked at.
 
     Raises:
         ClusteringError: fewer than two clusters and no previous labels; names eps and the distances' quantiles.
     """
-    labels = ops.cluster(features, eps=settings.eps, min_samples=settings.min_samples, k1=settings.k1, k2=settings.k2)
-    if labels.max() >= 1:
-        return labels
+    options = dict(eps=settings.eps, min_samples=settings.min_samples, k1=settings.k1, k2=settings.k2)
+    with known_values():
+        found = on_host([ops.cluster(f, **options) for f in features.values()])
+    earlier = [None] * len(found) if previous is None else previous
+    sides = zip(features.items(), found, earlier, strict=True)
+    return tuple(y if y.max() >= 1 else _kept(*side, y, settings, before) for side, y, before in sides)
+
+
+def on_host(vectors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """The ``vectors`` of a device on the CPU, for which one copy is waited for."""
+    return torch.cat(list(vectors)).cpu().split([len(x) for x in vectors])
+
+
+def _kept(
+    modality: str, features: torch.Tensor, labels: torch.Tensor, settings: Clustering, previous: torch.Tensor | None
+) -> torch.Tensor:
+    """The ``previous`` labels in place of ``labels`` that are too few."""
     found = int(labels.max()) + 1
     if previous is not None:
         logger.warning("%s: %d clusters at eps %g, keeping the previous epoch's labels", modality, found, settings.eps)
@@ -58,7 +74,7 @@ def label_metrics(labels: torch.Tensor, identities: np.ndarray) -> dict[str, Any
     """
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-    labels = labels.cpu().numpy()
+    labels = labels.numpy()
     found = {"clusters": int(labels.max()) + 1, "noise": round(float((labels < 0).mean()), 4)}
     kept = (labels >= 0) & (identities != NO_IDENTITY)
     if kept.any():

@@ -29,9 +29,11 @@ from salcr.models.features import (
     network_precision,
     parameter_dtype,
     pick_device,
+    to_device,
 )
 from salcr.nn import synchronised
 from salcr.objectives import association_named
+from salcr.ops._checks import check_all_lengths
 
 Step = Callable[[nn.Module, tuple[torch.Tensor, torch.Tensor], Batch], dict[str, torch.Tensor]]
 
@@ -39,7 +41,7 @@ Step = Callable[[nn.Module, tuple[torch.Tensor, torch.Tensor], Batch], dict[str,
 class EpochState(NamedTuple):
     """What the steps of an epoch work with, beside the network, the optimiser and the random generator."""
 
-    labels: tuple[torch.Tensor, ...]  # of all images
+    labels: tuple[torch.Tensor, ...]  # of all images, on the CPU
     memories: nn.Module  # which the steps change
     batches: list[Rows]
 
@@ -77,7 +79,7 @@ class Session:
         compile_for_training(self.network, config.model.compile, self.device)
         self.parallel, self.trained = self.network, ()
         self.optimiser = self.fresh_optimiser()
-        self.labels: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.labels: tuple[torch.Tensor, torch.Tensor] | None = None  # on the CPU
         self.times: dict[str, float] = {}
         self.profiler: profiling.Profiler | None = None
         self.left = ""  # what is said of the time that the whole run will still take
@@ -85,9 +87,13 @@ class Session:
         self.views: np.ndarray | None = None
 
     def extract(self) -> tuple[Embedding, Embedding]:
-        """Evaluation features of all training images, visible and infrared."""
+        """Evaluation features of all training images, visible and infrared.
+
+        Raises:
+            ValueError: a feature is NaN or infinite.
+        """
         with for_features(self.network):
-            return tuple(
+            features = tuple(
                 extract_features(
                     self.network,
                     images,
@@ -98,16 +104,14 @@ class Session:
                 )
                 for images, infrared in zip(self.stores, (False, True), strict=True)
             )
+        sides = {f"{name} features": side.f for name, side in zip(("visible", "infrared"), features, strict=True)}
+        distributed.on_first(lambda: check_all_lengths(sides))
+        return features
 
     def update_labels(self, visible: torch.Tensor, infrared: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pseudo labels of both modalities from their features; the previous ones stay where clustering fails."""
-        previous = self.labels or (None, None)
-        self.labels = self.of_first(
-            lambda: (
-                pseudo_labels(name, f, self.config.clustering, before)
-                for name, f, before in zip(("visible", "infrared"), (visible, infrared), previous, strict=True)
-            )
-        )
+        """Pseudo labels of both modalities, of :meth:`extract`'s features; the previous ones stay where that fails."""
+        sides = {"visible": visible, "infrared": infrared}
+        self.labels = distributed.on_first(lambda: pseudo_labels(sides, self.config.clustering, self.labels))
         return self.labels
 
     def label_metrics(self) -> dict[str, dict[str, Any]]:
@@ -117,10 +121,9 @@ class Session:
             lambda: {name: label_metrics(y, sides[name].ids) for name, y in zip(sides, self.labels, strict=True)}
         )
 
-    def of_first(self, function: Callable[[], Iterable[torch.Tensor]]) -> tuple[torch.Tensor, ...]:
-        """Tensors that the first process computes alone, on the device of each."""
-        found = distributed.on_first(lambda: tuple(x.cpu() for x in function()))
-        return tuple(x.to(self.device) for x in found)
+    def to_device(self, labels: Iterable[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """Copies of labels where the steps take them from."""
+        return tuple(to_device(y, self.device) for y in labels)
 
     def batch_plan(self) -> dict[str, Any]:
         """How the samplers of either stage draw: batches an epoch, their shape, the random generator."""
@@ -203,7 +206,7 @@ class Session:
         distributed.check_same(changing | {"the random generator": self.generator.get_state()})
         if done < len(batches):
             middle = {
-                "labels": tuple(y.cpu() for y in state.labels),
+                "labels": tuple(state.labels),
                 "memories": state.memories.state_dict(),
                 "batches": batches,
                 "losses": watch.so_far(),
@@ -233,12 +236,10 @@ class Session:
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
-        """Add the seconds of the block to ``times[phase]``."""
+        """Add the seconds of the block to ``times[phase]``; what it leaves a GPU to do counts for the next block."""
         begin = time.perf_counter()
         with profiling.phase(phase):
             yield
-            if self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)
         self.times[phase] = self.times.get(phase, 0.0) + time.perf_counter() - begin
 
     def fresh_optimiser(self) -> torch.optim.Optimizer:

@@ -15,12 +15,13 @@ from salcr.engine.steps import Batch, Rows, optimise, share_of
 from salcr.models import TrainingFeatures
 from salcr.models.features import widened
 from salcr.nn import ClusterMemory, MemoryContrasts, MemoryUpdate, contrast_sums, update_memories_
+from salcr.ops._checks import known_values
 
 
 def stage_one_epoch(session: Session, epoch: int) -> dict[str, Any]:
     """One epoch: features, pseudo labels, memories, steps. Returns the epoch's metrics."""
     state = _begin(session) if session.middle is None else _resume(session, session.middle)
-    step = functools.partial(stage_one_step, session, state.labels, state.memories)
+    step = functools.partial(stage_one_step, session, session.to_device(state.labels), state.memories)
     losses = session.run_steps(epoch, state, step, local_scaling=True, unused=[session.network.parts])
     with session.timed("metrics"):
         return {"loss": losses, **session.label_metrics()}
@@ -70,9 +71,12 @@ def _begin(session: Session) -> EpochState:
         features = session.extract()
     with session.timed("labels"):
         labels = session.update_labels(*(side.f for side in features))
-        rows = [ops.cluster_centroids(side.f, y) for side, y in zip(features, labels, strict=True)]
+        counts = [int(y.max()) + 1 for y in labels]
+        sides = zip(features, session.to_device(labels), counts, strict=True)
+        with known_values():
+            rows = [ops.cluster_centroids(side.f, y, count) for side, y, count in sides]
     with session.timed("batches"):
-        batches = list(stage_one_batches(*(y.cpu() for y in labels), **session.batch_plan()))
+        batches = list(stage_one_batches(*labels, **session.batch_plan()))
     return EpochState(labels, _memories(session, rows), batches)
 
 

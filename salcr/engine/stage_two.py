@@ -8,21 +8,21 @@ import numpy as np
 import torch
 from torch import nn
 
-from salcr import ops
+from salcr import distributed, ops
 from salcr.data.records import NO_IDENTITY
 from salcr.data.samplers import stage_two_batches
-from salcr.distributed import world
 from salcr.engine.config import DAGI, Config
 from salcr.engine.network import product_precision
-from salcr.engine.pseudo_labels import majority_identities
+from salcr.engine.pseudo_labels import majority_identities, on_host
 from salcr.engine.session import EpochState, Session
 from salcr.engine.steps import Batch, Rows, optimise, share_of
 from salcr.models import Embedding, SALCRNetwork, TrainingFeatures
-from salcr.models.features import widened
+from salcr.models.features import to_device, widened
 from salcr.nn import ClusterMemory, contrast_sums, update_memories_
 from salcr.objectives import CrossLabels, GlobalObjective, PartObjective, PartQueries, RefinementObjective, associate
 from salcr.objectives.fgsal import ROWS as PART_ROWS
 from salcr.objectives.gpcr import refinement_losses
+from salcr.ops._checks import known_values
 
 
 def stage_two_epoch(session: Session, epoch: int) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def stage_two_epoch(session: Session, epoch: int) -> dict[str, Any]:
     state = _begin(session) if session.middle is None else _resume(session, session.middle)
     labels = CrossLabels(*state.labels)
     objective: StageTwoObjective = state.memories
-    step = functools.partial(stage_two_step, session, labels, objective)
+    step = functools.partial(stage_two_step, session, CrossLabels(*session.to_device(labels)), objective)
     orders = objective.orders(session.positions)
     unused = objective.unused(session.network)
     losses = session.run_steps(epoch, state, step, local_scaling=False, orders=orders, unused=unused)
@@ -55,7 +55,7 @@ def stage_two_step(
     queries = objective.queries(output, labels.of_batch(*share_of(batch.rows)))
     losses = objective.losses(output, queries)
     optimise(session.optimiser, total(losses))
-    if world() > 1:
+    if distributed.world() > 1:
         output = output.of_whole_batch()
         queries = objective.queries(output, labels.of_batch(*batch.rows))
     objective.update_(output, queries, batch.orders)
@@ -82,16 +82,21 @@ class StageTwoObjective(nn.Module):
     def build(
         cls, session: Session, features: tuple[Embedding, Embedding], clusters: tuple[torch.Tensor, torch.Tensor]
     ) -> "StageTwoObjective":
-        """Memories of clustered images, from the features ``[N, D]`` and clusters ``[N]`` (noise −1) of both sides."""
+        """Memories of clustered images, from the features ``[N, D]`` of both sides and their clusters.
+
+        These are ``[N]`` on the CPU, each from 0 to the largest has an image, and noise is −1.
+        """
         config, rows = session.config, {}
         for i, (side, y) in enumerate(zip(features, clusters, strict=True)):
-            kept = (y >= 0).nonzero()[:, 0]
-            whole, parts, y = side.f[kept], _part_features(side, kept, config.model.parts), y[kept]
+            kept, y, count = _clustered(y, side.f.device)
+            whole, parts = side.f[kept], _part_features(side, kept, config.model.parts)
             name = ("visible", "infrared")[i]
-            if config.dagi.enabled:
-                rows[f"dagi.{name}.rows"] = ops.cluster_centroids(whole, y)
-            if config.fgsal.enabled:
-                rows[f"fgsal.{name}_to_{name}.rows"] = torch.stack([ops.cluster_centroids(part, y) for part in parts])
+            with known_values():
+                centroids = functools.partial(ops.cluster_centroids, labels=y, num_clusters=count)
+                if config.dagi.enabled:
+                    rows[f"dagi.{name}.rows"] = centroids(whole)
+                if config.fgsal.enabled:
+                    rows[f"fgsal.{name}_to_{name}.rows"] = torch.stack([centroids(part) for part in parts])
             if config.gpcr.enabled:
                 rows |= {f"gpcr.{i}.whole.rows": whole, f"gpcr.{i}.parts.rows": parts}
         return cls.with_rows(config, rows)
@@ -174,16 +179,21 @@ def total(losses: dict[str, torch.Tensor]) -> torch.Tensor:
 def cross_labels(
     features: tuple[Embedding, Embedding], clusters: tuple[torch.Tensor, torch.Tensor], settings: DAGI
 ) -> CrossLabels:
-    """Labels of every image of both modalities, -1 for noise; see :func:`salcr.objectives.associate`."""
-    (f_v, f_r), (y_v, y_r) = (side.f for side in features), clusters
-    kept_v, kept_r = (y_v >= 0).nonzero()[:, 0], (y_r >= 0).nonzero()[:, 0]
+    """Labels of every image of both modalities on the CPU, -1 for noise; see :func:`salcr.objectives.associate`.
+
+    ``clusters`` are as :meth:`StageTwoObjective.build` has them.
+    """
+    given, counts = [], []
+    for side, y in zip(features, clusters, strict=True):
+        kept, labels, count = _clustered(y, side.f.device)
+        given += [side.f[kept], labels]
+        counts.append(count)
     options = dict(k=settings.k, association=settings.association, sinkhorn=settings.sinkhorn.model_dump())
-    found = associate(f_v[kept_v], y_v[kept_v], f_r[kept_r], y_r[kept_r], **options)
+    with known_values():
+        found = on_host(associate(*given, num_clusters=tuple(counts), **options))
+    sides = (y for y in clusters for _ in range(2))
     return CrossLabels(
-        *(
-            torch.full_like(y, -1).index_copy_(0, kept, labels)
-            for y, kept, labels in zip((y_v, y_v, y_r, y_r), (kept_v, kept_v, kept_r, kept_r), found, strict=True)
-        )
+        *(torch.full_like(y, -1).index_copy_(0, _rows(y), labels) for y, labels in zip(sides, found, strict=True))
     )
 
 
@@ -192,7 +202,7 @@ def cross_accuracy(labels: CrossLabels, visible_ids: np.ndarray, infrared_ids: n
 
     Images of unknown identity do not count; a direction is left out where a side has no known identity.
     """
-    own_v, to_r, own_r, to_v = (y.cpu().numpy() for y in labels)
+    own_v, to_r, own_r, to_v = (y.numpy() for y in labels)
     majority_v, majority_r = majority_identities(own_v, visible_ids), majority_identities(own_r, infrared_ids)
 
     found = {}
@@ -213,12 +223,11 @@ def _begin(session: Session) -> EpochState:
     with session.timed("labels"):
         clusters = session.update_labels(*(side.f for side in features))
     with session.timed("association"):
-        labels = CrossLabels(*session.of_first(lambda: cross_labels(features, clusters, session.config.dagi)))
         objective = StageTwoObjective.build(session, features, clusters)
+        labels = distributed.on_first(lambda: cross_labels(features, clusters, session.config.dagi))
     with session.timed("batches"):
         batches = stage_two_batches(
-            *(labels.visible.cpu(), labels.infrared_to_visible.cpu()),
-            *(labels.visible_to_infrared.cpu(), labels.infrared.cpu()),
+            *(labels.visible, labels.infrared_to_visible, labels.visible_to_infrared, labels.infrared),
             **session.batch_plan(),
         )
         return EpochState(labels, objective, list(batches))
@@ -229,7 +238,17 @@ def _resume(session: Session, middle: dict[str, Any]) -> EpochState:
         session.config, {name: rows.to(session.device) for name, rows in middle["memories"].items()}
     )
     objective.load_state_dict(middle["memories"])  # as they were: a unit row that is normalised again can change
-    return EpochState(tuple(y.to(session.device) for y in middle["labels"]), objective, middle["batches"])
+    return EpochState(middle["labels"], objective, middle["batches"])
+
+
+def _clustered(clusters: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """On ``device`` the rows of the images that are in a cluster, and theirs; and how many clusters there are."""
+    rows = _rows(clusters)
+    return to_device(rows, device), to_device(clusters[rows], device), int(clusters.max()) + 1
+
+
+def _rows(clusters: torch.Tensor) -> torch.Tensor:
+    return (clusters >= 0).nonzero()[:, 0]
 
 
 def _part_features(side: Embedding, rows: torch.Tensor, parts: int) -> torch.Tensor:

@@ -44,6 +44,7 @@ class LossWatch:
         self.rows: list[Rows] = []
         self.recent: float | None = None
         """Mean sum of the losses of the steps that were judged last."""
+        self._judged: list[torch.Tensor] = []  # of the host
         self._copied = 0
         self._coming: tuple[int, torch.Tensor, Callable[[], None] | None] | None = None
 
@@ -71,7 +72,7 @@ class LossWatch:
         if self._copied < len(self.values):
             self._look()
         self._judge()
-        means = torch.stack(self.values).mean(0).tolist()
+        means = torch.cat(self._judged).mean(0).tolist()
         return {name: round(mean, 5) for name, mean in zip(self.names, means, strict=True)}
 
     def so_far(self) -> dict[str, Any]:
@@ -82,6 +83,7 @@ class LossWatch:
         """Go on after the steps that :meth:`so_far` returned ``losses`` of; their batches are the first of ``rows``."""
         self.names, self.values = losses["names"], list(losses["values"].to(device))
         self.rows, self._copied = list(rows[: len(self.values)]), len(self.values)
+        self._judged = [losses["values"]]
 
     def _look(self) -> None:
         self._judge()
@@ -96,6 +98,7 @@ class LossWatch:
         (first, losses, wait), self._coming = self._coming, None
         if wait is not None:
             wait()
+        self._judged.append(losses)
         self.recent = float(losses.sum(1).mean())
         for step, values in enumerate(losses, first):
             if not torch.isfinite(values).all():
@@ -116,7 +119,12 @@ def begin_copy(x: torch.Tensor) -> tuple[torch.Tensor, Callable[[], None] | None
         return x, None
     host, arrived = x.to("cpu", non_blocking=True), torch.cuda.Event()  # pinned, since the copy is not waited for
     arrived.record(torch.cuda.current_stream(x.device))  # the current device can be another
-    return host, arrived.synchronize
+
+    def wait() -> None:
+        if not arrived.query():
+            arrived.synchronize()
+
+    return host, wait
 
 
 class Loaded(NamedTuple):

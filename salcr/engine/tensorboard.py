@@ -76,7 +76,7 @@ def clusters_sheet(images: np.ndarray, labels: torch.Tensor) -> np.ndarray:
         images: uint8 ``[N, H, W, 3]``.
         labels: ``[N]``, -1 for noise.
     """
-    y = labels.cpu().numpy()
+    y = labels.numpy()
     rows = [np.flatnonzero(y == cluster) for cluster in _evenly(np.unique(y[y >= 0]), CLUSTERS)]
     return _sheet([images[_evenly(members, MEMBERS)] for members in rows])
 

@@ -132,13 +132,11 @@ class Trainer(Session):
             with nullcontext() if self.profiler is None else self.profiler.epoch(stage, epoch, last=last):
                 metrics = (stage_one_epoch if stage == 1 else stage_two_epoch)(self, epoch)
         except EpochInterrupted as error:
-            self._check_network(epoch)
             logger.info("interrupted in epoch %d, step %d: writing a checkpoint", epoch, error.steps)
             self._save(epoch, middle=error.middle, steps=error.steps)
             distributed.on_first(self.writer.wait)
             self.signals.release()
         else:
-            self._check_network(epoch)
             record = {"epoch": epoch, "stage": stage, "lr": self.optimiser.param_groups[0]["lr"], **metrics}
             record["seconds"] = self.times
             with self.timed("checkpoint"):
@@ -210,23 +208,26 @@ class Trainer(Session):
         self.run.write_summary(summary)
         return summary
 
-    def _check_network(self, epoch: int) -> None:
-        """The watch over the losses does not see what the last step of an epoch did; a checkpoint must not keep it."""
-        state = self.network.state_dict()
-        finite = torch.stack([torch.isfinite(x).all() for x in state.values()]).tolist()  # one look at the device
-        bad = [name for name, is_finite in zip(state, finite, strict=True) if not is_finite]
-        if bad:
-            raise NonFiniteLoss(f"epoch {epoch}: its last step left NaN or Inf in {len(bad)} tensors, first {bad[0]}")
-
     def _save(
         self, epoch: int, *, record: dict[str, Any] | None = None, middle: dict[str, Any] | None = None, **steps: int
     ) -> None:
-        """Begin to write a checkpoint; that of the epoch before is on disk then."""
+        """Begin to write a checkpoint; that of the epoch before is on disk then.
+
+        Raises:
+            NonFiniteLoss: the network is not finite: the watch over the losses does not see what the last step did.
+        """
         folder, options = self.run.checkpoints, dict(last=self.config.checkpoints.keep.last, spared=self._spared())
 
         def begin() -> None:
             self.writer.wait()
-            state = snapshot(self._state(epoch, record, middle))
+            network = self.network.state_dict()
+            finite = torch.stack([torch.isfinite(x).all() for x in network.values()])
+            state, finite = snapshot((self._state(epoch, record, middle), finite))
+            bad = [name for name, is_finite in zip(network, finite.tolist(), strict=True) if not is_finite]
+            if bad:
+                raise NonFiniteLoss(
+                    f"epoch {epoch}: its last step left NaN or Inf in {len(bad)} tensors, first {bad[0]}"
+                )
             self.writer.call(lambda: checkpoint.save_epoch(folder, epoch, state, **options, **steps))
 
         distributed.on_first(begin)
@@ -253,7 +254,7 @@ class Trainer(Session):
             "optimiser": self.optimiser.state_dict(),
             "generator": self.generator.get_state(),
             "torch_random": torch.get_rng_state(),
-            "labels": None if self.labels is None else tuple(y.cpu() for y in self.labels),
+            "labels": self.labels,
             "results": self.results,
         }
 
@@ -273,7 +274,7 @@ class Trainer(Session):
         self.load_optimiser(state["optimiser"])
         self.generator.set_state(state["generator"])
         torch.set_rng_state(state["torch_random"])
-        self.labels = tuple(y.to(self.device) for y in state["labels"])
+        self.labels = state["labels"]
         self.results = state["results"]
         if self.middle is None and state["epoch"] not in written:
             self.unwritten = state.get("record")

@@ -59,7 +59,11 @@ def extract_features(
 def _on_device(images: np.ndarray | torch.Tensor, device: torch.device) -> torch.Tensor:
     if isinstance(images, torch.Tensor):
         return images
-    x = torch.from_numpy(np.array(images))
+    return to_device(torch.from_numpy(np.array(images)), device)
+
+
+def to_device(x: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """``x`` of the host on ``device``; nothing waits for the copy."""
     return (x.pin_memory() if device.type == "cuda" else x).to(device, non_blocking=True)
 
 

@@ -10,6 +10,7 @@ from salcr import ops
 from salcr.defaults import NEIGHBORS
 from salcr.nn import ClusterMemory, MemoryContrasts, MemoryUpdate, contrast_sum, update_memories_
 from salcr.objectives.association import Association, association_named
+from salcr.ops._checks import known_values
 
 
 class CrossLabels(NamedTuple):
@@ -47,6 +48,7 @@ def associate(
     k: int = NEIGHBORS,
     association: str = "ot",
     sinkhorn: Mapping[str, float] | None = None,
+    num_clusters: tuple[int, int] | None = None,
 ) -> CrossLabels:
     """Refined own labels and cross labels of an epoch's images.
 
@@ -62,6 +64,7 @@ def associate(
         association: name of a strategy: ``ot``, ``hungarian``, ``graph`` or one registered by
             :func:`salcr.objectives.register_association`.
         sinkhorn: options of :func:`salcr.ops.sinkhorn` for the strategy ``ot``; by default its own.
+        num_clusters: ``(K_v, K_r)``; by default the largest labels plus one.
 
     Raises:
         ValueError: an unknown strategy, or what the operators raise.
@@ -70,11 +73,13 @@ def associate(
     """
     strategy = association_named(association)
     visible, infrared = ops.propagate_features(visible, infrared, k=k)
-    centroids_v = ops.cluster_centroids(visible, visible_labels)
-    centroids_r = ops.cluster_centroids(infrared, infrared_labels)
+    count_v, count_r = num_clusters or (None, None)
+    centroids_v = ops.cluster_centroids(visible, visible_labels, count_v)
+    centroids_r = ops.cluster_centroids(infrared, infrared_labels, count_r)
     own_v, own_r = (visible @ centroids_v.mT).argmax(1), (infrared @ centroids_r.mT).argmax(1)
     state = Association(visible, infrared, own_v, own_r, centroids_v, centroids_r, sinkhorn or {})
-    v_to_r, r_to_v = strategy(state)
+    with known_values(False):  # it may be anyone's
+        v_to_r, r_to_v = strategy(state)
     return CrossLabels(own_v, v_to_r, own_r, r_to_v)
 
 

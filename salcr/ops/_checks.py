@@ -1,11 +1,32 @@
 """Argument checks shared by the operators. Each raises an error that names the argument and what it got."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import numpy as np
 import torch
 
 INT64_MAX = 2**63 - 1
+
+_known = ContextVar("values_are_known", default=False)
+
+
+@contextmanager
+def known_values(known: bool = True) -> Iterator[None]:
+    """Inside, values of arguments are known to be good, and no check looks at them: a look waits for the device.
+
+    With ``known=False`` checks look again. Those of shapes and types, which wait for nothing, are made anyway.
+    """
+    token = _known.set(known)
+    try:
+        yield
+    finally:
+        _known.reset(token)
+
+
+def values_are_known() -> bool:
+    return _known.get()
 
 
 def check_tensor(
@@ -37,6 +58,8 @@ def check_finite(name: str, x: torch.Tensor, first: int = 0) -> None:
 
     Synchronises with the device: for operators outside the training step only.
     """
+    if values_are_known():
+        return
     sums = x.flatten(1).sum(1, dtype=torch.promote_types(x.dtype, torch.float32))
     if torch.isfinite(sums).all():  # one pass, no copy; the sum of finite entries may overflow
         return
@@ -106,6 +129,8 @@ def check_values(name: str, x: torch.Tensor) -> None:
 
 def check_indices(name: str, x: torch.Tensor, low: int, high: int) -> None:
     """``low <= x < high`` everywhere. Synchronises with the device, once."""
+    if values_are_known():
+        return
     smallest, largest = torch.stack(x.aminmax()).tolist()
     if smallest < low or largest >= high:
         raise ValueError(f"{name} must be in [{low}, {high}), got {smallest} to {largest}")
@@ -113,14 +138,37 @@ def check_indices(name: str, x: torch.Tensor, low: int, high: int) -> None:
 
 def check_lengths(name: str, x: torch.Tensor, first: int = 0) -> None:
     """No row of ``x`` holds NaN or Inf or is too long to square, in float32 or wider. Synchronises as check_finite."""
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    longest = torch.finfo(dtype).max ** 0.5 / 2  # the squared distance of two such rows is finite
-    short = torch.linalg.vector_norm(x, dim=1, dtype=dtype) <= longest
-    if short.all():
+    check_all_lengths({name: x}, first)
+
+
+def check_all_lengths(rows: Mapping[str, torch.Tensor], first: int = 0) -> None:
+    """:func:`check_lengths` of several by their names. Synchronises with the device once."""
+    if values_are_known():
         return
-    check_finite(name, x, first)
-    row = first + int((~short).nonzero()[0])
-    raise ValueError(f"{name} has a norm above {longest:.3g}, whose square {dtype} cannot hold, first in row {row}")
+    short = [_are_short(x) for x in rows.values()]
+    if torch.stack([of_one.all() for of_one in short]).all():
+        return
+    for (name, x), of_one in zip(rows.items(), short, strict=True):
+        if of_one.all():
+            continue
+        check_finite(name, x, first)
+        row, dtype = first + int((~of_one).nonzero()[0]), _length_dtype(x)
+        longest = f"{_longest(dtype):.3g}"
+        raise ValueError(f"{name} has a norm above {longest}, whose square {dtype} cannot hold, first in row {row}")
+
+
+def _are_short(x: torch.Tensor) -> torch.Tensor:
+    dtype = _length_dtype(x)
+    return torch.linalg.vector_norm(x, dim=1, dtype=dtype) <= _longest(dtype)
+
+
+def _length_dtype(x: torch.Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def _longest(dtype: torch.dtype) -> float:
+    """The squared distance of two rows of this length is finite."""
+    return torch.finfo(dtype).max ** 0.5 / 2
 
 
 def check_written(name: str, x: torch.Tensor, other_name: str, other: torch.Tensor) -> None:

@@ -3,7 +3,7 @@
 import torch
 
 from salcr import reference
-from salcr.ops._checks import check_indices, check_integer, check_same, check_tensor, check_values
+from salcr.ops._checks import check_integer, check_same, check_tensor, check_values, values_are_known
 from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._register import register
 from salcr.ops.backends.cpp import centroids as _cpp
@@ -55,18 +55,26 @@ def cluster_centroids(
 
 
 def _centroids(features, labels, num_clusters, impl):
-    check_indices("labels", labels, -1, num_clusters)
-    first = min(num_clusters, len(labels) + 1)  # with more clusters than labels one of these has no member
-    empty = torch.ones(first + 1, dtype=torch.bool, device=labels.device)
-    empty[labels.clamp_max(first)] = False  # label -1 marks the extra last place
-    if empty[:first].any():
-        left = num_clusters - len(labels[labels >= 0].unique())
-        raise ValueError(
-            f"cluster {int(empty.nonzero()[0])} has no member ({left} of {num_clusters} clusters are empty)"
-        )
+    _check_members(labels, num_clusters)
     if num_clusters == 0:
         return features.new_empty(0, features.shape[1])
     return pick("cluster_centroids", impl, features)(features, labels, num_clusters)
+
+
+def _check_members(labels: torch.Tensor, num_clusters: int) -> None:
+    """Labels are from -1 to below ``num_clusters``, and each of these has one; synchronises with the device once."""
+    if values_are_known():
+        return
+    first = min(num_clusters, len(labels) + 1)  # with more clusters than labels one of these has no member
+    empty = torch.ones(first + 2, dtype=torch.bool, device=labels.device)
+    empty.index_fill_(0, labels.clamp(-1, first) + 1, False)  # the first place is noise's, the last of those too large
+    smallest, largest, some_empty = torch.stack([*labels.aminmax(), empty[1:-1].any().long()]).tolist()
+    if smallest < -1 or largest >= num_clusters:
+        raise ValueError(f"labels must be in [-1, {num_clusters}), got {smallest} to {largest}")
+    if some_empty:
+        left = num_clusters - len(labels[labels >= 0].unique())
+        at = int(empty[1:].nonzero()[0])
+        raise ValueError(f"cluster {at} has no member ({left} of {num_clusters} clusters are empty)")
 
 
 def _fake_centroids(features, labels, num_clusters, impl):

@@ -16,6 +16,7 @@ from salcr.ops._checks import (
     check_same,
     check_tensor,
     check_values,
+    known_values,
 )
 from salcr.ops._dispatch import add_backend, check_impl, pick, share_backends
 from salcr.ops._register import register
@@ -199,7 +200,8 @@ def _cluster(features, k1, k2, values, indices, eps, min_samples, impl):
     neighbors = None if values is None else (values, indices)
     graph = jaccard_graph(features, k1=k1, k2=k2, max_distance=eps, neighbors=neighbors, impl=impl)
     of_graph = "reference" if impl == "eager" else impl  # it has one form in plain Python
-    return dbscan(graph, eps=eps, min_samples=min_samples, impl=of_graph)
+    with known_values():  # of a graph made here
+        return dbscan(graph, eps=eps, min_samples=min_samples, impl=of_graph)
 
 
 def _fake_cluster(features, *others):

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from salcr import reference
-from salcr.ops._checks import check_integer, check_positive, check_values
+from salcr.ops._checks import check_integer, check_positive, check_values, values_are_known
 from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops.backends.cpp import dbscan as _cpp
 from salcr.ops.backends.triton import dbscan as _triton
@@ -60,21 +60,32 @@ def dbscan(distances: torch.Tensor, *, eps: float, min_samples: int = 4, impl: s
     distances = distances.detach()
     if distances.layout == torch.strided:
         distances = distances.resolve_neg()
-    else:
-        _check_places(distances)
-    if (distances if distances.layout == torch.strided else distances.values()).isnan().any():
-        raise ValueError("distances contains NaN")
+    if not values_are_known():
+        _check_distances(distances)
     eps = float(np.float32(min(eps, float(np.finfo(np.float32).max))))
     return pick("dbscan", impl, distances)(distances, eps=eps, min_samples=min_samples)
 
 
-def _check_places(distances: torch.Tensor) -> None:
-    """The pointers and columns of a CSR matrix, which torch does not look at unless it is asked to."""
-    pointers, columns, count = distances.crow_indices(), distances.col_indices(), len(distances)
-    if pointers[0] != 0 or pointers[-1] != len(columns) or (pointers.diff() < 0).any():
-        raise ValueError("distances has row pointers that do not ascend from 0 to the number of its entries")
-    if len(columns) and (columns.min() < 0 or columns.max() >= count):
-        raise ValueError(f"distances has columns outside [0, {count}): {int(columns.min())} to {int(columns.max())}")
+def _check_distances(distances: torch.Tensor) -> None:
+    """No NaN, and of a CSR matrix pointers and columns, which torch does not look at unless it is asked to.
+
+    Synchronises with the device once.
+    """
+    if distances.layout == torch.strided:
+        has_nan = distances.isnan().any()
+    else:
+        pointers, columns, count = distances.crow_indices(), distances.col_indices(), len(distances)
+        ascend = (pointers[0] == 0) & (pointers[-1] == len(columns)) & (pointers.diff() >= 0).all()
+        inside = ((columns >= 0) & (columns < count)).all()
+        ascend, inside, has_nan = torch.stack([ascend, inside, distances.values().isnan().any()]).tolist()
+        if not ascend:
+            raise ValueError("distances has row pointers that do not ascend from 0 to the number of its entries")
+        if not inside:
+            raise ValueError(
+                f"distances has columns outside [0, {count}): {int(columns.min())} to {int(columns.max())}"
+            )
+    if has_nan:
+        raise ValueError("distances contains NaN")
 
 
 add_backend("dbscan", "cpp", _cpp.dbscan)

@@ -71,7 +71,6 @@ def sinkhorn(
 
 
 def _sinkhorn(cost, lam, tol, max_iter, check_every, impl):
-    check_finite("cost", cost.flatten(0, -2))
     cost = cost.to(_plan_dtype(cost))
     _check_range(cost, lam)
     function = pick("sinkhorn", impl, cost)
@@ -79,10 +78,14 @@ def _sinkhorn(cost, lam, tol, max_iter, check_every, impl):
 
 
 def _check_range(cost: torch.Tensor, lam: float) -> None:
-    """The exponents of every row, relative to its largest, are known to better than a whole number."""
+    """Costs are finite, and the exponents of every row, relative to its largest, known to better than a whole number.
+
+    Synchronises with the device once.
+    """
     limits, (smallest, largest) = torch.finfo(cost.dtype), (x.double() for x in torch.aminmax(cost, dim=-1))
-    row = float((largest - smallest).max())
+    row = float((largest - smallest).max())  # not finite where a cost is not
     if not (max(row, lam) <= limits.max and lam * row <= 1 / limits.eps):
+        check_finite("cost", cost.flatten(0, -2))
         raise ValueError(
             f"lam={lam:.3g} times a row of cost that ranges over {row:.3g} leaves {cost.dtype} no digit of the plan"
         )

@@ -50,21 +50,26 @@ def pairs_by_hand(labels, identities):
     return ari, 2 * (h_l + h_i - entropy(joint)) / (h_l + h_i)
 
 
+def labels_of(name, features, settings, previous):
+    (labels,) = pseudo_labels({name: features}, settings, None if previous is None else [previous])
+    return labels
+
+
 def test_labels_are_dbscan_on_jaccard_distances(generator):
     features = groups(generator, [9, 7, 12, 1, 1])
     expected = DBSCAN(eps=0.6, min_samples=4, metric="precomputed").fit_predict(
         ops.jaccard_distance(features, k1=8, k2=3).double().numpy()
     )
-    labels = pseudo_labels("visible", features, SETTINGS, None)
+    labels = labels_of("visible", features, SETTINGS, None)
     assert labels.dtype == torch.int64
     assert labels.tolist() == expected.tolist()
     assert labels.max() >= 2
-    again = pseudo_labels("visible", features, SETTINGS, torch.zeros(30, dtype=torch.int64))
+    again = labels_of("visible", features, SETTINGS, torch.zeros(30, dtype=torch.int64))
     assert torch.equal(again, labels)  # what was before does not matter where clustering works
 
 
 def test_two_clusters_are_enough(generator):
-    assert pseudo_labels("visible", groups(generator, [6, 6]), SETTINGS, None).max() == 1
+    assert labels_of("visible", groups(generator, [6, 6]), SETTINGS, None).max() == 1
 
 
 @pytest.mark.parametrize(
@@ -82,7 +87,7 @@ def test_two_clusters_are_enough(generator):
 def test_too_few_clusters(generator, caplog, make, settings, found):
     features = make(generator)
     with pytest.raises(ClusteringError) as caught:
-        pseudo_labels("infrared", features, settings, None)
+        labels_of("infrared", features, settings, None)
     message = str(caught.value)
     assert f"the infrared images make {found} clusters of at least {settings.min_samples} at eps {settings.eps}" in (
         message
@@ -96,7 +101,7 @@ def test_too_few_clusters(generator, caplog, make, settings, found):
 
     previous = torch.arange(len(features)) % 3 - 1
     with caplog.at_level(logging.WARNING, logger="salcr"):
-        kept = pseudo_labels("infrared", features, settings, previous)
+        kept = labels_of("infrared", features, settings, previous)
     assert torch.equal(kept, previous)
     (record,) = caplog.records
     assert f"infrared: {found} clusters at eps {settings.eps:g}, keeping" in record.getMessage()
@@ -107,16 +112,19 @@ def test_the_quantiles_are_those_of_the_distances(generator):
     distances = ops.jaccard_distance(features, k1=8, k2=1).numpy()
     near = distances[(distances > 0) & (distances <= 0.999)]
     with pytest.raises(ClusteringError) as caught:
-        pseudo_labels("visible", features, STRICT, None)
+        labels_of("visible", features, STRICT, None)
     for level, value in re.findall(r"(\d+)%: ([\d.]+)", str(caught.value)):
         assert float(value) == pytest.approx(np.quantile(near, int(level) / 100), abs=1e-3)
 
 
-def test_features_with_nan_are_an_error(generator):
-    features = groups(generator, [6, 6])
-    features[3, 2] = math.nan
-    with pytest.raises(ValueError, match="features has NaN or Inf, first in row 3"):
-        pseudo_labels("visible", features, SETTINGS, torch.zeros(12, dtype=torch.int64))
+def test_each_modality_has_its_own(generator, caplog):
+    """What is too few in one leaves the other's alone."""
+    enough, few = groups(generator, [6, 9]), single(generator)
+    before = torch.arange(15) % 3 - 1, torch.arange(9) % 3 - 1
+    visible, infrared = pseudo_labels({"visible": enough, "infrared": few}, SETTINGS, before)
+    assert torch.equal(visible, labels_of("visible", enough, SETTINGS, None)) and torch.equal(infrared, before[1])
+    with pytest.raises(ClusteringError, match="the infrared images make 1 clusters"):
+        pseudo_labels({"visible": enough, "infrared": few}, SETTINGS, None)
 
 
 def test_label_metrics_by_hand():

@@ -1,5 +1,7 @@
 """One step of either stage from its parts: what is drawn, what the memories hold and how they are updated."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -262,6 +264,21 @@ def test_the_transports_options_reach_the_operator(generator, monkeypatch):
     chosen = dict(lam=2.0, tol=0.5, max_iter=7)
     cross_labels(*random_sides(generator), DAGI(k=5, sinkhorn=chosen))
     assert seen == [chosen, chosen]
+
+
+def test_features_with_nan_are_an_error(tree, tmp_path, monkeypatch):
+    """What follows takes them as good."""
+    extract = session_module.extract_features
+
+    def poisoned(*arguments, infrared, **options):
+        found = extract(*arguments, infrared=infrared, **options)
+        found.f[3, 2] = math.nan if infrared else 0
+        return found
+
+    monkeypatch.setattr(session_module, "extract_features", poisoned)
+    trainer = Trainer(load_config(overrides=tiny(tree)), RunFolder(tmp_path))
+    with pytest.raises(ValueError, match="infrared features has NaN or Inf, first in row 3"):
+        trainer.extract()
 
 
 def test_cross_accuracy_by_hand():

@@ -70,16 +70,18 @@ def test_losses_that_arrive_late_are_judged_a_look_later(monkeypatch, bad):
     assert waited == looks[: 3 if bad is None else bad // CHECK_EVERY + 1]
 
 
-def test_a_copy_is_waited_for_on_the_device_that_makes_it(monkeypatch):
-    """Which need not be the current one: an event on another would be over at once."""
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_copy_is_waited_for_on_the_device_that_makes_it(monkeypatch, is_there):
+    """Which need not be the current one: an event on another would be over at once. And only if it is not over."""
     device, calls = torch.device("cuda", 1), []
     x = SimpleNamespace(device=device, to=lambda *to, **how: calls.append((*to, how)) or "copy")
-    event = SimpleNamespace(record=calls.append, synchronize=lambda: calls.append("waited"))
+    waited = [] if is_there else ["waited"]
+    event = SimpleNamespace(record=calls.append, query=lambda: is_there, synchronize=lambda: calls.append("waited"))
     monkeypatch.setattr(torch.cuda, "Event", lambda: event)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: f"stream of {device}")
     host, wait = steps.begin_copy(x)
     wait()
-    assert host == "copy" and calls == [("cpu", dict(non_blocking=True)), "stream of cuda:1", "waited"]
+    assert host == "copy" and calls == [("cpu", dict(non_blocking=True)), "stream of cuda:1", *waited]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
+import numpy as np
+import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -50,6 +52,14 @@ class Resources(NamedTuple):
     shared: int
     ptx: str
     cubin: bytes
+
+
+def require_interpreter() -> None:
+    """Skip where Triton cannot interpret its kernels."""
+    triton = pytest.importorskip("triton")
+    if triton.__version__.startswith("3.6.") and np.lib.NumpyVersion(np.__version__) >= "2.4.0":
+        reason = f"the interpreter of Triton {triton.__version__} fails with NumPy 2.4 and newer, here {np.__version__}"
+        pytest.skip(reason, allow_module_level=True)
 
 
 def interpret(*modules: Path) -> None:

@@ -2,15 +2,11 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from tests.kernels.lanes import interpret
+from tests.kernels.lanes import interpret, require_interpreter
 
-triton = pytest.importorskip("triton")
-if triton.__version__.startswith("3.6.") and np.lib.NumpyVersion(np.__version__) >= "2.4.0":
-    reason = f"the interpreter of Triton {triton.__version__} fails with NumPy 2.4 and newer, here {np.__version__}"
-    pytest.skip(reason, allow_module_level=True)
+require_interpreter()
 
 
 @pytest.mark.long

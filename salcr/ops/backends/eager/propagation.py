@@ -5,6 +5,7 @@ those of the blocks before. One more than k entries are looked for; where the la
 tie, and that image is computed from whole rows. Which images these are is all that the host learns.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -27,24 +28,35 @@ def propagate_features(
     visible: torch.Tensor, infrared: torch.Tensor, *, k: int = NEIGHBORS
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See :func:`salcr.ops.propagate_features`."""
-    visible, infrared = F.normalize(visible, dim=1), F.normalize(infrared, dim=1)
-    across = _across(visible, infrared, k)
-    return (
-        mean_of_neighbours(visible, infrared, _within(visible, k), across[0], k),
-        mean_of_neighbours(infrared, visible, _within(infrared, k), across[1], k),
-    )
+    sides = F.normalize(visible, dim=1), F.normalize(infrared, dim=1)
+    return means_of_neighbours(sides, [_within(side, k) for side in sides], _across(*sides, k), k)
 
 
-def mean_of_neighbours(
-    own: torch.Tensor, other: torch.Tensor, within: Largest, across: Largest, k: int
-) -> torch.Tensor:
-    """New features of ``own``, unit rows, from the ``k + 1`` largest products of each ``within`` and ``across``."""
-    total = _weighted(within, own, k) + _weighted(across, other, k)
-    out = F.normalize(torch.where(total.any(1, keepdim=True), total, own), dim=1)
-    given_up = (_tied(within, k) | _tied(across, k)).nonzero()[:, 0]
-    if len(given_up):
-        out[given_up] = propagate_rows(own[given_up], own, other, k)
-    return out
+def means_of_neighbours(
+    sides: tuple[torch.Tensor, torch.Tensor],
+    within: Sequence[Largest],
+    across: Sequence[Largest],
+    k: int,
+    left_out: Sequence[torch.Tensor] = (),
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """New features of both ``sides``, unit rows, from the ``k + 1`` largest products ``within`` and ``across`` them.
+
+    ``left_out [N]`` says of each side's images which have no products; their columns are rows like any other.
+    """
+    means = []
+    for own, other, near, far in zip(sides, reversed(sides), within, across, strict=True):
+        total = _weighted(near, own, k) + _weighted(far, other, k)
+        means.append(F.normalize(torch.where(total.any(1, keepdim=True), total, own), dim=1))
+    given_up = torch.cat([_tied(near, k) | _tied(far, k) for near, far in zip(within, across, strict=True)])
+    if left_out:
+        given_up |= torch.cat(left_out)
+    rows, count = given_up.nonzero()[:, 0], len(sides[0])  # of both sides: the host waits once
+    if len(rows):
+        of_each = rows[rows < count], rows[rows >= count] - count
+        for own, other, mean, some in zip(sides, reversed(sides), means, of_each, strict=True):
+            if len(some):
+                mean[some] = propagate_rows(own[some], own, other, k)
+    return means[0], means[1]
 
 
 def propagate_rows(rows: torch.Tensor, own: torch.Tensor, other: torch.Tensor, k: int) -> torch.Tensor:

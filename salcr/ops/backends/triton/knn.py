@@ -31,28 +31,31 @@ def search(
         queries, database: float32, contiguous; the same tensor where
             ``exclude_self``, which leaves every row out of its own search and puts it first in its list.
     """
+    scores, indices, left_out = search_most(queries, database, k, exclude_self, metric)
+    fill(left_out.nonzero().squeeze(1), scores, indices, queries, database, exclude_self, metric)
+    return scores, indices
+
+
+def search_most(
+    queries: torch.Tensor, database: torch.Tensor, k: int, exclude_self: bool, metric: str = "cosine"
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """:func:`search` without its wait: also ``[Q]``, which rows the kernels left out. Nothing is written there."""
     from salcr.kernels import knn as kernels
 
-    count = len(queries)
+    count, wanted = len(queries), k - exclude_self
     scores, indices = queries.new_empty(count, k), torch.empty(count, k, dtype=torch.int64, device=queries.device)
     if exclude_self:
         scores[:, 0] = torch.linalg.vector_norm(queries, dim=1).square() if metric == "cosine" else 0
         indices[:, 0] = torch.arange(count, device=queries.device)
-    wanted = k - exclude_self
-    if wanted == 0:
-        return scores, indices
-    if k < len(database) and wanted <= kernels.MAX_K:
-        missing = kernels.search(
-            queries,
-            database,
-            wanted,
-            scores[:, exclude_self:],
-            indices[:, exclude_self:],
-            exclude_self=exclude_self,
-            sqeuclidean=metric != "cosine",
-        )
-        rows = missing.nonzero().squeeze(1)
-    else:
-        rows = torch.arange(count, device=queries.device)
-    fill(rows, scores, indices, queries, database, exclude_self, metric)
-    return scores, indices
+    if not (0 < wanted <= kernels.MAX_K and k < len(database)):
+        return scores, indices, torch.full((count,), wanted > 0, device=queries.device)
+    left_out = kernels.search(
+        queries,
+        database,
+        wanted,
+        scores[:, exclude_self:],
+        indices[:, exclude_self:],
+        exclude_self=exclude_self,
+        sqeuclidean=metric != "cosine",
+    )
+    return scores, indices, left_out
