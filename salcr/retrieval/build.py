@@ -125,7 +125,7 @@ def _open(folder: Path, wanted: Manifest, append: bool) -> Storage:
     """The index in ``folder``, where it is one that can be gone on with, or a new one."""
     if not Storage.exists(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        if any(not path.name.startswith(".") for path in folder.iterdir()):
+        if not Storage.is_free(folder, wanted):
             raise FileExistsError(f"{folder} holds other files: an index has a folder of its own")
         with locked(folder):
             return Storage.create(folder, wanted)

@@ -89,6 +89,15 @@ class Storage:
         return (Path(folder) / MANIFEST).exists()
 
     @staticmethod
+    def is_free(folder: Path, manifest: Manifest) -> bool:
+        """Whether ``folder`` holds nothing but hidden files and what a :meth:`create` that was cut off has left."""
+        empty = {PATHS: b"", **_headers(manifest)}
+        return all(
+            path.name.startswith(".") or (path.name in empty and path.stat().st_size <= len(empty[path.name]))
+            for path in folder.iterdir()
+        )
+
+    @staticmethod
     def create(folder: Path, manifest: Manifest) -> "Storage":
         """An empty index."""
         for name, header in _headers(manifest).items():
@@ -142,9 +151,11 @@ class Storage:
 
         Raises:
             ValueError: as :meth:`verify`.
-            OSError: the files cannot be written, or another process writes to the index.
+            OSError: the files cannot be written, or another process writes to the index, or has since it was opened.
         """
         with locked(self.folder):
+            if _read_manifest(self.folder / MANIFEST) != self.manifest:  # what that one wrote would be cut off
+                raise BlockingIOError(f"another process has written to the index {self.folder} in the meantime")
             self.verify()
             writer = Writer(self.folder, self.manifest)
             try:

@@ -14,7 +14,7 @@ from PIL import Image
 from salcr import ops
 from salcr.models.checkpoints import load_trained
 from salcr.models.features import extract_features
-from salcr.retrieval import Index, Summary, build, build_index, images
+from salcr.retrieval import Index, Summary, build, build_index, images, storage
 from salcr.retrieval.export import export_network
 from salcr.retrieval.images import decode_batches, find_images
 from tests import forked
@@ -114,6 +114,32 @@ def test_an_index_whose_process_is_killed_is_gone_on_with(pictures, checkpoint, 
     assert (again.added, again.known) == (6, 6)
     build_index([pictures], checkpoint, tmp_path / "whole", batch=3, **CPU)
     assert_same(tmp_path / "index", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("written", range(1, 4))  # of the files that an index begins with
+def test_an_index_begun_on_a_full_disk_is_gone_on_with(pictures, checkpoint, tmp_path, monkeypatch, written):
+    write, calls = storage.write_atomically, []
+
+    def full(*arguments):
+        calls.append(arguments)
+        if len(calls) > written:
+            raise OSError(28, "No space left on device")
+        write(*arguments)
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
+        patched.setattr(storage, "write_atomically", full)
+        build_index([pictures], checkpoint, tmp_path / "index", **CPU)
+    assert build_index([pictures], checkpoint, tmp_path / "index", **CPU).added == 2 * PEOPLE
+    Index.open(tmp_path / "index").verify()
+
+
+def test_files_of_others_are_left_alone(pictures, checkpoint, tmp_path):
+    """Also under the names that an index uses."""
+    np.save(tmp_path / "features.npy", np.ones((3, 256), np.float16))
+    before = (tmp_path / "features.npy").read_bytes()
+    with pytest.raises(FileExistsError, match="an index has a folder of its own"):
+        build_index([pictures], checkpoint, tmp_path, **CPU)
+    assert (tmp_path / "features.npy").read_bytes() == before
 
 
 def test_new_files_are_appended_when_asked(pictures, checkpoint, tmp_path):

@@ -130,6 +130,16 @@ def test_one_process_writes_at_a_time(tmp_path):
         index.writing().__enter__()
 
 
+def test_what_another_process_wrote_since_an_index_was_opened_is_not_cut_off(tmp_path):
+    opened = filled(tmp_path / "index")
+    with Storage(tmp_path / "index").writing() as writer:
+        writer.add(*rows(5, 8))
+        writer.commit(complete=True)
+    with pytest.raises(BlockingIOError, match="another process has written to the index"):
+        opened.writing().__enter__()
+    assert_holds(Storage(tmp_path / "index"), 8)
+
+
 @pytest.mark.parametrize("name", [FEATURES, INFRARED, PATHS])
 def test_files_that_are_short_or_changed_are_named(tmp_path, name):
     filled(tmp_path / "index")
