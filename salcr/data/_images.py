@@ -67,6 +67,13 @@ def read_with_depth(path: Path) -> tuple["Image", bool]:
         return (_scale if wide else _to_rgb)(image), wide
 
 
+def read_resized(path: Path, height: int, width: int) -> np.ndarray:
+    """:func:`read_image` at another size, uint8 ``[H, W, 3]``; shrinking averages over all source pixels."""
+    from PIL import Image
+
+    return np.asarray(read_image(path).resize((width, height), Image.Resampling.BILINEAR))
+
+
 def map_images(
     function: Callable[[Path], Any], root: Path, paths: Sequence[str], progress: Progress | None = None
 ) -> Generator[tuple[str, Any, Exception | None], None, None]:

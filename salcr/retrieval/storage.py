@@ -164,10 +164,7 @@ class Storage:
                 writer.close()
 
     def _checksum(self, name: str, length: int) -> int:
-        checksum = 0
-        for piece in _pieces(self.folder / name, len(self._headers[name]), length):
-            checksum = zlib.crc32(piece, checksum)
-        return checksum
+        return file_checksum(self.folder / name, len(self._headers[name]), length)
 
     def _decode(self, row: int, line: bytes) -> str:
         try:
@@ -263,7 +260,7 @@ class Writer:
         for name, header in _headers(self.manifest).items():
             self._attempt(name, lambda file, header=header: _rewrite_header(file, header))
         for name in self._files:
-            self._attempt(name, _flush)
+            self._attempt(name, sync)
         _write_manifest(self.folder, self.manifest)
         self.committed = self.manifest
 
@@ -289,6 +286,20 @@ def locked(folder: Path) -> Iterator[None]:
         raise BlockingIOError(f"another process writes to the index {folder}") from None
     with acquired:
         yield
+
+
+def file_checksum(path: Path, start: int, length: int) -> int:
+    """CRC-32 of ``length`` bytes of a file from ``start`` on, or of those that it has."""
+    found = 0
+    for piece in _pieces(path, start, length):
+        found = zlib.crc32(piece, found)
+    return found
+
+
+def sync(file: BinaryIO) -> None:
+    """What was written is on the disk."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _read_manifest(path: Path) -> Manifest:
@@ -341,11 +352,6 @@ def _rewrite_header(file: BinaryIO, header: bytes) -> None:
     file.seek(0)
     file.write(header)
     file.seek(0, os.SEEK_END)
-
-
-def _flush(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def _pieces(path: Path, start: int, length: int) -> Iterator[bytes]:

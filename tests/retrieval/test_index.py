@@ -3,6 +3,7 @@ import os
 import re
 import shutil
 import signal
+import threading
 import time
 
 import numpy as np
@@ -320,10 +321,18 @@ def test_checkpoints_without_their_settings(pictures, tmp_path, config, message)
     assert str(tmp_path / "c.pt") in str(caught.value)
 
 
+def test_colours_are_looked_at_on_the_threads_that_decode(pictures, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    both = threading.Barrier(2, timeout=30)  # which one thread alone would wait for in vain
+    monkeypatch.setattr(images, "is_infrared", lambda *_: both.wait() >= 0)
+    (batch,) = decode_batches(find_images([pictures])[0], height=8, width=4, modality="auto", batch=100)
+    assert not batch.bad and len(batch.infrared) == 2 * PEOPLE
+
+
 def test_the_next_batch_is_decoded_while_one_is_used(pictures, monkeypatch):
     paths, _ = find_images([pictures])
-    begun, read = [], images.read_image
-    monkeypatch.setattr(images, "read_image", lambda path: begun.append(path) or read(path))
+    begun, read = [], images.read_resized
+    monkeypatch.setattr(images, "read_resized", lambda path, *size: begun.append(path) or read(path, *size))
     batches = decode_batches(paths, height=8, width=4, modality="auto", batch=2)
     first = next(batches)
     assert first.paths == paths[:2] and first.pixels.shape == (2, 8, 4, 3)

@@ -84,7 +84,7 @@ def test_a_process_killed_in_a_commit_leaves_what_was_there(tmp_path, step, monk
         return call
 
     def commit():
-        for name in ("_rewrite_header", "_flush", "write_atomically"):
+        for name in ("_rewrite_header", "sync", "write_atomically"):
             monkeypatch.setattr(storage, name, killing(getattr(storage, name)))
         with Storage(tmp_path / "index").writing() as writer:
             writer.add(*rows(5, 9))
@@ -118,7 +118,7 @@ def test_a_full_disk_is_an_error_that_names_the_file(tmp_path, monkeypatch):
 
     with Storage(tmp_path / "index").writing() as writer:
         writer.add(*rows(5, 6))
-        monkeypatch.setattr(storage, "_flush", full)
+        monkeypatch.setattr(storage, "sync", full)
         with pytest.raises(OSError, match=r"cannot write the file: No space left on device: '.*paths\.jsonl'"):
             writer.commit(complete=True)
     assert_holds(Storage(tmp_path / "index"), 5)
