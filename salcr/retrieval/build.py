@@ -100,7 +100,7 @@ def build_index(
     known = set(storage.paths())
     new = [path for path in found if path not in known]
     if known:
-        logger.info("%s has %d images, %d are new", folder, len(known), len(new))
+        logger.info("%s: images that it has: %d, new ones: %d", folder, len(known), len(new))
     added = infrared = bad = 0
     place = next(trained.network.parameters()).device
     size = dict(height=trained.height, width=trained.width)
@@ -137,7 +137,7 @@ def _open(folder: Path, wanted: Manifest, append: bool) -> Storage:
             raise ValueError(f"{folder} was begun with {name} {has}, not {asked}: make another index")
     if storage.manifest.complete and not append:
         raise FileExistsError(
-            f"{folder} holds a finished index of {storage.manifest.rows} images: --append adds those it does not have"
+            f"{folder} holds a finished index (images: {storage.manifest.rows}): --append adds those it does not have"
         )
     return storage
 

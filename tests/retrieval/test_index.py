@@ -147,7 +147,7 @@ def test_new_files_are_appended_when_asked(pictures, checkpoint, tmp_path):
     out = tmp_path / "index"
     build_index([pictures / "day", pictures / "day/p1/a.png"], checkpoint, out, **CPU)
     assert len(Index.open(out)) == PEOPLE
-    with pytest.raises(FileExistsError, match=f"finished index of {PEOPLE} images: --append adds"):
+    with pytest.raises(FileExistsError, match=rf"finished index \(images: {PEOPLE}\): --append adds"):
         build_index([pictures], checkpoint, out, **CPU)
     assert build_index([pictures], checkpoint, out, append=True, **CPU).added == PEOPLE
     assert build_index([pictures], checkpoint, out, append=True, **CPU).added == 0
