@@ -285,6 +285,8 @@ def locked(folder: Path) -> Iterator[None]:
     except Timeout:
         raise BlockingIOError(f"another process writes to the index {folder}") from None
     with acquired:
+        for left in folder.glob(".*.part"):  # by a process that was killed
+            left.unlink()
         yield
 
 

@@ -69,6 +69,16 @@ def test_what_was_not_committed_does_not_count_and_is_cut_off(tmp_path):
     assert_holds(index, 5)  # one that was opened before
 
 
+def test_temporary_files_of_killed_processes_go_with_the_next_writing(tmp_path):
+    filled(tmp_path / "index")
+    for name in (".manifest.json.123.part", ".cells.faiss.part"):
+        (tmp_path / "index" / name).write_bytes(b"half")
+    assert_holds(Storage(tmp_path / "index"), 5)
+    assert len(list((tmp_path / "index").glob(".*.part"))) == 2  # a reader removes nothing
+    with Storage(tmp_path / "index").writing():
+        assert not list((tmp_path / "index").glob(".*.part"))
+
+
 @pytest.mark.parametrize("step", range(1, 7))  # two headers, three files flushed, the manifest
 def test_a_process_killed_in_a_commit_leaves_what_was_there(tmp_path, step, monkeypatch):
     filled(tmp_path / "index")
