@@ -242,8 +242,10 @@ def synth(
 ) -> None:
     """Render pedestrians into one of the data sets' layouts."""
     from salcr.data.synthetic import write_dataset
+    from salcr.engine.images import counting
 
-    write_dataset(layout, out, ids=ids, images_per_camera=images_per_camera, seed=seed)
+    with counting("rendering images") as progress:
+        write_dataset(layout, out, ids=ids, images_per_camera=images_per_camera, seed=seed, progress=progress)
     typer.echo(f"{layout} layout: {out}")
 
 

@@ -289,10 +289,11 @@ def test_check_data_of_nothing(salcr, tmp_path):
     assert_one_line(salcr("check-data", "--dataset", "market", "--root", tmp_path), "sysu, regdb, llcm", "'market'")
 
 
-def test_a_folder_of_your_own(salcr, tmp_path):
+def test_a_folder_of_your_own(salcr, tmp_path, caplog):
     root = tmp_path / "images"
-    code, out, _ = salcr("synth", "--layout", "folder", "--out", root, "--ids", 3, "--images-per-camera", 1)
-    assert code == 0 and out == f"folder layout: {root}\n"
+    with caplog.at_level(logging.INFO, logger="salcr"):
+        code, out, _ = salcr("synth", "--layout", "folder", "--out", root, "--ids", 3, "--images-per-camera", 1)
+    assert code == 0 and out == f"folder layout: {root}\n" and caplog.messages == ["rendering images: 12"]
     code, out, _ = salcr("check-data", "--dataset", "folder", "--root", root)
     assert code == 0 and re.fullmatch(r"note: 2 train identities, 4 visible train images, .*\nno problems\n", out)
     for part in ("infrared", "query"):
