@@ -45,12 +45,12 @@ def find_images(places: Sequence[str | Path]) -> tuple[list[str], list[str]]:
     found: dict[str, None] = {}
     others: dict[str, None] = {}
     for place in places:
-        path = Path(os.path.abspath(place))
-        if not path.is_dir():
-            path.stat()
-            found[str(path)] = None
+        path = os.path.abspath(place)
+        if not os.path.isdir(path):
+            os.stat(path)
+            found[path] = None
             continue
-        for file in sorted(map(str, files_below(path))):
+        for file in sorted(files_below(path)):
             (found if is_image(file) else others)[file] = None
     return list(found), [path for path in others if path not in found]
 
