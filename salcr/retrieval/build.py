@@ -131,10 +131,10 @@ def _open(folder: Path, wanted: Manifest, append: bool) -> Storage:
             return Storage.create(folder, wanted)
     storage = Storage(folder)
     check_network(storage, wanted.network)
-    for name in ("modality", "dtype"):
+    for name in ("modality", "dtype", "height", "width"):
         has, asked = getattr(storage.manifest, name), getattr(wanted, name)
         if has != asked:
-            raise ValueError(f"{folder} was begun with {name} {has}, not {asked}: make another index")
+            raise ValueError(f"{folder} was begun with {name} {has}, not {asked}: give the same or make another index")
     if storage.manifest.complete and not append:
         raise FileExistsError(
             f"{folder} holds a finished index (images: {storage.manifest.rows}): --append adds those it does not have"

@@ -299,8 +299,15 @@ def test_what_an_index_cannot_be_made_of(pictures, checkpoint, tmp_path):
         build_index([pictures], checkpoint, pictures)
     assert not out.exists()
     build_index([pictures / "day"], checkpoint, out, **CPU)
-    with pytest.raises(ValueError, match="was begun with dtype float16, not float32"):
-        build_index([pictures], checkpoint, out, dtype="float32", append=True, **CPU)
+    for option, message in (
+        (dict(dtype="float32"), "dtype float16, not float32"),
+        (dict(modality="visible"), "modality auto, not visible"),
+        (dict(height=48), f"height {HEIGHT}, not 48"),
+        (dict(width=24), f"width {WIDTH}, not 24"),
+    ):
+        with pytest.raises(ValueError, match=f"was begun with {message}: give the same or make another index"):
+            build_index([pictures], checkpoint, out, append=True, **option, **CPU)
+    assert len(Index.open(out)) == PEOPLE
 
 
 @pytest.mark.parametrize(
