@@ -16,7 +16,7 @@ import numpy as np
 from salcr.data._images import Progress, describe, map_images, name_some, read_resized
 from salcr.data.records import Records
 
-FORMAT = "2 RGB bilinear"  # what the pixels of a file depend on besides the source
+FORMAT = "3 RGB bilinear"  # what the pixels of a file depend on besides the source
 STALE_SECONDS = 3600
 CHUNK = 2**24  # bytes read at a time
 CRC_BYTES = 4
