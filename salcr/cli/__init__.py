@@ -49,8 +49,9 @@ SettingsOf = Annotated[
 def main() -> None:
     """Entry point: known failures end as one line on stderr and exit code 1, anything else as a traceback."""
     lines = logging.StreamHandler()
-    lines.addFilter(_is_ours_or_a_warning)
-    logging.basicConfig(format="%(message)s", level=logging.INFO, handlers=[lines])
+    lines.addFilter(lambda record: _is_ours(record) or record.levelno >= logging.WARNING)
+    lines.setFormatter(_Lines())
+    logging.basicConfig(level=logging.INFO, handlers=[lines])
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names are bytes; stderr has it so by itself
     try:
@@ -65,9 +66,16 @@ def main() -> None:
         sys.exit(1)
 
 
-def _is_ours_or_a_warning(record: logging.LogRecord) -> bool:
+class _Lines(logging.Formatter):
+    """What salcr says as lines that steer no terminal, whatever file names they hold."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(record.message) if _is_ours(record) else record.message
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
     """Other packages say at length how they load and optimise."""
-    return record.name.partition(".")[0] == "salcr" or record.levelno >= logging.WARNING
+    return record.name.partition(".")[0] == "salcr"
 
 
 def _one_line(error: Exception) -> str:
@@ -218,7 +226,7 @@ def check_data(
         notes: list[str] = []
         problems = check_dataset(dataset, root, published_counts=published_counts, progress=progress, note=notes.append)
     for line in (*(f"note: {note}" for note in notes), *problems):
-        typer.echo(line)
+        typer.echo(printable(line))
     if problems:
         raise typer.Exit(1)
     typer.echo("no problems")
@@ -234,8 +242,10 @@ def synth(
 ) -> None:
     """Render pedestrians into one of the data sets' layouts."""
     from salcr.data.synthetic import write_dataset
+    from salcr.engine.images import counting
 
-    write_dataset(layout, out, ids=ids, images_per_camera=images_per_camera, seed=seed)
+    with counting("rendering images") as progress:
+        write_dataset(layout, out, ids=ids, images_per_camera=images_per_camera, seed=seed, progress=progress)
     typer.echo(f"{layout} layout: {out}")
 
 

@@ -40,10 +40,10 @@ def index(
         done = build_index(images, checkpoint, out, **options, progress=progress)
     if done.added:
         told = "told by their colours" if modality == "auto" else "as said"
-        typer.echo(f"{done.added - done.infrared} visible and {done.infrared} infrared images added ({told})")
+        typer.echo(f"images added: {done.added - done.infrared} visible, {done.infrared} infrared ({told})")
     if done.bad:
-        typer.echo(f"{done.bad} files skipped: they do not decode")
-    typer.echo(f"index: {printable(str(out))}, {done.known + done.added} images")
+        typer.echo(f"files skipped, as they do not decode: {done.bad}")
+    typer.echo(f"index: {printable(str(out))}, images: {done.known + done.added}")
 
 
 def search(
@@ -78,9 +78,9 @@ def search(
         make_parent(html)
     opened = Index.open(folder, checkpoint=checkpoint, device=device, layout=layout)
     if not opened.complete:
-        typer.echo(f"salcr: {printable(str(folder))} is not finished: {len(opened)} images so far", err=True)
+        typer.echo(f"salcr: {printable(str(folder))} is not finished, images so far: {len(opened)}", err=True)
     rankings = opened.search(queries, top=top, modality=modality, refine=refine, approximate=approximate)
-    notes = [f"{len(rankings)} queries in {len(opened)} images", f"refinement: {refine}"]
+    notes = [f"queries: {len(rankings)}, images: {len(opened)}", f"refinement: {refine}"]
     if modality == "auto":
         notes.append("modality of the queries told by their colours")
     if opened.recall is not None:
@@ -120,8 +120,11 @@ def cluster(
     labels = opened.cluster(eps=eps, min_samples=min_samples, k1=k1, k2=k2, across=across)
     opened.write_clusters(labels, out)
     inside = labels[labels >= 0]
-    largest = f", {np.bincount(inside).max()} in the largest" if len(inside) else ""
-    typer.echo(f"{labels.max() + 1} clusters of {len(inside)} images{largest}, {len(labels) - len(inside)} in none")
+    largest = f", in the largest: {np.bincount(inside).max()}" if len(inside) else ""
+    numbers = (
+        f"clusters: {labels.max() + 1}, images in them: {len(inside)}{largest}, in none: {len(labels) - len(inside)}"
+    )
+    typer.echo(numbers)
     typer.echo(f"table and page: {printable(str(out))}")
 
 

@@ -4,12 +4,13 @@ import numpy as np
 
 from salcr import ops
 from salcr.compat._arrays import Array, as_tensor, like
+from salcr.ops.ranking import Integers
 
 Figures = tuple[np.ndarray, float, float]
 
 
 def eval_sysu(
-    distmat: Array, q_pids: Array, g_pids: Array, q_camids: Array, g_camids: Array, max_rank: int = 20
+    distmat: Array, q_pids: Integers, g_pids: Integers, q_camids: Integers, g_camids: Integers, max_rank: int = 20
 ) -> Figures:
     """SYSU-MM01: a camera-3 query ignores camera-2 images, the CMC counts identities.
 
@@ -27,13 +28,13 @@ def eval_sysu(
     return _figures(distmat, q_pids, g_pids, q_camids, g_camids, protocol="sysu", max_rank=max_rank)
 
 
-def eval_regdb(distmat: Array, q_pids: Array, g_pids: Array, max_rank: int = 20) -> Figures:
+def eval_regdb(distmat: Array, q_pids: Integers, g_pids: Integers, max_rank: int = 20) -> Figures:
     """RegDB: nothing is ignored, the CMC counts images. Arguments and result as :func:`eval_sysu`."""
     return _figures(distmat, q_pids, g_pids, protocol="regdb", max_rank=max_rank)
 
 
 def eval_llcm(
-    distmat: Array, q_pids: Array, g_pids: Array, q_camids: Array, g_camids: Array, max_rank: int = 20
+    distmat: Array, q_pids: Integers, g_pids: Integers, q_camids: Integers, g_camids: Integers, max_rank: int = 20
 ) -> Figures:
     """LLCM: ignores images of a query's identity from its camera, the CMC counts identities. As :func:`eval_sysu`."""
     return _figures(distmat, q_pids, g_pids, q_camids, g_camids, protocol="llcm", max_rank=max_rank)
@@ -41,10 +42,10 @@ def eval_llcm(
 
 def evaluate_rank(
     distmat: Array,
-    q_pids: Array,
-    g_pids: Array,
-    q_camids: Array,
-    g_camids: Array,
+    q_pids: Integers,
+    g_pids: Integers,
+    q_camids: Integers,
+    g_camids: Integers,
     max_rank: int = 50,
     use_metric_cuhk03: bool = False,
     use_cython: bool = True,
@@ -93,5 +94,5 @@ def re_ranking(
     return like(ops.rerank_distances(*distances, k1=k1, k2=k2, lambda_value=lambda_value), q_g_dist)
 
 
-def _figures(distmat: Array, *columns: Array, protocol: str, max_rank: int) -> Figures:
+def _figures(distmat: Array, *columns: Integers, protocol: str, max_rank: int) -> Figures:
     return tuple(ops.evaluate_ranking(as_tensor("distmat", distmat), *columns, protocol=protocol, max_rank=max_rank))

@@ -52,19 +52,26 @@ def read_with_depth(path: Path) -> tuple["Image", bool]:
         raise ValueError("is not a file")
     if not path.stat().st_size:
         raise ValueError("is empty")
-    try:
-        image = Image.open(path, formats=tuple(FORMATS))
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        pixels = re.search(r"\d+", str(error))
-        raise ValueError(
-            f"has {int(pixels[0]):,} pixels, more than {Image.MAX_IMAGE_PIXELS:,} (PIL.Image.MAX_IMAGE_PIXELS)"
-        ) from error
-    with image:
+    with path.open("rb") as file:  # of a path Pillow maps plain TIFF files, and turns them wrongly
+        try:
+            image = Image.open(file, formats=tuple(FORMATS))
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            pixels = re.search(r"\d+", str(error))
+            raise ValueError(
+                f"has {int(pixels[0]):,} pixels, more than {Image.MAX_IMAGE_PIXELS:,} (PIL.Image.MAX_IMAGE_PIXELS)"
+            ) from error
         image.load()
         with suppress(Exception):  # an EXIF block that cannot be read turns nothing
             ImageOps.exif_transpose(image, in_place=True)
-        wide = image.mode in ("I", "F") or image.mode.startswith("I;16")
-        return (_scale if wide else _to_rgb)(image), wide
+    wide = image.mode in ("I", "F") or image.mode.startswith("I;16")
+    return (_scale if wide else _to_rgb)(image), wide
+
+
+def read_resized(path: Path, height: int, width: int) -> np.ndarray:
+    """:func:`read_image` at another size, uint8 ``[H, W, 3]``; shrinking averages over all source pixels."""
+    from PIL import Image
+
+    return np.asarray(read_image(path).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def map_images(

@@ -96,9 +96,9 @@ def _scan(root: Path, part: str) -> tuple[Records, tuple[str, ...]]:
     """All images of a part (``""`` for training), visible ones first, by path; and what else lies there."""
     rows, left_out = [], []
     for modality in MODALITIES:
-        below = root / part / modality
-        for path in sorted(path.relative_to(below).as_posix() for path in files_below(below)):
-            place = (Path(part) / modality / path).as_posix()
+        below = str(root / part / modality)
+        for path in sorted(path.removeprefix(f"{below}/") for path in files_below(below)):
+            place = f"{part}/{modality}/{path}" if part else f"{modality}/{path}"
             if not is_image(path):
                 left_out.append(place)
                 continue

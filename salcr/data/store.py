@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from salcr.data._images import Progress, describe, map_images, name_some, read_image
+from salcr.data._images import Progress, describe, map_images, name_some, read_resized
 from salcr.data.records import Records
 
-FORMAT = "2 RGB bilinear"  # what the pixels of a file depend on besides the source
+FORMAT = "3 RGB bilinear"  # what the pixels of a file depend on besides the source
 STALE_SECONDS = 3600
 CHUNK = 2**24  # bytes read at a time
 CRC_BYTES = 4
@@ -114,18 +114,13 @@ def _crc(checksum: int) -> bytes:
 
 
 def _build(path: Path, header: bytes, records: Records, height: int, width: int, progress: Progress | None) -> None:
-    def pixels(source: Path) -> np.ndarray:
-        from PIL import Image
-
-        return np.asarray(read_image(source).resize((width, height), Image.Resampling.BILINEAR))
-
     temporary = path.with_name(f"{path.stem}.{secrets.token_hex(8)}.tmp")
     bad: list[str] = []
     checksum = 0
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(path.parent)
-        images = map_images(pixels, records.root, records.paths, progress)
+        images = map_images(lambda source: read_resized(source, height, width), records.root, records.paths, progress)
         with closing(images), temporary.open("xb") as file:
             file.write(header)
             for source, array, error in images:

@@ -10,7 +10,7 @@ from salcr.data.synthetic import write_dataset
 from salcr.engine import best
 from salcr.engine.config import Config, load_config
 from salcr.engine.evaluation import evaluate
-from salcr.engine.images import open_dataset
+from salcr.engine.images import counting, open_dataset
 from salcr.engine.network import build_network, configured_backend
 from salcr.engine.run_folder import RunFolder
 from salcr.engine.trainer import train
@@ -46,7 +46,8 @@ def render(root: Path, config: Config, people: dict[str, int]) -> None:
     """Write the images of ``config``'s seed to ``root`` unless they are there; ``people`` as for ``write_dataset``."""
     if not root.exists():
         root.parent.mkdir(parents=True, exist_ok=True)
-        write_dataset(config.data.name, root, **people, seed=config.seed)
+        with counting("rendering images") as progress:
+            write_dataset(config.data.name, root, **people, seed=config.seed, progress=progress)
 
 
 def evaluate_start(config: Config) -> dict[str, Any]:

@@ -14,7 +14,7 @@ def epoch_line(record: Mapping[str, Any]) -> str:
     """An epoch's record as a line of the log."""
     losses = " ".join(f"{name} {value:.3f}" for name, value in record["loss"].items())
     labels = ", ".join(
-        f"{side} {record[side]['clusters']} clusters, noise {record[side]['noise']:.0%}"
+        f"{side} clusters {record[side]['clusters']}, noise {record[side]['noise']:.0%}"
         + (f", ARI {record[side]['ari']:.2f}" if "ari" in record[side] else "")
         for side in ("visible", "infrared")
     )

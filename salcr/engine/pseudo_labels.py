@@ -48,7 +48,7 @@ def _kept(
     """The ``previous`` labels in place of ``labels`` that are too few."""
     found = int(labels.max()) + 1
     if previous is not None:
-        logger.warning("%s: %d clusters at eps %g, keeping the previous epoch's labels", modality, found, settings.eps)
+        logger.warning("%s clusters at eps %g: %d, keeping the previous epoch's labels", modality, settings.eps, found)
         return previous
     near = ops.jaccard_graph(features, k1=settings.k1, k2=settings.k2, max_distance=0.999).values()
     near = near[near > 0] if (near > 0).any() else near
@@ -60,7 +60,7 @@ def _kept(
         else "larger clustering.eps or smaller clustering.min_samples"
     )
     raise ClusteringError(
-        f"the {modality} images make {found} clusters of at least {settings.min_samples} at eps {settings.eps}, and "
+        f"clusters of at least {settings.min_samples} {modality} images at eps {settings.eps}: {found}, and "
         f"training needs two; Jaccard distances below 1 between {len(features)} images have quantiles "
         + ", ".join(f"{level:.0%}: {q:.3f}" for level, q in zip(levels, quantiles, strict=True))
         + f"; a {change} makes more"

@@ -29,7 +29,7 @@ def newest_state(config: Config, run: RunFolder) -> dict[str, Any] | None:
             return None
         raise ValueError(
             f"no checkpoint in {run.checkpoints} can be read: training would start again from nothing, which "
-            f"`{_command(run, '--restart')}` does"
+            f"`{command(run, '--restart')}` does"
         )
     if missing := KEYS - state.keys():
         raise ValueError(f"the newest checkpoint in {run.checkpoints} is none of a training: no {min(missing)}")
@@ -81,10 +81,11 @@ def way_on(config: Config, run: RunFolder) -> str:
     newest = next(iter(checkpoint.files(run.checkpoints)), None)
     epoch, steps = (-1, None) if newest is None else checkpoint.position(newest)
     where = place(config, epoch + 1, 0) if steps is None else place(config, epoch, steps)
-    return f"`{_command(run, '--resume')}` goes on {where}"
+    return f"`{command(run, '--resume')}` goes on {where}"
 
 
-def _command(run: RunFolder, option: str) -> str:
+def command(run: RunFolder, option: str) -> str:
+    """The command line that does ``option`` with ``run``, also where the demo began it."""
     return shlex.join(["salcr", "train", option, "--out", str(run.path)])
 
 

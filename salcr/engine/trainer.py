@@ -16,7 +16,7 @@ from salcr.engine.interruption import Interrupted, Signals
 from salcr.engine.network import configured_backend, timed_convolutions, warn_of_choice, warn_of_random_weights
 from salcr.engine.profiling import Profiler
 from salcr.engine.progress import epoch_line, time_left
-from salcr.engine.resumption import newest_state, place, way_on
+from salcr.engine.resumption import command, newest_state, place, way_on
 from salcr.engine.run_folder import RunFolder
 from salcr.engine.session import EpochInterrupted, Session, stage_of
 from salcr.engine.stage_one import stage_one_epoch
@@ -57,19 +57,22 @@ def train(
     Raises:
         FileExistsError: a run in the folder has got to its first checkpoint, and ``resume`` and ``restart`` are False.
         RunInUse: another process trains in the folder.
-        ValueError: a resumed run's configuration differs; none of its checkpoints can be read; both ``resume`` and
-            ``restart``; no association of the configured name; no TensorBoard where it is asked for, or no test images
-            to choose the best checkpoint by.
+        ValueError: no epoch in either stage; a resumed run's configuration differs; none of its checkpoints can be
+            read; both ``resume`` and ``restart``; no association of the configured name; no TensorBoard where it is
+            asked for, or no test images to choose the best checkpoint by.
         ClusteringError, NonFiniteLoss: training cannot go on; the last checkpoint is intact.
         Interrupted: by Ctrl-C or SIGTERM: a ``KeyboardInterrupt`` that says from where the run goes on.
     """
     if resume and restart:
         raise ValueError("resume or restart, not both")
+    if not config.schedule.epochs:
+        raise ValueError("schedule.stage_one_epochs and schedule.stage_two_epochs are 0: there is nothing to train")
     run = RunFolder(folder)
 
     def begin() -> dict[str, Any] | None:
         if run.has_trained() and not (resume or restart):
-            raise FileExistsError(f"{run.path} already holds a run: resume it, restart it or choose another folder")
+            again = f"`{command(run, '--restart')}` trains it again from nothing"
+            raise FileExistsError(f"{run.path} already holds a run: resume it or choose another folder; {again}")
         return newest_state(config, run) if resume else None
 
     def write_config() -> None:

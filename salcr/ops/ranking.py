@@ -1,5 +1,7 @@
 """Retrieval metrics, by protocol."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -10,15 +12,16 @@ from salcr.reference.ranking import RankingResult
 from salcr.reference.ranking import is_ranked as is_ranked  # for who shows a ranking
 
 LONGEST_CURVE = 2**20
+Integers = torch.Tensor | np.ndarray | Sequence[int]
 PROTOCOLS = ("sysu", "regdb", "llcm", "market1501", "cuhk03")
 
 
 def evaluate_ranking(
     distances: torch.Tensor | np.ndarray,
-    query_ids: torch.Tensor | np.ndarray,
-    gallery_ids: torch.Tensor | np.ndarray,
-    query_cams: torch.Tensor | np.ndarray | None = None,
-    gallery_cams: torch.Tensor | np.ndarray | None = None,
+    query_ids: Integers,
+    gallery_ids: Integers,
+    query_cams: Integers | None = None,
+    gallery_cams: Integers | None = None,
     *,
     protocol: str = "sysu",
     max_rank: int = 20,
@@ -46,8 +49,8 @@ def evaluate_ranking(
 
     Args:
         distances: ``[Q, G]``, floating; tensors on any device are brought to the CPU.
-        query_ids, gallery_ids: ``[Q]`` and ``[G]``, integers.
-        query_cams, gallery_cams: ``[Q]`` and ``[G]``, integers; not used by ``"regdb"``, needed by the others.
+        query_ids, gallery_ids: ``[Q]`` and ``[G]``, integers, as tensors, arrays or lists.
+        query_cams, gallery_cams: ``[Q]`` and ``[G]``, likewise; not used by ``"regdb"``, needed by the others.
         protocol: ``"sysu"``, ``"regdb"``, ``"llcm"``, ``"market1501"`` or ``"cuhk03"``.
         max_rank: length of the CMC curve and of the precisions, up to 2**20.
         impl: backend, see :mod:`salcr.ops`; ``"numba"`` is compiled at the first call and kept on disk.

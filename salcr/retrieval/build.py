@@ -100,7 +100,7 @@ def build_index(
     known = set(storage.paths())
     new = [path for path in found if path not in known]
     if known:
-        logger.info("%s has %d images, %d are new", folder, len(known), len(new))
+        logger.info("%s: images that it has: %d, new ones: %d", folder, len(known), len(new))
     added = infrared = bad = 0
     place = next(trained.network.parameters()).device
     size = dict(height=trained.height, width=trained.width)
@@ -125,19 +125,19 @@ def _open(folder: Path, wanted: Manifest, append: bool) -> Storage:
     """The index in ``folder``, where it is one that can be gone on with, or a new one."""
     if not Storage.exists(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        if any(not path.name.startswith(".") for path in folder.iterdir()):
+        if not Storage.is_free(folder, wanted):
             raise FileExistsError(f"{folder} holds other files: an index has a folder of its own")
         with locked(folder):
             return Storage.create(folder, wanted)
     storage = Storage(folder)
     check_network(storage, wanted.network)
-    for name in ("modality", "dtype"):
+    for name in ("modality", "dtype", "height", "width"):
         has, asked = getattr(storage.manifest, name), getattr(wanted, name)
         if has != asked:
-            raise ValueError(f"{folder} was begun with {name} {has}, not {asked}: make another index")
+            raise ValueError(f"{folder} was begun with {name} {has}, not {asked}: give the same or make another index")
     if storage.manifest.complete and not append:
         raise FileExistsError(
-            f"{folder} holds a finished index of {storage.manifest.rows} images: --append adds those it does not have"
+            f"{folder} holds a finished index (images: {storage.manifest.rows}): --append adds those it does not have"
         )
     return storage
 

@@ -77,7 +77,7 @@ def write_clusters(storage: Storage, labels: np.ndarray, out: Path) -> None:
         paths = [storage.path(row) for row in rows[:SHOWN_IMAGES].tolist()]
         shown.append(Cluster(int(names[place]), len(rows), int(infrared[rows].sum()), paths))
     noise = int((labels == NOISE).sum())
-    counts = f"{len(names)} clusters of {len(labels) - noise} images; {noise} images are in none."
+    counts = f"Clusters: {len(names)}, images in them: {len(labels) - noise}, in none: {noise}."
     if len(names) > len(shown):
         counts += f" The {len(shown)} largest clusters are shown."
     title = f"Clusters of {storage.folder.name or storage.folder.absolute().name}"

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from salcr.ops.knn import code_bytes, code_rows, reads_in_place
-from salcr.retrieval.kept import Kept, blocks, read_about, replaced, sync, write_about
-from salcr.retrieval.storage import Storage, locked
+from salcr.retrieval.kept import Kept, blocks, read_about, replaced, write_about
+from salcr.retrieval.storage import Storage, file_checksum, locked, sync
 
 logger = logging.getLogger("salcr")
 CODES, ABOUT = "codes.bin", "codes.json"
@@ -27,7 +27,6 @@ WIDEST = 1 << 16
 """Elements of a feature, at most."""
 BLOCK_BYTES = 1 << 24
 """Features in float32 that are in memory at a time while codes are made."""
-PIECE = 1 << 22  # bytes that are read at a time
 ANEW = "`salcr index --append` makes it anew"
 
 
@@ -116,14 +115,12 @@ def _can_have(storage: Storage) -> bool:
 
 
 def _is_intact(storage: Storage, about: About) -> bool:
-    checksum, left = 0, about.rows * code_bytes(storage.manifest.dimension)
+    path, length = storage.folder / CODES, about.rows * code_bytes(storage.manifest.dimension)
     try:
-        with (storage.folder / CODES).open("rb") as file:
-            while left and (piece := file.read(min(left, PIECE))):
-                checksum, left = zlib.crc32(piece, checksum), left - len(piece)
+        whole = path.stat().st_size >= length and file_checksum(path, 0, length) == about.codes_crc
     except OSError:
         return False
-    return about.format == FORMAT and left == 0 and checksum == about.codes_crc
+    return whole and about.format == FORMAT
 
 
 def _write(storage: Storage, file: BinaryIO, start: int, checksum: int) -> int:

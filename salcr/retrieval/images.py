@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from salcr.data._images import Progress, describe, map_images, read_image
+from salcr.data._images import Progress, describe, map_images, read_resized
 from salcr.data._layout import files_below, is_image
 from salcr.models import SALCRNetwork
 from salcr.models.features import extract_features
@@ -45,12 +45,12 @@ def find_images(places: Sequence[str | Path]) -> tuple[list[str], list[str]]:
     found: dict[str, None] = {}
     others: dict[str, None] = {}
     for place in places:
-        path = Path(os.path.abspath(place))
-        if not path.is_dir():
-            path.stat()
-            found[str(path)] = None
+        path = os.path.abspath(place)
+        if not os.path.isdir(path):
+            os.stat(path)
+            found[path] = None
             continue
-        for file in sorted(map(str, files_below(path))):
+        for file in sorted(files_below(path)):
             (found if is_image(file) else others)[file] = None
     return list(found), [path for path in others if path not in found]
 
@@ -60,22 +60,21 @@ def decode_batches(
 ) -> Iterator[Batch]:
     """The images at ``paths`` in order, ``batch`` at a time; while one batch is used, the next is decoded."""
 
-    def pixels(path: Path) -> np.ndarray:
-        from PIL import Image
+    def decode(path: Path) -> tuple[np.ndarray, bool]:
+        pixels = read_resized(path, height, width)
+        return pixels, is_infrared(pixels, modality)
 
-        return np.asarray(read_image(path).resize((width, height), Image.Resampling.BILINEAR))
-
-    decoded = map_images(pixels, Path(), paths, progress)
+    decoded = map_images(decode, Path(), paths, progress)
 
     def next_batch() -> Batch | None:
         some = list(islice(decoded, batch))
         if not some:
             return None
-        good = [(path, image) for path, image, error in some if error is None]
-        images = np.stack([image for _, image in good]) if good else np.empty((0, height, width, 3), np.uint8)
-        infrared = np.array([is_infrared(image, modality) for image in images], dtype=bool)
+        good = [(path, *found) for path, found, error in some if error is None]
+        pixels = np.stack([image for _, image, _ in good]) if good else np.empty((0, height, width, 3), np.uint8)
+        infrared = np.array([side for *_, side in good], dtype=bool)
         bad = [(path, describe(error)) for path, _, error in some if error is not None]
-        return Batch([path for path, _ in good], images, infrared, bad)
+        return Batch([path for path, *_ in good], pixels, infrared, bad)
 
     try:
         with ThreadPoolExecutor(1) as ahead:

@@ -1,15 +1,14 @@
 """What is kept beside an index's features, made of them: a file, and a small one that says which features it is of."""
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
 from salcr.files import write_atomically
-from salcr.retrieval.storage import Storage
+from salcr.retrieval.storage import Storage, sync
 
 T = TypeVar("T", bound="Kept")
 LARGEST = 1 << 16  # bytes of a small file
@@ -68,12 +67,6 @@ def replaced(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def sync(file: BinaryIO) -> None:
-    """What was written is on the disk."""
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def blocks(start: int, end: int, width: int, most: int) -> Iterator[slice]:

@@ -22,7 +22,8 @@ def chroma(pixels: np.ndarray) -> float:
     height, width, _ = pixels.shape
     tall, wide = min(CELL, height), min(CELL, width)
     rows, columns = height // tall, width // wide
-    cells = pixels[: rows * tall, : columns * wide].reshape(rows, tall, columns, wide, 3).mean((1, 3))
+    cells = pixels[: rows * tall, : columns * wide].reshape(rows, tall, columns, wide, 3)
+    cells = cells.sum(1, dtype=np.int32).sum(2) / (tall * wide)  # exact, and faster than a mean of both
     return float(np.percentile(np.ptp(cells, axis=2), PERCENTILE))
 
 

@@ -89,6 +89,15 @@ class Storage:
         return (Path(folder) / MANIFEST).exists()
 
     @staticmethod
+    def is_free(folder: Path, manifest: Manifest) -> bool:
+        """Whether ``folder`` holds nothing but hidden files and what a :meth:`create` that was cut off has left."""
+        empty = {PATHS: b"", **_headers(manifest)}
+        return all(
+            path.name.startswith(".") or (path.name in empty and path.stat().st_size <= len(empty[path.name]))
+            for path in folder.iterdir()
+        )
+
+    @staticmethod
     def create(folder: Path, manifest: Manifest) -> "Storage":
         """An empty index."""
         for name, header in _headers(manifest).items():
@@ -142,9 +151,11 @@ class Storage:
 
         Raises:
             ValueError: as :meth:`verify`.
-            OSError: the files cannot be written, or another process writes to the index.
+            OSError: the files cannot be written, or another process writes to the index, or has since it was opened.
         """
         with locked(self.folder):
+            if _read_manifest(self.folder / MANIFEST) != self.manifest:  # what that one wrote would be cut off
+                raise BlockingIOError(f"another process has written to the index {self.folder} in the meantime")
             self.verify()
             writer = Writer(self.folder, self.manifest)
             try:
@@ -153,10 +164,7 @@ class Storage:
                 writer.close()
 
     def _checksum(self, name: str, length: int) -> int:
-        checksum = 0
-        for piece in _pieces(self.folder / name, len(self._headers[name]), length):
-            checksum = zlib.crc32(piece, checksum)
-        return checksum
+        return file_checksum(self.folder / name, len(self._headers[name]), length)
 
     def _decode(self, row: int, line: bytes) -> str:
         try:
@@ -252,7 +260,7 @@ class Writer:
         for name, header in _headers(self.manifest).items():
             self._attempt(name, lambda file, header=header: _rewrite_header(file, header))
         for name in self._files:
-            self._attempt(name, _flush)
+            self._attempt(name, sync)
         _write_manifest(self.folder, self.manifest)
         self.committed = self.manifest
 
@@ -277,7 +285,23 @@ def locked(folder: Path) -> Iterator[None]:
     except Timeout:
         raise BlockingIOError(f"another process writes to the index {folder}") from None
     with acquired:
+        for left in folder.glob(".*.part"):  # by a process that was killed
+            left.unlink()
         yield
+
+
+def file_checksum(path: Path, start: int, length: int) -> int:
+    """CRC-32 of ``length`` bytes of a file from ``start`` on, or of those that it has."""
+    found = 0
+    for piece in _pieces(path, start, length):
+        found = zlib.crc32(piece, found)
+    return found
+
+
+def sync(file: BinaryIO) -> None:
+    """What was written is on the disk."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _read_manifest(path: Path) -> Manifest:
@@ -330,11 +354,6 @@ def _rewrite_header(file: BinaryIO, header: bytes) -> None:
     file.seek(0)
     file.write(header)
     file.seek(0, os.SEEK_END)
-
-
-def _flush(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def _pieces(path: Path, start: int, length: int) -> Iterator[bytes]:

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+import typer
 from typer.main import get_command
 
 from salcr import __version__ as version
@@ -264,16 +265,35 @@ def test_check_data_of_a_broken_folder(salcr, tmp_path):
     assert code == 1 and "exp/test_id.txt" in out
 
 
+def test_names_never_steer_the_terminal(salcr, tmp_path, monkeypatch):
+    """Neither in what is printed nor in the log, whose lines are salcr's own."""
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # pytest's
+    name = "\x1b[2Jall is well\nsalcr: done"
+    for side in ("visible", "infrared"):
+        place = tmp_path / side
+        place.mkdir()
+        (place / f"{name}.png").write_bytes(b"no picture")
+        (place / f"{name}.txt").write_bytes(b"")
+    monkeypatch.setattr(  # which takes escape sequences out only where there is no terminal
+        typer, "echo", lambda text, err=False: print(text, file=sys.stderr if err else sys.stdout)
+    )
+    code, out, _ = salcr("check-data", "--dataset", "folder", "--root", tmp_path)
+    assert code == 1 and "\x1b" not in out and out.count("\n") == 4 and r"\x1b[2Jall is well\nsalcr: done.png" in out
+    _, _, err = salcr("train", "--preset", "folder", "--out", tmp_path / "run", f"data.root={tmp_path}")
+    assert "\x1b" not in err and r"\x1b[2Jall is well\nsalcr: done.txt" in err and "\nsalcr: done" not in err
+
+
 def test_check_data_of_nothing(salcr, tmp_path):
     code, out, _ = salcr("check-data", "--dataset", "sysu", "--root", tmp_path / "absent")
     assert code == 1 and "absent" in out
     assert_one_line(salcr("check-data", "--dataset", "market", "--root", tmp_path), "sysu, regdb, llcm", "'market'")
 
 
-def test_a_folder_of_your_own(salcr, tmp_path):
+def test_a_folder_of_your_own(salcr, tmp_path, caplog):
     root = tmp_path / "images"
-    code, out, _ = salcr("synth", "--layout", "folder", "--out", root, "--ids", 3, "--images-per-camera", 1)
-    assert code == 0 and out == f"folder layout: {root}\n"
+    with caplog.at_level(logging.INFO, logger="salcr"):
+        code, out, _ = salcr("synth", "--layout", "folder", "--out", root, "--ids", 3, "--images-per-camera", 1)
+    assert code == 0 and out == f"folder layout: {root}\n" and caplog.messages == ["rendering images: 12"]
     code, out, _ = salcr("check-data", "--dataset", "folder", "--root", root)
     assert code == 0 and re.fullmatch(r"note: 2 train identities, 4 visible train images, .*\nno problems\n", out)
     for part in ("infrared", "query"):
@@ -342,10 +362,16 @@ def test_own_lines_and_warnings_of_others_go_to_stderr_without_decoration(monkey
     monkeypatch.setattr(cli, "app", lambda: None)
     cli.main()
     (handler,) = settings.pop("handlers")
-    assert settings == {"format": "%(message)s", "level": logging.INFO}
+    assert settings == {"level": logging.INFO}
+
+    def record(name, level):
+        return logging.LogRecord(name, level, "", 0, "%s\nmore", ("said",), None)
 
     def is_shown(name, level):
-        return bool(handler.filter(logging.LogRecord(name, level, "", 0, "said", None, None)))
+        return bool(handler.filter(record(name, level)))
+
+    assert handler.format(record("salcr", logging.INFO)) == r"said\nmore"
+    assert handler.format(record("torch", logging.WARNING)) == "said\nmore"
 
     assert is_shown("salcr", logging.INFO) and is_shown("salcr.data", logging.INFO)
     assert not is_shown("faiss.loader", logging.INFO) and is_shown("faiss.loader", logging.WARNING)

@@ -20,9 +20,9 @@ def test_from_pictures_to_a_ranking(salcr, pictures, checkpoint, tmp_path):  # n
     (pictures / "bad.png").write_bytes(b"no picture")
     code, said, _ = salcr("index", pictures, "--checkpoint", checkpoint, "--out", out)
     assert code == 0 and said.splitlines() == [
-        f"{PEOPLE} visible and {PEOPLE} infrared images added (told by their colours)",
-        "1 files skipped: they do not decode",
-        f"index: {out}, {2 * PEOPLE} images",
+        f"images added: {PEOPLE} visible, {PEOPLE} infrared (told by their colours)",
+        "files skipped, as they do not decode: 1",
+        f"index: {out}, images: {2 * PEOPLE}",
     ]
     query = pictures / "night/p4/a.png"
     code, said, _ = salcr("search", out, query, "--top", 3)
@@ -40,7 +40,7 @@ def test_going_on_and_adding(salcr, pictures, checkpoint, tmp_path):  # noqa: F8
     assert salcr("index", pictures / "day", *arguments, "--modality", "visible")[0] == 0
     assert_one_line(salcr("index", pictures, *arguments, "--modality", "visible"), "finished index", "--append")
     code, said, _ = salcr("index", pictures, *arguments, "--modality", "visible", "--append")
-    assert code == 0 and f"{PEOPLE} visible and 0 infrared images added (as said)" in said
+    assert code == 0 and f"images added: {PEOPLE} visible, 0 infrared (as said)" in said
 
 
 def test_a_page(salcr, indexed, tmp_path):  # noqa: F811
@@ -49,7 +49,7 @@ def test_a_page(salcr, indexed, tmp_path):  # noqa: F811
     code, said, _ = salcr("search", indexed / "index", query, "--html", page, "--refine", "k_reciprocal")
     assert code == 0 and said == f"page: {page}\n"
     assert page.read_text().count("<img") == 2 * PEOPLE + 1
-    counts = "1 queries in 12 images, refinement: k_reciprocal, modality of the queries told by their colours"
+    counts = "queries: 1, images: 12, refinement: k_reciprocal, modality of the queries told by their colours"
     assert counts in page.read_text()
     code, said, _ = salcr("search", indexed / "index", query, "--html", page, "--json")
     assert code == 0 and json.loads(said)
@@ -93,7 +93,7 @@ def test_an_unfinished_index_is_searched_and_said_to_be_one(salcr, indexed, tmp_
     manifest = tmp_path / "index/manifest.json"
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"complete": False}))
     code, said, err = salcr("search", tmp_path / "index", indexed / "pictures/day/p0/a.png")
-    assert code == 0 and said and "is not finished: 12 images so far" in err
+    assert code == 0 and said and "is not finished, images so far: 12" in err
 
 
 @pytest.mark.parametrize("name", [b"\x1b[2Jcaf\xe9.png"])
@@ -110,12 +110,13 @@ def test_pseudo_identities(salcr, indexed, tmp_path):  # noqa: F811
     code, said, _ = salcr(*arguments, "--min-samples", 2, "--k1", 3, "--k2", 1)
     labels = [int(row["label"]) for row in csv.DictReader((out / "clusters.csv").read_text().splitlines())]
     inside = [label for label in labels if label >= 0]
-    counts = f"{len(set(inside))} clusters of {len(inside)} images, {max(map(inside.count, inside))} in the largest"
-    assert code == 0 and said.startswith(f"{counts}, {len(labels) - len(inside)} in none\n")
+    counts = f"clusters: {len(set(inside))}, images in them: {len(inside)}"
+    counts += f", in the largest: {max(map(inside.count, inside))}, in none: {len(labels) - len(inside)}\n"
+    assert code == 0 and said.startswith(counts)
     assert {path.name for path in out.iterdir()} == {"clusters.csv", "clusters.html"}
     assert (out / "clusters.csv").read_text().count("\n") == 2 * PEOPLE + 1
     code, said, _ = salcr(*arguments, "--min-samples", 13)
-    assert code == 0 and said.startswith(f"0 clusters of 0 images, {2 * PEOPLE} in none\n")
+    assert code == 0 and said.startswith(f"clusters: 0, images in them: 0, in none: {2 * PEOPLE}\n")
     assert_one_line(salcr(*arguments, "--eps", 0), "eps must be positive")
     (tmp_path / "file").write_text("")
     assert_one_line(salcr("cluster", "absent", "--out", tmp_path / "file"), tmp_path / "file")

@@ -62,8 +62,9 @@ def test_deep_grey_of_one_value_is_black_and_not_finite_pixels_are_an_error(tmp_
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.tif"])
-def test_the_exif_orientation_is_applied_once(tmp_path, name, orientation):
+def test_the_exif_orientation_is_applied_once(tmp_path, name, mode, orientation):
     upright = np.kron([[10, 60], [120, 240], [180, 20]], np.ones((16, 16))).astype(np.uint8)
     turned = {  # how the camera held it, so that turning it back gives ``upright``
         1: upright,
@@ -77,7 +78,7 @@ def test_the_exif_orientation_is_applied_once(tmp_path, name, orientation):
     }[orientation]
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
-    Image.fromarray(np.ascontiguousarray(turned)).convert("RGB").save(tmp_path / name, exif=exif, quality=95)
+    Image.fromarray(np.ascontiguousarray(turned)).convert(mode).save(tmp_path / name, exif=exif, quality=95)
     found = read(tmp_path / name).astype(int)
     assert found.shape == (48, 32, 3)
     assert abs(found - upright[..., None]).max() < 60  # JPEG and WebP are lossy; the halves are further apart

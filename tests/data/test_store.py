@@ -30,8 +30,8 @@ def files(cache):
 
 def count_reads(monkeypatch):
     reads = []
-    real = store_module.read_image
-    monkeypatch.setattr(store_module, "read_image", lambda path: reads.append(path) or real(path))
+    real = store_module.read_resized
+    monkeypatch.setattr(store_module, "read_resized", lambda path, *size: reads.append(path) or real(path, *size))
     return reads
 
 

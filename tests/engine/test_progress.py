@@ -58,7 +58,7 @@ FOUND = {"all": {"rank-1": 60.125, "mAP": 50.0}, "indoor": {"rank-1": 0.0, "mAP"
 
 def test_an_epoch_in_a_line():
     losses = "epoch 3 (stage 2): global 1.235 parts 2.000; "
-    labels = "visible 8 clusters, noise 25%, ARI 0.50, infrared 7 clusters, noise 10%"
+    labels = "visible clusters 8, noise 25%, ARI 0.50, infrared clusters 7, noise 10%"
     assert epoch_line(RECORD) == f"{losses}{labels}; 12.5 s"
     evaluated = RECORD | {"evaluation": FOUND}
     assert epoch_line(evaluated) == f"{losses}{labels}; all rank-1 60.12, mAP 50.00; 12.5 s"

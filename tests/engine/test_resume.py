@@ -169,7 +169,9 @@ def test_with_no_readable_checkpoint_a_run_is_begun_again_where_that_is_wanted(
 
 def test_an_existing_run_is_not_overwritten(config, whole):
     before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
-    with pytest.raises(FileExistsError, match="already holds a run: resume it, restart it or choose another folder"):
+    with pytest.raises(
+        FileExistsError, match="already holds a run: resume it or choose another folder; `salcr train --restart --out"
+    ):
         train(config, whole)
     assert {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()} == before
 

@@ -396,12 +396,19 @@ def test_labels_are_kept_where_clustering_fails_later(tree, tmp_path, monkeypatc
     for side in ("visible", "infrared"):
         same = [record[side] == records[0][side] for record in records]
         assert all(same) == (failing in (side, "both"))
-        warnings = [r for r in caplog.records if r.getMessage().startswith(f"{side}: 0 clusters")]
+        warnings = [r for r in caplog.records if r.getMessage().startswith(f"{side} clusters at eps 0.6: 0, keeping")]
         assert len(warnings) == (3 if failing in (side, "both") else 0)
 
 
+def test_no_epoch_in_either_stage_is_an_error_before_anything_is_written(tree, tmp_path):
+    config = single_stage(load_config(overrides=tiny(tree, "schedule.stage_one_epochs=0")), "one")
+    with pytest.raises(ValueError, match=r"stage_one_epochs and schedule\.stage_two_epochs are 0: there is nothing"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_no_clusters_at_the_start_stop_the_run(tree, tmp_path):
-    with pytest.raises(ClusteringError, match=r"the visible images make 0 clusters of at least 200 at eps 0\.6"):
+    with pytest.raises(ClusteringError, match=r"clusters of at least 200 visible images at eps 0\.6: 0"):
         train(load_config(overrides=tiny(tree, "clustering.min_samples=200")), tmp_path)
     assert not any((tmp_path / "checkpoints").iterdir())
 

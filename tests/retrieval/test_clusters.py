@@ -62,7 +62,7 @@ def test_the_table_and_the_page(indexed, tmp_path):
     assert [int(row["label"]) for row in rows] == labels.tolist()
     assert [row["modality"] for row in rows] == ["infrared" if r else "visible" for r in index.infrared]
     page = (tmp_path / "new/out/clusters.html").read_text()
-    assert "2 clusters of 11 images; 1 images are in none." in page
+    assert "Clusters: 2, images in them: 11, in none: 1." in page
     assert page.index("<h2>0</h2>") < page.index("<h2>1</h2>")  # the larger one first
     assert "7 images, 5 of them infrared" in page and page.count("<img") == 11
 

@@ -3,6 +3,7 @@ import os
 import re
 import shutil
 import signal
+import threading
 import time
 
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image
 from salcr import ops
 from salcr.models.checkpoints import load_trained
 from salcr.models.features import extract_features
-from salcr.retrieval import Index, Summary, build, build_index, images
+from salcr.retrieval import Index, Summary, build, build_index, images, storage
 from salcr.retrieval.export import export_network
 from salcr.retrieval.images import decode_batches, find_images
 from tests import forked
@@ -116,11 +117,37 @@ def test_an_index_whose_process_is_killed_is_gone_on_with(pictures, checkpoint, 
     assert_same(tmp_path / "index", tmp_path / "whole")
 
 
+@pytest.mark.parametrize("written", range(1, 4))  # of the files that an index begins with
+def test_an_index_begun_on_a_full_disk_is_gone_on_with(pictures, checkpoint, tmp_path, monkeypatch, written):
+    write, calls = storage.write_atomically, []
+
+    def full(*arguments):
+        calls.append(arguments)
+        if len(calls) > written:
+            raise OSError(28, "No space left on device")
+        write(*arguments)
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
+        patched.setattr(storage, "write_atomically", full)
+        build_index([pictures], checkpoint, tmp_path / "index", **CPU)
+    assert build_index([pictures], checkpoint, tmp_path / "index", **CPU).added == 2 * PEOPLE
+    Index.open(tmp_path / "index").verify()
+
+
+def test_files_of_others_are_left_alone(pictures, checkpoint, tmp_path):
+    """Also under the names that an index uses."""
+    np.save(tmp_path / "features.npy", np.ones((3, 256), np.float16))
+    before = (tmp_path / "features.npy").read_bytes()
+    with pytest.raises(FileExistsError, match="an index has a folder of its own"):
+        build_index([pictures], checkpoint, tmp_path, **CPU)
+    assert (tmp_path / "features.npy").read_bytes() == before
+
+
 def test_new_files_are_appended_when_asked(pictures, checkpoint, tmp_path):
     out = tmp_path / "index"
     build_index([pictures / "day", pictures / "day/p1/a.png"], checkpoint, out, **CPU)
     assert len(Index.open(out)) == PEOPLE
-    with pytest.raises(FileExistsError, match=f"finished index of {PEOPLE} images: --append adds"):
+    with pytest.raises(FileExistsError, match=rf"finished index \(images: {PEOPLE}\): --append adds"):
         build_index([pictures], checkpoint, out, **CPU)
     assert build_index([pictures], checkpoint, out, append=True, **CPU).added == PEOPLE
     assert build_index([pictures], checkpoint, out, append=True, **CPU).added == 0
@@ -272,8 +299,15 @@ def test_what_an_index_cannot_be_made_of(pictures, checkpoint, tmp_path):
         build_index([pictures], checkpoint, pictures)
     assert not out.exists()
     build_index([pictures / "day"], checkpoint, out, **CPU)
-    with pytest.raises(ValueError, match="was begun with dtype float16, not float32"):
-        build_index([pictures], checkpoint, out, dtype="float32", append=True, **CPU)
+    for option, message in (
+        (dict(dtype="float32"), "dtype float16, not float32"),
+        (dict(modality="visible"), "modality auto, not visible"),
+        (dict(height=48), f"height {HEIGHT}, not 48"),
+        (dict(width=24), f"width {WIDTH}, not 24"),
+    ):
+        with pytest.raises(ValueError, match=f"was begun with {message}: give the same or make another index"):
+            build_index([pictures], checkpoint, out, append=True, **option, **CPU)
+    assert len(Index.open(out)) == PEOPLE
 
 
 @pytest.mark.parametrize(
@@ -294,10 +328,18 @@ def test_checkpoints_without_their_settings(pictures, tmp_path, config, message)
     assert str(tmp_path / "c.pt") in str(caught.value)
 
 
+def test_colours_are_looked_at_on_the_threads_that_decode(pictures, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    both = threading.Barrier(2, timeout=30)  # which one thread alone would wait for in vain
+    monkeypatch.setattr(images, "is_infrared", lambda *_: both.wait() >= 0)
+    (batch,) = decode_batches(find_images([pictures])[0], height=8, width=4, modality="auto", batch=100)
+    assert not batch.bad and len(batch.infrared) == 2 * PEOPLE
+
+
 def test_the_next_batch_is_decoded_while_one_is_used(pictures, monkeypatch):
     paths, _ = find_images([pictures])
-    begun, read = [], images.read_image
-    monkeypatch.setattr(images, "read_image", lambda path: begun.append(path) or read(path))
+    begun, read = [], images.read_resized
+    monkeypatch.setattr(images, "read_resized", lambda path, *size: begun.append(path) or read(path, *size))
     batches = decode_batches(paths, height=8, width=4, modality="auto", batch=2)
     first = next(batches)
     assert first.paths == paths[:2] and first.pixels.shape == (2, 8, 4, 3)

@@ -22,7 +22,10 @@ def with_pictures(run, files):
     ranked = [Ranked(str(files[0]), 0.25, 3, hits[: wanted.hits])] * wanted.lists
     sheet = Sheet(4, 12, 2, 1, hits[: wanted.images])
     run.pictured, run.ranked, run.worst = "By the network of epoch 3.", ranked, ranked
-    run.clusters = [ContactSheets(side, 9, 1, 2, [sheet] * wanted.clusters) for side in ("visible", "infrared")]
+    run.clusters = [
+        ContactSheets(side, clusters, 1, noise, [sheet] * wanted.clusters)
+        for side, clusters, noise in (("visible", 9, 2), ("infrared", 1, 1))
+    ]
     return run
 
 
@@ -48,7 +51,12 @@ def test_the_page_of_a_run(tmp_path, files):
     seen = Elements(text)
     for expected in ("Run mine", "finished", "20.00", "50.00", "all-single", "last epoch", "schedule.lr", "0.125"):
         assert expected in seen.text
-    for expected in ("no clusters: why not", "AP 25.0 %, first right image at rank 3", "of 2 people", "1 impure"):
+    for expected in (
+        "no clusters: why not",
+        "AP 25.0 %, first right image at rank 3",
+        "of 2 people",
+        "1 impure; 2 images in none",
+    ):
         assert expected in seen.text
     pictures = [a for tag, a in seen.found if tag == "img"]
     assert len(pictures) == 36 + 36 and all(a["src"].startswith("data:image/jpeg;base64,") for a in pictures)

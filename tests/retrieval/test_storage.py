@@ -69,6 +69,16 @@ def test_what_was_not_committed_does_not_count_and_is_cut_off(tmp_path):
     assert_holds(index, 5)  # one that was opened before
 
 
+def test_temporary_files_of_killed_processes_go_with_the_next_writing(tmp_path):
+    filled(tmp_path / "index")
+    for name in (".manifest.json.123.part", ".cells.faiss.part"):
+        (tmp_path / "index" / name).write_bytes(b"half")
+    assert_holds(Storage(tmp_path / "index"), 5)
+    assert len(list((tmp_path / "index").glob(".*.part"))) == 2  # a reader removes nothing
+    with Storage(tmp_path / "index").writing():
+        assert not list((tmp_path / "index").glob(".*.part"))
+
+
 @pytest.mark.parametrize("step", range(1, 7))  # two headers, three files flushed, the manifest
 def test_a_process_killed_in_a_commit_leaves_what_was_there(tmp_path, step, monkeypatch):
     filled(tmp_path / "index")
@@ -84,7 +94,7 @@ def test_a_process_killed_in_a_commit_leaves_what_was_there(tmp_path, step, monk
         return call
 
     def commit():
-        for name in ("_rewrite_header", "_flush", "write_atomically"):
+        for name in ("_rewrite_header", "sync", "write_atomically"):
             monkeypatch.setattr(storage, name, killing(getattr(storage, name)))
         with Storage(tmp_path / "index").writing() as writer:
             writer.add(*rows(5, 9))
@@ -118,7 +128,7 @@ def test_a_full_disk_is_an_error_that_names_the_file(tmp_path, monkeypatch):
 
     with Storage(tmp_path / "index").writing() as writer:
         writer.add(*rows(5, 6))
-        monkeypatch.setattr(storage, "_flush", full)
+        monkeypatch.setattr(storage, "sync", full)
         with pytest.raises(OSError, match=r"cannot write the file: No space left on device: '.*paths\.jsonl'"):
             writer.commit(complete=True)
     assert_holds(Storage(tmp_path / "index"), 5)
@@ -128,6 +138,16 @@ def test_one_process_writes_at_a_time(tmp_path):
     index = filled(tmp_path / "index")
     with index.writing(), pytest.raises(BlockingIOError, match="another process writes to the index"):
         index.writing().__enter__()
+
+
+def test_what_another_process_wrote_since_an_index_was_opened_is_not_cut_off(tmp_path):
+    opened = filled(tmp_path / "index")
+    with Storage(tmp_path / "index").writing() as writer:
+        writer.add(*rows(5, 8))
+        writer.commit(complete=True)
+    with pytest.raises(BlockingIOError, match="another process has written to the index"):
+        opened.writing().__enter__()
+    assert_holds(Storage(tmp_path / "index"), 8)
 
 
 @pytest.mark.parametrize("name", [FEATURES, INFRARED, PATHS])
