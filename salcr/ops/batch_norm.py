@@ -84,8 +84,8 @@ class _BatchNormReLU(Differentiable):
         y, *_, found_mean, found_var = output
         ctx.mark_non_differentiable(found_mean, found_var)
         statistics = (found_mean, found_var) if mean is None else (mean, var)
-        ctx.save_for_backward(x, weight, bias, shortcut, *statistics, y)
-        ctx.options = mean is not None, eps, impl
+        ctx.save_for_backward(x, weight, bias, *statistics, y)
+        ctx.options = shortcut is not None, mean is not None, eps, impl
         ctx.set_materialize_grads(False)
 
     @staticmethod
@@ -96,7 +96,7 @@ class _BatchNormReLU(Differentiable):
         arguments = given, *ctx.saved_tensors, *ctx.options
         formula = _formula.batch_norm_relu_backward
         of_x, of_weight, of_bias, of_shortcut = first_derivative("batch_norm_relu", formula, arguments)
-        of_shortcut = None if ctx.saved_tensors[3] is None else of_shortcut
+        of_shortcut = of_shortcut if ctx.options[0] else None
         return of_x, of_weight, of_bias, of_shortcut, None, None, None, None, None
 
 
@@ -137,11 +137,11 @@ def _batch_norm_relu(x, weight, bias, shortcut, mean, var, eps, impl):
     return like(x, y), *found
 
 
-def _batch_norm_relu_backward(gradients, x, weight, bias, shortcut, mean, var, y, given, eps, impl):
+def _batch_norm_relu_backward(gradients, x, weight, bias, mean, var, y, shortcut, given, eps, impl):
     """Gradients of ``x``, ``weight``, ``bias`` and ``shortcut``, the last one empty where there is no shortcut."""
-    arguments = gradients, x, weight, bias, shortcut, mean, var, y, given, eps
+    arguments = gradients, x, weight, bias, mean, var, y, shortcut, given, eps
     found = pick("batch_norm_relu_backward", impl, x)(*arguments)
-    return tuple(like(a, g) for a, g in zip((x, weight, bias, shortcut), found, strict=True))
+    return tuple(like(a, g) for a, g in zip((x, weight, bias, x if shortcut else None), found, strict=True))
 
 
 def _fake_batch_norm_relu(x, weight, bias, shortcut, mean, var, eps, impl):
@@ -149,8 +149,10 @@ def _fake_batch_norm_relu(x, weight, bias, shortcut, mean, var, eps, impl):
     return torch.empty_like(x), *statistics
 
 
-def _fake_batch_norm_relu_backward(gradients, x, weight, bias, shortcut, mean, var, *_):
-    return tuple(x.new_empty(0) if a is None else torch.empty_like(a) for a in (x, weight, bias, shortcut))
+def _fake_batch_norm_relu_backward(gradients, x, weight, bias, mean, var, y, shortcut, *_):
+    return tuple(
+        x.new_empty(0) if a is None else torch.empty_like(a) for a in (x, weight, bias, x if shortcut else None)
+    )
 
 
 def _wide(x: torch.Tensor) -> torch.dtype:
@@ -165,17 +167,18 @@ for _name, _module, _dtypes in (
 ):
     add_backend("batch_norm_relu", _name, _module.batch_norm_relu, dtypes=_dtypes)
     add_backend("batch_norm_relu_backward", _name, _module.batch_norm_relu_backward, dtypes=_dtypes)
-_INPUTS = "Tensor x, Tensor weight, Tensor bias, Tensor? shortcut, Tensor{0} mean, Tensor{0} var"
+_INPUTS = "Tensor x, Tensor weight, Tensor bias"
 register(
     "batch_norm_relu",
-    f"({_INPUTS.format('?')}, float eps, str impl) -> (Tensor y, Tensor mean, Tensor var)",
+    f"({_INPUTS}, Tensor? shortcut, Tensor? mean, Tensor? var, float eps, str impl) "
+    "-> (Tensor y, Tensor mean, Tensor var)",
     _batch_norm_relu,
     _fake_batch_norm_relu,
 )
 register(
     "batch_norm_relu_backward",
-    f"(Tensor[] gradients, {_INPUTS.format('')}, Tensor y, bool given, float eps, str impl) -> "
-    "(Tensor, Tensor, Tensor, Tensor)",
+    f"(Tensor[] gradients, {_INPUTS}, Tensor mean, Tensor var, Tensor y, bool shortcut, bool given, float eps, "
+    "str impl) -> (Tensor, Tensor, Tensor, Tensor)",
     _batch_norm_relu_backward,
     _fake_batch_norm_relu_backward,
 )

@@ -14,11 +14,23 @@ def batch_norm_relu(
     eps: float = 1e-5,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """``relu(batch_norm(x) + shortcut)`` and the statistics used; see :func:`salcr.ops.batch_norm_relu`."""
+    y, mean, var = normalise(x, weight, bias, mean, var, eps)
+    y = y if shortcut is None else y + shortcut
+    return y.relu().to(x.dtype), mean.detach(), var.detach()
+
+
+def normalise(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    mean: torch.Tensor | None,
+    var: torch.Tensor | None,
+    eps: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Batch norm alone, in float32 at least, and the statistics used."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     if mean is None or var is None:
         var, mean = torch.var_mean(wide, (0, 2, 3), correction=0)
     columns = (-1, 1, 1)
     scale = weight.to(wide.dtype) * (var + eps).rsqrt()
-    y = (wide - mean.view(columns)) * scale.view(columns) + bias.to(wide.dtype).view(columns)
-    y = y if shortcut is None else y + shortcut
-    return y.relu().to(x.dtype), mean.detach(), var.detach()
+    return (wide - mean.view(columns)) * scale.view(columns) + bias.to(wide.dtype).view(columns), mean, var

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from salcr.models import ARCHITECTURES, TwoStreamResNet
+from salcr.models import ARCHITECTURES, TwoStreamResNet, resnet
 from salcr.models.resnet import imagenet_state
 from tests.ops.contract import assert_within_budget
 
@@ -233,6 +233,26 @@ def test_other_files_are_refused(generator, kind):
 def test_an_unknown_architecture_is_named():
     with pytest.raises(ValueError, match=r"resnet50, resnet18, tiny, got 'resnet34'"):
         TwoStreamResNet("resnet34")
+
+
+@pytest.mark.parametrize("architecture", SMALL)
+def test_gradients_are_those_of_norms_sums_and_relus_one_by_one(generator, monkeypatch, architecture):
+    """A block hands on its map twice; the gradients of both come together."""
+    network = TwoStreamResNet(architecture).double().to(memory_format=torch.channels_last).train()
+    images = torch.randn(4, 3, *SMALL[architecture], generator=generator, dtype=torch.float64)
+    weights = list(network.parameters())
+
+    def gradients():
+        maps = network(images, images)
+        return torch.autograd.grad((maps * torch.linspace(-1, 1, maps.numel()).view_as(maps)).sum(), weights)
+
+    def one_by_one(norm, x, shortcut=None, *, twice=False):
+        y = torch.relu(norm(x) + (0 if shortcut is None else shortcut))
+        return (y, y) if twice else y
+
+    found = gradients()
+    monkeypatch.setattr(resnet, "norm_relu", one_by_one)
+    torch.testing.assert_close(found, gradients(), rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize("architecture", SMALL)

@@ -28,18 +28,18 @@ def batch_norm_relu_backward(
     x: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor,
-    shortcut: torch.Tensor | None,
     mean: torch.Tensor,
     var: torch.Tensor,
     y: torch.Tensor,
+    shortcut: bool,
     given: bool,
     eps: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Gradients of ``x``, ``weight``, ``bias`` and ``shortcut``."""
+    """Gradients of ``x``, ``weight``, ``bias`` and, where there is one, the shortcut."""
     from salcr import _C
 
     first, again = gradients if len(gradients) > 1 else (gradients[0], None)
-    found = _empty(x), torch.empty_like(mean), torch.empty_like(mean), None if shortcut is None else _empty(x)
+    found = _empty(x), torch.empty_like(mean), torch.empty_like(mean), _empty(x) if shortcut else None
     arrays = _rows(first), _rows(again), _rows(x), *map(_array, (weight, bias, mean, var)), _rows(y)
     results = _rows(found[0]), *map(_array, found[1:3]), _rows(found[3])
     _C.batch_norm_relu_backward(*arrays, *results, given=given, eps=eps, threads=torch.get_num_threads())

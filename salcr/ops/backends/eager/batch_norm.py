@@ -34,14 +34,14 @@ def batch_norm_relu_backward(
     x: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor,
-    shortcut: torch.Tensor | None,
     mean: torch.Tensor,
     var: torch.Tensor,
     y: torch.Tensor,
+    shortcut: bool,
     given: bool,
     eps: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Gradients of ``x``, ``weight``, ``bias`` and ``shortcut``."""
+    """Gradients of ``x``, ``weight``, ``bias`` and, where there is one, the shortcut."""
     x, layout = _dense(x)
     wide_weight, mean, var = (y.to(mean.dtype).contiguous() for y in (weight, mean, var))
     left = torch.ops.aten.threshold_backward(sum(gradients[1:], gradients[0]), y, 0).contiguous(memory_format=layout)
@@ -49,7 +49,7 @@ def batch_norm_relu_backward(
     of_x, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
         left, x, wide_weight, *statistics, not given, eps, [True] * 3
     )
-    return of_x, of_weight.to(weight.dtype), of_bias.to(bias.dtype), None if shortcut is None else left
+    return of_x, of_weight.to(weight.dtype), of_bias.to(bias.dtype), left if shortcut else None
 
 
 def _dense(x: torch.Tensor) -> tuple[torch.Tensor, torch.memory_format]:

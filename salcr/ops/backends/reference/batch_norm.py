@@ -4,6 +4,7 @@ import torch
 
 from salcr import reference
 from salcr.ops._register import reference_gradient
+from salcr.reference.batch_norm import normalise
 
 
 def batch_norm_relu(
@@ -24,21 +25,21 @@ def batch_norm_relu_backward(
     x: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor,
-    shortcut: torch.Tensor | None,
     mean: torch.Tensor,
     var: torch.Tensor,
     y: torch.Tensor,
+    shortcut: bool,
     given: bool,
     eps: float,
     *,
     create_graph: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Gradients of ``x``, ``weight``, ``bias`` and ``shortcut``."""
-    statistics = dict(mean=mean, var=var) if given else {}
+    """Gradients of ``x``, ``weight``, ``bias`` and, where there is one, the shortcut."""
+    statistics = (mean, var) if given else (None, None)
+    left = torch.where(y <= 0, 0, sum(gradients[1:], gradients[0]))
 
-    def result(*inputs):
-        return (reference.batch_norm_relu(*inputs, **statistics, eps=eps)[0],)
+    def result(x, weight, bias):
+        return (normalise(x, weight, bias, *statistics, eps)[0].to(x.dtype),)
 
-    inputs = [x, weight, bias] if shortcut is None else [x, weight, bias, shortcut]
-    found = reference_gradient(result, inputs, (sum(gradients[1:], gradients[0]),), create_graph=create_graph)
-    return *found, *([None] if shortcut is None else [])
+    found = reference_gradient(result, [x, weight, bias], (left,), create_graph=create_graph)
+    return *found, left if shortcut else None

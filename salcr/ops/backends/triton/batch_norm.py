@@ -23,16 +23,15 @@ def batch_norm_relu_backward(
     x: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor,
-    shortcut: torch.Tensor | None,
     mean: torch.Tensor,
     var: torch.Tensor,
     y: torch.Tensor,
+    shortcut: bool,
     given: bool,
     eps: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Gradients of ``x``, ``weight``, ``bias`` and ``shortcut``."""
+    """Gradients of ``x``, ``weight``, ``bias`` and, where there is one, the shortcut."""
     from salcr.kernels.batch_norm import batch_norm_relu_backward
 
     first, again = gradients if len(gradients) > 1 else (gradients[0], None)
-    options = dict(given=given, shortcut=shortcut is not None)
-    return batch_norm_relu_backward(first, again, x, y, weight, bias, mean, var, eps, **options)
+    return batch_norm_relu_backward(first, again, x, y, weight, bias, mean, var, eps, given=given, shortcut=shortcut)

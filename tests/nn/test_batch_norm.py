@@ -1,0 +1,50 @@
+import pytest
+import torch
+from torch import nn
+
+from salcr.nn import norm_relu
+
+
+def block_end(generator, training):
+    norm = nn.BatchNorm2d(6).train(training)
+    for name in ("weight", "bias", "running_mean"):
+        getattr(norm, name).data.normal_(generator=generator)
+    x, shortcut = torch.randn(2, 4, 6, 5, 3, generator=generator)
+    return norm, x, shortcut
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("with_shortcut", [False, True])
+def test_it_is_the_norm_the_sum_and_relu(generator, with_shortcut, training):
+    norm, x, shortcut = block_end(generator, training)
+    same, _, _ = block_end(generator, training)
+    same.load_state_dict(norm.state_dict())
+    shortcut = shortcut if with_shortcut else None
+    expected = torch.relu(same(x) + (0 if shortcut is None else shortcut))
+    torch.testing.assert_close(norm_relu(norm, x, shortcut), expected)
+    for found, wanted in zip(norm.state_dict().values(), same.state_dict().values(), strict=True):
+        torch.testing.assert_close(found, wanted)
+    assert int(norm.num_batches_tracked) == training
+
+
+@pytest.mark.parametrize("norm", [nn.Identity(), nn.InstanceNorm2d(6)], ids=str)
+def test_any_other_norm_runs_by_itself(generator, norm):
+    _, x, shortcut = block_end(generator, True)
+    expected = torch.relu(norm(x) + shortcut)
+    y, same = norm_relu(norm, x, shortcut, twice=True)
+    assert torch.equal(y, expected) and same is y
+
+
+def test_an_exported_norm_is_of_pytorchs_operators(generator):
+    class End(nn.Module):
+        def __init__(self, norm):
+            super().__init__()
+            self.norm = norm
+
+        def forward(self, x, shortcut):
+            return norm_relu(self.norm, x, shortcut)
+
+    norm, x, shortcut = block_end(generator, False)
+    program = torch.export.export(End(norm), (x, shortcut))
+    assert not any("salcr" in str(node.target) for node in program.graph.nodes)
+    torch.testing.assert_close(program.module()(x, shortcut), norm_relu(norm, x, shortcut))
