@@ -44,6 +44,10 @@ def _and_back(function: Callable) -> Callable:
     return step
 
 
+def _compiled(*inputs):
+    return torch.compile(_by_torch)(*inputs)
+
+
 def _formula(*inputs):
     y = reference.batch_norm_relu(*inputs)[0]
     return y, y
@@ -56,6 +60,7 @@ def _operator(impl: str) -> Callable:
 def _case(name: str, dtype: torch.dtype) -> Case:
     variants = {"reference": _formula, "published": _by_torch, "cpp": _operator("cpp"), "triton": _operator("triton")}
     if dtype != torch.float32:  # for GPUs
+        variants["compiled"] = _compiled
         del variants["cpp"]
     note = (
         f"end of a residual block in {str(dtype).removeprefix('torch.')}, forward and backward: [432, 512, 36, 18] on "
