@@ -20,7 +20,7 @@ from setuptools import Extension, setup
 CUDA = Path("csrc/cuda")
 CUDA_HOME = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
 NVCC = shutil.which("nvcc", path=f"{CUDA_HOME}/bin" if CUDA_HOME else None)
-ARCHITECTURES = (80, 90, 100)  # and PTX of the last, for newer ones
+ARCHITECTURES = (80, 90, 100)  # as far as nvcc knows them, and PTX of the last of these, for newer ones
 
 
 class OptionalBuild(build_ext):
@@ -56,8 +56,10 @@ class OptionalBuild(build_ext):
 
     def run_nvcc(self, sources: list[str], target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
-        codes = [f"-gencode=arch=compute_{n},code=sm_{n}" for n in ARCHITECTURES]
-        codes.append(f"-gencode=arch=compute_{ARCHITECTURES[-1]},code=compute_{ARCHITECTURES[-1]}")
+        listed = subprocess.run([NVCC, "--list-gpu-arch"], capture_output=True, text=True).stdout.split()
+        known = [n for n in ARCHITECTURES if f"compute_{n}" in listed] or list(ARCHITECTURES)
+        codes = [f"-gencode=arch=compute_{n},code=sm_{n}" for n in known]
+        codes.append(f"-gencode=arch=compute_{known[-1]},code=compute_{known[-1]}")
         includes = [f"-I{path}" for path in (pybind11.get_include(), sysconfig.get_path("include"))]
         command = [NVCC, "-shared", "-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", *codes, *includes]
         command.append(f"--threads={os.environ.get('SALCR_BUILD_JOBS', '1')}")  # architectures at a time

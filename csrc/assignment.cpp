@@ -10,15 +10,17 @@
 // 3. every row still free: Dijkstra's search to the nearest column with room. A column of several rows expands all of them.
 //
 // A pass over the matrix is what an easy problem costs: one for column reduction, one for the first bids, and a row again whenever
-// it is swept. Up to kSwept columns a row stays in L1, and nothing is faster than to sweep it; nor where few rows share many
-// columns. Else the sweep of a row leaves a list of its best columns (candidates.hpp), which answers for it later
-// (assignment_lists.hpp): in a square problem as soon as rows contend for columns, in any other, which has columns to spare and
-// often needs no list, once a row has bid kSweeps times. Searches that lists do not serve (rank-one costs, points on a line) sweep
-// too (assignment_dense.hpp).
+// it is swept. In a problem that is not square the sweep of a row leaves the best column of each lane, most of which are the best
+// still when the row bids again (Leaders, assignment_rows.hpp). Up to kSwept columns a row stays in L1, and nothing else is faster
+// than to sweep it; nor where few rows share many columns. Else a row gets a list of its best columns (candidates.hpp), which
+// answers for it later (assignment_lists.hpp): in a square problem as soon as rows contend for columns, in any other, which has
+// columns to spare and often needs no list, once a row has been swept kSweeps times. Searches that lists do not serve (rank-one
+// costs, points on a line) sweep too (assignment_dense.hpp).
 
 #include "assignment.hpp"
 
 #include <algorithm>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -33,10 +35,11 @@ namespace {
 
 constexpr std::int32_t kNone = Matching::kNone;
 constexpr std::int64_t kSwept = 768;
+constexpr std::int64_t kLed = 256;  // up to so many columns a sweep costs no more than what it could leave for the next
 constexpr std::int64_t kSearched = 128;  // up to so many columns, searches among ties cost no more than a matching over them
 constexpr std::int64_t kTies = 32;       // bids that tie, until a round may end for them
 constexpr std::int64_t kContests = 16;   // bids that free a row, until rows of a square problem make lists
-constexpr char kSweeps = 3;              // bids of a row of any other, until it makes one
+constexpr char kSweeps = 3;              // sweeps of a row of any other, until it makes one
 constexpr std::int64_t kWorth = 8;       // a search sweeps more than 1 / kWorth of all rows: what the bids that spare it may cost
 
 template <typename Real>
@@ -50,9 +53,9 @@ class Solver {
         prices_(all_prices_.data()),
         matching_(costs.rows, costs.cols, capacity),
         sweeping_(costs, prices_, matching_) {
-    if (costs.cols <= kSwept || 2 * costs.rows <= costs.cols) return;
-    listing_.emplace(costs, prices_, matching_);
-    swept_.resize(costs.rows);
+    if (one_to_one_ && !square_ && costs.cols > kLed) leaders_.reset(new Leaders[costs.rows]);
+    if (costs.cols > kSwept && 2 * costs.rows > costs.cols) listing_.emplace(costs, prices_, matching_);
+    if (leaders_ || listing_) swept_.resize(costs.rows);
   }
 
   // False if forbidden pairs leave no assignment, or an entry is NaN or -inf.
@@ -174,8 +177,7 @@ class Solver {
   template <int kLanes>
   std::int32_t place(std::int32_t row, bool unread, std::vector<std::int32_t>& left) {
     ++bids_;
-    const bool listed = listing_ && (square_ ? contests_ > kContests || swept_[row] > 0 : swept_[row] == kSweeps);
-    const Bid bid = listed ? bid_from_list(row) : bid_from_sweep<kLanes>(row, unread);
+    const Bid bid = best_bid<kLanes>(row, unread);
     if (!legal_) return kNone;
     // Without a second column no price is high enough: such a row takes its column only while that is free.
     if (bid.column == kNone || (bid.second == kInfinity && matching_.room[bid.column] == 0)) {
@@ -195,10 +197,41 @@ class Solver {
   }
 
   template <int kLanes>
-  Bid bid_from_sweep(std::int32_t i, bool unread) {
-    if (listing_) ++swept_[i];
+  Bid best_bid(std::int32_t row, bool unread) {
+    if (leaders_ && swept_[row] > 0)
+      if (const Bid bid = bid_from_leaders<kLanes>(row); bid.column != kNone) return bid;
+    if (listing_ && (square_ ? contests_ > kContests || swept_[row] > 0 : swept_[row] == kSweeps)) return bid_from_list(row);
+    return bid_from_sweep<kLanes>(row, unread);
+  }
+
+  // No column where another than the leaders of the row's last sweep may be as good by now, or two of them tie.
+  template <int kLanes>
+  Bid bid_from_leaders(std::int32_t i) const {
+    const Leaders& leaders = leaders_[i];
     const Row<Real> row = row_of(i);
-    auto [least, second, column, legal] = unread ? two_least<kLanes, true>(row) : two_least<kLanes, false>(row);
+    Bid bid;
+    for (int n = 0; n < 2 * kLanes; ++n) {
+      if (!(leaders.reduced[n] <= leaders.floor)) continue;
+      const double x = row(leaders.column[n]);
+      if (x < bid.least) {
+        bid.second = bid.least;
+        bid.least = x, bid.column = static_cast<std::int32_t>(leaders.column[n]);
+      } else if (x < bid.second) {
+        bid.second = x;
+      }
+    }
+    if (!(bid.least < bid.second && bid.second <= leaders.floor)) return {};
+    bid.cost = costs_(i, bid.column);
+    return bid;
+  }
+
+  template <int kLanes>
+  Bid bid_from_sweep(std::int32_t i, bool unread) {
+    const Row<Real> row = row_of(i);
+    if ((leaders_ || listing_) && swept_[i] < kSweeps) ++swept_[i];
+    auto [least, second, column, legal] = leaders_ ? two_least<kLanes, true, true>(row, &leaders_[i])
+                                          : unread ? two_least<kLanes, true>(row)
+                                                   : two_least<kLanes, false>(row);
     legal_ = legal;
     if (least == kInfinity) return {};
     // Rows alike do not all bid for one column.
@@ -250,7 +283,8 @@ class Solver {
   Matching matching_;
   DenseSearch<Real> sweeping_;
   std::optional<ListSearch<Real>> listing_;
-  std::vector<char> swept_;  // bids of a row without its list, where there are lists
+  std::unique_ptr<Leaders[]> leaders_;  // of a row that has been swept
+  std::vector<char> swept_;  // how often each row was, up to kSweeps, where there are leaders or lists
   std::int64_t bids_ = 0, contests_ = 0, ties_ = 0;  // bids, those that freed a row, those of rows with several best columns
   std::int64_t tied_ = 0;  // of this round, those that freed a row of several
   std::int64_t served_ = 0;  // rows that have a column minimum

@@ -28,6 +28,14 @@ struct TwoLeast {
   bool legal;            // false only where that was asked: an entry is NaN or -inf
 };
 
+// What a sweep by so many lanes leaves of a row: the columns of the least reduced cost in each lane of both parts, infinite where
+// a lane saw none, and the least of all other columns; -inf where two columns tie for the least of all.
+struct Leaders {
+  double reduced[2 * kMostLanes];
+  std::int64_t column[2 * kMostLanes];
+  double floor;
+};
+
 struct Nearest {
   double distance, with_room;  // the least of all open columns, and of those with room
   std::int64_t column;         // the first at the distance
@@ -79,9 +87,9 @@ inline bool column_minima(const Costs<Real>& costs, const double* shifts, double
   return all_zero(bad);
 }
 
-// The two least reduced costs, and if it is to be checked, whether no entry is NaN or -inf.
-template <int kLanes, bool kChecked, typename Real>
-inline TwoLeast two_least(const Row<Real>& row) {
+// The two least reduced costs, and if it is to be checked, whether no entry is NaN or -inf. Writes leaders if these are wanted.
+template <int kLanes, bool kChecked, bool kLed = false, typename Real>
+inline TwoLeast two_least(const Row<Real>& row, [[maybe_unused]] Leaders* leaders = nullptr) {
   using Doubles = typename Vectors<kLanes>::Doubles;
   using Longs = typename Vectors<kLanes>::Longs;
   const Doubles none = kInfinity + Doubles{};
@@ -103,11 +111,21 @@ inline TwoLeast two_least(const Row<Real>& row) {
   });
   auto& [least, second, column] = parts[0];
   second = least_of(second, parts[1].second);
+  if constexpr (kLed) {
+    for (int part = 0; part < 2; ++part) {
+      store(leaders->reduced + part * kLanes, parts[part].least);
+      store(leaders->column + part * kLanes, parts[part].column);
+    }
+    Doubles floor = second;
+    for (int by = kLanes / 2; by > 0; by /= 2) floor = least_of(floor, turned(floor, by));
+    leaders->floor = floor[0];
+  }
   see(parts[1].least, parts[1].column, 0);
   for (int by = kLanes / 2; by > 0; by /= 2) {
     second = least_of(second, turned(second, by));
     see(turned(least, by), turned(column, by), 0);
   }
+  if (kLed && !(least[0] < second[0])) leaders->floor = -kInfinity;
   return {least[0], second[0], column[0], !kChecked || all_zero(bad)};
 }
 

@@ -16,7 +16,7 @@ Candidates<Real>::Candidates(const Costs<Real>& costs, const double* prices)
       prices_(prices),
       reduced_((costs.cols + kLanes - 1) / kLanes * kLanes, kInfinity),
       floors_(costs.rows, -kInfinity),
-      entries_(costs.rows * kKept),
+      entries_(new Entry[costs.rows * kKept]),
       counts_(costs.rows, 0) {}
 
 template <typename Real>
@@ -52,7 +52,7 @@ template <typename Real>
 SALCR_FOR_EACH_ISA const double* Candidates<Real>::refill(std::int64_t i) {
   const Real* const row = costs_.data + i * costs_.stride;
   double limit = sweep(row);
-  Entry* const kept = entries_.data() + i * kKept;
+  Entry* const kept = entries_.get() + i * kKept;
   int count = 0;
   const auto keep = [&](double reduced, std::int64_t column) {
     if (count == kKept && !(reduced < kept[kKept - 1].reduced)) {

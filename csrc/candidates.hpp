@@ -1,5 +1,6 @@
 #pragma once
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "assignment.hpp"
@@ -20,7 +21,7 @@ class Candidates {
   Candidates(const Costs<Real>& costs, const double* prices);
 
   // The list of row i, ascending in `reduced`. It is empty before the first refill(i).
-  const Entry* begin(std::int64_t i) const { return entries_.data() + i * kKept; }
+  const Entry* begin(std::int64_t i) const { return entries_.get() + i * kKept; }
   const Entry* end(std::int64_t i) const { return begin(i) + counts_[i]; }
 
   // No column outside the list of row i has a smaller reduced cost; -inf before the first refill(i).
@@ -40,7 +41,7 @@ class Candidates {
   Costs<Real> costs_;
   const double* prices_;
   std::vector<double> reduced_, floors_;
-  std::vector<Entry> entries_;
+  std::unique_ptr<Entry[]> entries_;  // [rows, kKept]; easy problems never touch them
   std::vector<std::int32_t> counts_;
 };
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "parallel.hpp"
+#include "rows.hpp"
 
 namespace salcr {
 namespace {
@@ -32,6 +33,7 @@ void cluster_centroids(const Real* features, const std::int64_t* labels, std::in
       double sum[kStrip] = {};
       for (std::int64_t m = begin[c]; m < begin[c + 1]; ++m) {
         const Real* row = features + member[m] * width + left;
+        if (m + 1 < begin[c + 1]) prefetch(features + member[m + 1] * width + left, columns);
         for (std::int64_t d = 0; d < columns; ++d) sum[d] += row[d];
       }
       const auto count = static_cast<double>(begin[c + 1] - begin[c]);

@@ -27,13 +27,6 @@ double blend(Real* __restrict__ row, const Real* __restrict__ x, Real keep, Real
   });
 }
 
-// Bring a row into the cache while another is worked on.
-template <typename Real>
-void prefetch(const Real* row, std::int64_t width) {
-  constexpr std::int64_t kLine = 64 / sizeof(Real);
-  for (std::int64_t d = 0; d < width; d += kLine) __builtin_prefetch(row + d);
-}
-
 // The first sample of [begin, end) whose feature row has the smallest cosine to `row`. One that is NaN counts as the
 // smallest, so that the row will show it.
 template <typename Real>

@@ -4,6 +4,8 @@
 // the whole sets and the half sets. Sets are lists; membership is a mark in an array of N bytes or numbers that every thread
 // has for itself and clears by walking the list again. Inner products come from the neighbour search wherever i ranks j or j ranks
 // i; only the other pairs of an expanded set (a few per image) read two features.
+//
+// Weights that have underflowed to zero are left out: whoever adds entries up knows by a sum of zero that it is a column's first.
 
 #include "jaccard_encodings.hpp"
 
@@ -164,7 +166,9 @@ class Encoder {
       out.push_back({j, weight});
       sum += weight;
     }
-    for (std::size_t n = start; n < out.size(); ++n) out[n].value = static_cast<Real>(out[n].value / sum);
+    const auto first = out.begin() + static_cast<std::ptrdiff_t>(start);
+    for (auto entry = first; entry != out.end(); ++entry) entry->value = static_cast<Real>(entry->value / sum);
+    out.erase(std::remove_if(first, out.end(), [](const Entry<Real>& entry) { return entry.value == 0; }), out.end());
   }
 
   const Neighbours<Real>& near_;
@@ -193,7 +197,8 @@ SparseRows<Real> averaged(const std::int32_t* places, std::int64_t rows, std::in
           s.sum[entry.column] += entry.value;
         }
       for (const std::int32_t column : s.columns) {
-        out.entries(i).push_back({column, s.sum[column] / static_cast<Real>(k2)});
+        const Real mean = s.sum[column] / static_cast<Real>(k2);
+        if (mean != 0) out.entries(i).push_back({column, mean});
         s.sum[column] = 0;
       }
       out.close(i);

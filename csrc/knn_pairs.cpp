@@ -227,10 +227,7 @@ class Search {
     float threshold = thresholds_[row];
     std::int64_t n = 0;
     for (; n < count && waiting[n].bound >= threshold; ++n) {
-      if (n + 1 < count) {
-        const float* const next = columns_.data + waiting[n + 1].index * width_;
-        for (std::int64_t d = 0; d < width_; d += 16) __builtin_prefetch(next + d);
-      }
+      if (n + 1 < count) prefetch(columns_.data + waiting[n + 1].index * width_, width_);
       const float score = quick_dot(own, columns_.data + waiting[n].index * width_, width_);
       if (score >= threshold) best_.push(row, score, waiting[n].index);
       threshold = std::max(threshold, best_.threshold(row));

@@ -10,6 +10,13 @@ constexpr double kTiny = 1e-12;       // torch.nn.functional.normalize's eps
 constexpr std::int64_t kSums = 64;    // running sums of a row, so that additions need not wait for each other
 constexpr std::int64_t kBlock = 4096; // terms that go into them before they are added up in double
 
+// Bring a row into the cache while another is worked on.
+template <typename Real>
+inline void prefetch(const Real* row, std::int64_t width) {
+  constexpr std::int64_t kLine = 64 / sizeof(Real);
+  for (std::int64_t d = 0; d < width; d += kLine) __builtin_prefetch(row + d);
+}
+
 // Sum over d of term(d), the terms in the rows' own precision. The order of additions depends on the width only.
 template <typename Real, typename Term>
 inline double row_sum(std::int64_t width, Term term) {

@@ -84,3 +84,23 @@ def test_builds_are_for_any_machine_unless_asked(monkeypatch, settings, given):
     runpy.run_path("setup.py")
     flags = {"-DSALCR_PORTABLE", "-march=native", "-fsanitize=address"}
     assert flags.intersection(built["ext_modules"][0].extra_compile_args) == given
+
+
+def test_an_nvcc_that_does_not_know_the_newest_gpus_builds_for_the_others(monkeypatch, tmp_path):
+    """CUDA 12.6, which torch is built with too, does not know compute capability 10.0, and ends at its name."""
+    nvcc, given = tmp_path / "bin/nvcc", tmp_path / "given"
+    nvcc.parent.mkdir()
+    nvcc.write_text(
+        f"""#!/bin/sh
+[ "$1" = --list-gpu-arch ] && printf 'compute_80\\ncompute_86\\ncompute_90\\n' && exit
+case "$*" in *_100*) echo "nvcc fatal: Unsupported gpu architecture 'compute_100'" >&2; exit 1;; esac
+echo "$*" > {given}
+"""
+    )
+    nvcc.chmod(0o755)
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    monkeypatch.setattr(setuptools, "setup", lambda **options: None)
+    monkeypatch.chdir(ROOT)
+    runpy.run_path("setup.py")["OptionalBuild"].run_nvcc(None, ["a.cu"], tmp_path / "built/a.so")
+    codes = {word.partition("=")[2] for word in given.read_text().split() if word.startswith("-gencode")}
+    assert codes == {f"arch=compute_{n},code={kind}_{n}" for n, kind in ((80, "sm"), (90, "sm"), (90, "compute"))}

@@ -1,4 +1,5 @@
-// Whether what is done to a row by eight lanes is what four do, ties included. Says where it is not.
+// Whether what is done to a row by eight lanes is what four do, ties included, and leaders are what they are said to be. Says
+// where it is not.
 #include <algorithm>
 #include <cstdio>
 #include <random>
@@ -45,6 +46,23 @@ bool same(const Results<4>& x, const Results<8>& y) {
          x.lowered == y.lowered;
 }
 
+// Whether no column beside the leaders of a sweep is below their floor, and each leader is one column of its reduced cost.
+template <int kLanes>
+bool lead(const Row<float>& row) {
+  Leaders leaders;
+  const TwoLeast two = two_least<kLanes, false, true>(row, &leaders);
+  std::vector<bool> leads(row.cols, false);
+  for (int n = 0; n < 2 * kLanes; ++n) {
+    if (leaders.reduced[n] == kInfinity) continue;
+    const std::int64_t j = leaders.column[n];
+    if (j < 0 || j >= row.cols || leads[j] || row(j) != leaders.reduced[n]) return false;
+    leads[j] = true;
+  }
+  for (std::int64_t j = 0; j < row.cols; ++j)
+    if (!leads[j] && row(j) < leaders.floor) return false;
+  return two.least < two.second ? leaders.floor >= two.second : leaders.floor == -kInfinity;
+}
+
 // What find_round() is to find, column by column.
 std::int64_t first_from(const Row<float>& row, double value, std::int64_t start, const std::vector<std::uint64_t>& open) {
   std::int64_t taken = -1;
@@ -83,7 +101,8 @@ int main() {
     const Results<8> eight(costs, prices.data(), full.data(), open.data(), start);
     const Row<float> row_of_costs(costs, prices.data(), 0), row(marred, prices.data(), 0);
     const std::int64_t round = first_from(row_of_costs, std::min(four.two.least, 0.0), cols / 2, open);
-    if (same(four, eight) && four.round == round && is_legal<4>(row) == legal && is_legal<8>(row) == legal &&
+    if (same(four, eight) && lead<4>(row_of_costs) && lead<8>(row_of_costs) && four.round == round &&
+        is_legal<4>(row) == legal && is_legal<8>(row) == legal &&
         two_least<4, true>(row).legal == legal && two_least<8, true>(row).legal == legal)
       continue;
     std::printf("trial %d: %lld columns\n", trial, static_cast<long long>(cols));

@@ -226,6 +226,22 @@ def test_no_near_pair_is_dropped(generator, make, k1, k2):
         torch.testing.assert_close(found.masked_fill(unsure, 0), expected.masked_fill(unsure, 0), rtol=1e-6, atol=2e-7)
 
 
+@pytest.mark.parametrize("k2", [1, 6])
+def test_weights_that_underflow(generator, k2):
+    """Given cosines are off by half precision's rounding, and images so near each other that this is much to them."""
+    rows = 80
+    features = F.pad(1e-3 * torch.randn(rows, 15, generator=generator), (1, 0), value=1)
+    cosines, ranks = ops.knn(features, rows)
+    cosines[:, 1:] -= 0.004
+    form = dict(k1=rows, k2=k2, scale="farthest", neighbors=(cosines, ranks), impl="cpp")
+    means = torch.zeros(rows, rows).scatter_(1, ranks[:, :k2], 1 / k2)  # of encodings that are the image alone
+    shared = torch.minimum(means[:, None], means).sum(2)
+    expected = 1 - shared / (2 - shared)
+    torch.testing.assert_close(ops.jaccard_distance(features, **form), expected, rtol=1e-6, atol=1e-6)
+    graph = ops.jaccard_graph(features, **form, max_distance=0.7)
+    assert torch.equal(graph.crow_indices().diff(), (expected <= 0.7).sum(1))
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_threads_do_not_matter(generator, monkeypatch, threads):
     from salcr.ops.backends.cpp.jaccard import jaccard_distance, jaccard_graph
