@@ -24,7 +24,7 @@ void parallel_chunks(std::int64_t count, std::int64_t chunk, int threads, Body&&
   const std::int64_t chunks = (count + chunk - 1) / chunk;
   const int team = static_cast<int>(std::max<std::int64_t>(1, std::min<std::int64_t>(threads, chunks)));
   std::exception_ptr failure;
-#pragma omp parallel for schedule(dynamic) num_threads(team)
+#pragma omp parallel for schedule(monotonic : dynamic) num_threads(team)
   for (std::int64_t c = 0; c < chunks; ++c) {
     try {
       run_chunk(body, c * chunk, std::min(count, (c + 1) * chunk), omp_get_thread_num());
