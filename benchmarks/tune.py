@@ -32,7 +32,7 @@ from salcr.files import write_atomically
 LAUNCH = ROOT / "kernels/launch.py"
 MARGIN = 0.03  # of the time, that a new entry has to save
 RUNS = 15
-LEAST = dict(M=32, N=32, K=16, BLOCK=16, ELEMENTS=64, SCAN=32, maxnreg=96)
+LEAST = dict(M=32, N=32, K=16, BLOCK=16, ELEMENTS=64, SCAN=32, maxnreg=32)
 MOST = dict(M=256, N=256, K=128, num_warps=16, MANY=32, maxnreg=255)
 STAGES = 1, 6
 Entry = dict[str, int]
@@ -64,12 +64,15 @@ JOBS = {
     "dbscan.pairs": Job("labels-visible"),
     "dbscan.roots": Job("labels-visible"),
     "centroids": Job("cluster-visible"),
-    "augmentation": Job("augment-stage-one"),
+    "augmentation": Job("augment-stage-two"),
+    "augmentation.chains": Job("augment-stage-one"),
     "sinkhorn.rows": Job("sinkhorn"),
     "sinkhorn.columns": Job("sinkhorn"),
     **{f"batch_norm.{row}": Job("batch_norm_relu-bfloat16") for row in ("blocks", "merge", "tiles")},
     "pooling.half": Job("semantic_pool-bfloat16"),
     "pooling.single": Job("semantic_pool"),
+    "pooling_attention.half": Job("semantic_pool-bfloat16"),
+    "pooling_attention.single": Job("semantic_pool"),
     "pooling_backward.half": Job("semantic_pool-bfloat16"),
     "pooling_backward.single": Job("semantic_pool"),
 }

@@ -15,9 +15,9 @@ reads it twice and writes it once a rectangle, on average 11.3 rectangles of 21 
 have a chain touch 36 MB, which an H100's cache holds, and 72 programs walk them at a time. Divisions and products are
 rounded as in the reference, step for step, because they decide when a chain ends.
 
-Compiled for sm_90 with 8 warps it takes 78 registers with chains, 48 without and 29 for plain images, spills nothing
-and so leaves room for three, five and eight programs on a multiprocessor. It has not been measured on one. Images and
-chains are found by int64 offsets from the beginning of their store.
+Compiled for sm_90 with 8 warps it takes at most 80 registers with chains, 48 without and 29 for plain images, spills
+nothing and so leaves room for three, five and eight programs on a multiprocessor. It has not been measured on one.
+Images and chains are found by int64 offsets from the beginning of their store.
 """
 
 import torch
@@ -237,8 +237,11 @@ def augment(
     """
     views, (height, width) = len(images) if rows is None else len(rows), images.shape[1:3]
     out = torch.empty(views, height, width, 3, dtype=dtype, device=images.device)
-    chain, t = 0 if scalings is None else scalings.shape[1], configuration("augmentation", images.device)
+    chain = 0 if scalings is None else scalings.shape[1]
+    t = configuration("augmentation.chains" if chain else "augmentation", images.device)
     at_most_one_each(t["num_warps"], t["BLOCK"])
+    if draws is None:  # needs less than any limit, which would only let it take more
+        t.pop("maxnreg", None)
     with on_device(images):
         products = torch.empty(views if chain else 0, height * width, 3, device=images.device)
         augment_kernel[views,](

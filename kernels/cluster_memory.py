@@ -62,18 +62,18 @@ def lse_tiles_kernel(
     term, begin, part, first_row, first_column = tile_of(tl.program_id(0), parts, rows, columns, M, N)
     group, bank, total_rows = term % len(rows), term // len(rows), all_rows(parts, rows)
     num_rows, num_columns = size_of(rows, group), size_of(columns, term)
-    row = first_row.to(tl.int64) + tl.arange(0, M)
-    column = first_column.to(tl.int64) + tl.arange(0, N)
-    at = tl.minimum(row, num_rows - 1)
+    m, n, begin = tl.arange(0, M), tl.arange(0, N), begin + first_row
+    first, rows_left = part * num_rows + first_row, num_rows - first_row
+    at, column = tl.minimum(m, rows_left - 1), (first_column + n).to(tl.int64)
     total = tile_products(
-        chosen(x, group) + part * num_rows * width, chosen(memory, term) + part * num_columns * width, at,
+        chosen(x, group) + first * width, chosen(memory, term) + part * num_columns * width, at.to(tl.int64),
         tl.minimum(column, num_columns - 1), width, M, N, K, EVEN, PRECISION,
     )  # fmt: skip
     logits = total * (tl.load(inverse_norms + begin + at) * inverse_temperature)[:, None]
-    inside, exists = row < num_rows, column < num_columns
-    out = (bank * tiles + first_column // N).to(tl.int64) * total_rows + begin + row
+    inside, exists = m < rows_left, n < num_columns - first_column
+    out = (bank * tiles + first_column // N).to(tl.int64) * total_rows + begin + m
     if SOFT:
-        wanted = soft_targets(soft, begin + at, column, num_columns)
+        wanted = soft_targets(soft + begin * num_columns, at, first_column, num_columns, N)
         pulled = tl.sum(tl.where(exists[None, :], logits * wanted, 0.0), 1)
         tl.store(tile_soft + out, pulled, mask=inside)
     logits = tl.where(exists[None, :], logits, float("-inf"))
@@ -81,10 +81,10 @@ def lse_tiles_kernel(
     tl.store(tile_max + out, highest, mask=inside)
     tl.store(tile_sum + out, tl.sum(tl.exp(logits - highest[:, None]), 1), mask=inside)
     if PICK:
-        target = tl.load(chosen(targets, term) + part * num_rows + at)
-        hit = column[None, :] == target[:, None]
-        here = (target >= first_column) & (target < first_column + N) & inside
-        kept = target_logits + bank * total_rows.to(tl.int64) + begin + row
+        target = tl.load(chosen(targets, term) + first + at) - first_column
+        hit = n[None, :] == target.to(tl.int32)[:, None]  # columns in int64 would take twice the registers
+        here = (target >= 0) & (target < N) & inside
+        kept = target_logits + bank * total_rows.to(tl.int64) + begin + m
         tl.store(kept, tl.sum(tl.where(hit, logits, 0.0), 1), mask=here)
 
 
@@ -294,7 +294,7 @@ def contrast_forward(
     with on_device(features[0]):
         losses, total, partial, tiles_each = terms.new(terms.count, terms.all_rows), lse, None, 0
         if lse is None:
-            norms, t = inverse_norms(terms), tiles(terms)
+            norms, t = inverse_norms(terms), tiles(terms, soft=soft is not None)
             total, tile, tiles_each = torch.empty_like(losses), t["N"], triton.cdiv(max(terms.columns), t["N"])
             partial = terms.new(2 if soft is None else 3, terms.count, tiles_each, terms.all_rows)
             lse_tiles_kernel[(terms.tiles(terms.columns, t["M"], t["N"]),)](

@@ -99,9 +99,8 @@ def expand_kernel(
         for start in range(0, k, C):
             j, order = half_sets(reciprocal, half_reciprocal, row, start, k, half, C, H)
             claim = tl.load(claims + j, mask=j >= 0, other=0, cache_modifier=".cg")
-            inside = tl.sum((claim == MEMBER).to(tl.int32), 1)
-            joins = 3 * inside > 2 * tl.sum((j >= 0).to(tl.int32), 1)
-            tl.atomic_min(claims + j, order, mask=(j >= 0) & joins[:, None] & (claim != MEMBER), sem="relaxed")
+            surplus = tl.sum(tl.where(claim == MEMBER, 1, tl.where(j >= 0, -2, 0)), 1)  # of 3·inside over 2·size
+            tl.atomic_min(claims + j, order, mask=(j >= 0) & (surplus > 0)[:, None] & (claim != MEMBER), sem="relaxed")
         tl.debug_barrier()
         for start in range(0, k, C):
             j, order = half_sets(reciprocal, half_reciprocal, row, start, k, half, C, H)
@@ -135,12 +134,12 @@ def weights_kernel(
     d = tl.arange(0, D)
     for start in range(begin + tl.load(known + row), end, E):
         inside = start + e < end
-        j = tl.load(columns + start + e, mask=inside, other=0).to(tl.int64)
+        j = tl.load(columns + start + e, mask=inside, other=row).to(tl.int64)  # none: the row, which is read anyway
         total = tl.full([E, D], 0.0, tl.float32)
         for left in range(0, width, D):
             x = tl.load(features + row * width + left + d, mask=left + d < width, other=0.0)
             at = features + j[:, None] * width + (left + d)[None, :]
-            total += tl.load(at, mask=inside[:, None] & (left + d < width)[None, :], other=0.0) * x[None, :]
+            total += tl.load(at, mask=(left + d < width)[None, :], other=0.0) * x[None, :]
         tl.store(values + start + e, tl.sum(total, 1), mask=inside)
     tl.debug_barrier()
     total = tl.full([E], 0.0, tl.float32)

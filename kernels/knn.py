@@ -35,6 +35,7 @@ MAX_K = 1024
 CHUNK_BYTES = 2**28  # of group maxima and lists, for the rows of a chunk
 LOWEST = torch.finfo(torch.float32).min  # that a score within the database can have
 LIST = 512  # entries of a list; 2 k where that is more
+SIGN, ALL = tl.constexpr(2**31), tl.constexpr(2**32 - 1)  # bits of a float32 number
 BANDS = tl.constexpr(8)  # blocks of rows that share the columns in the cache
 
 
@@ -144,16 +145,15 @@ def narrow_kernel(
     there = n < count[:, None]
     score = tl.load(scores + entries, mask=there, other=float("-inf"))
     place = tl.load(places + entries, mask=there, other=0)
-    bits = score.to(tl.int32, bitcast=True)
-    level = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(tl.int64)  # in the order of the scores
-    largest = tl.full([ROWS], -(2**31), tl.int64)  # level that k entries reach, bit by bit
-    step = tl.full([], 2**31, tl.int64)
+    bits = score.to(tl.uint32, bitcast=True)
+    level = bits ^ tl.where(bits >= SIGN, ALL, SIGN)  # in the order of the scores
+    largest = tl.zeros([ROWS], tl.uint32)  # level that k entries reach, bit by bit
+    step = tl.full([], SIGN, tl.uint32)
     for _ in range(32):
-        reached = tl.sum((level >= (largest + step)[:, None]).to(tl.int32), 1)
-        largest += tl.where(reached >= k, step, 0)
+        surplus = tl.sum(tl.where(level >= (largest + step)[:, None], 1, -1), 1)  # of entries that reach it
+        largest += tl.where(surplus >= 2 * k - CAPACITY, step, 0)
         step = step >> 1
-    turned = largest.to(tl.int32)
-    kth = (turned ^ ((turned >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
+    kth = (largest ^ tl.where(largest >= SIGN, SIGN, ALL)).to(tl.float32, bitcast=True)
     keep = (there & (score >= (kth - 2 * error)[:, None]) & (count <= CAPACITY)[:, None]).to(tl.int32)
     if EXCLUDE_SELF:
         keep = tl.where(place == (first_row + rows)[:, None], 0, keep)

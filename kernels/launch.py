@@ -25,7 +25,8 @@ TABLE = {
     "products.half": {
         80: dict(M=128, N=128, K=32, num_warps=8, num_stages=4),
         86: dict(M=128, N=128, K=32, num_warps=8, num_stages=3),
-        90: dict(M=128, N=128, K=64, num_warps=8, num_stages=3),
+        90: dict(M=128, N=128, K=64, num_warps=8, num_stages=3, maxnreg=128),
+        100: dict(M=128, N=128, K=64, num_warps=8, num_stages=3),
         120: dict(M=128, N=128, K=32, num_warps=8, num_stages=3),
     },
     "products.tf32": {
@@ -85,8 +86,8 @@ TABLE = {
         80: dict(ELEMENTS=1024, num_warps=1),
     },
     "jaccard_encodings.expand": {
-        80: dict(ELEMENTS=128, num_stages=1),
-        90: dict(ELEMENTS=256, num_stages=1),
+        80: dict(ELEMENTS=128, num_stages=1, maxnreg=96),
+        90: dict(ELEMENTS=256, num_stages=1, maxnreg=96),
     },
     "jaccard_encodings.weights": {
         80: dict(E=8, BLOCK=256, num_warps=4, num_stages=1),
@@ -113,13 +114,16 @@ TABLE = {
         80: dict(ROWS=8, BLOCK=256, num_warps=4, num_stages=1),
     },
     "sinkhorn.rows": {
-        80: dict(R=32, C=64, num_warps=8),
+        80: dict(R=32, C=64, num_warps=8, maxnreg=40),
     },
     "sinkhorn.columns": {
         80: dict(C=4, BLOCK=256, num_warps=4),
     },
     "augmentation": {
-        80: dict(BLOCK=1024, num_warps=8, num_stages=1),
+        80: dict(BLOCK=1024, num_warps=8, num_stages=1, maxnreg=48),
+    },
+    "augmentation.chains": {
+        80: dict(BLOCK=1024, num_warps=8, num_stages=1, maxnreg=80),
     },
     "batch_norm.blocks": {
         80: dict(ELEMENTS=4096, PROGRAMS=512, num_warps=8, num_stages=3),
@@ -132,8 +136,18 @@ TABLE = {
     },
     "pooling.half": {
         80: dict(ELEMENTS=8192, num_warps=8, num_stages=3),
+        90: dict(ELEMENTS=8192, num_warps=8, num_stages=3, maxnreg=80),
+        100: dict(ELEMENTS=8192, num_warps=8, num_stages=3),
     },
     "pooling.single": {
+        80: dict(ELEMENTS=4096, num_warps=8, num_stages=3),
+    },
+    "pooling_attention.half": {
+        80: dict(ELEMENTS=8192, num_warps=8, num_stages=3),
+        90: dict(ELEMENTS=8192, num_warps=8, num_stages=3, maxnreg=128),
+        100: dict(ELEMENTS=8192, num_warps=8, num_stages=3),
+    },
+    "pooling_attention.single": {
         80: dict(ELEMENTS=4096, num_warps=8, num_stages=3),
     },
     "pooling_backward.half": {
@@ -152,10 +166,13 @@ INTERPRETED = {  # small, so that small tests have edges; what is not here is as
     "augmentation": dict(BLOCK=64, num_warps=2, num_stages=1),
     "batch_norm.blocks": dict(ELEMENTS=128, PROGRAMS=6, num_warps=4, num_stages=1),
     "batch_norm.tiles": dict(ELEMENTS=256, num_warps=4),
+    "augmentation.chains": dict(BLOCK=64, num_warps=2, num_stages=1),
     "knn.products": dict(M=16, N=32, K=16, num_warps=4, num_stages=1),
     "knn.narrow": dict(ELEMENTS=8192, num_warps=4),
     "pooling.half": dict(ELEMENTS=128, num_warps=4, num_stages=1),
     "pooling.single": dict(ELEMENTS=128, num_warps=4, num_stages=1),
+    "pooling_attention.half": dict(ELEMENTS=128, num_warps=4, num_stages=1),
+    "pooling_attention.single": dict(ELEMENTS=128, num_warps=4, num_stages=1),
     "pooling_backward.half": dict(ELEMENTS=128, num_warps=4, num_stages=1),
     "pooling_backward.single": dict(ELEMENTS=128, num_warps=4, num_stages=1),
 }

@@ -247,7 +247,7 @@ def pool_forward(
             attention_kernel[p.grid](
                 *(p.x, queries, weights, *three(forms), batch // views, p.cells, width, stripe, parts),
                 *(width**-0.5, views),
-                **p.launch,
+                **Plan(p.x, parts, "pooling_attention").launch,
             )
     return means, scores, queries, weights, forms
 

@@ -124,10 +124,11 @@ def tile_products(
 
 
 @triton.jit
-def soft_targets(soft, rows, columns, num_columns):
-    """A tile of ``soft [..., N]``, 0 outside of N; ``rows`` and ``columns`` are int64."""
-    at = soft + rows[:, None] * num_columns + columns[None, :]
-    return tl.load(at, mask=(columns < num_columns)[None, :], other=0.0).to(tl.float32)
+def soft_targets(soft, rows, first_column, num_columns, N: tl.constexpr):
+    """A tile of ``soft [..., num_columns]``, 0 outside of it."""
+    n = tl.arange(0, N)
+    at = soft + first_column + rows.to(tl.int64)[:, None] * num_columns + n[None, :]
+    return tl.load(at, mask=(n < num_columns - first_column)[None, :], other=0.0).to(tl.float32)
 
 
 @triton.jit
@@ -146,12 +147,12 @@ def weights_kernel(
     term, begin, part, first_row, first_column = tile_of(tl.program_id(0), parts, rows, reach, M, N)
     group = term % len(rows)
     num_rows, num_columns, room = size_of(rows, group), size_of(columns, term), chosen(stride, term)
-    row = first_row.to(tl.int64) + tl.arange(0, M)
-    n, skipped = tl.arange(0, N), chosen(start, term) + first_column
-    at, column = tl.minimum(row, num_rows - 1), (skipped + n).to(tl.int64)
+    m, n, skipped, begin = tl.arange(0, M), tl.arange(0, N), chosen(start, term) + first_column, begin + first_row
+    first, rows_left = part * num_rows + first_row, num_rows - first_row
+    at, column = tl.minimum(m, rows_left - 1), (skipped + n).to(tl.int64)
     factors = tl.load(inverse_norms + begin + at) if PRECISION == "float16x3" else None
     total = tile_products(
-        chosen(x, group) + part * num_rows * width, chosen(memory, term) + part * num_columns * width, at,
+        chosen(x, group) + first * width, chosen(memory, term) + part * num_columns * width, at.to(tl.int64),
         tl.minimum(column, num_columns - 1), width, M, N, K, EVEN, PRECISION, factors,
     )  # fmt: skip
     if PRECISION == "float16x3":
@@ -162,15 +163,15 @@ def weights_kernel(
         kept = (term // len(rows)) * all_rows(parts, rows).to(tl.int64) + begin
         value = tl.exp(value - tl.load(lse + kept + at)[:, None])
         if PICK:
-            target = (tl.load(chosen(targets, term) + part * num_rows + at) - skipped).to(tl.int32)
+            target = (tl.load(chosen(targets, term) + first + at) - skipped).to(tl.int32)
             value -= (n[None, :] == target[:, None]).to(tl.float32)  # columns in int64 would take twice the registers
         if SOFT:
-            wanted = soft_targets(soft, begin + at, column, num_columns)
+            wanted = soft_targets(soft + begin * num_columns, at, skipped, num_columns, N)
             value = (value * tl.load(mass + begin + at)[:, None] - wanted) * tl.load(scale + begin + at)[:, None]
         value = tl.where((n < num_columns - skipped)[None, :], value * WEIGHT_ONE, 0.0)
     place = first_column + n
-    to = chosen(out, term) + (part * num_rows + row)[:, None] * room + place[None, :]
-    tl.store(to, value.to(to.dtype.element_ty), mask=(row < num_rows)[:, None] & (place < room)[None, :])
+    to = chosen(out, term) + first * room + m[:, None] * room + place[None, :]
+    tl.store(to, value.to(to.dtype.element_ty), mask=(m < rows_left)[:, None] & (place < room)[None, :])
 
 
 @triton.jit
@@ -193,12 +194,12 @@ def mean_row_kernel(
     term, begin, part, first_row, first_column = tile_of(tl.program_id(0), parts, rows, reach, M, N)
     num_rows, num_columns = size_of(rows, term % len(rows)), size_of(columns, term)
     skipped, room = chosen(start, term), chosen(stride, term)
-    row = first_row.to(tl.int64) + tl.arange(0, M)
+    m, rows_left = tl.arange(0, M), num_rows - first_row
     d = first_column + tl.arange(0, N)
-    begin += (term // len(rows)) * all_rows(parts, rows).to(tl.int64)
-    weights_at = chosen(weights, term) + part * num_rows * room
+    begin += (term // len(rows)) * all_rows(parts, rows).to(tl.int64) + first_row
+    weights_at = chosen(weights, term) + (part * num_rows + first_row) * room
     memory_at = chosen(memory, term) + part * num_columns * width
-    at = tl.minimum(row, num_rows - 1)
+    at = tl.minimum(m, rows_left - 1)
     place = tl.arange(0, K)
     total = tl.zeros([M, N], tl.float32)
     end = tl.minimum(room, tl.cdiv(num_columns - skipped, K) * K)
@@ -222,8 +223,8 @@ def mean_row_kernel(
     wide: tl.constexpr = N // len(pieces)
     for i in tl.static_range(len(pieces)):
         total, d = pieces[i], first_column + i * wide + tl.arange(0, wide)
-        to = out + (begin + row)[:, None] * width + d[None, :]
-        inside = (row < num_rows)[:, None] & (d < width)[None, :]
+        to = out + begin * width + m[:, None] * width + d[None, :]
+        inside = (m < rows_left)[:, None] & (d < width)[None, :]
         if not FIRST:
             before = tl.load(to, mask=inside, other=0.0)
             total += before * share[:, None] if SCALE or DIVIDE else before
@@ -239,10 +240,11 @@ def kind(terms: Terms, *, logits: bool = False) -> str:
     return "tf32" if terms.tf32 and architecture(terms.device) is not None else "tf32x3"
 
 
-def tiles(terms: Terms, *, logits: bool = False) -> dict[str, int]:
+def tiles(terms: Terms, *, logits: bool = False, soft: bool = False) -> dict[str, int]:
     """Blocks (``M`` rows, ``N`` columns, ``K`` deep), warps, stages and registers of products of ``terms``."""
-    t = configuration(f"products.{kind(terms, logits=logits)}", terms.device)
-    if terms.width % 16:  # loads of single elements, whose addresses would spill from few registers
+    how = kind(terms, logits=logits)
+    t = configuration(f"products.{how}", terms.device)
+    if terms.width % 16 or (soft and how == "half"):  # loads of single elements, or wide tiles of targets, would spill
         t.pop("maxnreg", None)
     return t
 
@@ -288,7 +290,7 @@ def chunk_values(
     :func:`weights_kernel`.
     """
     logits = lse is None
-    t = tiles(terms, logits=logits)
+    t = tiles(terms, logits=logits, soft=soft is not None)
     stride = tuple(scratch.shape[-1] for scratch in out)
     left = [max(columns - first, 0) for columns, first in zip(terms.columns, start, strict=True)]
     whole = max(t["N"], t["K"])  # sums of memory rows read K of the weights at a time

@@ -140,6 +140,8 @@ def sinkhorn(cost: torch.Tensor, *, lam: float, tol: float, max_iter: int, check
     blocks, strips, new = triton.cdiv(num_rows, tile["R"]), triton.cdiv(num_columns, merge["C"]), cost.new_empty
     vector = 1 if num_columns % 4 else 4  # numbers that every row begins at a multiple of
     vectors = num_columns // vector
+    if vector == 1:  # loads of single elements, whose addresses would spill from few registers
+        tile.pop("maxnreg", None)
     smallest, log_alpha = cost.amin(2), new(problems, num_rows)
     log_beta = cost.new_full((problems, num_columns), -math.log(num_columns))
     change = torch.full_like(log_beta, math.nan)

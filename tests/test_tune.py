@@ -14,7 +14,7 @@ from tests.kernels.lanes import recorded
 
 pytest.importorskip("triton")
 STAMP = {"device": "a GPU"}
-BEST = dict(M=64, N=256, K=64, num_warps=4, num_stages=3)
+BEST = dict(M=64, N=256, K=64, num_warps=4, num_stages=3, maxnreg=128)
 
 
 class Known:
@@ -79,7 +79,7 @@ def test_the_best_entry_is_found_checked_and_written(table, capsys):
 
 
 def test_a_candidate_is_found_where_single_changes_are_slower(table, monkeypatch):
-    far = dict(M=256, N=32, K=16, num_warps=8, num_stages=3)
+    far = dict(M=256, N=32, K=16, num_warps=8, num_stages=3, maxnreg=128)
 
     class Apart(Known):
         def milliseconds(self, entry):
