@@ -78,7 +78,8 @@ void add_rows(const BatchNorm<Real>& norm, const BatchNormGradients<Real>& of, c
     for (std::int64_t c = 0; c < norm.width; ++c) {
       const Real centred = norm.x[start + c] - mean[c];
       const Real kept = shortcut ? of.y[start + c] : centred * scale[c] + bias[c];
-      const Real left = kept <= 0 ? Real(0) : incoming<twice>(of, start + c);
+      const Real sent = incoming<twice>(of, start + c);  // looked at in any case, so that no branch stops the vectors
+      const Real left = kept <= 0 ? Real(0) : sent;
       if (shortcut) of.shortcut[start + c] = left;
       total[c] += left;
       product[c] += left * centred;
@@ -86,7 +87,7 @@ void add_rows(const BatchNorm<Real>& norm, const BatchNormGradients<Real>& of, c
   }
 }
 
-template <bool shortcut, bool twice, typename Real>
+template <bool shortcut, bool twice, bool given, typename Real>
 void spread_rows(const BatchNorm<Real>& norm, const BatchNormGradients<Real>& of, const Real* scale, const Real* of_mean,
                  const Real* slope, std::int64_t begin, std::int64_t end) {
   const Real *mean = norm.mean, *bias = norm.bias;
@@ -95,12 +96,9 @@ void spread_rows(const BatchNorm<Real>& norm, const BatchNormGradients<Real>& of
 #pragma omp simd
     for (std::int64_t c = 0; c < norm.width; ++c) {
       const Real centred = norm.x[start + c] - mean[c];
-      Real left;
-      if (shortcut)
-        left = of.shortcut[start + c];
-      else
-        left = centred * scale[c] + bias[c] <= 0 ? Real(0) : incoming<twice>(of, start + c);
-      of.x[start + c] = scale[c] * (of.given ? left : left - of_mean[c] - centred * slope[c]);
+      Real left = shortcut ? of.shortcut[start + c] : incoming<twice>(of, start + c);
+      if (!shortcut) left = centred * scale[c] + bias[c] <= 0 ? Real(0) : left;
+      of.x[start + c] = scale[c] * (given ? left : left - of_mean[c] - centred * slope[c]);
     }
   }
 }
@@ -127,7 +125,11 @@ void backward(const BatchNorm<Real>& norm, const BatchNormGradients<Real>& of) {
     slope[c] = static_cast<Real>(product[c] * share * scaled.inverse[c] * scaled.inverse[c]);
   }
   in_tiles(norm, [&](std::int64_t begin, std::int64_t end) {
-    spread_rows<shortcut, twice>(norm, of, scaled.scale.data(), of_mean.data(), slope.data(), begin, end);
+    const Real* scale = scaled.scale.data();
+    if (of.given)
+      spread_rows<shortcut, twice, true>(norm, of, scale, of_mean.data(), slope.data(), begin, end);
+    else
+      spread_rows<shortcut, twice, false>(norm, of, scale, of_mean.data(), slope.data(), begin, end);
   });
 }
 

@@ -123,7 +123,7 @@ def test_each_modality_has_its_own(generator, caplog):
     before = torch.arange(15) % 3 - 1, torch.arange(9) % 3 - 1
     visible, infrared = pseudo_labels({"visible": enough, "infrared": few}, SETTINGS, before)
     assert torch.equal(visible, labels_of("visible", enough, SETTINGS, None)) and torch.equal(infrared, before[1])
-    with pytest.raises(ClusteringError, match="clusters of at least 4 infrared images at eps 0.6: 1, "):
+    with pytest.raises(ClusteringError, match=r"clusters of at least 4 infrared images at eps 0\.6: 1, "):
         pseudo_labels({"visible": enough, "infrared": few}, SETTINGS, None)
 
 

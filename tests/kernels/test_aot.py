@@ -23,8 +23,8 @@ PRODUCTS = dict(lse_tiles_kernel=2, weights_kernel=2, mean_row_kernel=2)
 BLOCKS = {  # of a multiprocessor of sm_90 at a time, as the docstrings of the kernels' files say
     "pooling-half": dict(gather_kernel=3, attention_kernel=2, attention_backward_kernel=2, spread_kernel=2),
     "pooling-single": dict(gather_kernel=4, attention_kernel=2, attention_backward_kernel=1, spread_kernel=1),
-    "batch_norm-half": dict(moments_kernel=4, apply_kernel=6, sums_kernel=2, input_kernel=3),
-    "batch_norm-shortcut": dict(moments_kernel=4, apply_kernel=4, sums_kernel=2, input_kernel=4),
+    "batch_norm-half": dict(moments_kernel=3, apply_kernel=6, sums_kernel=2, input_kernel=3),
+    "batch_norm-shortcut": dict(moments_kernel=3, apply_kernel=4, sums_kernel=2, input_kernel=4),
     "labels": dict(weights_kernel=7, pairs_kernel=16, mean_kernel=16),
     **{f"{name}-half": PRODUCTS for name in ("cluster_contrast", "contrasts", "searches", "instance_memory")},
     **{f"{name}-tf32x3": PRODUCTS for name in ("cluster_contrast", "contrasts", "searches")},
