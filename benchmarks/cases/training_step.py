@@ -75,8 +75,8 @@ def _network_flops(network, optimiser, views, *epoch) -> int:
 def same_step(outputs: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
     """Within 2e-2 of each tensor's largest magnitude.
 
-    Of two networks whose norms round otherwise: against float64 float32 loses 2e-3 of features, 5e-3 of part features and
-    8e-2 of the tokens' gradient, whoever makes the norms; two that do differ by 7e-3 at most.
+    Of two networks whose norms round otherwise: against float64 float32 loses 2e-3 of features, 5e-3 of part features
+    and 8e-2 of the tokens' gradient, whoever makes the norms; two that do differ by 7e-3 at most.
     """
     for x, y in zip(outputs, expected, strict=True):
         unit = y.abs().max()
