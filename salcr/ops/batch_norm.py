@@ -58,7 +58,7 @@ def batch_norm_relu(
     Example:
         >>> maps = torch.tensor([1.0, 3.0, 5.0]).view(1, 1, 3, 1)
         >>> y, mean, var = ops.batch_norm_relu(maps, torch.ones(1), torch.zeros(1), torch.ones_like(maps))
-        >>> y.flatten().round(decimals=3).tolist(), mean.item(), round(var.item(), 3)
+        >>> [round(entry, 3) for entry in y.flatten().tolist()], mean.item(), round(var.item(), 3)
         ([0.0, 1.0, 2.225], 3.0, 2.667)
 
     Source: Batch Normalization (Ioffe and Szegedy, 2015); docs/method.md, "Two-stream network".

@@ -40,7 +40,7 @@ def test_evaluate_and_extract(salcr, tree, theirs, tmp_path):
 def test_index_search_cluster_and_export(salcr, pictures, theirs, tmp_path):  # noqa: F811
     index = tmp_path / "index"
     code, said, _ = salcr("index", pictures, "--checkpoint", theirs, "--out", index, *SIZE, "--device", "cpu")
-    assert code == 0 and f"{2 * PEOPLE} images" in said
+    assert code == 0 and f"images: {2 * PEOPLE}" in said
     manifest = json.loads((index / "manifest.json").read_text())
     assert (manifest["height"], manifest["width"]) == (HEIGHT, WIDTH)
     query = pictures / "night/p1/a.png"

@@ -171,7 +171,7 @@ def test_what_does_not_fit_is_named(change, error, message):
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_triton_is_within_the_budget_on_a_gpu(generator, kind, dtype):
     tensors, statistics = problem(generator, shape=(12, 136, 18, 9), dtype=dtype, offset=2.0, **kind)
