@@ -6,8 +6,10 @@ from datetime import date
 
 import pytest
 
+from salcr.engine import load_config, single_stage, train
 from salcr.engine.run_folder import RunFolder, RunInUse
 from salcr.files import write_atomically
+from tests.engine.tree import tiny
 
 
 def lines(run):
@@ -173,3 +175,10 @@ def test_write_atomically_replaces_and_leaves_one_file(tmp_path, content):
     assert os.listdir(tmp_path) == ["file"]
     with pytest.raises(FileNotFoundError, match="absent"):
         write_atomically(tmp_path / "absent" / "file", content)
+
+
+def test_no_epoch_in_either_stage_is_an_error_before_anything_is_written(tree, tmp_path):
+    config = single_stage(load_config(overrides=tiny(tree, "schedule.stage_one_epochs=0")), "one")
+    with pytest.raises(ValueError, match=r"stage_one_epochs and schedule\.stage_two_epochs are 0: there is nothing"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

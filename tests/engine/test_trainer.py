@@ -400,13 +400,6 @@ def test_labels_are_kept_where_clustering_fails_later(tree, tmp_path, monkeypatc
         assert len(warnings) == (3 if failing in (side, "both") else 0)
 
 
-def test_no_epoch_in_either_stage_is_an_error_before_anything_is_written(tree, tmp_path):
-    config = single_stage(load_config(overrides=tiny(tree, "schedule.stage_one_epochs=0")), "one")
-    with pytest.raises(ValueError, match=r"stage_one_epochs and schedule\.stage_two_epochs are 0: there is nothing"):
-        train(config, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
 def test_no_clusters_at_the_start_stop_the_run(tree, tmp_path):
     with pytest.raises(ClusteringError, match=r"clusters of at least 200 visible images at eps 0\.6: 0"):
         train(load_config(overrides=tiny(tree, "clustering.min_samples=200")), tmp_path)
