@@ -16,8 +16,9 @@ def norm_relu(
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """``relu(norm(x) + shortcut)``, as :func:`salcr.ops.batch_norm_relu` where ``norm`` is a plain batch norm.
 
-    Any other module (a synchronised norm, the identity where the norm is folded) runs by itself, and so does a norm
-    that is exported: a program that others run knows no operator of salcr.
+    Any other module (a synchronised norm, the identity where the norm is folded) runs by itself. So do a norm whose
+    running averages are of half precision, and one that is exported: a program that others run knows no operator of
+    salcr.
 
     Args:
         norm: with running averages that have a momentum, weight and bias, if it is a :class:`torch.nn.BatchNorm2d`.
@@ -25,7 +26,8 @@ def norm_relu(
         shortcut: like ``x``, or None.
         twice: return the result two times, for two consumers.
     """
-    if type(norm) is not nn.BatchNorm2d or torch.compiler.is_exporting():
+    wide = torch.promote_types(x.dtype, torch.float32)
+    if type(norm) is not nn.BatchNorm2d or norm.running_mean.dtype != wide or torch.compiler.is_exporting():
         y = norm(x)
         y = torch.relu_(y if shortcut is None else y + shortcut)
         return (y, y) if twice else y

@@ -35,6 +35,15 @@ def test_any_other_norm_runs_by_itself(generator, norm):
     assert torch.equal(y, expected) and same is y
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_a_norm_of_half_precision_runs_by_itself(generator, training):
+    norm, x, shortcut = block_end(generator, training)
+    norm, x, shortcut = norm.bfloat16(), x.bfloat16(), shortcut.bfloat16()
+    expected = torch.relu(norm(x) + shortcut)
+    assert torch.equal(norm_relu(norm, x, shortcut), expected)
+    assert norm.running_mean.dtype == torch.bfloat16
+
+
 def test_an_exported_norm_is_of_pytorchs_operators(generator):
     class End(nn.Module):
         def __init__(self, norm):
