@@ -24,7 +24,7 @@ def demo(out: Path, *, seed: int = 0, overrides: tuple[str, ...] = (), resume: b
     """Render a data set in the layout of the ``demo`` preset (once), train on it, return the summary.
 
     Args:
-        out: run folder; the images go to ``out/data``.
+        out: run folder; the images go to ``out/data_SEED``.
         seed: of the rendered people and of the training.
         overrides: ``key.sub=value``, over the preset.
         resume: go on with an interrupted demo.
@@ -33,8 +33,10 @@ def demo(out: Path, *, seed: int = 0, overrides: tuple[str, ...] = (), resume: b
         The summary of :func:`salcr.engine.train` and, as ``untrained``, the same figures of the network it starts from;
         ``summary.json`` holds all three.
     """
-    root = out / "data"
-    config = load_config(preset="demo", overrides=[f"seed={seed}", f"data.root={root}", *overrides])
+    asked = [f"seed={seed}", *overrides]
+    people = load_config(preset="demo", overrides=asked).seed
+    root = out / f"data_{people}"  # a killed demo of another seed may have left its own
+    config = load_config(preset="demo", overrides=[f"data.root={root}", *asked])
     distributed.on_first(lambda: render(root, config, PEOPLE))
     summary = train(config, out, resume=resume)
     summary = {"untrained": evaluate_start(config), **summary}

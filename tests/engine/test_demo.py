@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,6 +28,18 @@ def test_the_demo_tells_what_it_starts_from(tmp_path, monkeypatch):
     assert demo(tmp_path, seed=1, overrides=SMALL, resume=True) == summary
     titles = [line.split()[1] for line in summary_table(summary).splitlines()[1:4]]
     assert titles == ["untrained", "stage", "SALCR"]
+
+
+def test_a_demo_of_another_seed_shows_other_people(tmp_path, monkeypatch):
+    """Also in the folder of one that was killed before its first checkpoint."""
+    monkeypatch.setattr(engine, "PEOPLE", dict(ids=7, test_ids=2, images_per_camera=2))
+    trained_on = []
+    monkeypatch.setattr(engine, "train", lambda config, out, resume: trained_on.append(config.data.root) or {})
+    monkeypatch.setattr(engine, "evaluate_start", lambda config: {})
+    for overrides in (), (), ("seed=1",):
+        demo(tmp_path, overrides=overrides)
+    first, again, other = ([path.read_bytes() for path in sorted(Path(root).rglob("*.jpg"))] for root in trained_on)
+    assert first == again and len(first) == len(other) and not set(first) & set(other)
 
 
 def test_at_least_48_people_are_held_out():
