@@ -117,7 +117,7 @@ class Schedule(Section):
     precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
     """Of the network's arithmetic; ``auto`` is bfloat16 on a GPU that has it, else float32. With bfloat16 (autocast)
     features, losses and memories are float32 (for the products between them see ``objectives.precision``), with float64
-    everything is float64: slow, and made for comparing runs, see docs/distributed.md."""
+    everything but the pixels is float64: slow, and made for comparing runs, see docs/distributed.md."""
     graph: Literal["auto"] | bool = "auto"
     """Replay a step as a CUDA graph, which a GPU starts without waiting for the host; ``auto`` does so on a single GPU
     where it is faster in each stage's first epoch. Results are the same. It has not run on a GPU yet."""

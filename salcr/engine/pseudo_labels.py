@@ -83,14 +83,14 @@ def label_metrics(labels: torch.Tensor, identities: np.ndarray) -> dict[str, Any
     return found
 
 
-def majority_identities(labels: np.ndarray, identities: np.ndarray) -> np.ndarray:
+def commonest_identities(labels: np.ndarray, identities: np.ndarray) -> np.ndarray:
     """The most frequent known identity of each cluster, ``[K]``, the smallest of equals.
 
     It is ``NO_IDENTITY`` for a cluster without an image of known identity.
     """
-    majority = np.full(labels.max() + 1, NO_IDENTITY, dtype=np.int64)
+    commonest = np.full(labels.max() + 1, NO_IDENTITY, dtype=np.int64)
     known = identities != NO_IDENTITY
     for cluster in np.unique(labels[known & (labels >= 0)]):
         values, counts = np.unique(identities[known & (labels == cluster)], return_counts=True)
-        majority[cluster] = values[counts.argmax()]
-    return majority
+        commonest[cluster] = values[counts.argmax()]
+    return commonest

@@ -13,7 +13,7 @@ from salcr.data.records import NO_IDENTITY
 from salcr.data.samplers import stage_two_batches
 from salcr.engine.config import DAGI, Config
 from salcr.engine.network import product_precision
-from salcr.engine.pseudo_labels import majority_identities, on_host
+from salcr.engine.pseudo_labels import commonest_identities, on_host
 from salcr.engine.session import EpochState, Session
 from salcr.engine.steps import Batch, Rows, optimise, share_of
 from salcr.models import Embedding, SALCRNetwork, TrainingFeatures
@@ -198,21 +198,21 @@ def cross_labels(
 
 
 def cross_accuracy(labels: CrossLabels, visible_ids: np.ndarray, infrared_ids: np.ndarray) -> dict[str, float]:
-    """Share of clustered images whose cross label is a cluster with a majority of their own hidden identity.
+    """Share of clustered images whose cross label is a cluster in which their own hidden identity is the commonest.
 
     Images of unknown identity do not count; a direction is left out where a side has no known identity.
     """
     own_v, to_r, own_r, to_v = (y.numpy() for y in labels)
-    majority_v, majority_r = majority_identities(own_v, visible_ids), majority_identities(own_r, infrared_ids)
+    commonest_v, commonest_r = commonest_identities(own_v, visible_ids), commonest_identities(own_r, infrared_ids)
 
     found = {}
-    for direction, cross, majority, identities in (
-        ("visible_to_infrared", to_r, majority_r, visible_ids),
-        ("infrared_to_visible", to_v, majority_v, infrared_ids),
+    for direction, cross, commonest, identities in (
+        ("visible_to_infrared", to_r, commonest_r, visible_ids),
+        ("infrared_to_visible", to_v, commonest_v, infrared_ids),
     ):
         kept = (cross >= 0) & (identities != NO_IDENTITY)
-        if kept.any() and (majority != NO_IDENTITY).any():
-            partner = np.append(majority, NO_IDENTITY)[np.minimum(cross[kept], len(majority))]
+        if kept.any() and (commonest != NO_IDENTITY).any():
+            partner = np.append(commonest, NO_IDENTITY)[np.minimum(cross[kept], len(commonest))]
             found[direction] = round(float((partner == identities[kept]).mean()), 4)
     return found
 

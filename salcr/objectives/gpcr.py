@@ -47,7 +47,10 @@ class RefinementObjective(nn.Module):
 def refinement_losses(
     sides: Sequence[RefinementObjective], f: torch.Tensor, parts: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """:meth:`RefinementObjective.loss` summed over ``sides`` of one ``k``, which find their sets side by side."""
+    """:meth:`RefinementObjective.loss` summed over ``sides`` of one ``k``, which find their sets side by side.
+
+    A NaN in a feature or a memory makes both losses NaN: what it leaves without neighbours would count as nothing.
+    """
     features, samples = (f, parts.flatten(1, 2)), len(f) // 3
     memories = [side.whole for side in sides], [side.parts for side in sides]
     found = search_memories(features, memories)
@@ -58,4 +61,5 @@ def refinement_losses(
     others = ops.unite_sets(circle[:, :, 1:4], circle[:, :, 2:5])
     positives = ops.intersect_sets(others, top[:, None, None]).flatten(2, 3)  # [sides, P, 9S, k]
     whole, of_parts = contrast_memories(features, memories, (agreed.unbind(0), positives.unbind(0)), found)
-    return whole, of_parts
+    nothing_or_nan = (found.lse * 0).sum().to(whole.dtype)
+    return whole + nothing_or_nan, of_parts + nothing_or_nan

@@ -9,7 +9,7 @@ from sklearn.cluster import DBSCAN
 
 from salcr import ops
 from salcr.engine.config import Clustering
-from salcr.engine.pseudo_labels import ClusteringError, label_metrics, majority_identities, pseudo_labels
+from salcr.engine.pseudo_labels import ClusteringError, commonest_identities, label_metrics, pseudo_labels
 
 SETTINGS = Clustering(k1=8, k2=3, eps=0.6, min_samples=4)
 STRICT = Clustering(k1=8, k2=1, eps=0.2, min_samples=4)
@@ -156,10 +156,10 @@ def test_unknown_identities_are_in_no_comparison():
     assert label_metrics(torch.tensor(labels), np.full(10, -1)) == {"clusters": 3, "noise": 0.2}
     only_noise = np.where(np.array(labels) < 0, identities, -1)
     assert label_metrics(torch.tensor(labels), only_noise) == {"clusters": 3, "noise": 0.2}
-    assert majority_identities(np.array([0, 0, 0, 1, 1, -1]), np.array([-1, -1, 6, -1, -1, 4])).tolist() == [6, -1]
+    assert commonest_identities(np.array([0, 0, 0, 1, 1, -1]), np.array([-1, -1, 6, -1, -1, 4])).tolist() == [6, -1]
 
 
-def test_majority_identities_by_hand():
+def test_commonest_identities_by_hand():
     labels = np.array([0, 0, 0, 2, 2, -1, -1, -1, 3, 3, 3])
     identities = np.array([4, 8, 8, 9, 3, 7, 7, 7, 1, 1, 2])
-    assert majority_identities(labels, identities).tolist() == [8, -1, 3, 1]  # a tie: the smaller; 1 has no image
+    assert commonest_identities(labels, identities).tolist() == [8, -1, 3, 1]  # a tie: the smaller; 1 has no image

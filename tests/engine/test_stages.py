@@ -281,6 +281,14 @@ def test_features_with_nan_are_an_error(tree, tmp_path, monkeypatch):
         trainer.extract()
 
 
+def test_a_cross_label_is_right_where_the_identity_is_the_commonest_of_the_cluster():
+    own, cross = torch.zeros(5, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
+    labels = CrossLabels(own, torch.full((5,), -1), cross, cross)
+    people = np.array([7, 7, 8, 9, 4])  # two of five are no majority, and more than of anyone else
+    shares = [cross_accuracy(labels, people, np.array([person])) for person in (7, 8)]
+    assert shares == [{"infrared_to_visible": 1.0}, {"infrared_to_visible": 0.0}]
+
+
 def test_cross_accuracy_by_hand():
     # Visible clusters 0 and 1 are of the people 7 and 8; infrared cluster 0 is of 8, 1 of 7, and 2 has no image left.
     labels = CrossLabels(

@@ -152,6 +152,25 @@ def test_a_part_without_any_positive_counts_as_zero(generator):
     assert gradient[0].any() and not gradient[1].any()
 
 
+@pytest.mark.parametrize(
+    "spoiled", ["feature", "features", "part feature", "part features", "images", "parts of images"]
+)
+def test_a_nan_is_no_empty_set(generator, spoiled):
+    """It is nobody's neighbour and has none, and a row without neighbours is left out: the loss would be finite."""
+    f, z, whole, part_rows = problem(generator)
+    rows = {
+        "feature": f[2],
+        "features": f,
+        "part feature": z[0, 1, 3],
+        "part features": z,
+        "images": whole,
+        "parts of images": part_rows,
+    }
+    rows[spoiled].fill_(torch.nan)
+    losses = RefinementObjective(whole, part_rows, k=4).loss(f, z)
+    assert losses[0].isnan() and losses[1].isnan()
+
+
 def test_neighbours_that_tie_at_the_bound_are_no_neighbours():
     """Images 0 and 1 are the same picture: with k = 1 neither is strictly above the second value."""
     images = torch.eye(3, dtype=torch.float64)[[0, 0, 1, 2]]
