@@ -35,6 +35,7 @@ RUNS = 15
 LEAST = dict(M=32, N=32, K=16, BLOCK=16, ELEMENTS=64, SCAN=32, maxnreg=32)
 MOST = dict(M=256, N=256, K=128, num_warps=16, MANY=32, maxnreg=255)
 STAGES = 1, 6
+UNFINISHED = "its process ended before"
 Entry = dict[str, int]
 
 
@@ -90,11 +91,19 @@ CANDIDATES = {  # that single changes reach only by way of slower ones, if at al
 }
 
 
+class DeviceLost(Exception):
+    """CUDA answers every call of this process with the error of an earlier one; a new process can go on."""
+
+
 class Bench(Protocol):
     """Times entries of one row: by a GPU, or in tests by something that knows the answer."""
 
     def milliseconds(self, entry: Entry) -> float:
-        """Time with ``entry``. Raises where the kernel does not compile or fit, or its outputs are wrong."""
+        """Time with ``entry``. Raises where the kernel does not compile or fit, or its outputs are wrong.
+
+        Raises:
+            DeviceLost: after an illegal access or the like, this process can use its GPU no more.
+        """
 
     def predicted(self) -> dict[str, float]:
         """What :mod:`benchmarks.work` says of the case, or else ``bytes`` and ``flops`` that it cannot do without."""
@@ -136,7 +145,8 @@ def tune(
 ) -> list[str]:
     """Tune the rows ``names`` and write the table in ``source`` after each; the names of what is left.
 
-    Times of before count if they were measured under the same ``stamp``.
+    Times of before count if they were measured under the same ``stamp``. An entry with which the process or its use of
+    the GPU ended is not tried again.
     """
     from salcr.kernels import launch
 
@@ -156,6 +166,9 @@ def tune(
                 if best is None:
                     return list(names[place:])
                 report(name, capability, start, best, times, this.predicted())
+        except DeviceLost as error:
+            print(f"{name}: {error}", flush=True)
+            return list(names[place:])
         except Exception as error:  # of the case or of the entry there is: other rows can still be tuned
             print(f"{name}: left as it is, {type(error).__name__}: {str(error).splitlines()[0]}", flush=True)
             continue
@@ -181,8 +194,13 @@ def search(
 
     def measured(entry: Entry) -> float:
         if not known(entry):
+            if entry != start:
+                times[_key(entry)] = UNFINISHED
+                save()
             try:
                 times[_key(entry)] = bench.milliseconds(entry)
+            except DeviceLost:
+                raise
             except Exception as error:
                 if entry == start:
                     raise
@@ -285,17 +303,18 @@ class GpuBench:
         from benchmarks.devices import Cuda
 
         self.name, self.case, self.device, self.dtype = name, case, Cuda(), dtype
-        self.inputs = self._inputs()
-        self.expected = self._run()
-        if dtype is None:
-            reference = case.variants[next(iter(case.variants))]
-            case.check(self.expected, reference(*self._inputs()))
+        with _noticing_loss():
+            self.inputs = self._inputs()
+            self.expected = self._run()
+            if dtype is None:
+                reference = case.variants[next(iter(case.variants))]
+                case.check(self.expected, reference(*self._inputs()))
 
     def milliseconds(self, entry: Entry) -> float:
         from salcr.kernels import launch
 
         row = launch.TABLE[self.name] | {launch.architecture(torch.device("cuda")): entry}
-        with mock.patch.dict(launch.TABLE, {self.name: row}):
+        with _noticing_loss(), mock.patch.dict(launch.TABLE, {self.name: row}):
             self.case.check(self._run(), self.expected)
             runs = [self.device.run(self.case.variants["triton"], self.inputs).seconds for _ in range(RUNS)]
         return 1000 * statistics.median(runs)
@@ -314,6 +333,19 @@ class GpuBench:
     def _run(self) -> object:
         """On inputs of its own, which a case may change."""
         return self.case.variants["triton"](*self._inputs())
+
+
+@contextlib.contextmanager
+def _noticing_loss() -> Iterator[None]:
+    """Inside, an error after which the GPU does not answer either is DeviceLost."""
+    try:
+        yield
+    except Exception as error:
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError:
+            raise DeviceLost(f"the GPU is lost to this process: {str(error).partition(chr(10))[0]}") from error
+        raise
 
 
 def _key(entry: Entry) -> str:

@@ -123,8 +123,8 @@ def scale_locally(image, draw, links, product, height, width, CHAIN: tl.constexp
             left, right = tl.load(links + link * LINK + 2), tl.load(links + link * LINK + 3)
             top = tl.ceil(tl.maximum(top, 0.0)).to(tl.int32)
             left = tl.ceil(tl.maximum(left, 0.0)).to(tl.int32)
-            tall = tl.maximum(tl.ceil(tl.minimum(bottom, height.to(tl.float32))).to(tl.int32) - top, 0)
-            wide = tl.maximum(tl.ceil(tl.minimum(right, width.to(tl.float32))).to(tl.int32) - left, 0)
+            tall = tl.maximum(tl.ceil(tl.minimum(bottom, height)).to(tl.int32) - top, 0)
+            wide = tl.maximum(tl.ceil(tl.minimum(right, width)).to(tl.int32) - left, 0)
             tl.debug_barrier()  # the products were written by other threads
             brightest_red, brightest_green, brightest_blue = 0.0, 0.0, 0.0
             for start in range(0, tall * wide, BLOCK):

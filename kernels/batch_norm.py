@@ -97,10 +97,10 @@ def merge_kernel(means, squares, mean, var, blocks, rows, width, span, S: tl.con
     inside = (block < blocks)[:, None] & (c < width)[None, :]
     of_block, square = load_tile(means, at, inside), load_tile(squares, at, inside)
     count = tl.minimum(rows - block.to(tl.int64) * span, span).to(tl.float32)[:, None]
-    of_all = tl.sum(of_block * (count / rows.to(tl.float32)), 0)[None, :]
+    of_all = tl.sum(of_block * (count / rows), 0)[None, :]
     between = tl.where(inside, count * (of_block - of_all) * (of_block - of_all), 0.0)
     tl.store(mean + c[None, :], of_all, mask=(c < width)[None, :])
-    tl.store(var + c, tl.sum(square + between, 0) / rows.to(tl.float32), mask=c < width)
+    tl.store(var + c, tl.sum(square + between, 0) / rows, mask=c < width)
 
 
 @triton.jit

@@ -37,7 +37,7 @@ def inverse_norm(x):
 @triton.jit
 def update_kernel(
     memory, features, targets, order, members, samples, classes, width, momentum, SCAN: tl.constexpr,
-    BLOCK: tl.constexpr, ORDERED: tl.constexpr, HARDEST: tl.constexpr = False,
+    BLOCK: tl.constexpr, STAGES: tl.constexpr, ORDERED: tl.constexpr, HARDEST: tl.constexpr = False,
 ):  # fmt: skip
     """The chain of one class; where HARDEST its sample of smallest cosine, the first in order of equals.
 
@@ -73,7 +73,7 @@ def update_kernel(
         if HARDEST:
             smallest = float("inf")
             hardest = begin
-            for n in tl.range(begin, end, num_stages=3):
+            for n in tl.range(begin, end, num_stages=STAGES):
                 x = member_row(features, members, n, part, samples, width, d)
                 cosine = tl.sum(x * row, 0) * inverse_norm(x)
                 cosine = tl.where(cosine == cosine, cosine, float("-inf"))  # NaN shows in the row
@@ -81,7 +81,7 @@ def update_kernel(
                 smallest = tl.minimum(cosine, smallest)
             begin = hardest
             end = hardest + 1
-        for n in tl.range(begin, end, num_stages=3):
+        for n in tl.range(begin, end, num_stages=STAGES):
             x = member_row(features, members, n, part, samples, width, d)
             row = momentum * row + x * ((1 - momentum) * inverse_norm(x))
             row *= inverse_norm(row)
@@ -98,7 +98,7 @@ def member_row(features, members, n, part, samples, width, d):
 @triton.jit
 def updates_kernel(
     memories, features, targets, orders, members, parts, classes, samples, width, momentum, SCAN: tl.constexpr,
-    BLOCK: tl.constexpr, ORDERED: tl.constexpr,
+    BLOCK: tl.constexpr, STAGES: tl.constexpr, ORDERED: tl.constexpr,
 ):  # fmt: skip
     """A chain; see :func:`update_kernel`. Tuples of the memories' tensors and sizes, which differ in all but the width.
 
@@ -121,7 +121,7 @@ def updates_kernel(
     if tl.program_id(0) < height:
         update_kernel(
             memory, rows - skipped * width, labels - skipped, order, members + begin - skipped, count, height, width,
-            momentum, SCAN, BLOCK, ORDERED,
+            momentum, SCAN, BLOCK, STAGES, ORDERED,
         )  # fmt: skip
 
 
@@ -146,13 +146,11 @@ def update_cluster_memory(
     """
     (parts, classes, width), samples = memory.shape, features.shape[1]
     members = torch.empty(parts, samples, dtype=torch.int32, device=memory.device)
-    block = triton.next_power_of_2(width)
-    t = configuration("cluster_memory_update", memory.device)
-    t["num_warps"] *= 1 if block <= 4096 else 2
+    t = launch_for(width, memory.device)
     with on_device(memory):
         update_kernel[(classes, parts)](
             memory, features, targets, targets if order is None else order, members, samples, classes, width, momentum,
-            BLOCK=block, ORDERED=order is not None, HARDEST=hardest, **t,
+            ORDERED=order is not None, HARDEST=hardest, **t,
         )  # fmt: skip
 
 
@@ -169,14 +167,19 @@ def update_cluster_memories(
     All have one dtype, one width and one device; no memory shares elements with another.
     """
     parts, classes, widths = zip(*(memory.shape for memory in memories), strict=True)
-    samples = tuple(rows.shape[1] for rows in features)
-    first, block = memories[0], triton.next_power_of_2(widths[0])
+    samples, first = tuple(rows.shape[1] for rows in features), memories[0]
     room = sum(p * n for p, n in zip(parts, samples, strict=True))
     members = torch.empty(room, dtype=torch.int32, device=first.device)
-    t = configuration("cluster_memory_update", first.device)
-    t["num_warps"] *= 1 if block <= 4096 else 2
+    t = launch_for(widths[0], first.device)
     with on_device(first):
         updates_kernel[(max(classes), sum(parts))](
             tuple(memories), tuple(features), tuple(targets), tuple(orders or targets), members, parts, classes,
-            samples, widths[0], momentum, BLOCK=block, ORDERED=bool(orders), **t,
+            samples, widths[0], momentum, ORDERED=bool(orders), **t,
         )  # fmt: skip
+
+
+def launch_for(width: int, device: torch.device) -> dict[str, int]:
+    """For rows of ``width``: two are under way, which shared memory of any GPU holds, and none above 8,192 numbers."""
+    block, t = triton.next_power_of_2(width), configuration("cluster_memory_update", device)
+    t["num_warps"] *= 1 if block <= 4096 else 2
+    return t | dict(BLOCK=block, STAGES=3 if block <= 8192 else 1)

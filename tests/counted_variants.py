@@ -4,6 +4,9 @@ Tensors on the pretended GPU have shapes and no contents. Operators go to their 
 recorded; asserting nothing, every body runs to its end. What is read back of a tensor is 3 or true, and false where
 ``any`` made it: nothing is found wrong. A variant is a kernel with its constants, its arguments' types, which of them
 16 divides, and its warps and stages, as Triton specialises it. See tests/kernel_variants.py.
+
+It is an error if an operator returns other shapes, strides, dtypes or devices there than its fake: Inductor computes
+with what the fake says.
 """
 
 import contextlib
@@ -24,7 +27,8 @@ NOT_COUNTED = (
     *("ranking", "rerank"),  # numbers on the host
     "test_it_compiles_whole",  # launches what the CUDA graph of the same step does
 )
-OPERATORS, VARIANTS, RECORDING = {}, set(), [True]
+OPERATORS, FAKES, VARIANTS, RECORDING = {}, {}, set(), [True]
+OF_UNKNOWN_SIZE = "salcr::jaccard_graph"
 
 
 class WithoutAssertions(importlib.machinery.SourceFileLoader):
@@ -62,9 +66,17 @@ def remember(name, kind, function):
     implement(name, kind, function)
 
 
+def remember_fake(name, fake):
+    FAKES[name] = fake
+    promise(name, fake)
+
+
 sys.meta_path.insert(0, Finder)
-implement = torch.library.impl
-with mock.patch.object(torch.library, "impl", remember):
+implement, promise = torch.library.impl, torch.library.register_fake
+with (
+    mock.patch.object(torch.library, "impl", remember),
+    mock.patch.object(torch.library, "register_fake", remember_fake),
+):
     from salcr import ops, reference
 from tests.kernels.lanes import specialised  # noqa: E402
 from tests.on_gpu import GPU, OnGpu, Pretending  # noqa: E402
@@ -97,9 +109,11 @@ class Shaped(OnGpu):
     def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
         schema, name, kwargs = function._schema, function.overloadpacket.__name__, dict(kwargs or {})
         if schema.name in OPERATORS:
-            defaults = (kwargs.get(x.name, x.default_value) for x in schema.arguments[len(args) :])
+            args = (*args, *(kwargs.get(x.name, x.default_value) for x in schema.arguments[len(args) :]))
             with Shaping():
-                return OPERATORS[schema.name](*args, *defaults)
+                found = OPERATORS[schema.name](*args)
+            compare_with_fake(schema.name, args, found)
+            return found
         if name in ("_local_scalar_dense", "item", "is_nonzero"):
             x = args[0]
             return not x.wrong if x.dtype == torch.bool else float(READ_BACK) if x.is_floating_point() else READ_BACK
@@ -121,6 +135,19 @@ class Shaped(OnGpu):
         return f"Shaped({tuple(self.shape)}, {self.dtype})"
 
 
+def compare_with_fake(name, args, found):
+    if name == OF_UNKNOWN_SIZE:
+        return
+    promised = FAKES[name](*tree_map(behind, args))
+    kinds = [
+        [(tuple(x.shape), x.stride(), x.dtype, x.device.type) for x in tree_leaves(tree_map(behind, results))]
+        for results in (found, promised)
+        if results is not None
+    ]
+    if any(kind != kinds[0] for kind in kinds):
+        raise RuntimeError(f"{name} returns {kinds[0]}, and its fake {kinds[-1]}")
+
+
 class Shaping(Pretending):
     kind, behind = Shaped, "meta"
 
@@ -140,10 +167,12 @@ def nested(shape):
     return [nested(shape[1:]) for _ in range(shape[0])] if shape else READ_BACK
 
 
+def behind(x):
+    return x.held if isinstance(x, Shaped) else x
+
+
 def on_meta(x):
-    if isinstance(x, Shaped):
-        return x.held
-    return x.to("meta") if isinstance(x, torch.Tensor) else x
+    return x.to("meta") if isinstance(x, torch.Tensor) and not isinstance(x, Shaped) else behind(x)
 
 
 def by_the_operator(name, formula):

@@ -89,6 +89,37 @@ def test_a_candidate_is_found_where_single_changes_are_slower(table, monkeypatch
     assert run(table, bench=Apart)[0] == [] and read(table)["products.half"][90] == far
 
 
+def test_what_ends_the_use_of_the_gpu_ends_the_call_and_is_not_tried_again(table, capsys):
+    """Nothing that was not measured counts as measured, in this row or in those behind it."""
+    lost = BEST | dict(num_stages=4)
+    names = "products.half", "products.tf32x3"
+
+    class Losing(Known):
+        def milliseconds(self, entry):
+            found = super().milliseconds(entry)
+            if entry == lost:
+                raise tune.DeviceLost("an illegal memory access was encountered")
+            return found
+
+    left, asked = run(table, names, bench=Losing)
+    assert left == list(names) and asked[-1] == lost
+    assert "products.half: an illegal memory access was encountered" in capsys.readouterr().out
+    left, again = run(table, names[:1])
+    assert left == [] and not any(entry in asked for entry in again)
+    assert read(table)["products.half"][90] == BEST
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_an_error_after_which_the_gpu_answers_is_an_entry_s_own(monkeypatch, answers):
+    def synchronize():
+        if not answers:
+            raise torch.AcceleratorError("CUDA error: misaligned address")
+
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    with pytest.raises(ValueError if answers else tune.DeviceLost, match="no such tile"), tune._noticing_loss():
+        raise ValueError("no such tile")
+
+
 def test_candidates_have_the_numbers_of_their_row():
     from salcr.kernels.launch import TABLE
 

@@ -103,10 +103,8 @@ def pooled_parts(tokens: torch.Tensor | None, queries: torch.Tensor | None) -> i
     return 0 if given is None else given.shape[-2]
 
 
-def like(x: torch.Tensor | None, gradient: torch.Tensor | None) -> torch.Tensor:
-    """``gradient`` in the memory format of ``x``, zeros where there is none, empty where there is no ``x``."""
-    if x is None:
-        return torch.empty(0)
+def like(x: torch.Tensor, gradient: torch.Tensor | None) -> torch.Tensor:
+    """``gradient`` in the memory format of ``x``, zeros where there is none."""
     if gradient is None:
         return torch.zeros_like(x)
     return gradient if gradient.stride() == x.stride() else torch.empty_like(x).copy_(gradient)

@@ -140,8 +140,9 @@ def _batch_norm_relu(x, weight, bias, shortcut, mean, var, eps, impl):
 def _batch_norm_relu_backward(gradients, x, weight, bias, mean, var, y, shortcut, given, eps, impl):
     """Gradients of ``x``, ``weight``, ``bias`` and ``shortcut``, the last one empty where there is no shortcut."""
     arguments = gradients, x, weight, bias, mean, var, y, shortcut, given, eps
-    found = pick("batch_norm_relu_backward", impl, x)(*arguments)
-    return tuple(like(a, g) for a, g in zip((x, weight, bias, x if shortcut else None), found, strict=True))
+    *found, of_shortcut = pick("batch_norm_relu_backward", impl, x)(*arguments)
+    of_shortcut = like(x, of_shortcut) if shortcut else x.new_empty(0)
+    return *(like(a, g) for a, g in zip((x, weight, bias), found, strict=True)), of_shortcut
 
 
 def _fake_batch_norm_relu(x, weight, bias, shortcut, mean, var, eps, impl):

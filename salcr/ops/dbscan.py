@@ -63,7 +63,7 @@ def dbscan(distances: torch.Tensor, *, eps: float, min_samples: int = 4, impl: s
     if not values_are_known():
         _check_distances(distances)
     eps = float(np.float32(min(eps, float(np.finfo(np.float32).max))))
-    return pick("dbscan", impl, distances)(distances, eps=eps, min_samples=min_samples)
+    return pick("dbscan", impl, distances)(distances, eps=eps, min_samples=int(min_samples))
 
 
 def _check_distances(distances: torch.Tensor) -> None:

@@ -266,7 +266,7 @@ def _pool_backward(
     if gradients[1] is None and not form_gradients:  # of the means alone, which neither of them made
         given, saved = [None, None], [None, None, None]
     found = pick("pool_backward", impl, x)(x, *given, *saved, *gradients, views, power)
-    return tuple(like(y, g) for y, g in zip((x, tokens, queries), found, strict=True))
+    return tuple(x.new_empty(0) if y is None else like(y, g) for y, g in zip((x, tokens, queries), found, strict=True))
 
 
 def _unless_empty(x: torch.Tensor | None) -> torch.Tensor | None:

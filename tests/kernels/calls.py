@@ -157,11 +157,11 @@ def sinkhorn(*shape):
     sinkhorn(zeros(*shape), lam=5.0, tol=0.1, max_iter=2, check_every=10)
 
 
-def augment(dtype, *, draws=True, chain=0):
+def augment(dtype, *, draws=True, chain=0, size=(288, 144)):
     from salcr.kernels.augmentation import augment
 
     tables = (zeros(12, 17), zeros(12, dtype=torch.int64)) if draws else (None, None)
-    augment(zeros(6, 288, 144, 3, dtype=torch.uint8), *tables, zeros(3, chain, 7) if chain else None, dtype)
+    augment(zeros(6, *size, 3, dtype=torch.uint8), *tables, zeros(3, chain, 7) if chain else None, dtype)
 
 
 def images(dtype, count=12, width=2048, size=(41, 4)):
@@ -270,6 +270,7 @@ CALLS = {
     "sinkhorn-batch": Call(partial(sinkhorn, 100_000, 1, 7), everywhere=False),
     "augmentation-stage-one": Call(partial(augment, SINGLE, chain=32)),
     "augmentation-stage-two": Call(partial(augment, HALF), everywhere=False),
+    "augmentation-one-pixel": Call(partial(augment, SINGLE, chain=32, size=(1, 1)), everywhere=False),
     "augmentation-features": Call(partial(augment, HALF, draws=False), everywhere=False),
     "batch_norm-half": Call(partial(batch_norm, HALF)),
     "batch_norm-shortcut": Call(partial(batch_norm, HALF, shortcut=True, twice=True)),

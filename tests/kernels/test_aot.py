@@ -7,8 +7,9 @@ others have the same entries and no tensor cores: they are compiled for sm_100 b
 import re
 
 import pytest
+import torch
 
-from tests.kernels.calls import CALLS
+from tests.kernels.calls import CALLS, update
 from tests.kernels.lanes import ARCHITECTURES, REGISTERS, compiled, machine_code, products_and_waits, recorded
 
 pytest.importorskip("triton")
@@ -65,6 +66,13 @@ def test_one_of_each_kernel(arch):
     for launch in one_of_each.values():
         if precision(launch) or arch == 100:
             check(launch, arch)
+
+
+@pytest.mark.parametrize("hardest", [False, True])
+def test_rows_of_a_memory_that_are_under_way_fit_the_smallest_shared_memory(hardest):
+    with recorded(89) as launches:
+        update(torch.float32, width=16_384, hardest=hardest)
+    check(launches[0]._replace(grid=()), 89)
 
 
 @pytest.mark.parametrize(("name", "mean_row"), [("instance_memory-tf32", "tf32"), ("searches-rounded", "*bf16")])

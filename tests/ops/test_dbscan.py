@@ -1,3 +1,4 @@
+import sys
 import warnings
 
 import numpy as np
@@ -181,6 +182,14 @@ def test_a_broken_sparse_matrix_is_refused(bad, impl):
 def test_bad_arguments_are_named(arguments, error, message):
     with pytest.raises(error, match=message):
         ops.dbscan(**(dict(distances=torch.zeros(2, 2), eps=0.5) | arguments))
+
+
+def test_a_backend_gets_numbers_of_python(monkeypatch):
+    """Triton launches nothing with one of NumPy's."""
+    found = {}
+    monkeypatch.setattr(sys.modules["salcr.ops.dbscan"], "pick", lambda *_: lambda _, **options: found.update(options))
+    ops.dbscan(torch.zeros(2, 2), eps=np.float32(0.5), min_samples=np.int64(1))
+    assert [type(number) for number in found.values()] == [float, int]
 
 
 @pytest.mark.cuda

@@ -201,9 +201,12 @@ def check_contract(impl, x, tokens, queries):
         assert_operator_contract(torch.ops.salcr.pool_backward, arguments)
 
 
-@pytest.mark.parametrize(("impl", "channels_last"), [("reference", True), ("cpp", False), ("cpp", True)])
-def test_contract(generator, impl, channels_last):
-    check_contract(impl, *problem(generator, channels_last=channels_last, dtype=torch.float32))
+@pytest.mark.parametrize(
+    ("impl", "channels_last", "dtype"),
+    [("reference", True, torch.float64), ("cpp", False, torch.float32), ("cpp", True, torch.float64)],
+)
+def test_contract(generator, impl, channels_last, dtype):
+    check_contract(impl, *problem(generator, channels_last=channels_last, dtype=dtype))
 
 
 def test_results_that_nobody_uses_need_no_gradient(generator):
