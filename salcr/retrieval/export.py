@@ -142,7 +142,7 @@ def export_network(
     if format == "authors":
         content = io.BytesIO()
         torch.save({"state_dict": authors_state(trained.network), "epoch": 0, "best_mAP": 0.0}, content)
-        write_atomically(path, content.getbuffer())
+        write_atomically(path, content.getvalue())
         return None
     embedder = Embedder(trained.network, modality, getattr(torch, dtype), mirror=mirror).eval()
     shape = CHECKED, trained.height, trained.width, 3
