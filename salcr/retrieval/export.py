@@ -177,7 +177,9 @@ def _as_torch(program: torch.export.ExportedProgram) -> tuple[bytes, Run, str]:
         torch.export.save(program, content)
 
     def run(*arguments: torch.Tensor) -> np.ndarray:
-        return torch.export.load(io.BytesIO(content.getvalue())).module()(*arguments).detach().numpy()
+        with _quiet():
+            program = torch.export.load(io.BytesIO(content.getvalue()))
+        return program.module()(*arguments).detach().numpy()
 
     return content.getvalue(), run, f"torch {torch.__version__}"
 
