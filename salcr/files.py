@@ -18,7 +18,7 @@ def make_parent(path: Path) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path.parent))
 
 
-def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Write ``content`` to a temporary file in the same folder, flush it to disk, rename it over ``path``.
 
     Raises:

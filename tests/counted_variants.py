@@ -229,6 +229,8 @@ def record(kernel, *args, grid, warmup, **kwargs):
 for name in set(ops.__all__) & set(reference.__all__) - {"RankingResult"}:
     setattr(reference, name, by_the_operator(name, getattr(reference, name)))
 torch.cuda.is_available = lambda: True
+torch.accelerator.current_accelerator = lambda check_available=False: None  # optimisers ask
+torch.cuda.is_current_stream_capturing = lambda: False  # and before PyTorch 2.12 this
 torch.cuda.get_device_capability = lambda device=None: (9, 0)
 torch.cuda.get_device_properties = lambda device=None: SimpleNamespace(multi_processor_count=132)
 torch.cuda.mem_get_info = lambda device=None: (80 << 30, 80 << 30)

@@ -94,7 +94,7 @@ def test_an_nvcc_that_does_not_know_the_newest_gpus_builds_for_the_others(monkey
         f"""#!/bin/sh
 [ "$1" = --list-gpu-arch ] && printf 'compute_80\\ncompute_86\\ncompute_90\\n' && exit
 case "$*" in *_100*) echo "nvcc fatal: Unsupported gpu architecture 'compute_100'" >&2; exit 1;; esac
-echo "$*" > {given}
+echo "$*" > "{given}"
 """
     )
     nvcc.chmod(0o755)

@@ -25,7 +25,7 @@ def save_atomically(payload: dict[str, Any], path: Path) -> None:
     """
     content = io.BytesIO()  # torch's writer would hide what the disk says behind errors of its own
     torch.save(payload, content)
-    write_atomically(path, content.getbuffer())
+    write_atomically(path, content.getvalue())
 
 
 def save_epoch(

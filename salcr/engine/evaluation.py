@@ -89,7 +89,7 @@ def extract_checkpoint(
     def write() -> None:
         content = io.BytesIO()
         np.savez(content, features=features, **columns)
-        write_atomically(out, content.getbuffer())
+        write_atomically(out, content.getvalue())
 
     distributed.on_first(write)
 

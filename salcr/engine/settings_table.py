@@ -72,7 +72,7 @@ def _kind(field: Mapping[str, Any]) -> str:
     names = {"integer": "whole number", "number": "number", "boolean": "true or false", "null": "null"}
     bounds = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
     name = names.get(field["type"], field.get("format", "text"))
-    limits = [f"{words} {field[bound]}" for bound, words in bounds.items() if bound in field]
+    limits = [f"{words} {str(field[bound]).removesuffix('.0')}" for bound, words in bounds.items() if bound in field]
     return ", ".join([name, *limits])
 
 

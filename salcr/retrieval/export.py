@@ -142,7 +142,7 @@ def export_network(
     if format == "authors":
         content = io.BytesIO()
         torch.save({"state_dict": authors_state(trained.network), "epoch": 0, "best_mAP": 0.0}, content)
-        write_atomically(path, content.getbuffer())
+        write_atomically(path, content.getvalue())
         return None
     embedder = Embedder(trained.network, modality, getattr(torch, dtype), mirror=mirror).eval()
     shape = CHECKED, trained.height, trained.width, 3
@@ -177,7 +177,9 @@ def _as_torch(program: torch.export.ExportedProgram) -> tuple[bytes, Run, str]:
         torch.export.save(program, content)
 
     def run(*arguments: torch.Tensor) -> np.ndarray:
-        return torch.export.load(io.BytesIO(content.getvalue())).module()(*arguments).detach().numpy()
+        with _quiet():
+            program = torch.export.load(io.BytesIO(content.getvalue()))
+        return program.module()(*arguments).detach().numpy()
 
     return content.getvalue(), run, f"torch {torch.__version__}"
 

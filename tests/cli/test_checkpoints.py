@@ -48,9 +48,9 @@ def test_index_search_cluster_and_export(salcr, pictures, theirs, tmp_path):  # 
     assert code == 0 and said.endswith(f"infrared  {query}\n")
     assert_one_line(salcr("search", index, query, "--layout", "salcr"), theirs, "is not a training checkpoint")
     assert salcr("cluster", index, "--out", tmp_path / "people", "--k1", 3, "--device", "cpu")[0] == 0
-    options = "--checkpoint", theirs, "--out", tmp_path / "net", "--format", "torch", "--modality", "visible"
+    options = "--checkpoint", theirs, "--out", tmp_path / "net.pt2", "--format", "torch", "--modality", "visible"
     assert salcr("export", *options, *SIZE)[0] == 0
-    program = torch.export.load(tmp_path / "net").module()
+    program = torch.export.load(tmp_path / "net.pt2").module()
     assert program(torch.zeros(3, HEIGHT, WIDTH, 3, dtype=torch.uint8)).shape == (3, ARCHITECTURES["tiny"].width)
     assert_one_line(salcr("export", *options, "--height", 0), "height must be a whole number from 1 to 4096, got 0")
 

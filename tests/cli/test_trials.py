@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import sys
 import threading
@@ -196,7 +197,7 @@ def test_a_signal_ends_what_runs_and_says_how_to_go_on(tmp_path, config, number)
 
     thread = threading.Thread(target=send)
     thread.start()
-    way_on = re.escape(f"`salcr train --trials 1,2,3 --jobs 1 --resume --out {tmp_path}` goes on")
+    way_on = re.escape(f"`salcr train --trials 1,2,3 --jobs 1 --resume --out {shlex.quote(str(tmp_path))}` goes on")
     text = f"^ended by {number.name}: 1 of 3 trials have ended; {way_on}$"
     with pytest.raises(Interrupted, match=text):
         train_trials(config, tmp_path, [1, 2, 3], resume=True)

@@ -229,7 +229,7 @@ def test_no_code_of_a_checkpoint_runs_and_no_one_is_told_how_to_let_it(tmp_path,
     assert not [word for word in advice if word in str(caught.value)] and "\n" not in str(caught.value)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
 def test_a_program_is_no_checkpoint(tmp_path):
     torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.ones(1, 2)), tmp_path / "script.pt")
     with pytest.raises(ValueError, match=r"script\.pt is not a readable checkpoint: it is a TorchScript program"):

@@ -15,7 +15,8 @@ from tests.engine.tree import tiny
 def test_a_stage_is_captured_whole_and_once_and_trains_the_same(tree, tmp_path, monkeypatch):
     compiled = torch.nn.Module.compile
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: compiled(self, backend="eager", **options))
-    settings = ("schedule.stage_one_epochs=1", "schedule.stage_two_epochs=2", "schedule.iterations=2")
+    schedule = dict(stage_one_epochs=1, stage_two_epochs=2, iterations=2, precision="float64")
+    settings = [f"schedule.{key}={value}" for key, value in schedule.items()]
     torch._dynamo.reset()
     graphs = torch._dynamo.utils.counters["stats"]
     graphs.clear()
@@ -25,7 +26,7 @@ def test_a_stage_is_captured_whole_and_once_and_trains_the_same(tree, tmp_path, 
         train(config, tmp_path / choice)
         ends.append(load(tmp_path / choice / "checkpoints" / "epoch_0002.pt")["network"])
     assert graphs["unique_graphs"] == 2  # one a stage: clusters come and go
-    assert all(torch.equal(x, ends[1][name]) for name, x in ends[0].items())
+    torch.testing.assert_close(ends[0], ends[1])  # PyTorch 2.10 adds up gradients in another order
     torch._dynamo.reset()
 
 

@@ -154,7 +154,7 @@ def test_with_no_readable_checkpoint_a_run_is_begun_again_where_that_is_wanted(
     (folder / "checkpoints/epoch_best.pt").write_bytes(b"a copy of one's own")
     with (
         pytest.warns(UserWarning, match="not a readable checkpoint"),
-        pytest.raises(ValueError, match=r"start again from nothing, which `salcr train --restart --out .*run` does"),
+        pytest.raises(ValueError, match=r"start again from nothing, which `salcr train --restart --out .*run'?` does"),
     ):
         train(config, folder, resume=True)
     crash_at_call(checkpoint, "save_epoch", 2, after=True)

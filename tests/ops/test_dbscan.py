@@ -96,6 +96,7 @@ def test_distance_equal_to_eps_is_near_in_float32(impl):
     ]  # float16(0.6) > float32(0.6)
 
 
+@pytest.mark.filterwarnings("ignore:Precomputed sparse input was not sorted")  # older scikit-learn
 @pytest.mark.parametrize("impl", ["reference", "cpp"])
 def test_diagonal_of_a_sparse_matrix_is_read_as_scikit_learn_does(impl):
     from scipy.sparse import csr_array

@@ -136,8 +136,8 @@ def test_an_index_that_grows(folder, log, generator):
     about = json.loads((folder / "cells.json").read_text())
     assert (about["rows"], about["trained_rows"]) == (500, 400)
     new = torch.from_numpy(Storage(folder).features(499, 500).astype(np.float32))
-    assert 499 in grown.nearest(new, 3)[0][1]
-    assert 499 in open_cells(Storage(folder)).nearest(new, 3)[0][1] and said(log) == ""
+    assert 499 in grown.nearest(new, 20)[0][1]
+    assert 499 in open_cells(Storage(folder)).nearest(new, 20)[0][1] and said(log) == ""
     add(folder, groups(generator, 20))
     open_cells(Storage(folder))
     assert "has grown from 500 to 900 features: cells are made anew: 30 for 900 features" in said(log)

@@ -80,14 +80,6 @@ def largest(scores: torch.Tensor, k: int, first: torch.Tensor | None = None) -> 
 def _full_precision_products() -> Iterator[None]:
     """Products in float32, also where PyTorch is allowed to make them in TF32 or bfloat16."""
     settings = [backend.matmul for backend in (torch.backends.cuda, torch.backends.mkldnn)]
-    if not all(hasattr(setting, "fp32_precision") for setting in settings):  # before torch 2.9
-        before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")
-        try:
-            yield
-        finally:
-            torch.set_float32_matmul_precision(before)
-        return
     before = [setting.fp32_precision for setting in settings]
     for setting in settings:
         setting.fp32_precision = "ieee"
