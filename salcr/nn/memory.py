@@ -144,8 +144,8 @@ class InstanceMemory(nn.Module):
         self.k, self.temperature, self.precision = k, temperature, precision
 
     def in_bfloat16(self) -> torch.Tensor:
-        """The rows in bfloat16: one copy, made at the first call."""
-        if self.rounded is None:
+        """The rows in bfloat16: one copy, made at the first call, and again where the module's dtype was changed."""
+        if self.rounded is None or self.rounded.dtype != torch.bfloat16:
             self.rounded = self.rows.bfloat16()
         return self.rounded
 

@@ -256,3 +256,11 @@ def test_the_copy_in_bfloat16_is_made_once_and_follows_a_loaded_state(generator)
     assert memory.in_bfloat16() is memory.in_bfloat16() and memory.state_dict().keys() == {"rows"}
     memory.load_state_dict(other.state_dict())
     assert torch.equal(memory.in_bfloat16(), other.rows.bfloat16())
+
+
+def test_the_copy_in_bfloat16_stays_so_where_the_module_changes_its_dtype(generator):
+    memory = InstanceMemory(draw(generator, 3, D).float(), precision="bfloat16")
+    memory.in_bfloat16()
+    for dtype in (torch.float64, torch.float32):
+        memory.to(dtype)
+        assert memory.in_bfloat16().dtype == torch.bfloat16
