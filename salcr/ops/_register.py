@@ -78,9 +78,20 @@ def apply(function: type[torch.autograd.Function], *arguments: Any) -> Any:
         )
     if compiling and not (torch.is_grad_enabled() and any(_requires_grad(x) for x in arguments)):
         return function.forward(*arguments)  # Dynamo would put a context before the arguments of a variadic forward
-    if compiling or transformed:
+    if compiling:
+        return function.apply(*_each_once(arguments))
+    if transformed:
         return function.apply(*arguments)
     return super(torch.autograd.Function, function).apply(*arguments)
+
+
+def _each_once(arguments: Sequence) -> list:
+    """``arguments``, a tensor that is there again as a view of it: Dynamo takes no tensor twice."""
+    given: list[Any] = []
+    for x in arguments:
+        again = isinstance(x, torch.Tensor) and any(x is y for y in given)
+        given.append(x.view_as(x) if again else x)
+    return given
 
 
 def _requires_grad(x: Any) -> bool:
