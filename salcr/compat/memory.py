@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from salcr import ops
+from salcr.ops._precision import without_autocast
 
 GRADIENTS = ("published", "seen")
 
@@ -89,13 +90,14 @@ class _Cosines(torch.autograd.Function):
     """``rows @ memory.T`` in their dtype; the gradient reads the memory as it is by then: it is not saved, but kept."""
 
     @staticmethod
+    @without_autocast
     def forward(ctx, rows, memory):
         ctx.memory = memory
-        with torch.autocast(rows.device.type, enabled=False):
-            return rows @ memory.T
+        return rows @ memory.T
 
     @staticmethod
     @torch.autograd.function.once_differentiable
+    @without_autocast
     def backward(ctx, gradient):
         return gradient @ ctx.memory, None
 

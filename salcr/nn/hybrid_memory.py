@@ -9,6 +9,7 @@ from salcr import ops
 from salcr.defaults import TEMPERATURE
 from salcr.nn.memory import unit_rows
 from salcr.ops._checks import check_indices, check_same, check_tensor
+from salcr.ops._precision import without_autocast
 
 SPCL_MOMENTUM = 0.2
 
@@ -100,6 +101,7 @@ class HybridMemory(nn.Module):
         options = dict(temperature=self.temperature, precision=self.precision)
         return ops.cluster_contrast(features, self.centroids, classes, **options)
 
+    @without_autocast
     def update_(self, features: torch.Tensor, indices: torch.Tensor, order: torch.Tensor | None = None) -> None:
         """Move each image's row towards its feature, one sample after the other; call it after ``backward``.
 

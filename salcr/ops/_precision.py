@@ -1,7 +1,12 @@
-"""How contrasts and searches multiply features with a memory (docs/numerics.md, "Precision of the products")."""
+"""How contrasts and searches multiply features with a memory (docs/numerics.md, "Precision of the products").
+
+All other arithmetic is as wide as an operator says, and none of it autocast's business.
+"""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import wraps
+from typing import Any, TypeVar
 
 import torch
 from torch.utils._pytree import tree_map
@@ -9,6 +14,7 @@ from torch.utils._pytree import tree_map
 from salcr.ops._checks import check_choice
 
 PRECISIONS = ("auto", "float32", "tf32", "bfloat16")
+Function = TypeVar("Function", bound=Callable)
 
 
 def check_precision(precision: str, features: torch.Tensor) -> str:
@@ -55,6 +61,22 @@ def in_float32(function: Callable, place: int = 0) -> Callable:
         return function(*given, **options)
 
     return call
+
+
+def without_autocast(function: Function) -> Function:
+    """``function``, whose products autocast does not round."""
+
+    @wraps(function)
+    def call(*arguments: Any, **options: Any) -> Any:
+        active = [device for device in ("cpu", "cuda") if torch.is_autocast_enabled(device)]
+        if not active:
+            return function(*arguments, **options)
+        with ExitStack() as stack:
+            for device in active:
+                stack.enter_context(torch.autocast(device, enabled=False))
+            return function(*arguments, **options)
+
+    return call  # type: ignore[return-value]
 
 
 def _rounded(x: torch.Tensor) -> torch.Tensor:

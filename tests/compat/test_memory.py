@@ -106,6 +106,20 @@ def test_without_backward_nothing_moves_and_half_precision_trains(batch, rows):
     assert torch.isfinite(loss) and not torch.equal(memory.features, rows.float())
 
 
+@pytest.mark.parametrize("gradient", ["published", "seen"])
+def test_backward_under_autocast_is_not_rounded(batch, rows, gradient):
+    """Where forward and backward stand in one block."""
+    inputs, targets = batch
+    found = []
+    for enabled in (False, True):
+        leaf = inputs.detach().float().requires_grad_()
+        memory = module(rows.float(), gradient=gradient)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            memory(leaf, targets).backward()
+        found.append(leaf.grad)
+    assert torch.equal(*found)
+
+
 def test_the_buffer_is_named_as_published_and_moves_with_the_module(rows):
     memory = ClusterMemory(num_features=WIDTH, num_samples=CLUSTERS, temp=0.05, momentum=0.2, use_hard=False)
     assert list(memory.state_dict()) == ["features"] and memory.features.shape == (CLUSTERS, WIDTH)
