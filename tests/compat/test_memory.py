@@ -135,6 +135,14 @@ def test_the_buffer_is_named_as_published_and_moves_with_the_module(rows):
         (dict(targets=torch.zeros(3)), TypeError, "targets must be int64"),
         (dict(targets=torch.tensor([0, 7, 1])), ValueError, r"targets must be in \[0, 7\), got 0 to 7"),
         (dict(targets=torch.tensor([0, -1, 1])), ValueError, "got -1 to 1"),
+        (dict(targets=[0, 1, 1]), TypeError, "targets must be a torch.Tensor, got list"),
+        (dict(inputs=torch.ones(3, WIDTH).long()), TypeError, "inputs must be floating point, got torch.int64"),
+        (dict(inputs=torch.ones(0, WIDTH), targets=torch.zeros(0).long()), ValueError, "inputs is empty"),
+        (dict(momentum=1.5), ValueError, r"momentum must be in \[0, 1\], got 1.5"),
+        (dict(weights=torch.ones(3, 1)), ValueError, r"weights must have 1 axes, got shape \(3, 1\)"),
+        (dict(weights=torch.ones(1)), ValueError, r"weights must be \[3\], got shape \(1,\)"),
+        (dict(soft_targets=torch.zeros(3).long()), ValueError, r"soft_targets must have 2 axes, got shape \(3,\)"),
+        (dict(soft_targets=torch.ones(3, 6)), ValueError, r"soft_targets must be \[3, 7\], got shape \(3, 6\)"),
     ],
 )
 def test_bad_arguments_are_named(arguments, error, message):
