@@ -7,7 +7,7 @@ from torch import nn
 
 from salcr import ops
 from salcr.defaults import TEMPERATURE
-from salcr.nn.memory import unit_rows
+from salcr.nn.memory import as_rows, unit_rows
 from salcr.ops._checks import check_indices, check_same, check_tensor
 from salcr.ops._precision import without_autocast
 
@@ -111,10 +111,9 @@ class HybridMemory(nn.Module):
         Raises:
             TypeError, ValueError: as :meth:`contrast` and that operator.
         """
-        places = self._places(indices)
+        places, features = self._places(indices), as_rows(features, self.rows)
         with torch.no_grad():
             classes, before = self.classes[places], self.rows[places]
-            features = features.to(self.rows.dtype)
             ops.update_cluster_memory_(self.rows, features, indices, momentum=self.momentum, order=order)
             moved = (self.rows[places] - before) / self.sizes[classes, None]
             again = (indices == indices[:, None]).tril(-1).any(1)  # the same image: its row has moved, but once

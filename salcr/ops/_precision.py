@@ -84,5 +84,10 @@ def _rounded(x: torch.Tensor) -> torch.Tensor:
     return x + (x.detach().bfloat16().float() - x.detach())
 
 
+def autocasts(device: str) -> bool:
+    """Whether autocast is on for tensors of a kind of ``device``; of some, such as meta, it knows nothing."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
 def _autocast_to_bfloat16(device: str) -> bool:
-    return torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16
+    return autocasts(device) and torch.get_autocast_dtype(device) == torch.bfloat16

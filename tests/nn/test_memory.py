@@ -11,6 +11,7 @@ from salcr.nn import (
     InstanceMemory,
     MemoryUpdate,
     contrast_sum,
+    contrast_sums,
     update_memories_,
 )
 from salcr.nn.memory import search_memories
@@ -202,6 +203,32 @@ def test_a_sum_of_contrasts_has_one_temperature(generator):
     memories = [ClusterMemory(rows, temperature=t) for t in (0.05, 0.1)]
     with pytest.raises(ValueError, match=r"differ in temperature: 0\.05, 0\.1"):
         contrast_sum(rows, memories, [torch.arange(3)] * 2)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (
+            lambda memory: ClusterMemory(torch.ones(3, 4).long()),
+            TypeError,
+            "rows must be floating point, got torch.int64",
+        ),
+        (lambda memory: InstanceMemory([[1.0]]), TypeError, "rows must be a torch.Tensor, got list"),
+        (lambda memory: ClusterMemory(torch.ones(3)), ValueError, r"rows must have 2 or 3 axes, got shape \(3,\)"),
+        (lambda memory: InstanceMemory(torch.ones(0, 3)), ValueError, r"rows is empty: shape \(0, 3\)"),
+        (
+            lambda memory: memory.update_([[1.0]], torch.tensor([0])),
+            TypeError,
+            "features must be a torch.Tensor, got l",
+        ),
+        (lambda memory: contrast_sum(torch.ones(1, 3), [], []), ValueError, "memories is empty"),
+        (lambda memory: contrast_sums([]), ValueError, "contrasts is empty"),
+        (lambda memory: update_memories_([]), ValueError, "updates is empty"),
+    ],
+)
+def test_bad_arguments_are_named(call, error, message):
+    with pytest.raises(error, match=message):
+        call(ClusterMemory(torch.eye(3)))
 
 
 def test_updates_together_have_an_order_all_or_none(generator):
