@@ -4,7 +4,6 @@ All other arithmetic is as wide as an operator says, and none of it autocast's b
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -68,13 +67,11 @@ def without_autocast(function: Function) -> Function:
 
     @wraps(function)
     def call(*arguments: Any, **options: Any) -> Any:
-        active = [device for device in ("cpu", "cuda") if torch.is_autocast_enabled(device)]
-        if not active:
-            return function(*arguments, **options)
-        with ExitStack() as stack:
-            for device in active:
-                stack.enter_context(torch.autocast(device, enabled=False))
-            return function(*arguments, **options)
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                with torch.autocast(device, enabled=False):
+                    return call(*arguments, **options)
+        return function(*arguments, **options)
 
     return call  # type: ignore[return-value]
 

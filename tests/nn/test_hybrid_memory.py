@@ -43,12 +43,18 @@ def test_contrast_is_the_published_formula(generator, labels, temperature):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_means_of_classes_keep_their_precision_under_autocast(generator, dtype):
-    memory, alone = (HybridMemory(rows, LABELS) for rows in [draw(generator, 10, D).float()] * 2)
+    alone, *others = (HybridMemory(rows, LABELS) for rows in [draw(generator, 10, D).float()] * 3)
     features, indices = draw(generator, 4, D).float(), torch.tensor([0, 3, 7, 2])
+
+    def update(memory):
+        with torch.autocast("cpu", dtype):
+            memory.update_(features, indices)
+
     alone.update_(features, indices)
-    with torch.autocast("cpu", dtype):
-        memory.update_(features, indices)
-    assert torch.equal(memory.rows, alone.rows) and torch.equal(memory.centroids, alone.centroids)
+    torch._dynamo.reset()
+    for memory, call in zip(others, (update, torch.compile(update, fullgraph=True, backend="eager")), strict=True):
+        call(memory)
+        assert torch.equal(memory.rows, alone.rows) and torch.equal(memory.centroids, alone.centroids)
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.2, 1.0])
