@@ -8,7 +8,7 @@ import torch
 from salcr import ops
 from salcr.compat._arrays import Array, as_tensor
 
-UNIT = 1e-3  # by which the length of a row may differ from 1
+UNIT = 1e-3  # by which the length of a row may differ from 1, or by what its dtype rounds an entry
 
 
 def compute_jaccard_distance(
@@ -106,7 +106,8 @@ def _csr(distances: Any) -> torch.Tensor:
 def _check_unit(features: torch.Tensor) -> None:
     if features.ndim != 2 or not features.is_floating_point():
         return  # the operator says so
-    off = ((features.float().norm(dim=1) - 1).abs() > UNIT).nonzero()
+    unit = max(UNIT, torch.finfo(features.dtype).eps)
+    off = ((features.float().norm(dim=1) - 1).abs() > unit).nonzero()
     if len(off):
         row = int(off[0])
         raise ValueError(

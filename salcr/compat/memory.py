@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from salcr import ops
+from salcr.ops._checks import check_share, check_tensor
+from salcr.ops._precision import without_autocast
 
 GRADIENTS = ("published", "seen")
 
@@ -68,13 +70,14 @@ class ClusterMemory(nn.Module):
             return_out: return ``(loss, logits [B, K])``, the logits divided by the temperature.
 
         Raises:
-            TypeError, ValueError: a wrong shape or dtype, or on the CPU a target outside ``[0, K)``.
+            TypeError, ValueError: a wrong shape or dtype, no input, a momentum outside ``[0, 1]``, or on the CPU a
+                target outside ``[0, K)``.
         """
-        _check(inputs, targets, self.features)
+        momentum = self.momentum if momentum is None else momentum
+        _check(inputs, targets, self.features, weights, soft_targets)
+        check_share("momentum", momentum)
         rows = F.normalize(inputs, dim=1).to(self.features.dtype)
-        moved = _UpdateInBackward.apply(
-            rows, targets, self.features, self.momentum if momentum is None else momentum, self.use_hard
-        )
+        moved = _UpdateInBackward.apply(rows, targets, self.features, momentum, self.use_hard)
         seen = self.features if self.gradient == "published" else self.features.clone()
         logits = _Cosines.apply(moved, seen) / self.temp
         labels = targets if soft_targets is None else soft_targets
@@ -89,13 +92,14 @@ class _Cosines(torch.autograd.Function):
     """``rows @ memory.T`` in their dtype; the gradient reads the memory as it is by then: it is not saved, but kept."""
 
     @staticmethod
+    @without_autocast
     def forward(ctx, rows, memory):
         ctx.memory = memory
-        with torch.autocast(rows.device.type, enabled=False):
-            return rows @ memory.T
+        return rows @ memory.T
 
     @staticmethod
     @torch.autograd.function.once_differentiable
+    @without_autocast
     def backward(ctx, gradient):
         return gradient @ ctx.memory, None
 
@@ -118,12 +122,26 @@ class _UpdateInBackward(torch.autograd.Function):
         return gradient, None, None, None, None
 
 
-def _check(inputs: torch.Tensor, targets: torch.Tensor, memory: torch.Tensor) -> None:
-    if inputs.ndim != 2 or inputs.shape[1] != memory.shape[1]:
+def _check(
+    inputs: torch.Tensor,
+    targets: torch.Tensor,
+    memory: torch.Tensor,
+    weights: torch.Tensor | None,
+    soft_targets: torch.Tensor | None,
+) -> None:
+    check_tensor("inputs", inputs, ndim=2)
+    if inputs.shape[1] != memory.shape[1]:
         raise ValueError(f"inputs must be [B, {memory.shape[1]}], got shape {tuple(inputs.shape)}")
-    if targets.dtype != torch.int64:
-        raise TypeError(f"targets must be int64, got {targets.dtype}")
-    if targets.shape != inputs.shape[:1]:
-        raise ValueError(f"targets must be [{len(inputs)}], got shape {tuple(targets.shape)}")
-    if targets.device.type == "cpu" and len(targets) and not 0 <= targets.min() <= targets.max() < len(memory):
+    check_tensor("targets", targets, ndim=1, floating=False)
+    wanted = [("targets", targets, (len(inputs),))]
+    if weights is not None:
+        check_tensor("weights", weights, ndim=1)
+        wanted.append(("weights", weights, (len(inputs),)))
+    if soft_targets is not None:
+        check_tensor("soft_targets", soft_targets, ndim=2)
+        wanted.append(("soft_targets", soft_targets, (len(inputs), len(memory))))
+    for name, x, shape in wanted:
+        if x.shape != shape:
+            raise ValueError(f"{name} must be {list(shape)}, got shape {tuple(x.shape)}")
+    if targets.device.type == "cpu" and not 0 <= targets.min() <= targets.max() < len(memory):
         raise ValueError(f"targets must be in [0, {len(memory)}), got {int(targets.min())} to {int(targets.max())}")

@@ -16,20 +16,21 @@ def norm_relu(
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """``relu(norm(x) + shortcut)``, as :func:`salcr.ops.batch_norm_relu` where ``norm`` is a plain batch norm.
 
-    Any other module (a synchronised norm, the identity where the norm is folded) runs by itself. So do a norm whose
-    running averages are of half precision, and one that is exported: a program that others run knows no operator of
-    salcr.
+    Any other module (a synchronised norm, the identity where the norm is folded) runs by itself. So do a norm that has
+    hooks (an observer's, or those by which it is pruned), one without weight, bias or running averages that have a
+    momentum, or with averages of half precision, and one that is exported: a program that others run knows no operator
+    of salcr.
 
     Args:
-        norm: with running averages that have a momentum, weight and bias, if it is a :class:`torch.nn.BatchNorm2d`.
+        norm: often a :class:`torch.nn.BatchNorm2d`.
         x: ``[B, C, H, W]``, which may be overwritten.
         shortcut: like ``x``, or None.
         twice: return the result two times, for two consumers.
     """
-    wide = torch.promote_types(x.dtype, torch.float32)
-    if type(norm) is not nn.BatchNorm2d or norm.running_mean.dtype != wide or torch.compiler.is_exporting():
+    if not _is_plain(norm, x) or torch.compiler.is_exporting():
         y = norm(x)
-        y = torch.relu_(y if shortcut is None else y + shortcut)
+        y = y if shortcut is None else y + shortcut
+        y = torch.relu(y) if _has_hooks(norm) else torch.relu_(y)  # a hook may have kept what the norm made
         return (y, y) if twice else y
     statistics = {} if norm.training else dict(mean=norm.running_mean, var=norm.running_var)
     options = dict(twice=twice, eps=norm.eps) | statistics
@@ -72,6 +73,18 @@ class BatchNormOverProcesses(_BatchNorm):
 
     def _check_input_dim(self, input: torch.Tensor) -> None:
         """Of any number of axes, like the norm it stands for."""
+
+
+def _is_plain(norm: nn.Module, x: torch.Tensor) -> bool:
+    """A batch norm of which nothing is lost where the operator runs in its place."""
+    if type(norm) is not nn.BatchNorm2d or not norm.affine or norm.running_mean is None or norm.momentum is None:
+        return False
+    return norm.running_mean.dtype == torch.promote_types(x.dtype, torch.float32) and not _has_hooks(norm)
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    forward = module._forward_hooks or module._forward_pre_hooks
+    return bool(forward or module._backward_hooks or module._backward_pre_hooks)
 
 
 @torch.no_grad()

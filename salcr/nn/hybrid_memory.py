@@ -7,8 +7,9 @@ from torch import nn
 
 from salcr import ops
 from salcr.defaults import TEMPERATURE
-from salcr.nn.memory import unit_rows
+from salcr.nn.memory import as_rows, unit_rows
 from salcr.ops._checks import check_indices, check_same, check_tensor
+from salcr.ops._precision import without_autocast
 
 SPCL_MOMENTUM = 0.2
 
@@ -100,6 +101,7 @@ class HybridMemory(nn.Module):
         options = dict(temperature=self.temperature, precision=self.precision)
         return ops.cluster_contrast(features, self.centroids, classes, **options)
 
+    @without_autocast
     def update_(self, features: torch.Tensor, indices: torch.Tensor, order: torch.Tensor | None = None) -> None:
         """Move each image's row towards its feature, one sample after the other; call it after ``backward``.
 
@@ -109,10 +111,9 @@ class HybridMemory(nn.Module):
         Raises:
             TypeError, ValueError: as :meth:`contrast` and that operator.
         """
-        places = self._places(indices)
+        places, features = self._places(indices), as_rows(features, self.rows)
         with torch.no_grad():
             classes, before = self.classes[places], self.rows[places]
-            features = features.to(self.rows.dtype)
             ops.update_cluster_memory_(self.rows, features, indices, momentum=self.momentum, order=order)
             moved = (self.rows[places] - before) / self.sizes[classes, None]
             again = (indices == indices[:, None]).tril(-1).any(1)  # the same image: its row has moved, but once

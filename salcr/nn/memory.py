@@ -10,6 +10,7 @@ from torch import nn
 
 from salcr import distributed, ops
 from salcr.defaults import MOMENTUM, NEIGHBORS, TEMPERATURE
+from salcr.ops._checks import check_tensor
 from salcr.ops._parts import by_features
 from salcr.ops.cluster_memories import cluster_contrast_sums
 from salcr.ops.cluster_memory_update import update_cluster_memories_
@@ -37,6 +38,7 @@ class ClusterMemory(nn.Module):
         precision: str = "auto",
     ) -> None:
         super().__init__()
+        check_tensor("rows", rows, ndim=(2, 3))
         self.register_buffer("rows", unit_rows(rows.detach()))
         self.momentum, self.temperature, self.precision = momentum, temperature, precision
 
@@ -51,8 +53,7 @@ class ClusterMemory(nn.Module):
 
     def update_(self, features: torch.Tensor, targets: torch.Tensor, order: torch.Tensor | None = None) -> None:
         """Sequential momentum update; call it after ``backward``. See :func:`salcr.ops.update_cluster_memory_`."""
-        with torch.no_grad():
-            features = features.to(self.rows.dtype)
+        features = as_rows(features, self.rows)
         ops.update_cluster_memory_(self.rows, features, targets, momentum=self.momentum, order=order)
 
 
@@ -62,7 +63,7 @@ def contrast_sum(
     """Sum of the losses of several memories; see :func:`salcr.ops.cluster_contrast_sum`.
 
     Raises:
-        ValueError: the memories differ in temperature or precision.
+        ValueError: no memory; memories that differ in temperature or precision.
     """
     return contrast_sums([MemoryContrasts(features, memories, targets)])[0]
 
@@ -82,6 +83,8 @@ def contrast_sums(contrasts: Sequence[MemoryContrasts]) -> tuple[torch.Tensor, .
         ValueError: the memories differ in temperature or precision, or the features in dtype, width or the number of
             memories.
     """
+    if not contrasts:
+        raise ValueError("contrasts is empty")
     features, memories, targets = zip(*contrasts, strict=True)
     options = _common([memory for some in memories for memory in some], "temperature", "precision")
     rows = [[memory.rows for memory in some] for some in memories]
@@ -101,8 +104,10 @@ def update_memories_(updates: Sequence[MemoryUpdate]) -> None:
     """:meth:`ClusterMemory.update_` of several memories of one momentum, on a GPU all side by side in one launch.
 
     Raises:
-        ValueError: the memories differ in momentum or width, two are one, or some updates have an order and some not.
+        ValueError: no update; memories that differ in momentum or width, or two that are one; orders for some alone.
     """
+    if not updates:
+        raise ValueError("updates is empty")
     memories, features, targets, orders = zip(*updates, strict=True)
     if any(order is None for order in orders):
         if any(order is not None for order in orders):
@@ -110,8 +115,7 @@ def update_memories_(updates: Sequence[MemoryUpdate]) -> None:
         orders = None
     options = _common(memories, "momentum")
     rows = [memory.rows for memory in memories]
-    with torch.no_grad():
-        features = [x.to(y.dtype) for x, y in zip(features, rows, strict=True)]
+    features = [as_rows(x, y) for x, y in zip(features, rows, strict=True)]
     update_cluster_memories_(rows, features, targets, orders, **options)
 
 
@@ -138,14 +142,15 @@ class InstanceMemory(nn.Module):
         precision: str = "auto",
     ) -> None:
         super().__init__()
+        check_tensor("rows", rows, ndim=(2, 3))
         self.register_buffer("rows", unit_rows(rows.detach()))
         self.register_buffer("rounded", None, persistent=False)
         self.register_load_state_dict_post_hook(_forget_rounded)
         self.k, self.temperature, self.precision = k, temperature, precision
 
     def in_bfloat16(self) -> torch.Tensor:
-        """The rows in bfloat16: one copy, made at the first call."""
-        if self.rounded is None:
+        """The rows in bfloat16: one copy, made at the first call, and again where the module's dtype was changed."""
+        if self.rounded is None or self.rounded.dtype != torch.bfloat16:
             self.rounded = self.rows.bfloat16()
         return self.rounded
 
@@ -214,12 +219,20 @@ def contrast_memories(
     return losses
 
 
+def as_rows(features: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """``features`` without a gradient and in the dtype of ``rows``, which they update."""
+    check_tensor("features", features, ndim=rows.ndim)
+    return features.detach().to(rows.dtype)
+
+
 def _forget_rounded(memory: InstanceMemory, _: Any) -> None:
     memory.rounded = None
 
 
 def _common(memories: Sequence[ClusterMemory | InstanceMemory], *names: str) -> dict[str, Any]:
     """Options that all ``memories`` have to agree in."""
+    if not memories:
+        raise ValueError("memories is empty")
     found = {}
     for name in names:
         values = [getattr(memory, name) for memory in memories]

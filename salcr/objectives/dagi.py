@@ -11,6 +11,7 @@ from salcr.defaults import NEIGHBORS
 from salcr.nn import ClusterMemory, MemoryContrasts, MemoryUpdate, contrast_sum, update_memories_
 from salcr.objectives.association import Association, association_named
 from salcr.ops._checks import known_values
+from salcr.ops._precision import without_autocast
 
 
 class CrossLabels(NamedTuple):
@@ -39,6 +40,7 @@ class CrossLabels(NamedTuple):
         return torch.cat([self.visible_to_infrared, self.visible_to_infrared, self.infrared])
 
 
+@without_autocast
 def associate(
     visible: torch.Tensor,
     visible_labels: torch.Tensor,

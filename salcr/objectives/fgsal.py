@@ -95,4 +95,4 @@ class PartQueries(NamedTuple):
 
 def random_orders(lengths: Sequence[int], generator: torch.Generator) -> torch.Tensor:
     """Random orders of so many rows each, drawn on the CPU, one behind the other."""
-    return torch.cat([torch.randperm(length, generator=generator) for length in lengths])
+    return torch.cat([torch.randperm(length, generator=generator, device="cpu") for length in lengths])

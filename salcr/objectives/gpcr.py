@@ -19,6 +19,9 @@ class RefinementObjective(nn.Module):
         k: neighbours a row; 30.
         temperature: divides the cosine.
         precision: as in :class:`salcr.nn.InstanceMemory`: sets are the same with any.
+
+    Raises:
+        ValueError: ``parts`` of another number of images than ``f``.
     """
 
     def __init__(
@@ -31,6 +34,8 @@ class RefinementObjective(nn.Module):
         precision: str = "auto",
     ) -> None:
         super().__init__()
+        if f.shape[:1] != parts.shape[1:2]:
+            raise ValueError(f"parts {tuple(parts.shape)} must be of the images of f {tuple(f.shape)}")
         options = dict(k=k, temperature=temperature, precision=precision)
         self.whole, self.parts = InstanceMemory(f, **options), InstanceMemory(parts, **options)
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from salcr.ops._checks import check_indices, check_positive, check_same, check_tensor
+from salcr.ops._precision import autocasts
 
 HALF_TO_SINGLE = (torch.float32, torch.bfloat16, torch.float16)
 """What the Triton kernels take."""
@@ -18,7 +19,7 @@ def followed(x: torch.Tensor, leader: torch.Tensor) -> torch.Tensor:
     tensors = isinstance(x, torch.Tensor) and isinstance(leader, torch.Tensor)
     if not tensors or x.dtype == leader.dtype or not (x.is_floating_point() and leader.is_floating_point()):
         return x
-    return x.to(leader.dtype) if torch.is_autocast_enabled(leader.device.type) else x
+    return x.to(leader.dtype) if autocasts(leader.device.type) else x
 
 
 def check_parts(features: torch.Tensor, memory: torch.Tensor) -> None:

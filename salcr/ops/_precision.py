@@ -1,7 +1,11 @@
-"""How contrasts and searches multiply features with a memory (docs/numerics.md, "Precision of the products")."""
+"""How contrasts and searches multiply features with a memory (docs/numerics.md, "Precision of the products").
+
+All other arithmetic is as wide as an operator says, and none of it autocast's business.
+"""
 
 from collections.abc import Callable, Sequence
 from functools import wraps
+from typing import Any, TypeVar
 
 import torch
 from torch.utils._pytree import tree_map
@@ -9,6 +13,7 @@ from torch.utils._pytree import tree_map
 from salcr.ops._checks import check_choice
 
 PRECISIONS = ("auto", "float32", "tf32", "bfloat16")
+Function = TypeVar("Function", bound=Callable)
 
 
 def check_precision(precision: str, features: torch.Tensor) -> str:
@@ -57,10 +62,29 @@ def in_float32(function: Callable, place: int = 0) -> Callable:
     return call
 
 
+def without_autocast(function: Function) -> Function:
+    """``function``, whose products autocast does not round."""
+
+    @wraps(function)
+    def call(*arguments: Any, **options: Any) -> Any:
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                with torch.autocast(device, enabled=False):
+                    return call(*arguments, **options)
+        return function(*arguments, **options)
+
+    return call  # type: ignore[return-value]
+
+
 def _rounded(x: torch.Tensor) -> torch.Tensor:
     """The gradient is that for the rounded numbers, and is not rounded itself."""
     return x + (x.detach().bfloat16().float() - x.detach())
 
 
+def autocasts(device: str) -> bool:
+    """Whether autocast is on for tensors of a kind of ``device``; of some, such as meta, it knows nothing."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
 def _autocast_to_bfloat16(device: str) -> bool:
-    return torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16
+    return autocasts(device) and torch.get_autocast_dtype(device) == torch.bfloat16

@@ -1,7 +1,7 @@
 """Registration of operators with torch.library, and their derivatives: the first, and what becomes of a second."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial, wraps
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from salcr.ops._dispatch import pick
+from salcr.ops._precision import without_autocast
 
 
 def register(name: str, schema: str, implementation: Callable, fake: Callable) -> None:
@@ -78,9 +79,20 @@ def apply(function: type[torch.autograd.Function], *arguments: Any) -> Any:
         )
     if compiling and not (torch.is_grad_enabled() and any(_requires_grad(x) for x in arguments)):
         return function.forward(*arguments)  # Dynamo would put a context before the arguments of a variadic forward
-    if compiling or transformed:
+    if compiling:
+        return function.apply(*_each_once(arguments))
+    if transformed:
         return function.apply(*arguments)
     return super(torch.autograd.Function, function).apply(*arguments)
+
+
+def _each_once(arguments: Sequence) -> list:
+    """``arguments``, a tensor that is there again as a view of it: Dynamo takes no tensor twice."""
+    given: list[Any] = []
+    for x in arguments:
+        again = isinstance(x, torch.Tensor) and any(x is y for y in given)
+        given.append(x.view_as(x) if again else x)
+    return given
 
 
 def _requires_grad(x: Any) -> bool:
@@ -100,7 +112,7 @@ def first_derivative(operator: str, formula: Callable, arguments: Sequence) -> t
     tensors = [x for x in tensors if isinstance(x, torch.Tensor)]
     picked = pick(f"{operator}_backward", arguments[-1], tensors[0])
     if getattr(picked, "__wrapped__", picked) is formula:
-        return picked(*arguments[:-1], create_graph=True)
+        return without_autocast(picked)(*arguments[:-1], create_graph=True)
     with torch.no_grad():
         found = backward(*arguments)
     several = isinstance(found, (list, tuple))
@@ -170,16 +182,13 @@ def _by_itself(implementation: Callable) -> Callable:
 
     So are its kernels: called from outside of a graph in a function that is compiled, it would be traced.
     """
+    run = without_autocast(implementation)
 
     @wraps(implementation)
     def call(*arguments):
         if torch.compiler.is_dynamo_compiling():
             return torch._dynamo.disable(call)(*arguments)
-        active = [device for device in ("cpu", "cuda") if torch.is_autocast_enabled(device)]
-        with ExitStack() as stack:
-            for device in active:
-                stack.enter_context(torch.autocast(device, enabled=False))
-            return implementation(*arguments)
+        return run(*arguments)
 
     return call
 

@@ -135,14 +135,14 @@ def _unlisted_products(
     shards: Shards, features: torch.Tensor, pointers: torch.Tensor, others: torch.Tensor
 ) -> torch.Tensor:
     """Cosines of own rows with the ``others`` of each."""
-    rows = torch.arange(len(pointers) - 1).repeat_interleave(pointers.diff())
+    rows = torch.arange(len(pointers) - 1, device=pointers.device).repeat_interleave(pointers.diff())
     others, order = others.long().sort()
     rows, first = rows[order], 0
     dtype = torch.promote_types(features.dtype, torch.float32)
-    products = torch.empty(len(order), dtype=dtype)
+    products = torch.empty(len(order), dtype=dtype, device=order.device)
     for _, (piece,) in shards.visits(pieces(features)):
-        bounds = torch.searchsorted(others, torch.tensor([first, first + len(piece)])).tolist()
-        for some in torch.arange(*bounds).split(PAIRS):
+        bounds = torch.searchsorted(others, others.new_tensor([first, first + len(piece)])).tolist()
+        for some in torch.arange(*bounds, device=others.device).split(PAIRS):
             left, right = features[rows[some].to(features.device)], piece[(others[some] - first).to(features.device)]
             products[order[some]] = _rows.row_cosines(left.to(dtype), right.to(dtype)).cpu()
         first += len(piece)
@@ -153,7 +153,7 @@ def _fetch(shards: Shards, block: SparseBlock, wanted: torch.Tensor, device: tor
     """The ``wanted`` rows, ascending, of all ranks' blocks."""
     found = []
     for first, visitor in _visitors(shards, block, device):
-        bounds = torch.searchsorted(wanted, torch.tensor([first, first + len(visitor)], dtype=wanted.dtype)).tolist()
+        bounds = torch.searchsorted(wanted, wanted.new_tensor([first, first + len(visitor)])).tolist()
         found.append(visitor.take(wanted[slice(*bounds)].long() - first))
     return SparseBlock.joined(found)
 

@@ -19,6 +19,7 @@ from salcr.ops._checks import (
     known_values,
 )
 from salcr.ops._dispatch import add_backend, check_impl, pick, share_backends
+from salcr.ops._precision import without_autocast
 from salcr.ops._register import register
 from salcr.ops._sharded import labels_of_shard
 from salcr.ops.backends.eager import clustering as _eager
@@ -133,6 +134,7 @@ def label_agreement(labels: torch.Tensor, other: torch.Tensor, *, impl: str = "a
     return pick("label_agreement", check_impl(impl), labels)(labels, other)
 
 
+@without_autocast
 def pair_votes(
     x: torch.Tensor,
     x_labels: torch.Tensor,

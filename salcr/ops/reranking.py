@@ -14,10 +14,12 @@ from salcr.ops._checks import (
     check_values,
 )
 from salcr.ops._dispatch import add_backend, check_impl, pick
+from salcr.ops._precision import without_autocast
 from salcr.ops.backends.cpp import reranking as _cpp
 from salcr.ops.backends.eager import reranking as _eager
 
 
+@without_autocast
 def rerank_k_reciprocal(
     query: torch.Tensor,
     gallery: torch.Tensor,
@@ -68,6 +70,7 @@ def rerank_k_reciprocal(
     return function(query.detach(), gallery.detach(), k1=k1, k2=k2, lambda_value=lambda_value, power=power)
 
 
+@without_autocast
 def rerank_distances(
     query_gallery: torch.Tensor,
     query_query: torch.Tensor,
@@ -127,6 +130,7 @@ def rerank_distances(
     return function(*distances, k1=k1, k2=k2, lambda_value=lambda_value, power=power)
 
 
+@without_autocast
 def rerank_gnn(
     query: torch.Tensor,
     gallery: torch.Tensor,
@@ -180,6 +184,7 @@ def rerank_gnn(
     return (1 - cosines(ranks, values[:, :k2].clamp(0, 1) ** power, len(query))).clamp_min(0)
 
 
+@without_autocast
 def rerank_cross_modality(
     query: torch.Tensor, gallery: torch.Tensor, *, k: int = 15, eta: float = 0.1, impl: str = "auto"
 ) -> torch.Tensor:
@@ -217,6 +222,7 @@ def rerank_cross_modality(
     return pick("rerank_cross_modality", impl, query)(query.detach(), gallery.detach(), k=k, eta=eta)
 
 
+@without_autocast
 def affinity_inference(
     query: torch.Tensor, gallery: torch.Tensor, *, k1: int = 4, k2: int = 1, impl: str = "auto"
 ) -> torch.Tensor:

@@ -72,6 +72,13 @@ def test_read_only_arrays(generator):
     assert compute_jaccard_distance(features).shape == (120, 120)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_rows_that_half_precision_has_rounded_are_unit_rows(generator, dtype):
+    features = F.normalize(people(generator).to(dtype), dim=1)
+    expected = compute_jaccard_distance(F.normalize(features.float(), dim=1))
+    np.testing.assert_allclose(compute_jaccard_distance(features), expected, atol=1e-5)
+
+
 def test_rows_as_they_are_have_to_be_unit_rows(generator):
     features = people(generator)
     features[3] *= 1.5

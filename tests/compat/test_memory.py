@@ -106,6 +106,20 @@ def test_without_backward_nothing_moves_and_half_precision_trains(batch, rows):
     assert torch.isfinite(loss) and not torch.equal(memory.features, rows.float())
 
 
+@pytest.mark.parametrize("gradient", ["published", "seen"])
+def test_backward_under_autocast_is_not_rounded(batch, rows, gradient):
+    """Where forward and backward stand in one block."""
+    inputs, targets = batch
+    found = []
+    for enabled in (False, True):
+        leaf = inputs.detach().float().requires_grad_()
+        memory = module(rows.float(), gradient=gradient)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            memory(leaf, targets).backward()
+        found.append(leaf.grad)
+    assert torch.equal(*found)
+
+
 def test_the_buffer_is_named_as_published_and_moves_with_the_module(rows):
     memory = ClusterMemory(num_features=WIDTH, num_samples=CLUSTERS, temp=0.05, momentum=0.2, use_hard=False)
     assert list(memory.state_dict()) == ["features"] and memory.features.shape == (CLUSTERS, WIDTH)
@@ -121,6 +135,14 @@ def test_the_buffer_is_named_as_published_and_moves_with_the_module(rows):
         (dict(targets=torch.zeros(3)), TypeError, "targets must be int64"),
         (dict(targets=torch.tensor([0, 7, 1])), ValueError, r"targets must be in \[0, 7\), got 0 to 7"),
         (dict(targets=torch.tensor([0, -1, 1])), ValueError, "got -1 to 1"),
+        (dict(targets=[0, 1, 1]), TypeError, "targets must be a torch.Tensor, got list"),
+        (dict(inputs=torch.ones(3, WIDTH).long()), TypeError, "inputs must be floating point, got torch.int64"),
+        (dict(inputs=torch.ones(0, WIDTH), targets=torch.zeros(0).long()), ValueError, "inputs is empty"),
+        (dict(momentum=1.5), ValueError, r"momentum must be in \[0, 1\], got 1.5"),
+        (dict(weights=torch.ones(3, 1)), ValueError, r"weights must have 1 axes, got shape \(3, 1\)"),
+        (dict(weights=torch.ones(1)), ValueError, r"weights must be \[3\], got shape \(1,\)"),
+        (dict(soft_targets=torch.zeros(3).long()), ValueError, r"soft_targets must have 2 axes, got shape \(3,\)"),
+        (dict(soft_targets=torch.ones(3, 6)), ValueError, r"soft_targets must be \[3, 7\], got shape \(3, 6\)"),
     ],
 )
 def test_bad_arguments_are_named(arguments, error, message):

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from salcr.nn import norm_relu
 
@@ -27,12 +28,46 @@ def test_it_is_the_norm_the_sum_and_relu(generator, with_shortcut, training):
     assert int(norm.num_batches_tracked) == training
 
 
-@pytest.mark.parametrize("norm", [nn.Identity(), nn.InstanceNorm2d(6)], ids=str)
+OTHERS = {
+    "none": nn.Identity(),
+    "instance": nn.InstanceNorm2d(6),
+    "no weight": nn.BatchNorm2d(6, affine=False),
+    "no averages": nn.BatchNorm2d(6, track_running_stats=False),
+    "averages of all": nn.BatchNorm2d(6, momentum=None),
+}
+
+
+@pytest.mark.parametrize("norm", OTHERS.values(), ids=OTHERS)
 def test_any_other_norm_runs_by_itself(generator, norm):
     _, x, shortcut = block_end(generator, True)
     expected = torch.relu(norm(x) + shortcut)
     y, same = norm_relu(norm, x, shortcut, twice=True)
     assert torch.equal(y, expected) and same is y
+
+
+def test_hooks_of_a_norm_are_called(generator):
+    norm, x, shortcut = block_end(generator, True)
+    expected, seen = norm_relu(norm, x, shortcut), {}
+    norm.register_forward_hook(lambda module, inputs, output: seen.update(output=output))
+    norm.register_full_backward_hook(lambda module, inputs, outputs: seen.update(gradient=inputs[0]))
+    y = norm_relu(norm, x.requires_grad_(), shortcut)
+    y.sum().backward()
+    torch.testing.assert_close(y, expected)
+    torch.testing.assert_close(torch.relu(seen["output"] + shortcut), expected)
+    assert torch.equal(seen["gradient"], x.grad)
+    assert (norm_relu(norm, x) >= 0).all() and (seen["output"] < 0).any()
+
+
+def test_a_norm_that_is_pruned_learns(generator):
+    """Its weight is made of two others in a hook, at every forward pass."""
+    norm, x, _ = block_end(generator, True)
+    prune.random_unstructured(norm, "weight", amount=2)
+    for _ in range(2):
+        before = norm.weight.detach().clone()
+        norm_relu(norm, x).square().sum().backward()
+        with torch.no_grad():
+            norm.weight_orig -= norm.weight_orig.grad
+    assert not torch.equal(norm.weight, before)
 
 
 @pytest.mark.parametrize("training", [False, True])

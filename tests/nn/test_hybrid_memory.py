@@ -41,6 +41,22 @@ def test_contrast_is_the_published_formula(generator, labels, temperature):
     torch.testing.assert_close(*(torch.autograd.grad(x, features)[0] for x in (loss, expected)))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_means_of_classes_keep_their_precision_under_autocast(generator, dtype):
+    alone, *others = (HybridMemory(rows, LABELS) for rows in [draw(generator, 10, D).float()] * 3)
+    features, indices = draw(generator, 4, D).float(), torch.tensor([0, 3, 7, 2])
+
+    def update(memory):
+        with torch.autocast("cpu", dtype):
+            memory.update_(features, indices)
+
+    alone.update_(features, indices)
+    torch._dynamo.reset()
+    for memory, call in zip(others, (update, torch.compile(update, fullgraph=True, backend="eager")), strict=True):
+        call(memory)
+        assert torch.equal(memory.rows, alone.rows) and torch.equal(memory.centroids, alone.centroids)
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.2, 1.0])
 def test_many_steps_follow_the_published_ones(generator, momentum):
     """Images that come twice or never, several of a class, in any order; means of classes are those of the rows."""

@@ -11,6 +11,7 @@ from salcr.nn import (
     InstanceMemory,
     MemoryUpdate,
     contrast_sum,
+    contrast_sums,
     update_memories_,
 )
 from salcr.nn.memory import search_memories
@@ -204,6 +205,32 @@ def test_a_sum_of_contrasts_has_one_temperature(generator):
         contrast_sum(rows, memories, [torch.arange(3)] * 2)
 
 
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (
+            lambda memory: ClusterMemory(torch.ones(3, 4).long()),
+            TypeError,
+            "rows must be floating point, got torch.int64",
+        ),
+        (lambda memory: InstanceMemory([[1.0]]), TypeError, "rows must be a torch.Tensor, got list"),
+        (lambda memory: ClusterMemory(torch.ones(3)), ValueError, r"rows must have 2 or 3 axes, got shape \(3,\)"),
+        (lambda memory: InstanceMemory(torch.ones(0, 3)), ValueError, r"rows is empty: shape \(0, 3\)"),
+        (
+            lambda memory: memory.update_([[1.0]], torch.tensor([0])),
+            TypeError,
+            "features must be a torch.Tensor, got l",
+        ),
+        (lambda memory: contrast_sum(torch.ones(1, 3), [], []), ValueError, "memories is empty"),
+        (lambda memory: contrast_sums([]), ValueError, "contrasts is empty"),
+        (lambda memory: update_memories_([]), ValueError, "updates is empty"),
+    ],
+)
+def test_bad_arguments_are_named(call, error, message):
+    with pytest.raises(error, match=message):
+        call(ClusterMemory(torch.eye(3)))
+
+
 def test_updates_together_have_an_order_all_or_none(generator):
     rows, y = torch.randn(3, 4, generator=generator), torch.arange(3)
     memories = [ClusterMemory(rows) for _ in range(2)]
@@ -256,3 +283,11 @@ def test_the_copy_in_bfloat16_is_made_once_and_follows_a_loaded_state(generator)
     assert memory.in_bfloat16() is memory.in_bfloat16() and memory.state_dict().keys() == {"rows"}
     memory.load_state_dict(other.state_dict())
     assert torch.equal(memory.in_bfloat16(), other.rows.bfloat16())
+
+
+def test_the_copy_in_bfloat16_stays_so_where_the_module_changes_its_dtype(generator):
+    memory = InstanceMemory(draw(generator, 3, D).float(), precision="bfloat16")
+    memory.in_bfloat16()
+    for dtype in (torch.float64, torch.float32):
+        memory.to(dtype)
+        assert memory.in_bfloat16().dtype == torch.bfloat16

@@ -191,6 +191,11 @@ def test_when_all_images_are_neighbours_nothing_is_left_to_pull(generator, image
         assert x.abs().max() < 1e-12
 
 
+def test_memories_are_of_the_same_images():
+    with pytest.raises(ValueError, match=r"parts \(2, 5, 4\) must be of the images of f \(6, 4\)"):
+        RefinementObjective(torch.ones(6, 4), torch.ones(2, 5, 4))
+
+
 def test_memories_are_frozen(generator):
     f, z, whole, part_rows = problem(generator)
     objective = RefinementObjective(whole, part_rows, k=6)

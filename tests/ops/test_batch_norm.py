@@ -135,6 +135,19 @@ def test_it_compiles_whole(generator, twice):
     assert_compiles(block, *([x.requires_grad_() for x in tensors] for tensors in examples))
 
 
+def test_a_map_that_is_its_own_shortcut_compiles(generator):
+    """Dynamo alone would refuse a tensor that it has had."""
+    (x, weight, _), _ = problem(generator)
+    x.requires_grad_()
+
+    def block(x):
+        return ops.batch_norm_relu(x, weight, weight, shortcut=x)[0].square().sum()
+
+    torch._dynamo.reset()
+    compiled = torch.compile(block, fullgraph=True, backend="eager")
+    assert torch.equal(*(torch.autograd.grad(function(x), x)[0] for function in (block, compiled)))
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [

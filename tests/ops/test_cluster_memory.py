@@ -128,6 +128,20 @@ def test_compiles(generator):
     assert_compiles(ops.cluster_contrast, *examples)
 
 
+def test_one_tensor_in_two_places_compiles(generator):
+    """Two memories with the targets of one, or a memory twice: Dynamo alone would refuse a tensor that it has had."""
+    features, memory, targets = contrast_problem(generator, samples=9, classes=5)
+    features.requires_grad_()
+
+    def contrasts(features):
+        return ops.cluster_contrast_sum(features, [memory, memory], [targets, targets])
+
+    torch._dynamo.reset()
+    compiled = torch.compile(contrasts, fullgraph=True, backend="eager")
+    found = [torch.autograd.grad(function(features), features)[0] for function in (contrasts, compiled)]
+    assert torch.equal(*found)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [

@@ -117,6 +117,18 @@ def test_an_update_under_autocast_keeps_the_precision_of_the_memory(rows):
         ops.update_cluster_memory_(memory, features, TARGETS)
 
 
+def test_rows_on_a_device_that_autocast_does_not_know_have_shapes():
+    rows, targets = (
+        torch.empty(3, 4, device="meta", requires_grad=True),
+        torch.zeros(3, dtype=torch.int64, device="meta"),
+    )
+    memory = torch.empty(2, 4, device="meta")
+    ops.cluster_contrast(rows, memory, targets).backward()
+    assert rows.grad.shape == (3, 4)
+    assert ops.set_contrast(rows, memory, [targets[:, None]] * 2, over="each").shape == ()
+    assert ops.instance_search(rows.half(), memory.half(), 2)[2].shape == (3, 4)
+
+
 def test_it_compiles_under_autocast(rows):
     def step(features, memory):
         with torch.autocast("cpu", torch.bfloat16):

@@ -36,7 +36,7 @@ def extension() -> ModuleType | None:
 
 def solve(cost: torch.Tensor, *, capacity: int, maximize: bool) -> tuple[torch.Tensor]:
     """The column of each row of ``[B, M, N]``, no column of more than ``capacity`` rows."""
-    columns = torch.empty(cost.shape[:2], dtype=torch.int64)
+    columns = torch.empty(cost.shape[:2], dtype=torch.int64, device=cost.device)
     if not extension().solve_assignment(cost.numpy(), maximize, capacity, columns.numpy(), torch.get_num_threads()):
         raise ValueError(INFEASIBLE)
     return (columns,)

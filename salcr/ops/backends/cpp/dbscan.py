@@ -8,7 +8,7 @@ def dbscan(distances: torch.Tensor, *, eps: float, min_samples: int = 4) -> torc
     """See :func:`salcr.ops.dbscan`."""
     from salcr import _C
 
-    labels = torch.empty(distances.shape[0], dtype=torch.int64)
+    labels = torch.empty(distances.shape[0], dtype=torch.int64, device=distances.device)
     options = eps, min_samples, labels.numpy(), torch.get_num_threads()
     if distances.layout == torch.strided:
         _C.dbscan_dense(_readable(distances), *options)

@@ -29,7 +29,7 @@ def jaccard_distance(
     """
     from salcr import _C
 
-    distances = torch.empty(len(features), len(features))
+    distances = features.new_empty(len(features), len(features), dtype=torch.float32)
     arrays = _arrays(features, products, ranks, factors)
     _C.jaccard_distance(*arrays, half, k2, distances.numpy(), torch.get_num_threads())
     return distances
@@ -78,7 +78,7 @@ class SparseBlock:
         """The ``rows``, in their order."""
         pointers = F.pad(self.pointers.diff()[rows].cumsum(0), (1, 0))
         shift = (self.pointers[rows] - pointers[:-1]).repeat_interleave(pointers.diff())
-        return SparseBlock(pointers, self.entries[torch.arange(len(shift)) + shift], self.dtype)
+        return SparseBlock(pointers, self.entries[torch.arange(len(shift), device=shift.device) + shift], self.dtype)
 
     def split(self, rows: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Pointers and entries of blocks of so many rows; one at least."""

@@ -64,7 +64,7 @@ def code_rows(rows: torch.Tensor) -> torch.Tensor:
     """
     from salcr import _C
 
-    codes = torch.empty(len(rows), code_bytes(rows.shape[1]), dtype=torch.uint8)
+    codes = rows.new_empty(len(rows), code_bytes(rows.shape[1]), dtype=torch.uint8)
     bad = _C.round_rows(_bits(rows), codes.numpy(), torch.get_num_threads())
     if bad >= 0:
         check_finite("rows", rows[bad : bad + 1], bad)
@@ -186,7 +186,7 @@ def _read_once(queries: torch.Tensor, k: int, database: torch.Tensor) -> tuple[t
 def _asked(queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Queries of unit length in float32, and room for scores ``[Q, k]`` and indices ``[Q, k]``."""
     queries = F.normalize(queries.float(), dim=1).contiguous()
-    return queries, queries.new_empty(len(queries), k), torch.empty(len(queries), k, dtype=torch.int64)
+    return queries, queries.new_empty(len(queries), k), queries.new_empty(len(queries), k, dtype=torch.int64)
 
 
 def _bits(rows: torch.Tensor) -> np.ndarray:
@@ -198,8 +198,8 @@ def _bits(rows: torch.Tensor) -> np.ndarray:
 
 def _lists(queries: torch.Tensor, k: int, exclude_self: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Room for scores ``[Q, k]`` and indices ``[Q, k]``, where every query is the first in its own list."""
-    scores, indices = queries.new_empty(len(queries), k), torch.empty(len(queries), k, dtype=torch.int64)
+    scores, indices = queries.new_empty(len(queries), k), queries.new_empty(len(queries), k, dtype=torch.int64)
     if exclude_self:
         scores[:, 0] = torch.linalg.vector_norm(queries, dim=1).square()
-        indices[:, 0] = torch.arange(len(queries))
+        indices[:, 0] = torch.arange(len(queries), device=queries.device)
     return scores, indices

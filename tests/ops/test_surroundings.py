@@ -1,0 +1,94 @@
+"""Operators do the same whatever a program has set around them: autocast, the default dtype, the default device.
+
+Only products of contrasts and searches follow autocast, see test_precision.py.
+"""
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from salcr import ops
+from salcr.objectives import associate
+from salcr.objectives.fgsal import random_orders
+
+ROWS, OTHERS = (torch.randn(n, 5, generator=torch.Generator().manual_seed(n)) for n in (8, 9))
+DISTANCES = torch.cdist(ROWS, ROWS)
+LABELS, OTHER_LABELS = torch.tensor([0, 1, 2, 0, 1, 2, -1, 0]), torch.tensor([0, 0, 1, 1, 2, 2, 0, 1, -1])
+IMAGES = torch.randn(54, 5, generator=torch.Generator().manual_seed(2))  # whose labels bfloat16 changes
+NUMBERS = torch.arange(30) % 10, torch.arange(24) % 8
+PIXELS = torch.arange(2 * 6 * 5 * 3, dtype=torch.uint8).view(2, 6, 5, 3)
+
+CALLS = {
+    "affinity_inference": lambda: ops.affinity_inference(ROWS, OTHERS, k2=2),
+    "associate": lambda: associate(IMAGES[:30], NUMBERS[0], IMAGES[30:], NUMBERS[1]),
+    "augment": lambda: ops.augment(PIXELS),
+    "bidirectional_assignment": lambda: ops.bidirectional_assignment(DISTANCES),
+    "cluster": lambda: ops.cluster(ROWS, eps=0.7, k1=3, k2=2),
+    "cluster_centroids": lambda: ops.cluster_centroids(ROWS, LABELS),
+    "dbscan": lambda: ops.dbscan(DISTANCES, eps=2.0, min_samples=2),
+    "evaluate_ranking": lambda: torch.from_numpy(ops.evaluate_ranking(DISTANCES, LABELS, LABELS, LABELS, LABELS).cmc),
+    "instance_neighbors": lambda: ops.instance_neighbors(ROWS, OTHERS, 2),
+    "jaccard_distance": lambda: ops.jaccard_distance(ROWS, k1=3, k2=2),
+    "jaccard_graph": lambda: ops.jaccard_graph(ROWS, k1=3, k2=2, max_distance=0.8).to_dense(),
+    "knn": lambda: ops.knn(ROWS, 3, database=OTHERS),
+    "label_agreement": lambda: ops.label_agreement(LABELS, LABELS.flip(0)),
+    "linear_assignment": lambda: ops.linear_assignment(DISTANCES, return_duals=True),
+    "pair_votes": lambda: ops.pair_votes(ROWS, LABELS, ROWS, LABELS, 1 - 1e-5),  # of each row one pair, with itself
+    "progressive_matching": lambda: ops.progressive_matching(DISTANCES[:3]),
+    "propagate_features": lambda: ops.propagate_features(ROWS, OTHERS, k=2),
+    "random_orders": lambda: random_orders((3, 4), torch.Generator("cpu").manual_seed(0)),
+    "rerank_cross_modality": lambda: ops.rerank_cross_modality(ROWS, OTHERS, k=3),
+    "rerank_distances": lambda: ops.rerank_distances(DISTANCES, DISTANCES, DISTANCES, k1=3, k2=2),
+    "rerank_gnn": lambda: ops.rerank_gnn(ROWS, OTHERS, k1=3, k2=2),
+    "rerank_k_reciprocal": lambda: ops.rerank_k_reciprocal(ROWS, OTHERS, k1=3, k2=2),
+    "sinkhorn": lambda: ops.sinkhorn(DISTANCES),
+    "unite_sets": lambda: ops.unite_sets(LABELS[:3], LABELS[:3]),
+    "update_cluster_memory_": lambda: ops.update_cluster_memory_(ROWS.clone(), OTHERS, OTHER_LABELS),
+}
+
+
+@contextmanager
+def default(of, value, before):
+    of(value)
+    try:
+        yield
+    finally:
+        of(before)
+
+
+SURROUNDINGS = {
+    "autocast to bfloat16": lambda: torch.autocast("cpu", torch.bfloat16),
+    "autocast to float16": lambda: torch.autocast("cpu", torch.float16),
+    "float64": lambda: default(torch.set_default_dtype, torch.float64, torch.float32),
+    "float16": lambda: default(torch.set_default_dtype, torch.float16, torch.float32),
+    "another device": lambda: default(torch.set_default_device, "meta", None),
+}
+
+
+@pytest.mark.parametrize("surroundings", SURROUNDINGS)
+@pytest.mark.parametrize("name", CALLS)
+def test_the_same_within(name, surroundings):
+    for backend in ("auto", "eager", "reference"):
+        with ops.use_backend(backend):
+            expected = CALLS[name]()
+            with SURROUNDINGS[surroundings]():
+                got = CALLS[name]()
+        torch.testing.assert_close(got, expected, rtol=0, atol=0, msg=lambda why, of=backend: f"{of}: {why}")
+
+
+EXACT = dict(precision="float32", impl="reference")
+LOSSES = {
+    "cluster_contrast": lambda x: ops.cluster_contrast(x, OTHERS, LABELS, **EXACT),
+    "set_contrast": lambda x: ops.set_contrast(x, OTHERS, LABELS[:, None], **EXACT),
+    "part_prototypes": lambda x: ops.part_prototypes(x.view(1, 1, 8, 5), torch.ones(2, 1), impl="reference").prod(),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_gradient_that_is_recorded_under_autocast_is_not_rounded(name):
+    x = ROWS.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(LOSSES[name](x), x, create_graph=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        (got,) = torch.autograd.grad(LOSSES[name](x), x, create_graph=True)
+    torch.testing.assert_close(got, expected, rtol=0, atol=0)
