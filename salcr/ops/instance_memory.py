@@ -71,7 +71,9 @@ def instance_neighbors(
 
     Source: docs/method.md, "GPCR".
     """
-    return tuple(_search(features, memory, k, temperature, None, impl))
+    memory, impl = _check_search(features, memory, k, temperature, impl)
+    with torch.no_grad():
+        return tuple(torch.ops.salcr.instance_neighbors(features, memory, k, temperature, impl))
 
 
 def instance_search(
@@ -112,7 +114,10 @@ def instance_search(
 
     Source: docs/method.md, "GPCR".
     """
-    return tuple(_search(features, memory, k, temperature, precision, impl))
+    memory, impl = _check_search(features, memory, k, temperature, impl)
+    options = temperature, check_precision(precision, features), impl
+    with torch.no_grad():
+        return tuple(torch.ops.salcr.instance_search(features, memory, k, *options))
 
 
 def set_contrast(
@@ -241,23 +246,23 @@ def _sums(features, memory, lse, temperature, precision, impl):
     learning = features.requires_grad and torch.is_grad_enabled()
     if lse is not None and not learning:
         return lse, None
-    _, total, *mean_row = _search(features.detach(), memory, 1, temperature, precision if learning else None, impl)
-    return total if lse is None else lse, mean_row[0] if learning else None
+    given = features.detach(), memory, 1, temperature
+    with torch.no_grad():
+        if not learning:
+            return torch.ops.salcr.instance_neighbors(*given, impl)[1], None
+        _, total, mean_row = torch.ops.salcr.instance_search(*given, precision, impl)
+    return total if lse is None else lse, mean_row
 
 
-def _search(features, memory, k, temperature, precision, impl):
-    """With a mean row, unless ``precision`` is None."""
+def _check_search(
+    features: torch.Tensor, memory: torch.Tensor, k: int, temperature: float, impl: str
+) -> tuple[torch.Tensor, str]:
+    """The memory in the dtype to search it in, and the backend's name to use."""
     memory = followed(memory, features)
     check_parts(features, memory)
     check_integer("k", k, 1, MOST_NEIGHBORS)
     check_temperature(temperature)
-    impl = check_impl(impl)
-    if precision is not None:
-        precision = check_precision(precision, features)
-    with torch.no_grad():
-        if precision is None:
-            return torch.ops.salcr.instance_neighbors(features, memory, k, temperature, impl)
-        return torch.ops.salcr.instance_search(features, memory, k, temperature, precision, impl)
+    return memory, check_impl(impl)
 
 
 def _known(name: str, x: torch.Tensor | None, features: torch.Tensor, shape: torch.Size) -> torch.Tensor | None:
