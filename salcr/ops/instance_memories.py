@@ -29,8 +29,7 @@ from salcr.ops.backends.cpp import instance_memory as _cpp
 from salcr.ops.backends.eager import instance_memory as _eager
 from salcr.ops.backends.reference import instance_memory as _formula
 from salcr.ops.backends.triton import instance_memory as _triton
-from salcr.ops.index_sets import check_rows
-from salcr.ops.instance_memory import MOST_NEIGHBORS
+from salcr.ops.instance_memory import MOST_NEIGHBORS, check_positives
 
 Groups = Sequence[Sequence[torch.Tensor]]
 
@@ -177,9 +176,7 @@ def _searches(features, *arguments):
 
 def _contrasts(features, memories, positives, lse, temperature, impl):
     for memory, rows in zip(memories, positives, strict=True):
-        check_rows("positives", rows)
-        if rows.device.type == "cpu" and rows.max() >= memory.shape[-2]:
-            raise ValueError(f"positives must be below {memory.shape[-2]}, got {int(rows.max())}")
+        check_positives(rows, memory)
     return list(pick("set_contrasts", impl, features[0])(features, memories, positives, lse, temperature))
 
 

@@ -229,6 +229,13 @@ class _SetContrast(Differentiable):
         return first_derivative("set_contrast", _formula.set_contrast_backward, arguments), *[None] * 7
 
 
+def check_positives(positives: torch.Tensor, memory: torch.Tensor) -> None:
+    """On the CPU: ``positives`` are sets of rows of ``memory``, in the format of the set operators."""
+    check_rows("positives", positives)
+    if positives.device.type == "cpu" and positives.max() >= memory.shape[-2]:
+        raise ValueError(f"positives must be below {memory.shape[-2]}, got {int(positives.max())}")
+
+
 def _sets(positives: torch.Tensor | Sequence[torch.Tensor], features: torch.Tensor) -> list[torch.Tensor]:
     if isinstance(positives, Sequence) and not isinstance(positives, str):
         sets = list(positives)
@@ -289,9 +296,7 @@ def _neighbors_and_mean(features, memory, k, temperature, precision, impl):
 
 
 def _contrast(features, memory, positives, lse, temperature, precision, impl):
-    check_rows("positives", positives)
-    if positives.device.type == "cpu" and positives.max() >= memory.shape[-2]:
-        raise ValueError(f"positives must be below {memory.shape[-2]}, got {int(positives.max())}")
+    check_positives(positives, memory)
     loss, total = pick("set_contrast", impl, features)(features, memory, positives, lse, temperature, precision)
     return loss, total if lse is None else total.new_empty(0)
 
