@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from salcr.ops._checks import check_integer, check_lengths, check_tensor, check_values
+from salcr.ops._checks import check_integer, check_lengths, check_tensor, check_values, wide_dtype
 from salcr.ops._dispatch import PREFERRED, BackendError, check_impl, missing, pick
 from salcr.ops._group import Shards, join
 from salcr.ops._sharded_search import no_lists, pieces, search
@@ -138,7 +138,7 @@ def _unlisted_products(
     rows = torch.arange(len(pointers) - 1).repeat_interleave(pointers.diff())
     others, order = others.long().sort()
     rows, first = rows[order], 0
-    dtype = torch.promote_types(features.dtype, torch.float32)
+    dtype = wide_dtype(features)
     products = torch.empty(len(order), dtype=dtype)
     for _, (piece,) in shards.visits(pieces(features)):
         bounds = torch.searchsorted(others, torch.tensor([first, first + len(piece)])).tolist()

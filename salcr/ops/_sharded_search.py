@@ -15,6 +15,7 @@ from itertools import accumulate
 import torch
 import torch.nn.functional as F
 
+from salcr.ops._checks import wide_dtype
 from salcr.ops._dispatch import pick
 from salcr.ops._group import Shards
 from salcr.ops.backends.cpp import knn as cpp
@@ -129,12 +130,12 @@ def _row_by_row(
 
 def no_lists(rows: torch.Tensor, k: int) -> Lists:
     """Lists of ``k`` for every row, whose entries give way to any."""
-    scores = rows.new_full((len(rows), k), -torch.inf, dtype=torch.promote_types(rows.dtype, torch.float32))
+    scores = rows.new_full((len(rows), k), -torch.inf, dtype=wide_dtype(rows))
     return scores, torch.full_like(scores, NO_ROW, dtype=torch.int64)
 
 
 def unit(rows: torch.Tensor) -> torch.Tensor:
-    return F.normalize(rows.to(torch.promote_types(rows.dtype, torch.float32)), dim=1)
+    return F.normalize(rows.to(wide_dtype(rows)), dim=1)
 
 
 def pieces(rows: torch.Tensor, least: int = 1) -> list[tuple[torch.Tensor]]:

@@ -18,6 +18,7 @@ from salcr.ops._checks import (
     check_same,
     check_tensor,
     check_values,
+    wide_dtype,
 )
 from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._parts import HALF_TO_SINGLE
@@ -175,9 +176,10 @@ def check_neighbors(neighbors: Neighbors, features: torch.Tensor, wanted: int) -
     check_tensor("neighbors[0]", values, ndim=2)
     check_tensor("neighbors[1]", indices, ndim=2, floating=False)
     check_same("neighbors[0]", values, "features", features, dtype=False)
-    wanted_dtype = torch.promote_types(features.dtype, torch.float32)
-    if values.dtype != wanted_dtype:
-        raise TypeError(f"neighbors[0] must be {wanted_dtype} for {features.dtype} features, got {values.dtype}")
+    if values.dtype != wide_dtype(features):
+        raise TypeError(
+            f"neighbors[0] must be {wide_dtype(features)} for {features.dtype} features, got {values.dtype}"
+        )
     check_same("neighbors[1]", indices, "features", features, dtype=False)
     if values.shape != indices.shape or len(values) != len(features) or values.shape[1] < wanted:
         raise ValueError(
@@ -253,7 +255,7 @@ def _on_neighbours(operator, features, k1, k2, scale, include_self, values, indi
         neighbors = search(features, full, metric="cosine")
     if scale == "farthest":
         options["factors"] = _inverse_farthest(search, features)
-    features = features.to(torch.promote_types(features.dtype, torch.float32)).resolve_neg()
+    features = features.to(wide_dtype(features)).resolve_neg()
     products, ranks = (x[:, :full].detach().resolve_neg() for x in neighbors)
     half, k2 = set_sizes(full, k2, others)
     return function(features, products, ranks, half=half, k2=k2, others=others, **options)
