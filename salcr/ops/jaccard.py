@@ -176,10 +176,9 @@ def check_neighbors(neighbors: Neighbors, features: torch.Tensor, wanted: int) -
     check_tensor("neighbors[0]", values, ndim=2)
     check_tensor("neighbors[1]", indices, ndim=2, floating=False)
     check_same("neighbors[0]", values, "features", features, dtype=False)
-    if values.dtype != wide_dtype(features):
-        raise TypeError(
-            f"neighbors[0] must be {wide_dtype(features)} for {features.dtype} features, got {values.dtype}"
-        )
+    wanted_dtype = wide_dtype(features)
+    if values.dtype != wanted_dtype:
+        raise TypeError(f"neighbors[0] must be {wanted_dtype} for {features.dtype} features, got {values.dtype}")
     check_same("neighbors[1]", indices, "features", features, dtype=False)
     if values.shape != indices.shape or len(values) != len(features) or values.shape[1] < wanted:
         raise ValueError(

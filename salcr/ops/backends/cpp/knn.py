@@ -17,6 +17,7 @@ import torch.nn.functional as F
 
 from salcr.ops._checks import check_finite
 from salcr.ops.backends.cpp._tiles import tiles
+from salcr.ops.backends.eager.knn import both_sides
 
 SCREEN = "fastest"  # or "bytes" or "floats": how pairs are looked at before they are scored in float32
 LEAST = 1024, 256, 96  # database rows, their width, and queries a thread below which bytes are not tried
@@ -31,12 +32,8 @@ def knn(
     exclude_self = database is None
     if reads_in_place(queries.dtype, database, metric):
         return _read_once(queries, k, database)
-    dtype = torch.promote_types(queries.dtype, torch.float32)
-    queries = queries.to(dtype)
-    database = queries if exclude_self else database.to(dtype)
+    queries, database = both_sides(queries, database, metric)
     if metric == "cosine":
-        queries = F.normalize(queries, dim=1)
-        database = queries if exclude_self else F.normalize(database, dim=1)
         found = screened(queries, database, k, exclude_self)
         return search(queries, database, k, exclude_self) if found is None else found
     squares = [x.square().sum(1) for x in (queries, database)]
