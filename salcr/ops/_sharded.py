@@ -1,9 +1,9 @@
 """Neighbours and pseudo labels of rows that are spread over processes: what ``group=`` does in knn and cluster.
 
-Features travel in pieces, see ``_sharded_search.py``. What a row has of neighbours, k1 ranks and products, is small and
-goes to every rank. Encodings and near pairs are made by rows again, and encodings
-travel in pieces too. Of the near pairs each rank keeps those of its rows with rows behind them, and joins their
-components with the other ranks' by at most one link a row.
+Features travel in pieces, see ``_sharded_search.py``. The lists of neighbours, k1 ranks and products a row, are small
+and go to every rank. Each rank then makes the encodings of its own rows, which travel in pieces too, and finds the near
+pairs of its own rows with rows that come after them. Near pairs do not travel: of the components that its pairs form, a
+rank sends at most one link a row, and every rank joins the links of all.
 """
 
 from collections.abc import Callable, Iterator

@@ -85,13 +85,13 @@ def set_contrasts(
     temperature: float = TEMPERATURE,
     impl: str = "auto",
 ) -> tuple[torch.Tensor, ...]:
-    """For each of ``features`` the sum of :func:`salcr.ops.set_contrast` over its memories; on a GPU launches of one.
+    """For each of ``features`` the sum of :func:`salcr.ops.set_contrast` over its memories; on a GPU few launches.
 
     Args:
         features, memories: as :func:`instance_searches` got them; gradients flow to ``features``.
-        positives: of each memory ``[..., B, m]``, as the single contrast takes them; of one m for the memories of one
-            features.
-        found: its result.
+        positives: for each memory ``[..., B, m]``, as the single contrast takes them; the memories of one of the
+            features have the same m.
+        found: what :func:`instance_searches` returned for these features and memories.
         temperature, impl: as there.
 
     Returns:

@@ -160,8 +160,9 @@ def set_contrast(
         over: of several sets: ``"union"``, one contrast with what is in any of them, or ``"each"``, the mean of a
             contrast with each. A set that is empty in all rows counts there as 0, as such a part does.
         temperature: divides the cosine; 0.05 in the paper.
-        precision: of the products of float32 rows, as in :func:`cluster_contrast`; of several sets each for itself, as
-            in :func:`instance_search`. Where ``lse`` is given, which is float32, so are they.
+        precision: of the products of float32 rows, as in :func:`cluster_contrast`. With ``over="each"`` and several
+            sets it is that of the mean row, as in :func:`instance_search`. With ``lse`` given, which is of float32
+            products, all products are float32.
         lse: ``[B]`` or ``[P, B]``, the second result of :func:`instance_neighbors` for the same features, memory and
             temperature. It saves the forward pass over the memory; the gradient is the same with and without.
         mean_row: ``[B, D]`` or ``[P, B, D]``, the third result of :func:`instance_search` for the same features,

@@ -28,10 +28,10 @@ from salcr.ops.backends.cpp import jaccard as _cpp
 from salcr.ops.backends.triton import jaccard as _triton
 
 Neighbors = tuple[torch.Tensor, torch.Tensor]
-FOREIGN = 0.01  # no rounding of a cosine, half precision's included, comes to this
-LOOKED_AT = 8  # rows of given neighbours
+FOREIGN = 0.01  # a larger difference of two cosines is no rounding, not even of half precision
+LOOKED_AT = 8  # rows in which given neighbours are compared with the features
 SCALES = ("none", "farthest")
-TINY_DISTANCE = 1e-6  # squared: rounding of float32, so that rows which are no farther apart have nothing to rank
+TINY_DISTANCE = 1e-6  # squared; what is not above it is rounding of float32
 
 
 def jaccard_distance(
@@ -261,19 +261,19 @@ def _on_neighbours(operator, features, k1, k2, scale, include_self, values, indi
 
 
 def set_sizes(ranks: int, k2: int, others: int = 0) -> tuple[int, int]:
-    """How many of so many ranks, of which ``others`` are beside ``k1``, the half sets and the averaging use."""
+    """Of a row's ``ranks``, ``k1 + others``: how many the half sets use, and over how many encodings are averaged."""
     half = round((ranks - others) / 2)  # to even; a set of k uses k + 1 ranks, but no more than there are
     return min(half + 1, ranks), min(k2, ranks)
 
 
 def _inverse_farthest(search: Callable, features: torch.Tensor) -> torch.Tensor:
-    """Of each row's largest squared distance; 0 where that is rounding. ``[N]``, float32 or float64."""
+    """1 / the squared distance of each row's farthest image; 0 where that is rounding. ``[N]``, float32 or float64."""
     farthest = 2 + 2 * search(features, 1, database=-features, metric="cosine")[0].squeeze(1)
     return torch.where(farthest > TINY_DISTANCE, 1 / farthest, 0)
 
 
 def _on_sets(function: Callable) -> Callable:
-    """A backend that is told how many ranks the sets use, and no more of ``k1``."""
+    """A backend that needs ``half`` and ``k2`` alone: how many ranks are ``others`` is in ``half`` already."""
 
     def on_neighbours(features, products, ranks, *, others, **options):
         return function(features, products, ranks, **options)
@@ -282,9 +282,9 @@ def _on_sets(function: Callable) -> Callable:
 
 
 def _formula(function: Callable) -> Callable:
-    """The reference on given neighbours; it normalises, scales and derives the half set itself.
+    """The reference on given neighbours, which normalises, scales and derives the half set itself.
 
-    A row far below 1e-12 is no unit row when it has been normalised, and would be another one if it were so again.
+    So it gets the features as they are: to normalise twice changes a row that is far shorter than 1e-12.
     """
 
     def on_neighbours(features, products, ranks, *, half, k2, others, factors=None, **options):

@@ -263,7 +263,7 @@ def _pool_backward(
     saved = [_unless_empty(y) for y in (scores, prototypes, weights)]
     gradients = _unless_empty(mean_gradient), _unless_empty(prototype_gradient), form_gradients
     given = [tokens, queries]
-    if gradients[1] is None and not form_gradients:  # of the means alone, which neither of them made
+    if gradients[1] is None and not form_gradients:  # of the means alone, which depend on neither tokens nor queries
         given, saved = [None, None], [None, None, None]
     found = pick("pool_backward", impl, x)(x, *given, *saved, *gradients, views, power)
     return tuple(like(y, g) for y, g in zip((x, tokens, queries), found, strict=True))

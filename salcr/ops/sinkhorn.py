@@ -78,7 +78,7 @@ def _sinkhorn(cost, lam, tol, max_iter, check_every, impl):
 
 
 def _check_range(cost: torch.Tensor, lam: float) -> None:
-    """Costs are finite, and the exponents of every row, relative to its largest, known to better than a whole number.
+    """Costs are finite, and ``lam`` times the range of each row so small that it rounds by 1 at most.
 
     Synchronises with the device once.
     """

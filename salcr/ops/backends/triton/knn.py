@@ -24,8 +24,8 @@ def search(
     Synchronises with the device once, to learn which rows the kernels left out.
 
     Args:
-        queries, database: float32, contiguous; the same tensor where
-            ``exclude_self``, which leaves every row out of its own search and puts it first in its list.
+        queries, database: float32, contiguous; the same tensor where ``exclude_self``, which leaves every row out of
+            its own search and puts it first in its list.
     """
     scores, indices, left_out = search_most(queries, database, k, exclude_self, metric)
     fill(left_out.nonzero().squeeze(1), scores, indices, queries, database, exclude_self, metric)
