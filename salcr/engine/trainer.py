@@ -218,7 +218,7 @@ class Trainer(Session):
         middle: dict[str, Any] | None = None,
         steps: int | None = None,
     ) -> None:
-        """Begin to write a checkpoint; that of the epoch before is on disk then.
+        """Begin to write a checkpoint, once that of the epoch before is on disk.
 
         Raises:
             NonFiniteLoss: the network is not finite: the watch over the losses does not see what the last step did.
@@ -251,7 +251,7 @@ class Trainer(Session):
     def _state(
         self, epoch: int, record: dict[str, Any] | None = None, middle: dict[str, Any] | None = None
     ) -> dict[str, Any]:
-        """A checkpoint's content; ``epoch`` has ended as ``record`` says, or ``middle`` is what its steps left need."""
+        """A checkpoint's content: ``epoch`` has ended with ``record``, or its steps that are left need ``middle``."""
         return {
             "epoch": epoch,
             "middle": middle,
