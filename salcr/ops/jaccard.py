@@ -299,11 +299,11 @@ for _operator in ("jaccard_distance", "jaccard_graph"):
     add_backend(_operator, "triton", _on_sets(getattr(_triton, _operator)), dtypes=HALF_TO_SINGLE)
     for _name in ("eager", "reference"):  # they differ in the neighbour search
         add_backend(_operator, _name, _formula(getattr(reference, _operator)))
-FORM = "Tensor features, SymInt k1, SymInt k2, str scale, bool include_self, Tensor? values, Tensor? indices"
-register("jaccard_distance", f"({FORM}, str impl) -> Tensor", _distance, _fake_distance)
+_FORM = "Tensor features, SymInt k1, SymInt k2, str scale, bool include_self, Tensor? values, Tensor? indices"
+register("jaccard_distance", f"({_FORM}, str impl) -> Tensor", _distance, _fake_distance)
 register(
     "jaccard_graph",
-    f"({FORM}, float max_distance, str impl) -> (Tensor rows, Tensor columns, Tensor values)",
+    f"({_FORM}, float max_distance, str impl) -> (Tensor rows, Tensor columns, Tensor values)",
     _graph,
     _fake_graph,
 )
