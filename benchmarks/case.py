@@ -49,8 +49,10 @@ def close(outputs: torch.Tensor | Sequence[torch.Tensor], expected: torch.Tensor
 
 
 def close_in(epsilon: float, outputs: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> float:
-    """The largest error in units of the largest magnitude expected in a tensor: four times ``epsilon``, of what is
-    multiplied, are allowed."""
+    """The largest error in units of the largest magnitude expected in a tensor.
+
+    It may be four times ``epsilon``, that of the numbers that are multiplied.
+    """
     error = max(float((x - y).abs().max() / y.abs().max()) for x, y in zip(outputs, expected, strict=True))
     assert error <= 4 * epsilon, f"error {error:.3g} of the largest magnitude, {4 * epsilon:.3g} allowed"
     return error

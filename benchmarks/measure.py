@@ -46,10 +46,10 @@ def measure(
 
     Args:
         skip: variants that are known to fail; they are left out.
-        done: of variants that ran before the seconds they took and the file with their pickled outputs; they are not
-            run again.
-        without: slow variants that are run at quick sizes only. The first of the others is then what they have to match
-            at full size; all have to match the first of the case at quick sizes.
+        done: variants that ran before and are not run again: the seconds they took, and the file with their pickled
+            outputs.
+        without: slow variants that are run at quick sizes only. At full size the others have to match the first of
+            them, at quick sizes all have to match the first of the case.
     """
     turns = _Turns(case, device, quick, [*skip, *without], done or {})
     if turns.first in without:

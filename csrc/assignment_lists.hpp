@@ -9,8 +9,9 @@
 
 namespace salcr {
 
-// Dijkstra's search from a free row to the nearest column with room over the rows' lists of candidates. "Look at the whole row"
-// is an event in its queue, due at the least distance that a column outside the list can have: most searches end before it.
+// Dijkstra's search from a free row to the nearest column with room, over the rows' lists of candidates. A row is swept as a whole
+// only when the search gets to the least distance that a column outside its list can have: most searches end before. That is an
+// event in the queue, beside the columns that are reached.
 template <typename Real>
 class ListSearch {
  public:
@@ -25,8 +26,8 @@ class ListSearch {
         source_(costs.cols, kNone),
         offset_(costs.rows, 0.0) {}
 
-  // Prices fall and columns change hands on the way. Too long is a search that queues a
-  // few entries a column, and any once lists too often say nothing.
+  // Prices fall and columns change hands on the way. Too long: the search has queued kQueuedPerColumn events a column, or so far
+  // more than one row in kExpandedPerRefill had to be swept as a whole.
   End augment(std::int32_t start) {
     bound_ = kInfinity, sink_ = kNone, queued_ = 0;
     End end = End::kFound;

@@ -36,8 +36,8 @@ class Matching {
     open[from / 64] |= std::uint64_t{1} << from % 64;
   }
 
-  // Columns change hands on the way from a free row to the column `sink`, which each is reached on from row source[column]. Only
-  // the last has a row more than before.
+  // Columns change hands along the path from the free row `start` to the column `sink`; the path reaches a column from row
+  // source[column]. Only `sink` has a row more than before.
   template <typename Costs, typename Rows>
   void change_hands(const Costs& costs, std::int32_t start, std::int32_t sink, const Rows& source) {
     for (std::int32_t to = sink, row = kNone; row != start;) {

@@ -163,8 +163,9 @@ inline std::int64_t find_round(const Row<Real>& row, double value, std::int64_t 
   return taken;
 }
 
-// A column is `offset` plus its reduced cost away through this row: its distance, where that is nearer, and `from` its source.
-// What is not open any more has a price of -inf here and is infinitely far. What is full adds infinity.
+// Through this row a column is at the distance `offset` plus its reduced cost. Where that is nearer than before it becomes the
+// column's distance, and `from` its source. A column whose distance is final has the price -inf here, so that it is infinitely
+// far; `full` is infinity for a column without room.
 template <int kLanes, typename Real>
 inline Nearest relax(const Row<Real>& row, double offset, std::int64_t from, const double* full, double* distance,
                      std::int64_t* source) {

@@ -93,14 +93,14 @@ template <int kLanes>
   return __builtin_convertvector(load<typename Vectors<kLanes>::Floats>(from), typename Vectors<kLanes>::Doubles);
 }
 
-// A condition stands where it chooses between doubles or indices and is kept nowhere: a mask of 512 bits GCC 12 takes apart, since
-// the target that an attribute gives has no say in its type.
+// Conditions choose between doubles or indices where they stand and are never kept as masks: GCC 12 takes a mask of 512 bits apart,
+// since a target that is given by an attribute does not count for its type.
 template <typename Lanes>
 [[gnu::always_inline]] inline Lanes least_of(const Lanes& x, const Lanes& y) {
   return x < y ? x : y;
 }
 
-// The lanes that follow by so many, and round: what the steps of a reduction are made with.
+// The lanes turned round by so many: what the steps of a reduction are made with.
 template <typename Lanes>
 [[gnu::always_inline]] inline Lanes turned(const Lanes& x, int by) {
   constexpr int kLanes = sizeof(x) / sizeof(double);

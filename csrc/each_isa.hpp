@@ -1,6 +1,7 @@
-// A portable build compiles what it marks, and all that this calls in the same file, for AVX-512, for AVX2 with FMA and for any
-// x86-64; which one runs is settled as the extension is loaded. What differs in
-// its source where there is AVX-512 is marked for that alone, and calls it if __builtin_cpu_supports("x86-64-v4"). Other compilers and processors have one code for all.
+// A portable build compiles what is marked SALCR_FOR_EACH_ISA, and all that it calls in the same file, three times: for AVX-512,
+// for AVX2 with FMA and for any x86-64; which one runs is settled as the extension is loaded. Code that exists for AVX-512 alone
+// is marked SALCR_FOR_AVX512 and called only if __builtin_cpu_supports("x86-64-v4"). Other compilers and processors have one code
+// for all.
 #pragma once
 
 #if defined(SALCR_PORTABLE) && defined(__x86_64__) && defined(__linux__) && __GNUC__ >= 12 && !defined(__clang__)

@@ -1,6 +1,6 @@
 // The sparse half of the contrast with sets of memory rows: what concerns the positives (docs/method.md, "GPCR").
 //
-// A feature row meets only the few memory rows that its set names. Eager PyTorch gathers them into [rows, wide, width],
+// A feature row meets only the few memory rows that its set names. Eager PyTorch gathers them into [rows, set_width, width],
 // padding included; here each is read where it lies: once forward (its logit), twice backward (its logit, its pull; the
 // second time from cache). Rows are independent; a row's sums are taken in the order of its set.
 
@@ -25,7 +25,7 @@ double row_lse(const SetContrast& size, const Real* x, const Real* memory, const
                std::vector<double>& logits) {
   logits.clear();
   double high = -std::numeric_limits<double>::infinity();
-  for (std::int64_t m = 0; m < size.wide && positives[m] >= 0; ++m) {
+  for (std::int64_t m = 0; m < size.set_width && positives[m] >= 0; ++m) {
     logits.push_back(dot(x, memory + positives[m] * size.width, size.width) * scale / size.temperature);
     high = std::max(high, logits.back());
   }
@@ -45,7 +45,7 @@ void positives_lse(const SetContrast& size, const Real* features, const Real* me
       const Real* x = features + b * size.width;
       const Real* bank = memory + b / size.rows * size.columns * size.width;
       const double scale = inverse_norm(dot(x, x, size.width));
-      near[b] = static_cast<Real>(row_lse(size, x, bank, positives + b * size.wide, scale, logits));
+      near[b] = static_cast<Real>(row_lse(size, x, bank, positives + b * size.set_width, scale, logits));
     }
   });
 }
@@ -58,9 +58,9 @@ void set_contrast_backward(const SetContrast& size, const Real* features, const 
     for (std::int64_t b = begin; b < end; ++b) {
       const Real* x = features + b * size.width;
       const Real* bank = memory + b / size.rows * size.columns * size.width;
-      const std::int64_t* set = positives + b * size.wide;
+      const std::int64_t* set = positives + b * size.set_width;
       Real* out = gradient + b * size.width;
-      if (size.wide == 0 || set[0] < 0) {
+      if (size.set_width == 0 || set[0] < 0) {
         std::fill(out, out + size.width, Real(0));
         continue;
       }

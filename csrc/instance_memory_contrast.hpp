@@ -4,10 +4,10 @@
 namespace salcr {
 
 // Sizes of a contrast of feature rows with sets of memory rows (docs/method.md, "GPCR"). Row-major arrays: features and pull
-// [banks, rows, width], memory [banks, columns, width], positives [banks, rows, wide] (negative: padding, at the end),
+// [banks, rows, width], memory [banks, columns, width], positives [banks, rows, set_width] (negative: padding, at the end),
 // and one number a row [banks, rows]. The caller has checked that positives < columns.
 struct SetContrast {
-  std::int64_t banks, rows, columns, width, wide;
+  std::int64_t banks, rows, columns, width, set_width;
   double temperature;
   int threads;
 };

@@ -45,7 +45,7 @@ def near_points(columns, distances, begin, at, end, eps, DENSE: tl.constexpr):
 def cores_kernel(
     pointers, columns, distances, parents, eps, min_samples, rows, DENSE: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """Core points become their row_root parents, all others get -1. A point that stores no diagonal is near itself."""
+    """Core points become their own parents, all others get -1. A point that stores no diagonal is near itself."""
     row = tl.program_id(0).to(tl.int64)
     begin, end = row_range(pointers, row, rows, DENSE)
     found = 0

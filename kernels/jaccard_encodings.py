@@ -239,7 +239,7 @@ def encode(
         products: ``[N, k1]`` float32, their inner products with it; contiguous.
         half: ranks of the sets that may join a reciprocal set.
         k2: encodings are averaged over this many first ranks, at most ``k1``.
-        factors: ``[N]`` float32: of each row's squared distances, where they are not taken as they are.
+        factors: ``[N]`` float32: multiply each row's squared distances before the softmax; by default nothing does.
     """
     with on_device(features):
         return _averaged(ranks, *_expanded(features, ranks, products, half, factors), k2)

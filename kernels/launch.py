@@ -200,10 +200,11 @@ def configuration(name: str, device: torch.device) -> dict[str, int]:
 
 
 def at_most_one_each(num_warps: int, entries: int) -> None:
-    """That no two threads of a program have the same of ``entries``, which it loads from where it or others store.
+    """Check that each thread of a program has entries of its own, in a kernel that loads entries which it also stores.
 
-    Where threads outnumber entries, Triton has several load one and a single one of them store it. What the others load
-    later is not what that one has loaded: they go on with other numbers, and leave a loop at another turn, for ever.
+    With more threads than entries, Triton lets several threads load the same entry and one of them store it. A thread
+    that loads after that store sees another number than the one that stored: threads of a program then leave a loop at
+    different turns, and the program hangs.
 
     Raises:
         ValueError: there are fewer entries than threads.

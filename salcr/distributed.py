@@ -28,7 +28,7 @@ class Drifted(RuntimeError):
 def joined() -> Iterator[None]:
     """Inside, this process is one of the group that ``torchrun`` started; without its variables nothing happens.
 
-    Only the first process logs below an error. A group that is there already is used and stays.
+    All processes but the first log errors alone. A group that is there already is used and stays.
     """
     if not all(name in os.environ for name in VARIABLES) or dist.is_initialized():
         yield

@@ -1,7 +1,7 @@
 // The kernels around shortest_paths.cuh: a block a problem for a batch, or the whole grid for one large problem.
 //
 // Every argument is 8 bytes wide, so that one launcher serves all (assignment_cuda.cu, or CuPy where the package was built
-// without nvcc); salcr/ops/_assignment_cuda.py chooses the geometry and allocates. Compiles under nvcc and NVRTC alone.
+// without nvcc); salcr/ops/backends/cuda/assignment.py chooses the geometry and allocates. Compiles under nvcc and NVRTC alone.
 //
 // Both write, for each problem, the column of each row, the duals of rows and columns, and whether there is a solution; the
 // rest is undefined where there is none. Of the matrix nothing is kept: its rows are read again from L2 or memory, as often as
@@ -29,7 +29,7 @@ class Pieces {
 };
 
 static_assert(sizeof(Offer) == 32 && sizeof(Count) == 4 && sizeof(Candidate) == 16 && sizeof(Expanded) == 24,
-              "the sizes below, which salcr/ops/_assignment_cuda.py allocates by");
+              "the sizes below, which salcr/ops/backends/cuda/assignment.py allocates by");
 constexpr int kFixedBytes = Scope<false>::kScratch + kStaged * sizeof(Expanded);
 static_assert(kFixedBytes == 2568 && kFixedBytes % 8 == 0, "the same, and doubles follow");
 

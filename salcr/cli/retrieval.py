@@ -12,8 +12,7 @@ from salcr.defaults import NEIGHBORS
 if TYPE_CHECKING:
     from salcr.retrieval import Ranking
 
-MODALITY = "infrared, visible, or auto: told by the colours of each image."
-Modality = Annotated[str, typer.Option(help=MODALITY)]
+Modality = Annotated[str, typer.Option(help="infrared, visible, or auto: told by the colours of each image.")]
 Device = Annotated[str, typer.Option(help="auto (the GPU if there is one), cpu, cuda or cuda:N.")]
 
 

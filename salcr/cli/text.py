@@ -2,5 +2,5 @@
 
 
 def printable(text: str) -> str:
-    """``text`` with what a terminal would obey or cannot show, which file names may hold, written out."""
+    """``text``, such as a file name, with escapes for the characters that a terminal would obey or cannot show."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -216,7 +216,7 @@ def _reason(status: int, run: RunFolder) -> str:
 
 
 def _over(trees: Sequence[Any], function: Callable[[list[float]], float]) -> Any:
-    """The tree of ``function`` of all trees' numbers at each place that all of them have."""
+    """A tree with ``function`` of the numbers that all ``trees`` have at a place; other places are left out."""
     found = {}
     for key in trees[0] if trees else ():
         below = [tree.get(key) for tree in trees]

@@ -7,6 +7,7 @@ import torch
 
 from salcr import ops
 from salcr.compat._arrays import Array, as_tensor
+from salcr.ops._sparse import csr_tensor
 
 UNIT = 1e-3  # by which the length of a row may differ from 1, or by what its dtype rounds an entry
 
@@ -89,18 +90,12 @@ class DBSCAN:
 
 def _csr(distances: Any) -> torch.Tensor:
     """A SciPy sparse matrix as torch.sparse_csr, entries that it has twice added up as SciPy does."""
-    import warnings
-
     matrix = distances.tocsr()
     if not matrix.has_canonical_format:
         matrix = matrix.copy()
         matrix.sum_duplicates()
-    parts = (
-        torch.from_numpy(x) for x in (matrix.indptr.astype(np.int64), matrix.indices.astype(np.int64), matrix.data)
-    )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Sparse (CSR tensor support is in beta|invariant checks)", UserWarning)
-        return torch.sparse_csr_tensor(*parts, size=matrix.shape, check_invariants=False)
+    parts = matrix.indptr.astype(np.int64), matrix.indices.astype(np.int64), matrix.data
+    return csr_tensor(*map(torch.from_numpy, parts), width=matrix.shape[1])
 
 
 def _check_unit(features: torch.Tensor) -> None:

@@ -89,7 +89,10 @@ class ClusterMemory(nn.Module):
 
 
 class _Cosines(torch.autograd.Function):
-    """``rows @ memory.T`` in their dtype; the gradient reads the memory as it is by then: it is not saved, but kept."""
+    """``rows @ memory.T`` in their dtype; the gradient reads the memory as it is by then.
+
+    So the memory is an attribute of the context: of a saved tensor autograd would refuse the change.
+    """
 
     @staticmethod
     @without_autocast

@@ -54,8 +54,8 @@ def evaluate_rank(
 
     Args:
         distmat, q_pids, g_pids, q_camids, g_camids, max_rank: as in :func:`eval_sysu`.
-        use_metric_cuhk03: the CMC is that of galleries with one image of each identity, which torchreid draws ten times
-            and this expects, see :func:`salcr.ops.evaluate_ranking`; else it counts images.
+        use_metric_cuhk03: the CMC is of galleries with one random image of each identity: its expected value, where
+            torchreid averages ten draws, see :func:`salcr.ops.evaluate_ranking`. Else it counts images.
         use_cython: accepted, and without effect.
 
     Returns:

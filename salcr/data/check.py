@@ -111,7 +111,7 @@ def _identity_problems(spec: DatasetSpec, dataset: Dataset) -> list[str]:
     problems = []
     for (part, side), ids in sides.items():
         if lacking := listed[part] - ids:
-            problems.append(f"no {side} {part} image of {_name_all('identity', 'identities', lacking)}")
+            problems.append(f"no {side} {part} image of {_name_identities(lacking)}")
     return problems
 
 
@@ -123,7 +123,7 @@ def _overlaps(spec: DatasetSpec, dataset: Dataset) -> list[str]:
     if spec.identities_are_joint:
         train_ids = _known(dataset.train_visible) | _known(dataset.train_infrared)
         if shared := train_ids & _known(dataset.test):
-            problems.append(f"both train and test have {_name_all('identity', 'identities', shared)}")
+            problems.append(f"both train and test have {_name_identities(shared)}")
     return problems
 
 
@@ -156,9 +156,9 @@ def _known(table: Records) -> set[int]:
     return set(table.ids.tolist()) - {NO_IDENTITY}
 
 
-def _name_all(one: str, many: str, ids: Iterable[int]) -> str:
+def _name_identities(ids: Iterable[int]) -> str:
     ids = sorted(ids)
-    return f"{one if len(ids) == 1 else many} {', '.join(map(str, ids))}"
+    return f"{'identity' if len(ids) == 1 else 'identities'} {', '.join(map(str, ids))}"
 
 
 def _has_depth(path: Path) -> bool:

@@ -25,7 +25,7 @@ def load_sysu(root: str | Path) -> Dataset:
     visible: of all cameras or the indoor ones, with one image (single-shot) or ten (multi-shot) per identity and
     camera. In trial t (0 to 9), after ``random.seed(t)``, they are drawn for ascending identities, then cameras:
     ``random.choice`` of the sorted file names, or ``random.sample`` of ten (all of them, undrawn, if fewer). Cameras
-    whose folder is absent are left out, and with both indoor ones the indoor protocols.
+    whose folder is absent are left out; without both indoor ones there are no indoor protocols.
 
     Args:
         root: the folder that holds ``cam1`` and ``exp``.

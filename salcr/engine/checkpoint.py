@@ -47,8 +47,8 @@ def save_epoch(
 def prune(folder: Path, newest: Path, *, last: int = KEPT, spared: Container[int] = ()) -> None:
     """Of :func:`files`, keep ``newest``, the ``last`` of whole epochs and those of the epochs ``spared``.
 
-    So that of an epoch's middle stays until a newer one is there. Those of later epochs go: a run that went back to an
-    earlier one could not read them.
+    So a checkpoint of an epoch's middle stays until there is a newer one. Those of later epochs than ``newest`` are
+    removed: that the run went back behind them shows that they cannot be read.
     """
     found = files(folder)
     whole = [path for path in found[found.index(newest) :] if position(path)[1] is None]

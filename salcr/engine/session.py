@@ -150,7 +150,7 @@ class Session:
 
         Args:
             epoch: named in the bar and in errors.
-            state: the epoch's; with ``self.middle`` the steps that this has losses of are done.
+            state: the epoch's. With ``self.middle`` its first steps, whose losses that holds, are done already.
             step: takes the network, its inputs and the batch on the device, trains, returns its losses. Of several
                 processes each has inputs of its share of the batch, and the rows of all. It asks for no value and uses
                 nothing of the host that changes from step to step: it may be replayed, see

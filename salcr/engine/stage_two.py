@@ -84,7 +84,7 @@ class StageTwoObjective(nn.Module):
     ) -> "StageTwoObjective":
         """Memories of clustered images, from the features ``[N, D]`` of both sides and their clusters.
 
-        These are ``[N]`` on the CPU, each from 0 to the largest has an image, and noise is −1.
+        Clusters are ``[N]`` on the CPU: -1 for noise, else from 0 to the largest, each of which has an image.
         """
         config, rows = session.config, {}
         for i, (side, y) in enumerate(zip(features, clusters, strict=True)):
@@ -242,7 +242,7 @@ def _resume(session: Session, middle: dict[str, Any]) -> EpochState:
 
 
 def _clustered(clusters: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """On ``device`` the rows of the images that are in a cluster, and theirs; and how many clusters there are."""
+    """On ``device``: rows of the images that are in a cluster, and their clusters; and how many clusters there are."""
     rows = _rows(clusters)
     return to_device(rows, device), to_device(clusters[rows], device), int(clusters.max()) + 1
 

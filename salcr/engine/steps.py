@@ -30,7 +30,8 @@ class NonFiniteLoss(ArithmeticError):
 class LossWatch:
     """Losses of an epoch's steps, kept on the device and looked at every ``CHECK_EVERY`` steps.
 
-    A look judges what the look before began to copy, which has arrived by now, so that on a GPU none waits.
+    A look begins to copy the newest losses to the host and judges those that the look before began to copy. On a GPU
+    these have arrived by then, so that no look waits.
 
     Args:
         epoch: named in the error.

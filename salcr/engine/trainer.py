@@ -46,8 +46,7 @@ def train(
         resume: go on from the newest readable checkpoint in ``folder``, from the start if nothing was trained there.
             What may have changed in ``config`` since: :func:`salcr.engine.resumption.check_resumable`.
         restart: train again from nothing; the checkpoints and results in ``folder`` are removed.
-        profile: write a trace and a table of one epoch of each stage to ``profile/``, see
-            ``salcr.engine.profiling``.
+        profile: write a trace and a table of one epoch of each stage to ``profile/``; see ``salcr.engine.profiling``.
 
     Returns:
         The summary that is also written to ``summary.json``: ``stage_one`` and ``final``, each by protocol; with
@@ -212,14 +211,19 @@ class Trainer(Session):
         return summary
 
     def _save(
-        self, epoch: int, *, record: dict[str, Any] | None = None, middle: dict[str, Any] | None = None, **steps: int
+        self,
+        epoch: int,
+        *,
+        record: dict[str, Any] | None = None,
+        middle: dict[str, Any] | None = None,
+        steps: int | None = None,
     ) -> None:
-        """Begin to write a checkpoint; that of the epoch before is on disk then.
+        """Begin to write a checkpoint, once that of the epoch before is on disk.
 
         Raises:
             NonFiniteLoss: the network is not finite: the watch over the losses does not see what the last step did.
         """
-        folder, options = self.run.checkpoints, dict(last=self.config.checkpoints.keep.last, spared=self._spared())
+        options = dict(steps=steps, last=self.config.checkpoints.keep.last, spared=self._spared())
 
         def begin() -> None:
             self.writer.wait()
@@ -231,7 +235,7 @@ class Trainer(Session):
                 raise NonFiniteLoss(
                     f"epoch {epoch}: its last step left NaN or Inf in {len(bad)} tensors, first {bad[0]}"
                 )
-            self.writer.call(lambda: checkpoint.save_epoch(folder, epoch, state, **options, **steps))
+            self.writer.call(lambda: checkpoint.save_epoch(self.run.checkpoints, epoch, state, **options))
 
         distributed.on_first(begin)
 
@@ -247,7 +251,7 @@ class Trainer(Session):
     def _state(
         self, epoch: int, record: dict[str, Any] | None = None, middle: dict[str, Any] | None = None
     ) -> dict[str, Any]:
-        """A checkpoint's content; ``epoch`` has ended as ``record`` says, or ``middle`` is what its steps left need."""
+        """A checkpoint's content: ``epoch`` has ended with ``record``, or its steps that are left need ``middle``."""
         return {
             "epoch": epoch,
             "middle": middle,

@@ -71,7 +71,7 @@ def snapshot(state: Any) -> Any:
 
 
 def _copied(x: Any, gpus: set[torch.device]) -> Any:
-    """A copy of ``x`` that is complete when what is asked of the ``gpus``, which are noted here, is done."""
+    """A copy of ``x``, complete once the GPUs it was on are done with their work; these are added to ``gpus``."""
     if isinstance(x, torch.Tensor):
         if x.is_cuda:
             gpus.add(x.device)

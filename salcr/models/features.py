@@ -74,7 +74,7 @@ def for_features(network: SALCRNetwork) -> Iterator[None]:
     On a CPU its batch norms are folded into convolutions. On a GPU that would cost passes over every map: a convolution
     there leaves its bias to an addition, and :func:`salcr.ops.batch_norm_relu` does all that follows in one.
 
-    Whoever calls :func:`extract_features` many times does so within, and folds once.
+    Many calls of :func:`extract_features` inside of it fold once.
     """
     was_training, backbone = network.training, network.backbone
     network.eval()

@@ -184,7 +184,7 @@ class InstanceMemory(nn.Module):
 
 
 def search_memories(features: Sequence[torch.Tensor], memories: Sequence[Sequence[InstanceMemory]]) -> Searches:
-    """:meth:`InstanceMemory.search` of each of ``features`` in each of its memories, on a GPU in launches of one.
+    """:meth:`InstanceMemory.search` of each of ``features`` in each of its memories, on a GPU in few launches.
 
     Raises:
         ValueError: the memories differ in k, temperature or precision, or the features in dtype, width or the number of

@@ -29,6 +29,11 @@ def values_are_known() -> bool:
     return _known.get()
 
 
+def wide_dtype(x: torch.Tensor) -> torch.dtype:
+    """That of ``x``, or float32 where it is of half precision: what operators compute in."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
 def check_tensor(
     name: str, x: torch.Tensor, *, ndim: int | tuple[int, ...], floating: bool = True, no_rows: bool = False
 ) -> None:
@@ -60,7 +65,7 @@ def check_finite(name: str, x: torch.Tensor, first: int = 0) -> None:
     """
     if values_are_known():
         return
-    sums = x.flatten(1).sum(1, dtype=torch.promote_types(x.dtype, torch.float32))
+    sums = x.flatten(1).sum(1, dtype=wide_dtype(x))
     if torch.isfinite(sums).all():  # one pass, no copy; the sum of finite entries may overflow
         return
     bad = ~torch.isfinite(x).flatten(1).all(1)
@@ -152,18 +157,14 @@ def check_all_lengths(rows: Mapping[str, torch.Tensor], first: int = 0) -> None:
         if of_one.all():
             continue
         check_finite(name, x, first)
-        row, dtype = first + int((~of_one).nonzero()[0]), _length_dtype(x)
+        row, dtype = first + int((~of_one).nonzero()[0]), wide_dtype(x)
         longest = f"{_longest(dtype):.3g}"
         raise ValueError(f"{name} has a norm above {longest}, whose square {dtype} cannot hold, first in row {row}")
 
 
 def _are_short(x: torch.Tensor) -> torch.Tensor:
-    dtype = _length_dtype(x)
+    dtype = wide_dtype(x)
     return torch.linalg.vector_norm(x, dim=1, dtype=dtype) <= _longest(dtype)
-
-
-def _length_dtype(x: torch.Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
 
 
 def _longest(dtype: torch.dtype) -> float:

@@ -103,7 +103,8 @@ def first_derivative(operator: str, formula: Callable, arguments: Sequence) -> t
     """``salcr::<operator>_backward(*arguments)``, to be called in the backward pass of an ``autograd.Function``.
 
     Where that pass is itself recorded (``create_graph=True``, :mod:`torch.func`), the reference runs as ``formula``,
-    which has derivatives of every order. Any other backend hands on its gradient, of which a derivative is an error.
+    which has derivatives of every order. The gradient of any other backend is returned as it is, and a derivative of it
+    is an error.
     """
     backward = getattr(torch.ops.salcr, f"{operator}_backward")
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():
@@ -178,9 +179,9 @@ class _NotAgain(torch.autograd.Function):
 
 
 def _by_itself(implementation: Callable) -> Callable:
-    """Precision is the operator's own business: inside it, autocast would change dtypes that its fake has promised.
+    """``implementation`` without autocast, which would change the dtypes that the operator's fake has promised.
 
-    So are its kernels: called from outside of a graph in a function that is compiled, it would be traced.
+    Nor does Dynamo trace it: where a compiled function calls an operator outside of a graph, it would.
     """
     run = without_autocast(implementation)
 

@@ -1,9 +1,9 @@
 """Neighbours and pseudo labels of rows that are spread over processes: what ``group=`` does in knn and cluster.
 
-Features travel in pieces, see ``_sharded_search.py``. What a row has of neighbours, k1 ranks and products, is small and
-goes to every rank. Encodings and near pairs are made by rows again, and encodings
-travel in pieces too. Of the near pairs each rank keeps those of its rows with rows behind them, and joins their
-components with the other ranks' by at most one link a row.
+Features travel in pieces, see ``_sharded_search.py``. The lists of neighbours, k1 ranks and products a row, are small
+and go to every rank. Each rank then makes the encodings of its own rows, which travel in pieces too, and finds the near
+pairs of its own rows with rows that come after them. Near pairs do not travel: of the components that its pairs form, a
+rank sends at most one link a row, and every rank joins the links of all.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from salcr.ops._checks import check_integer, check_lengths, check_tensor, check_values
+from salcr.ops._checks import check_integer, check_lengths, check_tensor, check_values, wide_dtype
 from salcr.ops._dispatch import PREFERRED, BackendError, check_impl, missing, pick
 from salcr.ops._group import Shards, join
 from salcr.ops._sharded_search import no_lists, pieces, search
@@ -138,7 +138,7 @@ def _unlisted_products(
     rows = torch.arange(len(pointers) - 1, device=pointers.device).repeat_interleave(pointers.diff())
     others, order = others.long().sort()
     rows, first = rows[order], 0
-    dtype = torch.promote_types(features.dtype, torch.float32)
+    dtype = wide_dtype(features)
     products = torch.empty(len(order), dtype=dtype, device=order.device)
     for _, (piece,) in shards.visits(pieces(features)):
         bounds = torch.searchsorted(others, others.new_tensor([first, first + len(piece)])).tolist()

@@ -1,10 +1,10 @@
 """Neighbours of rows that are spread over processes: lists that every rank keeps of its rows while others' pass.
 
-Features travel in pieces, each broadcast by its rank while all look at the piece before. The C++ backend finds
-neighbours of two sets of rows in one another at once, so that of any two pieces one rank alone makes the products: the
-one that holds the one while the other passes, or the other way round, by turns. What it finds for the piece that passes
-goes back to the rank of that piece. Each rank searches its own rows first: a piece travels with the last score of every
-list, and few of the other ranks' rows score more. Other backends make the products of two ranks on both.
+Features travel in pieces, each broadcast by its rank while all look at the piece before. The C++ backend finds the
+neighbours of two pieces in one another from the same products. So of two ranks only one has to multiply a pair of their
+pieces: it keeps its own piece while the other's passes, and sends back what it finds for that. Which of the two does it
+goes by turns. Each rank searches its own rows first: a piece travels with the last score of every list, and few of the
+other ranks' rows score more. With other backends both ranks make the products.
 """
 
 from collections import deque
@@ -15,6 +15,7 @@ from itertools import accumulate
 import torch
 import torch.nn.functional as F
 
+from salcr.ops._checks import wide_dtype
 from salcr.ops._dispatch import pick
 from salcr.ops._group import Shards
 from salcr.ops.backends.cpp import knn as cpp
@@ -129,12 +130,12 @@ def _row_by_row(
 
 def no_lists(rows: torch.Tensor, k: int) -> Lists:
     """Lists of ``k`` for every row, whose entries give way to any."""
-    scores = rows.new_full((len(rows), k), -torch.inf, dtype=torch.promote_types(rows.dtype, torch.float32))
+    scores = rows.new_full((len(rows), k), -torch.inf, dtype=wide_dtype(rows))
     return scores, torch.full_like(scores, NO_ROW, dtype=torch.int64)
 
 
 def unit(rows: torch.Tensor) -> torch.Tensor:
-    return F.normalize(rows.to(torch.promote_types(rows.dtype, torch.float32)), dim=1)
+    return F.normalize(rows.to(wide_dtype(rows)), dim=1)
 
 
 def pieces(rows: torch.Tensor, least: int = 1) -> list[tuple[torch.Tensor]]:

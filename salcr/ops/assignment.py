@@ -183,9 +183,10 @@ def progressive_matching(cost: torch.Tensor, *, impl: str = "auto") -> tuple[tor
 def assign_array(
     cost: np.ndarray, maximize: bool, return_duals: bool = False, impl: str = "auto"
 ) -> tuple[np.ndarray, ...] | None:
-    """``linear_assignment`` of one or more matrices of float32 or float64, without what takes as long as a small one.
+    """``linear_assignment`` of one or more matrices straight by the C++ extension: checks take as long as a small one.
 
-    None where that has something to say: another array, another backend than "auto" or "cpp" gives here, no result.
+    None where the long way has to be taken: another backend is wanted, the extension is not built, or it has no result
+    for this array (another dtype, NaN, no assignment), and the checks say why.
     """
     extension = _cpp.extension()
     if extension is None or not (impl == "cpp" or prefers_none()):
@@ -194,9 +195,9 @@ def assign_array(
 
 
 def _array(cost: torch.Tensor) -> np.ndarray | None:
-    """The tensor as NumPy has it: none on another device, with a gradient, sparse, in bfloat16.
+    """``cost`` as an array; None on another device, with a gradient, sparse or in bfloat16.
 
-    To look at all that first would take as long as the rest.
+    NumPy's error is quicker than to ask for all of that first.
     """
     try:
         return cost.numpy() if cost.is_cpu and not cost.requires_grad else None
@@ -235,7 +236,7 @@ def _check_costs(cost: torch.Tensor, maximize: bool) -> None:
 
 
 def _checked_before(solve: Callable) -> Callable:
-    """For backends whose solver does not look at the values of costs itself."""
+    """For a solver that does not look for NaN and wrong infinities itself."""
 
     def checked(cost: torch.Tensor, **options: bool) -> tuple[torch.Tensor, ...]:
         _check_costs(cost, options.get("maximize", False))
@@ -245,7 +246,7 @@ def _checked_before(solve: Callable) -> Callable:
 
 
 def _checked_after(solve: Callable) -> Callable:
-    """For a solver that fails on such costs: a pass over them is made only to say which."""
+    """For a solver that fails on NaN and wrong infinities: only then are the costs searched, to name the first."""
 
     def checked(cost: torch.Tensor, **options: bool) -> tuple[torch.Tensor, ...]:
         try:

@@ -44,8 +44,8 @@ def augment(
         rows: ``[B]``, int64 in ``[0, N)``: which image each view shows; by default view b shows image b.
         scalings: ``[C, R, 7]``, float32: chains of R rectangles (top, bottom, left, right, the last of either pair the
             first outside) with a β for each channel. In a rectangle every channel whose maximum there is above 0 is
-            multiplied by β / maximum, one rectangle after the other; it ends with the one after which the product of
-            the factors of some pixel and channel is at most 1e-6.
+            multiplied by β / maximum, one rectangle after the other; a chain ends with the rectangle after which the
+            product of the factors of some pixel and channel is at most 1e-6.
         dtype: of the result: float32, bfloat16, float16, or float64, which the reference alone has.
         impl: backend, see :mod:`salcr.ops`.
 

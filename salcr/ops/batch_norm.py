@@ -2,7 +2,7 @@
 
 import torch
 
-from salcr.ops._checks import check_flag, check_positive, check_same, check_tensor
+from salcr.ops._checks import check_flag, check_positive, check_same, check_tensor, wide_dtype
 from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._parts import HALF_TO_SINGLE, SINGLE_AND_DOUBLE, like
 from salcr.ops._register import Differentiable, apply, first_derivative, register
@@ -104,11 +104,11 @@ def _check(x, weight, bias, shortcut, mean, var):
     check_tensor("x", x, ndim=4)
     if (mean is None) != (var is None):
         raise ValueError("mean and var go together: give both, or neither for those of x")
-    _check_channels("weight", weight, x, (x.dtype, _wide(x)))
+    _check_channels("weight", weight, x, (x.dtype, wide_dtype(x)))
     _check_channels("bias", bias, x, (weight.dtype,))
     if mean is not None:
-        _check_channels("mean", mean, x, (_wide(x),))
-        _check_channels("var", var, x, (_wide(x),))
+        _check_channels("mean", mean, x, (wide_dtype(x),))
+        _check_channels("var", var, x, (wide_dtype(x),))
         if mean.requires_grad or var.requires_grad:
             raise ValueError("mean and var have no gradient here: detach them")
     elif x.numel() == x.shape[1]:
@@ -146,7 +146,7 @@ def _batch_norm_relu_backward(gradients, x, weight, bias, mean, var, y, shortcut
 
 
 def _fake_batch_norm_relu(x, weight, bias, shortcut, mean, var, eps, impl):
-    statistics = (x.new_empty(x.shape[1] if mean is None else 0, dtype=_wide(x)) for _ in range(2))
+    statistics = (x.new_empty(x.shape[1] if mean is None else 0, dtype=wide_dtype(x)) for _ in range(2))
     return torch.empty_like(x), *statistics
 
 
@@ -154,10 +154,6 @@ def _fake_batch_norm_relu_backward(gradients, x, weight, bias, mean, var, y, sho
     return tuple(
         x.new_empty(0) if a is None else torch.empty_like(a) for a in (x, weight, bias, x if shortcut else None)
     )
-
-
-def _wide(x: torch.Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
 
 
 for _name, _module, _dtypes in (

@@ -29,8 +29,7 @@ from salcr.ops.backends.cpp import instance_memory as _cpp
 from salcr.ops.backends.eager import instance_memory as _eager
 from salcr.ops.backends.reference import instance_memory as _formula
 from salcr.ops.backends.triton import instance_memory as _triton
-from salcr.ops.index_sets import check_rows
-from salcr.ops.instance_memory import MOST_NEIGHBORS
+from salcr.ops.instance_memory import MOST_NEIGHBORS, check_positives
 
 Groups = Sequence[Sequence[torch.Tensor]]
 
@@ -86,13 +85,13 @@ def set_contrasts(
     temperature: float = TEMPERATURE,
     impl: str = "auto",
 ) -> tuple[torch.Tensor, ...]:
-    """For each of ``features`` the sum of :func:`salcr.ops.set_contrast` over its memories; on a GPU launches of one.
+    """For each of ``features`` the sum of :func:`salcr.ops.set_contrast` over its memories; on a GPU few launches.
 
     Args:
         features, memories: as :func:`instance_searches` got them; gradients flow to ``features``.
-        positives: of each memory ``[..., B, m]``, as the single contrast takes them; of one m for the memories of one
-            features.
-        found: its result.
+        positives: for each memory ``[..., B, m]``, as the single contrast takes them; the memories of one of the
+            features have the same m.
+        found: what :func:`instance_searches` returned for these features and memories.
         temperature, impl: as there.
 
     Returns:
@@ -177,9 +176,7 @@ def _searches(features, *arguments):
 
 def _contrasts(features, memories, positives, lse, temperature, impl):
     for memory, rows in zip(memories, positives, strict=True):
-        check_rows("positives", rows)
-        if rows.device.type == "cpu" and rows.max() >= memory.shape[-2]:
-            raise ValueError(f"positives must be below {memory.shape[-2]}, got {int(rows.max())}")
+        check_positives(rows, memory)
     return list(pick("set_contrasts", impl, features[0])(features, memories, positives, lse, temperature))
 
 

@@ -71,7 +71,9 @@ def instance_neighbors(
 
     Source: docs/method.md, "GPCR".
     """
-    return tuple(_search(features, memory, k, temperature, None, impl))
+    memory, impl = _check_search(features, memory, k, temperature, impl)
+    with torch.no_grad():
+        return tuple(torch.ops.salcr.instance_neighbors(features, memory, k, temperature, impl))
 
 
 def instance_search(
@@ -112,7 +114,10 @@ def instance_search(
 
     Source: docs/method.md, "GPCR".
     """
-    return tuple(_search(features, memory, k, temperature, precision, impl))
+    memory, impl = _check_search(features, memory, k, temperature, impl)
+    options = temperature, check_precision(precision, features), impl
+    with torch.no_grad():
+        return tuple(torch.ops.salcr.instance_search(features, memory, k, *options))
 
 
 def set_contrast(
@@ -155,8 +160,9 @@ def set_contrast(
         over: of several sets: ``"union"``, one contrast with what is in any of them, or ``"each"``, the mean of a
             contrast with each. A set that is empty in all rows counts there as 0, as such a part does.
         temperature: divides the cosine; 0.05 in the paper.
-        precision: of the products of float32 rows, as in :func:`cluster_contrast`; of several sets each for itself, as
-            in :func:`instance_search`. Where ``lse`` is given, which is float32, so are they.
+        precision: of the products of float32 rows, as in :func:`cluster_contrast`. With ``over="each"`` and several
+            sets it is that of the mean row, as in :func:`instance_search`. With ``lse`` given, which is of float32
+            products, all products are float32.
         lse: ``[B]`` or ``[P, B]``, the second result of :func:`instance_neighbors` for the same features, memory and
             temperature. It saves the forward pass over the memory; the gradient is the same with and without.
         mean_row: ``[B, D]`` or ``[P, B, D]``, the third result of :func:`instance_search` for the same features,
@@ -224,6 +230,13 @@ class _SetContrast(Differentiable):
         return first_derivative("set_contrast", _formula.set_contrast_backward, arguments), *[None] * 7
 
 
+def check_positives(positives: torch.Tensor, memory: torch.Tensor) -> None:
+    """On the CPU: ``positives`` are sets of rows of ``memory``, in the format of the set operators."""
+    check_rows("positives", positives)
+    if positives.device.type == "cpu" and positives.max() >= memory.shape[-2]:
+        raise ValueError(f"positives must be below {memory.shape[-2]}, got {int(positives.max())}")
+
+
 def _sets(positives: torch.Tensor | Sequence[torch.Tensor], features: torch.Tensor) -> list[torch.Tensor]:
     if isinstance(positives, Sequence) and not isinstance(positives, str):
         sets = list(positives)
@@ -241,23 +254,23 @@ def _sums(features, memory, lse, temperature, precision, impl):
     learning = features.requires_grad and torch.is_grad_enabled()
     if lse is not None and not learning:
         return lse, None
-    _, total, *mean_row = _search(features.detach(), memory, 1, temperature, precision if learning else None, impl)
-    return total if lse is None else lse, mean_row[0] if learning else None
+    given = features.detach(), memory, 1, temperature
+    with torch.no_grad():
+        if not learning:
+            return torch.ops.salcr.instance_neighbors(*given, impl)[1], None
+        _, total, mean_row = torch.ops.salcr.instance_search(*given, precision, impl)
+    return total if lse is None else lse, mean_row
 
 
-def _search(features, memory, k, temperature, precision, impl):
-    """With a mean row, unless ``precision`` is None."""
+def _check_search(
+    features: torch.Tensor, memory: torch.Tensor, k: int, temperature: float, impl: str
+) -> tuple[torch.Tensor, str]:
+    """The memory in the dtype to search it in, and the backend's name to use."""
     memory = followed(memory, features)
     check_parts(features, memory)
     check_integer("k", k, 1, MOST_NEIGHBORS)
     check_temperature(temperature)
-    impl = check_impl(impl)
-    if precision is not None:
-        precision = check_precision(precision, features)
-    with torch.no_grad():
-        if precision is None:
-            return torch.ops.salcr.instance_neighbors(features, memory, k, temperature, impl)
-        return torch.ops.salcr.instance_search(features, memory, k, temperature, precision, impl)
+    return memory, check_impl(impl)
 
 
 def _known(name: str, x: torch.Tensor | None, features: torch.Tensor, shape: torch.Size) -> torch.Tensor | None:
@@ -284,9 +297,7 @@ def _neighbors_and_mean(features, memory, k, temperature, precision, impl):
 
 
 def _contrast(features, memory, positives, lse, temperature, precision, impl):
-    check_rows("positives", positives)
-    if positives.device.type == "cpu" and positives.max() >= memory.shape[-2]:
-        raise ValueError(f"positives must be below {memory.shape[-2]}, got {int(positives.max())}")
+    check_positives(positives, memory)
     loss, total = pick("set_contrast", impl, features)(features, memory, positives, lse, temperature, precision)
     return loss, total if lse is None else total.new_empty(0)
 

@@ -18,6 +18,7 @@ from salcr.ops._checks import (
     check_same,
     check_tensor,
     check_values,
+    wide_dtype,
 )
 from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._parts import HALF_TO_SINGLE
@@ -27,10 +28,10 @@ from salcr.ops.backends.cpp import jaccard as _cpp
 from salcr.ops.backends.triton import jaccard as _triton
 
 Neighbors = tuple[torch.Tensor, torch.Tensor]
-FOREIGN = 0.01  # no rounding of a cosine, half precision's included, comes to this
-LOOKED_AT = 8  # rows of given neighbours
+FOREIGN = 0.01  # a larger difference of two cosines is no rounding, not even of half precision
+LOOKED_AT = 8  # rows in which given neighbours are compared with the features
 SCALES = ("none", "farthest")
-TINY_DISTANCE = 1e-6  # squared: rounding of float32, so that rows which are no farther apart have nothing to rank
+TINY_DISTANCE = 1e-6  # squared; what is not above it is rounding of float32
 
 
 def jaccard_distance(
@@ -175,7 +176,7 @@ def check_neighbors(neighbors: Neighbors, features: torch.Tensor, wanted: int) -
     check_tensor("neighbors[0]", values, ndim=2)
     check_tensor("neighbors[1]", indices, ndim=2, floating=False)
     check_same("neighbors[0]", values, "features", features, dtype=False)
-    wanted_dtype = torch.promote_types(features.dtype, torch.float32)
+    wanted_dtype = wide_dtype(features)
     if values.dtype != wanted_dtype:
         raise TypeError(f"neighbors[0] must be {wanted_dtype} for {features.dtype} features, got {values.dtype}")
     check_same("neighbors[1]", indices, "features", features, dtype=False)
@@ -253,26 +254,26 @@ def _on_neighbours(operator, features, k1, k2, scale, include_self, values, indi
         neighbors = search(features, full, metric="cosine")
     if scale == "farthest":
         options["factors"] = _inverse_farthest(search, features)
-    features = features.to(torch.promote_types(features.dtype, torch.float32)).resolve_neg()
+    features = features.to(wide_dtype(features)).resolve_neg()
     products, ranks = (x[:, :full].detach().resolve_neg() for x in neighbors)
     half, k2 = set_sizes(full, k2, others)
     return function(features, products, ranks, half=half, k2=k2, others=others, **options)
 
 
 def set_sizes(ranks: int, k2: int, others: int = 0) -> tuple[int, int]:
-    """How many of so many ranks, of which ``others`` are beside ``k1``, the half sets and the averaging use."""
+    """Of a row's ``ranks``, ``k1 + others``: how many the half sets use, and over how many encodings are averaged."""
     half = round((ranks - others) / 2)  # to even; a set of k uses k + 1 ranks, but no more than there are
     return min(half + 1, ranks), min(k2, ranks)
 
 
 def _inverse_farthest(search: Callable, features: torch.Tensor) -> torch.Tensor:
-    """Of each row's largest squared distance; 0 where that is rounding. ``[N]``, float32 or float64."""
+    """1 / the squared distance of each row's farthest image; 0 where that is rounding. ``[N]``, float32 or float64."""
     farthest = 2 + 2 * search(features, 1, database=-features, metric="cosine")[0].squeeze(1)
     return torch.where(farthest > TINY_DISTANCE, 1 / farthest, 0)
 
 
 def _on_sets(function: Callable) -> Callable:
-    """A backend that is told how many ranks the sets use, and no more of ``k1``."""
+    """A backend that needs ``half`` and ``k2`` alone: how many ranks are ``others`` is in ``half`` already."""
 
     def on_neighbours(features, products, ranks, *, others, **options):
         return function(features, products, ranks, **options)
@@ -281,9 +282,9 @@ def _on_sets(function: Callable) -> Callable:
 
 
 def _formula(function: Callable) -> Callable:
-    """The reference on given neighbours; it normalises, scales and derives the half set itself.
+    """The reference on given neighbours, which normalises, scales and derives the half set itself.
 
-    A row far below 1e-12 is no unit row when it has been normalised, and would be another one if it were so again.
+    So it gets the features as they are: to normalise twice changes a row that is far shorter than 1e-12.
     """
 
     def on_neighbours(features, products, ranks, *, half, k2, others, factors=None, **options):
@@ -298,11 +299,11 @@ for _operator in ("jaccard_distance", "jaccard_graph"):
     add_backend(_operator, "triton", _on_sets(getattr(_triton, _operator)), dtypes=HALF_TO_SINGLE)
     for _name in ("eager", "reference"):  # they differ in the neighbour search
         add_backend(_operator, _name, _formula(getattr(reference, _operator)))
-FORM = "Tensor features, SymInt k1, SymInt k2, str scale, bool include_self, Tensor? values, Tensor? indices"
-register("jaccard_distance", f"({FORM}, str impl) -> Tensor", _distance, _fake_distance)
+_FORM = "Tensor features, SymInt k1, SymInt k2, str scale, bool include_self, Tensor? values, Tensor? indices"
+register("jaccard_distance", f"({_FORM}, str impl) -> Tensor", _distance, _fake_distance)
 register(
     "jaccard_graph",
-    f"({FORM}, float max_distance, str impl) -> (Tensor rows, Tensor columns, Tensor values)",
+    f"({_FORM}, float max_distance, str impl) -> (Tensor rows, Tensor columns, Tensor values)",
     _graph,
     _fake_graph,
 )

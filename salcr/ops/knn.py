@@ -12,7 +12,7 @@ from salcr.ops._parts import HALF_TO_SINGLE
 from salcr.ops._register import register
 from salcr.ops._sharded import nearest
 from salcr.ops.backends.cpp import knn as _cpp
-from salcr.ops.backends.cpp.knn import code_bytes as code_bytes  # these three for the index of images
+from salcr.ops.backends.cpp.knn import code_bytes as code_bytes  # this, code_rows, searches_on: for salcr.retrieval
 from salcr.ops.backends.cpp.knn import code_rows as code_rows
 from salcr.ops.backends.eager import knn as _eager
 from salcr.ops.backends.faiss import knn as _faiss
@@ -101,17 +101,17 @@ def knn(
 
 
 def reads_in_place(queries: torch.Tensor, database: torch.Tensor) -> bool:
-    """Whether an exact search by cosine takes no copy of ``database`` here, however large it is."""
+    """Whether an exact search by cosine reads ``database`` here without a copy of it."""
     return _reads_in_place(pick("knn", check_impl("auto"), queries), queries, database, "cosine")
 
 
 def knn_by_codes(
     queries: torch.Tensor, k: int, database: torch.Tensor, codes: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """``knn(queries, k, database=database)`` to the bit, where :func:`reads_in_place`, given ``code_rows(database)``.
+    """``knn(queries, k, database=database)`` to the bit, from ``codes``, which are ``code_rows(database)``.
 
-    The codes are read, and few rows of the database. None where they are seen to be of another one; which may go
-    unseen.
+    For a database that :func:`reads_in_place`. All codes are read, and few rows of the database. Returns None where a
+    row does not fit its code. Codes of another database are not always noticed; then the result is wrong.
 
     Raises:
         TypeError, ValueError: as :func:`knn`; the shape of ``codes``.

@@ -8,7 +8,7 @@ All five functions are one operator, ``salcr::pool``, asked for different result
 
 import torch
 
-from salcr.ops._checks import check_positive, check_same, check_tensor
+from salcr.ops._checks import check_positive, check_same, check_tensor, wide_dtype
 from salcr.ops._dispatch import add_backend, check_impl, pick, share_backends
 from salcr.ops._parts import HALF_TO_SINGLE, SINGLE_AND_DOUBLE, like, pooled_parts
 from salcr.ops._register import Differentiable, apply, first_derivative, register
@@ -241,7 +241,7 @@ def _pool(x, tokens, queries, views, power, attend, impl):
     Forms are of the dtype of ``x``, all else is float32 at least.
     """
     *others, forms = pick("pool", impl, x)(x, tokens, queries, views, power, attend)
-    nothing = x.new_empty(0, dtype=_wide(x))
+    nothing = x.new_empty(0, dtype=wide_dtype(x))
     return *(nothing.clone() if y is None else y for y in others), forms
 
 
@@ -263,7 +263,7 @@ def _pool_backward(
     saved = [_unless_empty(y) for y in (scores, prototypes, weights)]
     gradients = _unless_empty(mean_gradient), _unless_empty(prototype_gradient), form_gradients
     given = [tokens, queries]
-    if gradients[1] is None and not form_gradients:  # of the means alone, which neither of them made
+    if gradients[1] is None and not form_gradients:  # of the means alone, which depend on neither tokens nor queries
         given, saved = [None, None], [None, None, None]
     found = pick("pool_backward", impl, x)(x, *given, *saved, *gradients, views, power)
     return tuple(x.new_empty(0) if y is None else like(y, g) for y, g in zip((x, tokens, queries), found, strict=True))
@@ -279,7 +279,7 @@ def _fake_pool(x, tokens, queries, views, power, attend, impl):
     stripe = cells // parts if parts else 0
 
     def wide(wanted, *shape):
-        return x.new_empty(shape if wanted else (0,), dtype=_wide(x))
+        return x.new_empty(shape if wanted else (0,), dtype=wide_dtype(x))
 
     return (
         wide(power is not None, batch, width),
@@ -292,10 +292,6 @@ def _fake_pool(x, tokens, queries, views, power, attend, impl):
 
 def _fake_pool_backward(x, tokens, queries, *others):
     return tuple(x.new_empty(0) if y is None else torch.empty_like(y) for y in (x, tokens, queries))
-
-
-def _wide(x: torch.Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
 
 
 for _name, _module, _dtypes in (

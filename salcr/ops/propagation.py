@@ -4,7 +4,7 @@ import torch
 
 from salcr import reference
 from salcr.defaults import NEIGHBORS
-from salcr.ops._checks import check_all_lengths, check_integer, check_same, check_tensor
+from salcr.ops._checks import check_all_lengths, check_integer, check_same, check_tensor, wide_dtype
 from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._register import register
 from salcr.ops.backends.cpp import propagation as _cpp
@@ -66,9 +66,8 @@ def propagate_features(
 
 def _propagate(visible, infrared, k, impl):
     check_all_lengths({"visible": visible, "infrared": infrared})
-    dtype = visible.dtype
-    computed_in = torch.promote_types(dtype, torch.float32)
-    visible, infrared = visible.to(computed_in), infrared.to(computed_in)
+    dtype, wide = visible.dtype, wide_dtype(visible)
+    visible, infrared = visible.to(wide), infrared.to(wide)
     visible, infrared = pick("propagate_features", impl, visible)(visible, infrared, k=k)
     return visible.to(dtype), infrared.to(dtype)
 

@@ -43,9 +43,9 @@ def evaluate_ranking(
     Protocols: ``"sysu"`` ignores all camera-2 images for a camera-3 query; ``"llcm"``, ``"market1501"`` and
     ``"cuhk03"`` ignore images of the query's identity from the query's camera; ``"regdb"`` ignores none. ``"sysu"`` and
     ``"llcm"`` count identities in the CMC (the ranking reduced to each identity's first image), ``"regdb"`` and
-    ``"market1501"`` count images. That of ``"cuhk03"`` is of galleries with one image of each identity: not the mean of
-    some random draws, but what is expected of one. A query without a match left is in no mean. A curve longer than its
-    ranking repeats its last value; precision at more images than there are counts the absent ones as wrong.
+    ``"market1501"`` count images. The CMC of ``"cuhk03"`` is of galleries with one random image of each identity: its
+    expected value, where other code averages some draws. A query without a match left is in no mean. A curve longer
+    than its ranking repeats its last value; precision at more images than there are counts the absent ones as wrong.
 
     Args:
         distances: ``[Q, G]``, floating; tensors on any device are brought to the CPU.

@@ -3,7 +3,7 @@
 import torch
 
 from salcr import reference
-from salcr.ops._checks import check_finite, check_integer, check_number, check_positive, check_tensor
+from salcr.ops._checks import check_finite, check_integer, check_number, check_positive, check_tensor, wide_dtype
 from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._register import register
 from salcr.ops.backends.cpp import sinkhorn as _cpp
@@ -71,14 +71,14 @@ def sinkhorn(
 
 
 def _sinkhorn(cost, lam, tol, max_iter, check_every, impl):
-    cost = cost.to(_plan_dtype(cost))
+    cost = cost.to(wide_dtype(cost))
     _check_range(cost, lam)
     function = pick("sinkhorn", impl, cost)
     return function(cost, lam=lam, tol=tol, max_iter=max_iter, check_every=check_every)
 
 
 def _check_range(cost: torch.Tensor, lam: float) -> None:
-    """Costs are finite, and the exponents of every row, relative to its largest, known to better than a whole number.
+    """Costs are finite, and ``lam`` times the range of each row so small that it rounds by 1 at most.
 
     Synchronises with the device once.
     """
@@ -92,11 +92,7 @@ def _check_range(cost: torch.Tensor, lam: float) -> None:
 
 
 def _fake_sinkhorn(cost, lam, tol, max_iter, check_every, impl):
-    return cost.new_empty(cost.shape, dtype=_plan_dtype(cost))
-
-
-def _plan_dtype(cost: torch.Tensor) -> torch.dtype:
-    return torch.promote_types(cost.dtype, torch.float32)
+    return cost.new_empty(cost.shape, dtype=wide_dtype(cost))
 
 
 add_backend("sinkhorn", "cpp", _cpp.sinkhorn)

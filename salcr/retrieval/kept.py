@@ -30,7 +30,7 @@ class Kept:
         return (self.rows, self.features_crc) == (storage.manifest.rows, storage.manifest.features_crc)
 
     def can_grow(self, storage: Storage) -> bool:
-        """Whether the index has its features and more, which are read for that."""
+        """Whether the index begins with the features that the file is of, which are read to tell, and has more."""
         return self.rows < storage.manifest.rows and storage.features_checksum(self.rows) == self.features_crc
 
 

@@ -16,7 +16,7 @@ BLOCK_BYTES = 1 << 24
 CANDIDATES = 200
 """Images that a k-reciprocal re-ranking looks at, at least."""
 FEW = 100
-"""Codes are read where at most one of so many features is asked for: of more they rule too little out."""
+"""Codes are read where at most one in so many features is asked for: with more to find they rule out too few."""
 
 Found = tuple[torch.Tensor, torch.Tensor]
 

@@ -125,7 +125,8 @@ def check_labels(features, k1, k2, eps=0.6, min_samples=4):
     return expected
 
 
-def scikit_learn(distances, eps, min_samples):
+def scikit_learn(distances, eps, min_samples=4):
+    """Its labels on dense distances, compared in float32 as ours are."""
     from sklearn.cluster import DBSCAN
 
     model = DBSCAN(eps=np.float32(eps), min_samples=min_samples, metric="precomputed")

@@ -7,16 +7,11 @@ import torch
 import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from sklearn.cluster import DBSCAN
 
 import salcr
 from salcr import ops, reference
 from tests import forked
-
-
-def scikit_learn(distances, eps, min_samples=4):
-    model = DBSCAN(eps=np.float32(eps), min_samples=min_samples, metric="precomputed")
-    return torch.from_numpy(model.fit_predict(distances.numpy()))
+from tests.ops.label_problems import scikit_learn
 
 
 def people(generator, rows, noise, width=64):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn.cluster import DBSCAN
 
 from salcr import ops, reference
-from tests.ops.label_problems import KINDS, check_labels, images
+from tests.ops.label_problems import KINDS, check_labels, images, scikit_learn
 
 
 def sparse(distances, keep):
@@ -19,11 +19,6 @@ def sparse(distances, keep):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         return torch.sparse_csr_tensor(pointers, columns, distances[keep], size=distances.shape)
-
-
-def scikit_learn(distances, eps, min_samples):
-    model = DBSCAN(eps=np.float32(eps), min_samples=min_samples, metric="precomputed")
-    return torch.from_numpy(model.fit_predict(distances.numpy()))
 
 
 def assert_as_scikit_learn(distances, eps, min_samples=4):

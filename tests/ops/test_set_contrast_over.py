@@ -60,6 +60,16 @@ def test_sums_of_a_search_are_taken(generator, impl, known):
     torch.testing.assert_close(evaluate(ops.set_contrast, features, memory, sets, **options), expected)
 
 
+@pytest.mark.parametrize("gradient", [False, True])
+def test_a_preferred_backend_runs_it(generator, gradient):
+    features, memory = random_memory(generator, (), 9, 20, 6, torch.float64)
+    sets = [random_sets(generator, (), 9, 20, 4) for _ in range(2)]
+    features.requires_grad_(gradient)
+    expected = ops.set_contrast(features, memory, sets, over="each")
+    with ops.use_backend("reference"):
+        torch.testing.assert_close(ops.set_contrast(features, memory, sets, over="each"), expected)
+
+
 def test_the_memory_is_searched_once_for_all_sets(generator, monkeypatch):
     features, memory = random_memory(generator, (), 11, 40, 7, torch.float32)
     sets, given = [random_sets(generator, (), 11, 40, 4) for _ in range(5)], []

@@ -22,10 +22,10 @@ def linear_assignment(
 
 @cache
 def extension() -> ModuleType | None:
-    """``salcr._C``, or None where it is not built. An import statement takes as long as a small problem.
+    """``salcr._C``, or None where it is not built; kept, since an import statement takes as long as a small problem.
 
-    Its ``linear_assignment(array, maximize, return_duals, threads)`` gives arrays, or None where there is nothing to
-    give: costs that are not float32 or float64, or NaN, or leave no way.
+    Its ``linear_assignment(array, maximize, return_duals, threads)`` gives arrays, or None: where the costs are not
+    float32 or float64, where one is NaN, and where no assignment avoids all forbidden pairs.
     """
     try:
         from salcr import _C

@@ -25,7 +25,7 @@ def jaccard_distance(
 ) -> torch.Tensor:
     """Distances ``[N, N]`` of features of any length, given each row's ranks ``[N, k1]`` and cosines with them.
 
-    ``factors [N]``, of the features' dtype: of each row's squared distances.
+    ``factors [N]``, of the features' dtype, multiply each row's squared distances before the softmax.
     """
     from salcr import _C
 
@@ -45,7 +45,7 @@ def jaccard_graph(
     max_distance: float,
     factors: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Those up to ``max_distance``, which is below 1, as torch.sparse_csr."""
+    """The distances up to ``max_distance``, which is below 1, as torch.sparse_csr."""
     from salcr import _C
 
     arrays = _arrays(features, products, ranks, factors)

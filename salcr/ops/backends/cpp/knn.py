@@ -17,11 +17,12 @@ import torch.nn.functional as F
 
 from salcr.ops._checks import check_finite
 from salcr.ops.backends.cpp._tiles import tiles
+from salcr.ops.backends.eager.knn import both_sides
 
 SCREEN = "fastest"  # or "bytes" or "floats": how pairs are looked at before they are scored in float32
 LEAST = 1024, 256, 96  # database rows, their width, and queries a thread below which bytes are not tried
-LARGEST_K = 128  # up to which they are
-LIMIT = 1 / 16  # of the products of a row: where more would be made in float32, all are
+LARGEST_K = 128  # above which bytes are not tried
+LIMIT = 1 / 16  # of a row's products: where a bound by bytes leaves more to float32, all are made in float32
 
 
 def knn(
@@ -31,12 +32,8 @@ def knn(
     exclude_self = database is None
     if reads_in_place(queries.dtype, database, metric):
         return _read_once(queries, k, database)
-    dtype = torch.promote_types(queries.dtype, torch.float32)
-    queries = queries.to(dtype)
-    database = queries if exclude_self else database.to(dtype)
+    queries, database = both_sides(queries, database, metric)
     if metric == "cosine":
-        queries = F.normalize(queries, dim=1)
-        database = queries if exclude_self else F.normalize(database, dim=1)
         found = screened(queries, database, k, exclude_self)
         return search(queries, database, k, exclude_self) if found is None else found
     squares = [x.square().sum(1) for x in (queries, database)]
@@ -74,7 +71,7 @@ def code_rows(rows: torch.Tensor) -> torch.Tensor:
 def nearest_coded(
     queries: torch.Tensor, k: int, database: torch.Tensor, codes: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """What :func:`knn` returns for a database in float16, by its codes; None: they are not its own."""
+    """What :func:`knn` returns for a database in float16, by its codes; None where a row does not fit its code."""
     from salcr import _C
 
     queries, scores, indices = _asked(queries, k)
@@ -85,7 +82,7 @@ def nearest_coded(
 def nearest_of_both(
     x: torch.Tensor, y: torch.Tensor, k: int, floors: tuple[torch.Tensor, torch.Tensor]
 ) -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
-    """What :func:`search` returns for rows of ``x`` among those of ``y``, and the other way; each product is made once.
+    """What :func:`search` returns for ``x`` in ``y`` and for ``y`` in ``x``; each product is made once.
 
     Args:
         x, y: float32 or float64, ``[X, D]`` and ``[Y, D]`` of unit length or zero.
@@ -119,8 +116,9 @@ def screened(
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
     """What :func:`search` returns for rows of unit length or zero, by ``csrc/knn_pairs.hpp``; None: not faster here.
 
-    ``split`` above 0: the rows, ``queries`` and ``database`` both, before it among those from it on, and the other way.
-    ``floors`` ``[Q]``: scores below a query's are not wanted, and lists end with ``-inf``.
+    With a ``split`` above 0 ``queries`` and ``database`` are the same rows: those before it have neighbours among those
+    from it on, and these among those before it. With ``floors [Q]`` a score below the query's own is not wanted, and
+    lists may end with ``-inf``.
     """
     from salcr import _C
 
@@ -151,8 +149,8 @@ def search(
     """Scores ``[Q, k]`` and indices ``[Q, k]`` of the ``k`` largest inner products of each row, ties by index.
 
     Args:
-        queries, database: float32 or float64; the same tensor where
-            ``exclude_self``, which leaves every row out of its own search and puts it first in its list.
+        queries, database: float32 or float64; the same tensor where ``exclude_self``, which leaves every row out of its
+            own search and puts it first in its list.
         squares: squared norms of both; given these, scores are squared distances with their sign turned.
     """
     from salcr import _C

@@ -1,6 +1,6 @@
 """Batch norm with ReLU by PyTorch's own kernels, on any device.
 
-On CPUs they are right for dense arrays of one layout alone, so they get no others.
+On CPUs these are right only where all maps are dense and lie in the same order, so they get no others.
 """
 
 import torch
@@ -19,7 +19,7 @@ def batch_norm_relu(
     x, _ = _dense(x)
     wide = torch.promote_types(x.dtype, torch.float32)
     weight, bias = (y.to(wide).contiguous() for y in (weight, bias))
-    if mean is None:  # running statistics that keep nothing of what they were are those of the batch
+    if mean is None:  # running averages with momentum 1 are the statistics of the batch
         mean, unbiased, rows = torch.zeros_like(weight), torch.zeros_like(weight), x.numel() // x.shape[1]
         y = torch.native_batch_norm(x, weight, bias, mean, unbiased, True, 1.0, eps)[0]
         var = unbiased * ((rows - 1) / rows)

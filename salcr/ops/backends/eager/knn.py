@@ -19,17 +19,23 @@ def knn(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See :func:`salcr.ops.knn`."""
     exclude_self = database is None
-    dtype = torch.promote_types(queries.dtype, torch.float32)
-    queries = queries.to(dtype)
-    database = queries if exclude_self else database.to(dtype)
-    if metric == "cosine":
-        queries = F.normalize(queries, dim=1)
-        database = queries if exclude_self else F.normalize(database, dim=1)
+    queries, database = both_sides(queries, database, metric)
     scores = queries.new_empty(len(queries), k)
     indices = torch.empty(len(queries), k, dtype=torch.int64, device=queries.device)
     rows = torch.arange(len(queries), device=queries.device)
     fill(rows, scores, indices, queries, database, exclude_self, metric)
     return (scores if metric == "cosine" else 0 - scores), indices  # 0, not -0
+
+
+def both_sides(queries: torch.Tensor, database: torch.Tensor | None, metric: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both in the dtype that is computed in, of unit length for ``"cosine"``; without a database twice the queries."""
+    dtype, alone = torch.promote_types(queries.dtype, torch.float32), database is None
+    queries = queries.to(dtype)
+    database = queries if alone else database.to(dtype)
+    if metric == "cosine":
+        queries = F.normalize(queries, dim=1)
+        database = queries if alone else F.normalize(database, dim=1)
+    return queries, database
 
 
 def fill(

@@ -14,7 +14,7 @@ def graph_cosines(ranks: torch.Tensor, weights: torch.Tensor, queries: int) -> t
     """See :func:`salcr.reference.reranking.graph_cosines`."""
     count = len(ranks)
     near = ranks[:, : weights.shape[1]].contiguous()
-    blocks = [slice(start, start + size) for start, size in _blocks(count)]
+    blocks = _blocks(count)
 
     def aggregated(rows: torch.Tensor) -> torch.Tensor:
         return F.embedding_bag(near, rows, mode="sum", per_sample_weights=weights)
@@ -30,18 +30,17 @@ def graph_cosines(ranks: torch.Tensor, weights: torch.Tensor, queries: int) -> t
     return cosines / norms[:queries, None] / norms[queries:]
 
 
-def _blocks(count: int) -> list[tuple[int, int]]:
+def _blocks(count: int) -> list[slice]:
     width = max(1, BLOCK_ENTRIES // count)
-    return [(start, min(width, count - start)) for start in range(0, count, width)]
+    return [slice(start, min(start + width, count)) for start in range(0, count, width)]
 
 
 def _adjacency(ranks: torch.Tensor, columns: slice, dtype: torch.dtype) -> torch.Tensor:
-    """Those columns of who ranks whom, both ways."""
+    """The ``columns`` of A + A.T, where A is 1 at the images that a row ranks."""
     width = columns.stop - columns.start
     places = ranks - columns.start
-    places = torch.where(
-        (places >= 0) & (places < width), places, width
-    )  # one more column takes all that lie elsewhere
+    inside = (places >= 0) & (places < width)
+    places = torch.where(inside, places, width)  # one more column takes all that lie elsewhere
     block = torch.zeros(len(ranks), width + 1, dtype=dtype, device=ranks.device).scatter_(1, places, 1)
     block[ranks[columns], torch.arange(width, device=ranks.device)[:, None]] += 1
     return block[:, :width].contiguous()

@@ -8,9 +8,8 @@ from importlib import import_module
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
-from salcr.ops.backends.eager.knn import fill
+from salcr.ops.backends.eager.knn import both_sides, fill
 
 PROBED = 16  # one of so many cells is searched
 MOST_ON_DEVICE = 2048  # neighbours that faiss selects on a GPU
@@ -23,10 +22,8 @@ def knn(
     exclude_self, device, dtype = database is None, queries.device, torch.promote_types(queries.dtype, torch.float32)
     search, place = (_search_on_device, device) if searches_on(device, k) else (_search, torch.device("cpu"))
     queries = queries.to(place, torch.float32).contiguous()
-    database = queries if exclude_self else database.to(place, torch.float32).contiguous()
-    if metric == "cosine":
-        queries = F.normalize(queries, dim=1)
-        database = queries if exclude_self else F.normalize(database, dim=1)
+    database = None if exclude_self else database.to(place, torch.float32).contiguous()
+    queries, database = both_sides(queries, database, metric)
     scores, indices = _ordered(*search(queries, database, k, metric))
     rows = torch.arange(len(queries), device=place)
     if exclude_self:  # a row that is in its own list goes to the end of it, and then before all others

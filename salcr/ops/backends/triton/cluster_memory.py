@@ -1,5 +1,6 @@
 """Cluster memories on the GPU, in Triton."""
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -23,7 +24,7 @@ def contrast(
     rows, memories = with_parts(features, memory)
     terms = _terms(soft_targets, weights, rows, memories)
     options = dict(temperature=temperature, reduction=reduction, tf32=precision == "tf32")
-    (loss,), lse = contrast_forward([rows], [memories], [_as_sets(targets, rows)], **terms, **options)
+    (loss,), lse = contrast_forward([rows], [memories], _as_sets([targets], [rows]), **terms, **options)
     return loss.view(features.shape[:-1] if reduction == "none" else ()), lse.view(features.shape[:-1])
 
 
@@ -47,7 +48,7 @@ def contrast_backward(
         [gradient],
         [rows],
         [memories],
-        [_as_sets(targets, rows)],
+        _as_sets([targets], [rows]),
         lse.contiguous(),
         temperature=temperature,
         reduction=reduction,
@@ -69,7 +70,7 @@ def contrast_sums(
 
     rows, banks = with_parts(*features), with_parts(*memories)
     options = dict(temperature=temperature, tf32=precision == "tf32")
-    return contrast_forward(rows, banks, _sets_of_all(targets, rows), **options)
+    return contrast_forward(rows, banks, _as_sets(targets, rows), **options)
 
 
 def contrast_sums_backward(
@@ -85,18 +86,20 @@ def contrast_sums_backward(
     from salcr.kernels.cluster_memory import contrast_backward
 
     rows, banks = with_parts(*features), with_parts(*memories)
-    sets, options = _sets_of_all(targets, rows), dict(temperature=temperature, tf32=precision == "tf32")
+    sets, options = _as_sets(targets, rows), dict(temperature=temperature, tf32=precision == "tf32")
     found = contrast_backward(gradients, rows, banks, sets, lse.contiguous(), **options)
     return [x.view(given.shape) for x, given in zip(found, features, strict=True)]
 
 
-def _sets_of_all(targets: Sequence[torch.Tensor], rows: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    return [_as_sets(labels, rows[i % len(rows)]) for i, labels in enumerate(targets)]
+def spread(positives: Sequence[torch.Tensor], rows: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Sets ``[P, B, m]``, contiguous, for each term of :mod:`salcr.kernels.groups`."""
+    features = itertools.cycle(rows)
+    return [sets.expand(*x.shape[:-1], -1).contiguous() for sets, x in zip(positives, features, strict=False)]
 
 
-def _as_sets(targets: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+def _as_sets(targets: Sequence[torch.Tensor], rows: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """The kernel contrasts with sets; a target is a set of one."""
-    return targets.expand(rows.shape[:-1]).contiguous().unsqueeze(-1)
+    return spread([labels.unsqueeze(-1) for labels in targets], rows)
 
 
 def _terms(

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from salcr.ops._parts import with_parts
+from salcr.ops.backends.triton.cluster_memory import spread
 
 
 def search(
@@ -41,7 +42,7 @@ def set_contrast(
     rows, memories = with_parts(features, memory)
     known = None if lse is None else lse.contiguous()
     options = dict(temperature=temperature, lse=known, tf32=precision == "tf32")
-    (loss,), total = contrast_forward([rows], [memories], [_spread(positives, rows)], **options)
+    (loss,), total = contrast_forward([rows], [memories], spread([positives], [rows]), **options)
     return loss, lse if total is known else total.view(features.shape[:-1])
 
 
@@ -60,7 +61,7 @@ def set_contrast_backward(
 
     rows, memories = with_parts(features, memory)
     mean_row = None if mean_row is None else mean_row.contiguous()
-    positives, lse = [_spread(positives, rows)], lse.contiguous()
+    positives, lse = spread([positives], [rows]), lse.contiguous()
     options = dict(temperature=temperature, mean_row=mean_row, tf32=precision == "tf32")
     (found,) = contrast_backward([gradient], [rows], [memories], positives, lse, **options)
     return found.view(features.shape)
@@ -93,7 +94,7 @@ def set_contrasts(
     from salcr.kernels.cluster_memory import contrast_forward
 
     rows, banks = with_parts(*features), with_parts(*memories)
-    sets = _spread_all(positives, rows)
+    sets = spread(positives, rows)
     return contrast_forward(rows, banks, sets, temperature=temperature, lse=lse.contiguous())[0]
 
 
@@ -111,7 +112,7 @@ def set_contrasts_backward(
 
     rows, banks = with_parts(*features), with_parts(*memories)
     options = dict(temperature=temperature, mean_row=mean_row.contiguous())
-    found = contrast_backward(gradients, rows, banks, _spread_all(positives, rows), lse.contiguous(), **options)
+    found = contrast_backward(gradients, rows, banks, spread(positives, rows), lse.contiguous(), **options)
     return [x.view(given.shape) for x, given in zip(found, features, strict=True)]
 
 
@@ -120,11 +121,3 @@ def _of_mean_rows(memories: Sequence[torch.Tensor], rounded: Sequence[torch.Tens
     if precision == "bfloat16":
         return dict(rounded=rounded or [memory.bfloat16() for memory in memories])
     return dict(tf32=precision == "tf32")
-
-
-def _spread(positives: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    return positives.expand(*rows.shape[:-1], -1).contiguous()
-
-
-def _spread_all(positives: Sequence[torch.Tensor], rows: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    return [_spread(sets, rows[i % len(rows)]) for i, sets in enumerate(positives)]

@@ -35,7 +35,7 @@ def jaccard_graph(
     max_distance: float,
     factors: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Those up to ``max_distance``, which is below 1, as torch.sparse_csr."""
+    """The distances up to ``max_distance``, which is below 1, as torch.sparse_csr."""
     from salcr.kernels import jaccard
 
     encodings = _encodings(features, products, ranks, half=half, k2=k2, factors=factors)

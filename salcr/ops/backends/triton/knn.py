@@ -1,9 +1,8 @@
 """Nearest neighbours by the kernels of :mod:`salcr.kernels.knn`, and in plain PyTorch for the rows they leave out."""
 
 import torch
-import torch.nn.functional as F
 
-from salcr.ops.backends.eager.knn import fill
+from salcr.ops.backends.eager.knn import both_sides, fill
 
 
 def knn(
@@ -11,11 +10,8 @@ def knn(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See :func:`salcr.ops.knn`."""
     exclude_self = database is None
-    queries = queries.float().contiguous()
-    database = queries if exclude_self else database.float().contiguous()
-    if metric == "cosine":
-        queries = F.normalize(queries, dim=1)
-        database = queries if exclude_self else F.normalize(database, dim=1)
+    queries, database = queries.contiguous(), None if exclude_self else database.contiguous()
+    queries, database = both_sides(queries, database, metric)
     scores, indices = search(queries, database, k, exclude_self, metric)
     return (scores if metric == "cosine" else 0 - scores), indices  # 0, not -0
 
@@ -28,8 +24,8 @@ def search(
     Synchronises with the device once, to learn which rows the kernels left out.
 
     Args:
-        queries, database: float32, contiguous; the same tensor where
-            ``exclude_self``, which leaves every row out of its own search and puts it first in its list.
+        queries, database: float32, contiguous; the same tensor where ``exclude_self``, which leaves every row out of
+            its own search and puts it first in its list.
     """
     scores, indices, left_out = search_most(queries, database, k, exclude_self, metric)
     fill(left_out.nonzero().squeeze(1), scores, indices, queries, database, exclude_self, metric)
