@@ -41,9 +41,10 @@ def first_step(tree, tmp_path, monkeypatch):
             seen.update(options)
             return draw(*arguments, **options)
 
-        def spy_optimise(*arguments):
+        def spy_optimise(optimiser, loss):
             seen["order"].append("step")
-            optimise(*arguments)
+            seen["total"] = loss.item()
+            optimise(optimiser, loss)
 
         def spy_update(memory, features, targets, order=None):
             before = memory.rows.clone()
@@ -112,6 +113,7 @@ def test_stage_one(first_step):
         },
         rel=1e-4,
     )
+    assert seen["total"] == pytest.approx(sum(loss.item() for loss in seen["losses"].values()))
     assert seen["local_scaling"] is True and seen["output"].parts is None
     assert seen["order"] == ["step", "update", "update"]
     both = torch.cat([y_v, y_v])
@@ -147,6 +149,7 @@ def test_stage_two(first_step):
     hand = sum(contrast_by_hand(f, memory, y) for memory, y in zip(memories, targets, strict=True))
     assert seen["losses"]["global"].item() == pytest.approx(hand, rel=1e-4)
     assert ((own_v == to_v) | (to_r == own_r)).all()  # a position has one identity, of the one kind or the other
+    assert seen["total"] == pytest.approx(sum(loss.item() for loss in seen["losses"].values()))
     assert seen["local_scaling"] is False
     assert seen["order"] == ["step", *["update"] * 6]
 
