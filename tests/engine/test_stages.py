@@ -18,7 +18,7 @@ from salcr.engine.stage_two import StageTwoObjective, cross_accuracy, cross_labe
 from salcr.engine.steps import LossWatch
 from salcr.engine.trainer import Trainer
 from salcr.models import Embedding, TrainingFeatures
-from salcr.nn import ClusterMemory
+from salcr.nn import ClusterMemory, InstanceMemory
 from salcr.objectives import CrossLabels, associate
 from salcr.reference.published.instance_memory import refinement_losses
 from tests.engine.tree import tiny
@@ -135,6 +135,17 @@ def test_stage_one_takes_the_settings_of_memories(first_step):
         torch.testing.assert_close(after, before)
     found = [seen["losses"][name].item() for name in ("visible", "infrared")]
     assert found == pytest.approx(np.log(sizes), abs=1e-5)  # logits are within 2e-6 of each other
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_memories_multiply_as_configured(tree, tmp_path, monkeypatch, stage):
+    trainer = Trainer(load_config(overrides=tiny(tree, "objectives.precision=bfloat16")), RunFolder(tmp_path))
+    found = []
+    monkeypatch.setattr(trainer, "run_steps", lambda epoch, state, *_, **__: found.extend(state.memories.modules()))
+    EPOCHS[stage][1](trainer, 0)
+    memories = [module for module in found if isinstance(module, (ClusterMemory, InstanceMemory))]
+    assert len(memories) == {1: 2, 2: 2 + 4 + 4}[stage]
+    assert {memory.precision for memory in memories} == {"bfloat16"}
 
 
 def test_stage_two(first_step):
