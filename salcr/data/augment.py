@@ -71,14 +71,10 @@ class Augmentation:
         return table
 
 
-def make_views(images: torch.Tensor, *draws: Draws) -> torch.Tensor:
-    """``[len(draws)·B, 3, H, W]``, float32, channels last: the views of uint8 images ``[B, H, W, 3]`` on any device, by
-    one set of draws after the other. One of the sets may have scalings."""
-    table = torch.cat([views.table for views in draws])
-    scalings = next((views.scalings for views in draws if views.scalings is not None), None)
-    rows = None if len(draws) == 1 else torch.arange(len(images)).repeat(len(draws))
-    table, scalings, rows = (None if x is None else sent(x, images.device) for x in (table, scalings, rows))
-    return augment(images, table, rows=rows, scalings=scalings)
+def make_views(images: torch.Tensor, draws: Draws) -> torch.Tensor:
+    """``[B, 3, H, W]``, float32, channels last: the views of uint8 images ``[B, H, W, 3]`` on any device."""
+    table, scalings = (None if x is None else sent(x, images.device) for x in draws)
+    return augment(images, table, scalings=scalings)
 
 
 def draw_crops(batch: int, pad: int, generator: torch.Generator) -> torch.Tensor:
