@@ -17,7 +17,7 @@ from salcr.engine.run_folder import RunFolder
 from salcr.engine.stage_two import StageTwoObjective, cross_accuracy, cross_labels
 from salcr.engine.steps import LossWatch
 from salcr.engine.trainer import Trainer
-from salcr.models import Embedding, TrainingFeatures
+from salcr.models import Embedding, SALCRNetwork, TrainingFeatures
 from salcr.nn import ClusterMemory, InstanceMemory
 from salcr.objectives import CrossLabels, associate
 from salcr.reference.published.instance_memory import refinement_losses
@@ -186,6 +186,17 @@ def test_stage_two(first_step):
         for p in range(3):  # every row of the views, once
             rows = parts[p, :, : 2 * SAMPLES] if times == 6 else parts[p, :, 2 * SAMPLES :]
             assert torch.equal(features[p].sum(1).sort().values, rows.flatten(0, 1).sum(1).sort().values)
+
+
+@pytest.mark.parametrize(
+    ("on", "unused"),
+    [("dagi", ["parts"]), ("fgsal", ["norm"]), ("gpcr", []), ("dagi fgsal gpcr", []), ("dagi gpcr", [])],
+)
+def test_what_no_loss_reaches_is_not_trained(on, unused):
+    dagi, fgsal, gpcr = (torch.nn.Identity() if name in on else None for name in ("dagi", "fgsal", "gpcr"))
+    objective = StageTwoObjective(dagi, fgsal, gpcr and (gpcr, gpcr), 0.5)
+    network = SALCRNetwork("tiny")
+    assert objective.unused(network) == [getattr(network, name) for name in unused]
 
 
 @pytest.mark.parametrize("authors_pg1", [False, True])
