@@ -52,7 +52,7 @@ def ranked_lists(study: Study) -> tuple[list[Path], dict[str, list[list[tuple[Pa
     lists: dict[str, list[list[tuple[Path, bool]]]] = {}
     for stage, network in networks.items():
         features = retrieval_features(network, dataset, config, device)
-        distances = cosine_distances(features[queries], features[trial.gallery], True, config.evaluation)
+        distances = cosine_distances(features[queries], features[trial.gallery], config.evaluation)
         lists[stage] = []
         for query, row in zip(queries, distances.cpu().numpy(), strict=True):
             ranked = trial.gallery[np.argsort(row, kind="stable")]

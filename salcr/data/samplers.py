@@ -83,7 +83,7 @@ def stage_two_batches(
     if not all(pools):
         slots = [identities if pool else 0 for pool in pools]
     for _ in range(iterations):
-        drawn = [pair for pool, n in zip(pools, slots, strict=True) if n for pair in _draw(pool, n, generator)]
+        drawn = [pair for pool, n in zip(pools, slots, strict=True) for pair in _draw(pool, n, generator)]
         rows = [[_draw_rows(rows, images, generator) for rows in side] for side in zip(*drawn, strict=True)]
         yield torch.cat(rows[0]), torch.cat(rows[1])
 

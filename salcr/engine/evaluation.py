@@ -123,9 +123,8 @@ def evaluate_protocol(
 
     def figures(trial: Trial) -> dict[str, dict[str, float]]:
         query, gallery = (features[torch.from_numpy(rows).to(features.device)] for rows in (trial.query, trial.gallery))
-        infrared_query = bool(dataset.test.infrared[trial.query[0]])
         return {
-            name: _rank(method(query, gallery, infrared_query, settings), dataset, trial, protocol.rule)
+            name: _rank(method(query, gallery, settings), dataset, trial, protocol.rule)
             for name, method in methods.items()
         }
 
@@ -137,9 +136,7 @@ def evaluate_protocol(
     return means.pop("raw") | means
 
 
-def cosine_distances(
-    query: torch.Tensor, gallery: torch.Tensor, infrared_query: bool, settings: Evaluation
-) -> torch.Tensor:
+def cosine_distances(query: torch.Tensor, gallery: torch.Tensor, settings: Evaluation) -> torch.Tensor:
     """Squared Euclidean distance of unit features, ``[Q, G]``."""
     return 2 - 2 * F.normalize(query) @ F.normalize(gallery).mT
 
@@ -160,23 +157,20 @@ def _open_checkpoint(
     return network.to(device, parameter_dtype(config.schedule.precision)), dataset, config, device
 
 
-def _propagated(query, gallery, infrared_query, settings):
-    """CMFP on query and gallery together: transductive."""
-    visible, infrared = (gallery, query) if infrared_query else (query, gallery)
-    visible, infrared = ops.propagate_features(visible, infrared, k=settings.cmfp_k)
-    query, gallery = (infrared, visible) if infrared_query else (visible, infrared)
-    return cosine_distances(query, gallery, infrared_query, settings)
+def _propagated(query, gallery, settings):
+    """CMFP on query and gallery together, whichever is the visible one: transductive."""
+    return cosine_distances(*ops.propagate_features(query, gallery, k=settings.cmfp_k), settings)
 
 
-def _reciprocal(query, gallery, infrared_query, settings):
+def _reciprocal(query, gallery, settings):
     return ops.rerank_k_reciprocal(query, gallery)
 
 
-def _cross_modality(query, gallery, infrared_query, settings):
+def _cross_modality(query, gallery, settings):
     return ops.rerank_cross_modality(query, gallery, k=settings.cmrr_k)
 
 
-def _affinity(query, gallery, infrared_query, settings):
+def _affinity(query, gallery, settings):
     return ops.affinity_inference(query, gallery, k1=settings.aim_k1, k2=settings.aim_k2)
 
 

@@ -50,7 +50,7 @@ def cluster(
         if side.any():
             found = ops.cluster(features[side], eps=eps, min_samples=min_samples, k1=k1, k2=k2)
             labels[side] = torch.where(found < 0, NOISE, found + first)
-            first = int(max(first, labels.max() + 1))
+            first = int(labels.max()) + 1
     return labels.cpu().numpy()
 
 

@@ -131,6 +131,8 @@ def test_the_middle_of_an_epoch_comes_after_the_epoch_before_it(tmp_path):
         assert names(tmp_path) == [f"epoch_{name}.pt" for name in left]
         assert checkpoint.files(tmp_path)[0] == path and checkpoint.position(path) == (epoch, steps)
         assert checkpoint.load_newest(tmp_path) == {"steps": steps}
+    checkpoint.save_atomically({"steps": 9}, path.with_name("epoch_10000_step_0009.pt"))  # left by a killed save
+    assert checkpoint.files(tmp_path)[0] == path
     path.with_name("epoch_20000_step_0003.pt").write_bytes(b"damaged")
     with pytest.warns(UserWarning, match=r"epoch_20000_step_0003\.pt .*the one before it"):
         assert checkpoint.load_newest(tmp_path) == {"steps": None}

@@ -1,3 +1,4 @@
+import copy
 import itertools
 import math
 import os
@@ -23,7 +24,7 @@ from salcr.engine.images import open_dataset, open_images
 from salcr.engine.network import load_network
 from salcr.engine.sections import Evaluation
 from salcr.models import SALCRNetwork
-from salcr.models.features import extract_features, pick_device
+from salcr.models.features import extract_features, parameter_dtype, pick_device
 from tests.engine.tree import CAMERAS, HEIGHT, IMAGES, TEST, WIDTH, tiny
 from tests.models.files import write
 from tests.models.published import published_state, wrapped
@@ -256,6 +257,18 @@ def test_features_of_the_test_images_are_in_their_order(saved):
         torch.testing.assert_close(features[row], alone.f[0])
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "float64"])
+def test_features_of_the_test_images_are_of_the_precision_of_the_run(saved, precision):
+    _, config, built = saved
+    schedule = config.schedule.model_copy(update={"precision": precision})
+    network, dataset = copy.deepcopy(built).to(parameter_dtype(precision)), open_dataset(config)
+    found = retrieval_features(network, dataset, config.model_copy(update={"schedule": schedule}), CPU)
+    rows = np.flatnonzero(~dataset.test.infrared)
+    options = dict(infrared=False, batch=config.evaluation.batch, device=CPU, precision=precision, mirror=True)
+    expected = extract_features(network, open_images(dataset.test.subset(rows), config), **options).f
+    assert torch.equal(found[torch.from_numpy(rows)], expected)
+
+
 def test_evaluate_covers_all_protocols(saved):
     path, config, built = saved
     dataset = open_dataset(config)
@@ -381,6 +394,7 @@ def test_a_checkpoint_chooses_no_place(saved, tree, tmp_path):
         ("model.weights=resnet50.pth", "model.weights=None"),
         ("clustering.eps=0.5", "clustering.eps=0.6"),
         ("seed=3", "seed=0"),
+        ("schedule.images=3", "schedule.images=4"),
     ],
 )
 def test_settings_that_cannot_act_on_a_checkpoint(saved, override, before):

@@ -109,6 +109,8 @@ def test_the_checkpoints_own_configuration_is_compared(run):
     run.config.write_text(dump_config(config("memory.momentum=0.3")))
     with pytest.raises(ValueError, match=r"newest checkpoint in .*: memory\.momentum is 0\.3, there 0\.1"):
         newest_state(config("memory.momentum=0.3"), run)
+    with pytest.raises(ValueError, match=r"config\.yaml: data\.root is .*moved"):
+        newest_state(config("memory.momentum=0.3", "data.root=moved"), run)
     run.config.unlink()
     assert newest_state(config("data.root=moved"), run)["epoch"] == 1  # a checkpoint has no say in paths
     with pytest.raises(ValueError, match=r"newest checkpoint in .*: seed is 1, there 0"):

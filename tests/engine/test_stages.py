@@ -17,8 +17,8 @@ from salcr.engine.run_folder import RunFolder
 from salcr.engine.stage_two import StageTwoObjective, cross_accuracy, cross_labels
 from salcr.engine.steps import LossWatch
 from salcr.engine.trainer import Trainer
-from salcr.models import Embedding, TrainingFeatures
-from salcr.nn import ClusterMemory
+from salcr.models import Embedding, SALCRNetwork, TrainingFeatures
+from salcr.nn import ClusterMemory, InstanceMemory
 from salcr.objectives import CrossLabels, associate
 from salcr.reference.published.instance_memory import refinement_losses
 from tests.engine.tree import tiny
@@ -41,9 +41,10 @@ def first_step(tree, tmp_path, monkeypatch):
             seen.update(options)
             return draw(*arguments, **options)
 
-        def spy_optimise(*arguments):
+        def spy_optimise(optimiser, loss):
             seen["order"].append("step")
-            optimise(*arguments)
+            seen["total"] = loss.item()
+            optimise(optimiser, loss)
 
         def spy_update(memory, features, targets, order=None):
             before = memory.rows.clone()
@@ -112,6 +113,7 @@ def test_stage_one(first_step):
         },
         rel=1e-4,
     )
+    assert seen["total"] == pytest.approx(sum(loss.item() for loss in seen["losses"].values()))
     assert seen["local_scaling"] is True and seen["output"].parts is None
     assert seen["order"] == ["step", "update", "update"]
     both = torch.cat([y_v, y_v])
@@ -135,6 +137,17 @@ def test_stage_one_takes_the_settings_of_memories(first_step):
     assert found == pytest.approx(np.log(sizes), abs=1e-5)  # logits are within 2e-6 of each other
 
 
+@pytest.mark.parametrize("stage", [1, 2])
+def test_memories_multiply_as_configured(tree, tmp_path, monkeypatch, stage):
+    trainer = Trainer(load_config(overrides=tiny(tree, "objectives.precision=bfloat16")), RunFolder(tmp_path))
+    found = []
+    monkeypatch.setattr(trainer, "run_steps", lambda epoch, state, *_, **__: found.extend(state.memories.modules()))
+    EPOCHS[stage][1](trainer, 0)
+    memories = [module for module in found if isinstance(module, (ClusterMemory, InstanceMemory))]
+    assert len(memories) == {1: 2, 2: 2 + 4 + 4}[stage]
+    assert {memory.precision for memory in memories} == {"bfloat16"}
+
+
 def test_stage_two(first_step):
     """The global loss, and that each of the memories is updated once, with all of its rows, after the step."""
     seen = first_step(2)
@@ -147,6 +160,7 @@ def test_stage_two(first_step):
     hand = sum(contrast_by_hand(f, memory, y) for memory, y in zip(memories, targets, strict=True))
     assert seen["losses"]["global"].item() == pytest.approx(hand, rel=1e-4)
     assert ((own_v == to_v) | (to_r == own_r)).all()  # a position has one identity, of the one kind or the other
+    assert seen["total"] == pytest.approx(sum(loss.item() for loss in seen["losses"].values()))
     assert seen["local_scaling"] is False
     assert seen["order"] == ["step", *["update"] * 6]
 
@@ -172,6 +186,17 @@ def test_stage_two(first_step):
         for p in range(3):  # every row of the views, once
             rows = parts[p, :, : 2 * SAMPLES] if times == 6 else parts[p, :, 2 * SAMPLES :]
             assert torch.equal(features[p].sum(1).sort().values, rows.flatten(0, 1).sum(1).sort().values)
+
+
+@pytest.mark.parametrize(
+    ("on", "unused"),
+    [("dagi", ["parts"]), ("fgsal", ["norm"]), ("gpcr", []), ("dagi fgsal gpcr", []), ("dagi gpcr", [])],
+)
+def test_what_no_loss_reaches_is_not_trained(on, unused):
+    dagi, fgsal, gpcr = (torch.nn.Identity() if name in on else None for name in ("dagi", "fgsal", "gpcr"))
+    objective = StageTwoObjective(dagi, fgsal, gpcr and (gpcr, gpcr), 0.5)
+    network = SALCRNetwork("tiny")
+    assert objective.unused(network) == [getattr(network, name) for name in unused]
 
 
 @pytest.mark.parametrize("authors_pg1", [False, True])

@@ -115,6 +115,15 @@ def test_half_precision_is_widened_and_absent_counters_are_none(tmp_path, networ
         assert found[name].dtype == x.dtype and torch.equal(found[name], expected), name
 
 
+@pytest.mark.parametrize("odd", [torch.tensor(1.5), torch.ones(2), torch.ones(2, dtype=torch.int64)], ids=str)
+def test_counters_and_exponents_that_are_no_numbers_of_their_kind_are_not_read(tmp_path, network, odd):
+    counter = "bottleneck.num_batches_tracked"
+    found = authors_weights(published_state(network) | {counter: odd}, tmp_path)
+    assert "norm.num_batches_tracked" not in found.weights and found.network().norm.num_batches_tracked == 0
+    if odd.ndim:
+        assert authors_weights(published_state(network) | {"gem.p": odd}, tmp_path).power == 3
+
+
 @pytest.mark.parametrize("kept", [PART_WEIGHTS[:1], PART_WEIGHTS[1:]], ids=["tokens", "norm"])
 def test_either_of_the_part_modules_says_how_many_parts(network, tmp_path, kept):
     left = set(PART_WEIGHTS) - set(kept)
@@ -157,6 +166,10 @@ HOSTILE = {
     "deeper": (
         lambda state: state | {f"base_resnet.base.layer3.{n}.conv1.weight": torch.ones(1) for n in range(23)},
         r"holds stages of \(1, 1, 23, 1\)",
+    ),
+    "bottlenecks": (
+        lambda state: state | {"base_resnet.base.layer1.0.conv3.weight": torch.ones(1)},
+        r"holds stages of \(1, 1, 1, 1\) bottlenecks: known are",
     ),
     "parts": (
         changed(PART_WEIGHTS[0], lambda x: x.new_ones(()).expand(10**6, 256)),

@@ -140,8 +140,9 @@ def test_the_switch_of_the_published_code_replaces_rows_after_the_norm(generator
 @pytest.mark.parametrize("with_parts", [False, True])
 def test_views_that_do_not_match_are_refused(generator, with_parts):
     network = network_of(generator).eval()
-    with pytest.raises(ValueError, match="5 positions of infrared, got 4 images"):
-        network(images(generator, 4), images(generator, 5), with_parts=with_parts)  # nine rows, but no three views
+    for visible, infrared in ((4, 5), (5, 1)):  # nine and six rows, but no three views
+        with pytest.raises(ValueError, match=f"{infrared} positions of infrared, got {visible} images"):
+            network(images(generator, visible), images(generator, infrared), with_parts=with_parts)
 
 
 def test_a_seed_makes_the_network(seed):

@@ -7,7 +7,7 @@ from salcr.nn import norm_relu
 
 
 def block_end(generator, training):
-    norm = nn.BatchNorm2d(6).train(training)
+    norm = nn.BatchNorm2d(6, eps=0.1, momentum=0.3).train(training)
     for name in ("weight", "bias", "running_mean"):
         getattr(norm, name).data.normal_(generator=generator)
     x, shortcut = torch.randn(2, 4, 6, 5, 3, generator=generator)

@@ -102,7 +102,10 @@ def test_clusters_of_an_epoch_take_the_place_of_the_last(generator):
     memory, features, indices = HybridMemory(draw(generator, 10, D)), draw(generator, 4, D), torch.arange(4)
     memory.update_(features, indices)
     for labels in (LABELS, LABELS.flip(0)):
-        memory.assign_(labels)
+        given = labels.clone()
+        memory.assign_(given)
+        given.fill_(-1)  # which is the caller's
+        assert torch.equal(memory.labels, labels)
         expected = published_loss(features, memory.rows, labels, indices, 0.05)
         torch.testing.assert_close(memory.contrast(features, indices), expected)
 

@@ -240,6 +240,17 @@ def test_updates_together_have_an_order_all_or_none(generator):
     assert all(torch.equal(memory.rows, x) for memory, x in zip(memories, before, strict=True))
 
 
+def test_updates_together_are_those_one_by_one(generator):
+    """Features of half precision too, as autocast leaves them: the memories keep their own."""
+    rows, features = draw(generator, 2, 5, D).float(), draw(generator, 2, 4, D).bfloat16()
+    targets, order = torch.tensor([0, 1, 1, 4]), torch.tensor([2, 0, 1, 3])
+    together, alone = ([ClusterMemory(x, momentum=0.3) for x in rows] for _ in range(2))
+    update_memories_([MemoryUpdate(*terms, targets, order) for terms in zip(together, features, strict=True)])
+    for memory, one, x in zip(together, alone, features, strict=True):
+        one.update_(x, targets, order)
+        assert torch.equal(memory.rows, one.rows) and memory.rows.dtype == torch.float32
+
+
 def test_several_searches_have_one_k(generator):
     rows = torch.randn(3, 4, generator=generator)
     with pytest.raises(ValueError, match="differ in k: 1, 2"):

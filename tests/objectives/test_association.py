@@ -3,8 +3,10 @@ import itertools
 import pytest
 import torch
 
-from salcr.objectives import Association, association_named, register_association
+from salcr import ops
+from salcr.objectives import Association, associate, association_named, register_association
 from salcr.objectives.association import squared_distances
+from salcr.ops._checks import known_values
 
 
 def test_squared_distances(generator, monkeypatch):
@@ -23,6 +25,15 @@ def test_clusters_are_matched_by_squared_distances(association):
     labels = torch.arange(2)
     found = association_named(association)(Association(visible, infrared, labels, labels, visible, infrared))
     assert [y.tolist() for y in found] == [[0, 1], [0, 1]]
+
+
+def test_what_a_strategy_of_ones_own_calls_is_checked(generator, monkeypatch):
+    """Also in training, which knows the values of all that it computes itself."""
+    monkeypatch.setattr("salcr.objectives.association._STRATEGIES", {})
+    register_association("careless", lambda state: ops.cluster_centroids(state.visible, state.visible_labels + 7, 2))
+    x, y = torch.randn(2, 4, 3, generator=generator)
+    with known_values(), pytest.raises(ValueError, match="labels"):
+        associate(x, torch.arange(4) % 2, y, torch.arange(4) % 2, association="careless")
 
 
 def test_names(monkeypatch):

@@ -163,6 +163,19 @@ def test_float64_is_the_references(generator):
         ops.augment(images, dtype=torch.float64, impl="cpp")
 
 
+@pytest.mark.parametrize("impl", ["reference", "cpp"])
+def test_half_precision_is_float32_rounded_to_the_nearest_and_ties_to_even(impl):
+    """Every grey at so many brightnesses that some values lie between two neighbours of bfloat16, as near to either."""
+    image = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1).repeat(1, 1, 1, 3)
+    draws = row(FIRST=Adjust.BRIGHTNESS).repeat(1500, 1)
+    draws[:, Draw.BRIGHTNESS] = torch.linspace(0.2, 1.8, len(draws))
+    options = dict(rows=torch.zeros(len(draws), dtype=torch.int64), impl=impl)
+    exact = ops.augment(image, draws, **options)
+    assert (exact.view(torch.int32) & 0x1FFFF == 0x8000).any()  # those that go down
+    for dtype in (torch.bfloat16, torch.float16):
+        assert torch.equal(ops.augment(image, draws, dtype=dtype, **options), exact.to(dtype))
+
+
 def test_contract(generator):
     images, draws, rows, scalings = problem(generator)
     assert_operator_contract(

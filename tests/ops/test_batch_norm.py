@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from salcr import ops, reference
-from tests.ops.batch_norm_problems import by_torch, check_budget, check_far_mean, problem, results_and_gradients
+from tests.ops.batch_norm_problems import EPS, by_torch, check_budget, check_far_mean, problem, results_and_gradients
 from tests.ops.contract import assert_compiles, assert_operator_contract
 
 IMPLEMENTATIONS = "reference", "eager", "cpp"
@@ -12,10 +12,11 @@ KINDS = [dict(shortcut=shortcut, given=given) for shortcut in (False, True) for 
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-def test_it_is_what_pytorchs_functions_make(generator, kind, channels_last, impl):
+@pytest.mark.parametrize("options", [{}, {"eps": EPS}], ids=str)
+def test_it_is_what_pytorchs_functions_make(generator, options, kind, channels_last, impl):
     tensors, statistics = problem(generator, dtype=torch.float64, channels_last=channels_last, offset=3.0, **kind)
-    expected = results_and_gradients(by_torch, tensors, statistics)
-    found = results_and_gradients(ops.batch_norm_relu, tensors, statistics, impl=impl)
+    expected = results_and_gradients(by_torch, tensors, statistics, **options)
+    found = results_and_gradients(ops.batch_norm_relu, tensors, statistics, impl=impl, **options)
     torch.testing.assert_close(found, expected)
     assert found[0].stride() == found[3].stride() == tensors[0].stride()
 

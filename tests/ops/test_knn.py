@@ -90,6 +90,13 @@ def test_edge_cases(impl):
     assert not ops.knn(far.requires_grad_(), 2, impl=impl)[0].requires_grad
 
 
+def test_no_squared_distance_is_negative(generator, impl):
+    """Of rows that are equal, and long against their distances, the rounded products say anything."""
+    x = (100 + torch.randn(40, 16, generator=generator)).repeat(2, 1)
+    for database in (None, x.flip(0)):
+        assert (ops.knn(x, 3, database=database, metric="sqeuclidean", impl=impl)[0] >= 0).all()
+
+
 def near_ties(generator, rows=300, width=64):
     """Rows at cosines to the first that step by 1e-7 to 1e-5, and duplicates among them."""
     steps = 10 ** (-7 + 2 * torch.rand(rows, generator=generator, dtype=torch.float64))

@@ -184,7 +184,7 @@ def test_rows_that_a_damaged_file_names_and_the_index_has_not_are_left_out(tmp_p
     open_cells(Storage(folder))
     content = bytearray((folder / "cells.faiss").read_bytes())
     data = 400 * (WIDTH + 8)
-    content[-data:] = b"\x7f" * data
+    content[-data:] = torch.randint(0, 256, (data,), generator=generator, dtype=torch.uint8).numpy().tobytes()
     (folder / "cells.faiss").write_bytes(content)
     index = Index.open(folder, device="cpu")
     queries = torch.eye(WIDTH)
