@@ -3,6 +3,7 @@ import itertools
 import math
 import os
 import shutil
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 
 from salcr import ops
 from salcr.data import Dataset, Protocol, Records, Trial
-from salcr.engine import checkpoint, load_config
+from salcr.engine import best, checkpoint, load_config
 from salcr.engine.config import dump_config
 from salcr.engine.evaluation import (
     evaluate,
@@ -279,6 +280,24 @@ def test_evaluate_covers_all_protocols(saved):
         assert figures[protocol.name] == evaluate_protocol(features, dataset, protocol, config.evaluation)
         assert figures[protocol.name].keys() == FIGURES | {"cmfp"}
     assert evaluate_checkpoint(path) == figures
+
+
+def test_a_checkpoint_chosen_on_test_data_says_so(saved, tree, tmp_path, caplog):
+    path, mark = saved[0], {"metric": "mAP", "protocol": "all-single", "value": 50.0, "epoch": 3}
+    chosen = best.save_best(tmp_path, mark, checkpoint.load(path))
+    overrides = [f"data.root={tree}", "evaluation.refinements=[]"]
+    assert evaluate_checkpoint(chosen, overrides) == evaluate_checkpoint(path, overrides) | {best.MARK: mark}
+    assert [record.message for record in caplog.records] == [f"{chosen} was {best.describe(mark)}"]
+
+
+def test_a_checkpoint_is_evaluated_on_the_configured_backend(saved, monkeypatch):
+    """The figures of all backends are the same."""
+    asked = []
+    monkeypatch.setattr(
+        "salcr.engine.evaluation.configured_backend", lambda of: asked.append(of.backend) or nullcontext()
+    )
+    evaluate_checkpoint(saved[0], ["evaluation.refinements=[]", "backend=reference"])
+    assert asked == ["reference"]
 
 
 def test_overrides_of_a_checkpoint(saved, monkeypatch, tmp_path):
