@@ -47,7 +47,8 @@ class Profiler:
         self._seen[stage] += 1
         if self._seen[stage] == 2 or (last and self._seen[stage] == 1):
             activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self.device.type == "cuda" else [])]
-            self._running, self._steps = (profile(activities=activities), epoch), 0
+            profiler = profile(activities=activities, acc_events=True)  # PyTorch 2.11 warns of any other
+            self._running, self._steps = (profiler, epoch), 0
             self._running[0].start()
         try:
             yield

@@ -2,8 +2,6 @@
 
 import json
 
-import pytest
-
 from salcr.engine import load_config, train
 from salcr.engine.profiling import PHASE, Row, page, rows
 from tests.engine.tree import tiny
@@ -55,7 +53,6 @@ def test_phases_without_a_gpu():
     assert "| operators |" in page(events, "An epoch")
 
 
-@pytest.mark.filterwarnings("ignore:Warning. Profiler clears events")  # of a profiler that runs twice, in PyTorch 2.10
 def test_an_epoch_of_each_stage_is_traced(tree, tmp_path, monkeypatch):
     """The second of stage one, the only one of stage two."""
     monkeypatch.setattr("salcr.engine.profiling.STEPS", 2)
