@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from salcr import distributed, ops
+from salcr.ops._checks import wide_dtype
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -79,7 +80,7 @@ def _is_plain(norm: nn.Module, x: torch.Tensor) -> bool:
     """A batch norm of which nothing is lost where the operator runs in its place."""
     if type(norm) is not nn.BatchNorm2d or not norm.affine or norm.running_mean is None or norm.momentum is None:
         return False
-    return norm.running_mean.dtype == torch.promote_types(x.dtype, torch.float32) and not _has_hooks(norm)
+    return norm.running_mean.dtype == wide_dtype(x) and not _has_hooks(norm)
 
 
 def _has_hooks(module: nn.Module) -> bool:

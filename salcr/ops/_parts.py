@@ -109,7 +109,3 @@ def like(x: torch.Tensor, gradient: torch.Tensor | None) -> torch.Tensor:
     if gradient is None:
         return torch.zeros_like(x)
     return gradient if gradient.stride() == x.stride() else torch.empty_like(x).copy_(gradient)
-
-
-def lse_dtype(features: torch.Tensor) -> torch.dtype:
-    return torch.float64 if features.dtype == torch.float64 else torch.float32

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from salcr.defaults import TEMPERATURE
+from salcr.ops._checks import wide_dtype
 from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._parts import (
     HALF_TO_SINGLE,
@@ -14,7 +15,6 @@ from salcr.ops._parts import (
     check_alike,
     check_targets,
     followed,
-    lse_dtype,
     of_features,
     split_rows,
 )
@@ -165,7 +165,7 @@ def _backward_one_by_one(backward, gradients, features, memories, targets, lse, 
 
 def _fake_contrast_sums(features, memories, *_):
     rows = sum(x.shape[:-1].numel() for x in features)
-    lse = features[0].new_empty(len(memories) // len(features), rows, dtype=lse_dtype(features[0]))
+    lse = features[0].new_empty(len(memories) // len(features), rows, dtype=wide_dtype(features[0]))
     return [x.new_empty(()) for x in features], lse
 
 

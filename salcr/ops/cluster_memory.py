@@ -3,7 +3,7 @@
 import torch
 
 from salcr.defaults import TEMPERATURE
-from salcr.ops._checks import check_choice, check_tensor
+from salcr.ops._checks import check_choice, check_tensor, wide_dtype
 from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._parts import (
     HALF_TO_SINGLE,
@@ -12,7 +12,6 @@ from salcr.ops._parts import (
     check_targets,
     check_temperature,
     followed,
-    lse_dtype,
     per_row,
 )
 from salcr.ops._precision import check_precision, in_float32, multiplied
@@ -154,7 +153,7 @@ def _contrast(features, memory, targets, *arguments):
 
 def _fake_contrast(features, memory, targets, temperature, reduction, *_):
     loss = features.new_empty(features.shape[:-1] if reduction == "none" else ())
-    return loss, features.new_empty(features.shape[:-1], dtype=lse_dtype(features))
+    return loss, features.new_empty(features.shape[:-1], dtype=wide_dtype(features))
 
 
 for _name, _module, _dtypes in (

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 from salcr.defaults import NEIGHBORS, TEMPERATURE
-from salcr.ops._checks import check_integer, check_same, check_tensor
+from salcr.ops._checks import check_integer, check_same, check_tensor, wide_dtype
 from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._parts import (
     HALF_TO_SINGLE,
@@ -18,7 +18,6 @@ from salcr.ops._parts import (
     check_parts,
     check_temperature,
     followed,
-    lse_dtype,
     of_features,
     per_row,
     split_rows,
@@ -202,7 +201,7 @@ def _backward_one_by_one(backward, gradients, features, memories, positives, lse
 
 def _fake_searches(features, memories, rounded, k, *_):
     rows, count = sum(x.shape[:-1].numel() for x in features), len(memories) // len(features)
-    empty = functools.partial(features[0].new_empty, dtype=lse_dtype(features[0]))
+    empty = functools.partial(features[0].new_empty, dtype=wide_dtype(features[0]))
     indices = features[0].new_empty(count, rows, k, dtype=torch.int64)
     return indices, empty(count, rows), empty(count, rows, features[0].shape[-1])
 

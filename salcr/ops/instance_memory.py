@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from salcr.defaults import NEIGHBORS, TEMPERATURE
-from salcr.ops._checks import check_choice, check_integer, check_same, check_tensor
+from salcr.ops._checks import check_choice, check_integer, check_same, check_tensor, wide_dtype
 from salcr.ops._dispatch import add_backend, check_impl, pick
 from salcr.ops._parts import (
     HALF_TO_SINGLE,
@@ -13,7 +13,6 @@ from salcr.ops._parts import (
     check_parts,
     check_temperature,
     followed,
-    lse_dtype,
     per_row,
 )
 from salcr.ops._precision import check_precision, in_float32, multiplied
@@ -279,8 +278,8 @@ def _known(name: str, x: torch.Tensor | None, features: torch.Tensor, shape: tor
         return None
     check_tensor(name, x, ndim=len(shape))
     check_same(name, x, "features", features, dtype=False)
-    if x.dtype != lse_dtype(features):
-        raise TypeError(f"{name} must be {lse_dtype(features)} for {features.dtype} features, got {x.dtype}")
+    if x.dtype != wide_dtype(features):
+        raise TypeError(f"{name} must be {wide_dtype(features)} for {features.dtype} features, got {x.dtype}")
     if x.shape != shape:
         raise ValueError(f"{name} {tuple(x.shape)} does not fit features {tuple(features.shape)}")
     return x.detach() if x.requires_grad else x
@@ -304,17 +303,17 @@ def _contrast(features, memory, positives, lse, temperature, precision, impl):
 
 def _fake_neighbors(features, memory, k, temperature, impl):
     lead = features.shape[:-1]
-    return features.new_empty(*lead, k, dtype=torch.int64), features.new_empty(lead, dtype=lse_dtype(features))
+    return features.new_empty(*lead, k, dtype=torch.int64), features.new_empty(lead, dtype=wide_dtype(features))
 
 
 def _fake_neighbors_and_mean(features, memory, k, temperature, precision, impl):
-    mean_row = features.new_empty(features.shape, dtype=lse_dtype(features))
+    mean_row = features.new_empty(features.shape, dtype=wide_dtype(features))
     return *_fake_neighbors(features, memory, k, temperature, impl), mean_row
 
 
 def _fake_contrast(features, memory, positives, lse, *_):
     shape = features.shape[:-1] if lse is None else (0,)
-    return features.new_empty(()), features.new_empty(shape, dtype=lse_dtype(features))
+    return features.new_empty(()), features.new_empty(shape, dtype=wide_dtype(features))
 
 
 for _name, _module, _dtypes in (

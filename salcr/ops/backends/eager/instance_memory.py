@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 
-from salcr.ops._parts import lse_dtype
+from salcr.ops._checks import wide_dtype
 from salcr.ops.backends.eager._products import through_normalisation, unit_products
 from salcr.reference._rows import normalize
 
@@ -17,7 +17,7 @@ def search(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """Neighbours, LSE and (``mean``) ``softmax @ memory``, a block of rows at a time."""
     queries, memory, size = normalize(features.detach()), memory.detach(), memory.shape[-2]
-    wide = memory.to(lse_dtype(features)) if mean else None
+    wide = memory.to(wide_dtype(features)) if mean else None
     indices, lse, mean_rows = [], [], []
     for rows in _blocks(queries, memory[..., 0].numel()):
         logits = unit_products(queries[..., rows, :], memory, temperature)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import torch
 import torch.nn.functional as F
 
+from salcr.ops._checks import wide_dtype
 from salcr.reference.knn import scores_of
 
 BLOCK_BYTES = 2**26  # scores that are in memory at a time
@@ -29,7 +30,7 @@ def knn(
 
 def both_sides(queries: torch.Tensor, database: torch.Tensor | None, metric: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Both in the dtype that is computed in, of unit length for ``"cosine"``; without a database twice the queries."""
-    dtype, alone = torch.promote_types(queries.dtype, torch.float32), database is None
+    dtype, alone = wide_dtype(queries), database is None
     queries = queries.to(dtype)
     database = queries if alone else database.to(dtype)
     if metric == "cosine":

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from salcr.ops._checks import wide_dtype
 from salcr.ops.backends.eager.knn import both_sides, fill
 
 PROBED = 16  # one of so many cells is searched
@@ -19,7 +20,7 @@ def knn(
     queries: torch.Tensor, k: int, *, database: torch.Tensor | None = None, metric: str = "cosine"
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See :func:`salcr.ops.knn`: about the square root of N cells, on the tensors' GPU or on the host."""
-    exclude_self, device, dtype = database is None, queries.device, torch.promote_types(queries.dtype, torch.float32)
+    exclude_self, device, dtype = database is None, queries.device, wide_dtype(queries)
     search, place = (_search_on_device, device) if searches_on(device, k) else (_search, torch.device("cpu"))
     queries = queries.to(place, torch.float32).contiguous()
     database = None if exclude_self else database.to(place, torch.float32).contiguous()

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 
 from salcr import reference
-from salcr.ops._parts import ignored_rows, lse_dtype, of_features
+from salcr.ops._checks import wide_dtype
+from salcr.ops._parts import ignored_rows, of_features
 from salcr.ops._register import reference_gradient
 
 
@@ -21,7 +22,7 @@ def contrast(
     """The loss, and zeros in place of an LSE that the backward pass has no use for."""
     options = dict(soft_targets=soft_targets, weights=weights, temperature=temperature, reduction=reduction)
     loss = reference.cluster_contrast(features, memory, targets, **options)
-    return loss, features.new_zeros(features.shape[:-1], dtype=lse_dtype(features))
+    return loss, features.new_zeros(features.shape[:-1], dtype=wide_dtype(features))
 
 
 def contrast_backward(

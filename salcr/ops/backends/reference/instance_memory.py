@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import torch
 
 from salcr import reference
-from salcr.ops._parts import lse_dtype, of_features
+from salcr.ops._checks import wide_dtype
+from salcr.ops._parts import of_features
 from salcr.ops._register import reference_gradient
 from salcr.ops.backends.reference.cluster_memory import zero_where
 
@@ -23,7 +24,7 @@ def set_contrast(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The loss, and the given LSE or zeros in its place: the backward pass has no use for it."""
     loss = reference.set_contrast(features, memory, positives, temperature=temperature, lse=lse)
-    return loss, features.new_zeros(features.shape[:-1], dtype=lse_dtype(features)) if lse is None else lse
+    return loss, features.new_zeros(features.shape[:-1], dtype=wide_dtype(features)) if lse is None else lse
 
 
 def set_contrast_backward(
