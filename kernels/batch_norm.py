@@ -144,12 +144,12 @@ def sums_kernel(
     for start in tl.range(begin, end, R, num_stages=STAGES):
         at, inside = tile(start, end, first, width, R, C)
         value = load_gradient(gradient, again, at, inside, TWICE)
-        centred = load_tile(x, at, inside) - centre
         if SHORTCUT:
             value = tl.where(load_tile(y, at, inside) <= 0.0, 0.0, value).to(left.dtype.element_ty)
             tl.store(left + at, value, mask=inside)
             value = value.to(tl.float32)
-        else:
+        centred = load_tile(x, at, inside) - centre
+        if not SHORTCUT:
             value = tl.where(centred * scale + shift <= 0.0, 0.0, value)
         total += value
         product += value * centred

@@ -304,14 +304,14 @@ def contrast_forward(
             )  # fmt: skip
         slots = 1 if pick else triton.next_power_of_2(max(set_width))
         t = configuration("cluster_memory.losses", terms.device)
-        block = min(t["BLOCK"], max(16, t["ELEMENTS"] // slots))
-        warps = t["num_warps"] if slots <= 256 else 2 * t["num_warps"]
+        t["BLOCK"] = min(t["BLOCK"], max(16, t.pop("ELEMENTS") // slots))
+        t["num_warps"] *= 1 if slots <= 256 else 2
         sums = (losses,) * 3 if partial is None else (*partial[:2], partial[-1])
         row_losses_kernel[(terms.all_rows, terms.count)](
             terms.features, terms.memories, tuple(positives), losses if weights is None else weights,
             losses if soft is None else soft.sum(-1, dtype=torch.float32), losses, *sums, total, losses, *every,
             columns, coded(set_width), tiles_each, terms.width, 1 / temperature, GIVEN=lse is not None, PICK=pick,
-            SOFT=soft is not None, WEIGHTED=weights is not None, SLOTS=slots, BLOCK=block, N=tile, num_warps=warps,
+            SOFT=soft is not None, WEIGHTED=weights is not None, SLOTS=slots, N=tile, **t,
         )  # fmt: skip
         if reduction == "none":
             return [losses.to(dtype)], total

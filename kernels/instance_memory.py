@@ -150,8 +150,8 @@ def instance_search(
     select = configuration("instance_memory.select", terms.device)
     select["C"] = max(triton.next_power_of_2(max(pieces)), 32 * select["num_warps"])  # see launch.at_most_one_each
     t = configuration("instance_memory.neighbors", terms.device)
-    block = min(t["BLOCK"], slots, max(2, t["ELEMENTS"] // slots))
-    warps = 1 if slots <= 64 else 4 if slots <= 512 else 8
+    t["BLOCK"] = min(t["BLOCK"], slots, max(2, t.pop("ELEMENTS") // slots))
+    t["num_warps"] = 1 if slots <= 64 else 4 if slots <= 512 else 8
     with on_device(features[0]):
         norms = inverse_norms(terms)
         sizes = list(zip(terms.of_features(terms.parts), terms.of_features(terms.rows), chunks, strict=True))
@@ -173,7 +173,7 @@ def instance_search(
             start = tuple(first + chunk for first, chunk in zip(start, chunks, strict=True))
         indices = terms.new(*every, k, dtype=torch.int64)
         neighbors_kernel[(terms.count * terms.all_rows,)](
-            values, places, row_max, row_sum, indices, lse, k, k + 1, K=slots, BLOCK=block, num_warps=warps
+            values, places, row_max, row_sum, indices, lse, k, k + 1, K=slots, **t
         )
     return indices, lse, mean_row
 

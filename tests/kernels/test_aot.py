@@ -101,6 +101,7 @@ def check(launch, arch):
     from salcr.kernels.launch import PROGRAMS_PER_SM, SHARED_BYTES, nearest
 
     used, kernel, constants = compiled(launch, arch), launch.kernel.__name__, dict(launch.constants)
+    assert dict(launch.options)["enable_fp_fusion"] is False, f"{kernel}: see salcr.kernels.launch"
     threads = 32 * dict(launch.options).get("num_warps", 4)
     print(f"{kernel}: {used[:4]}, {REGISTERS // (used.registers * threads)} blocks by registers")
     assert (used.stack, used.local) == (0, 0), f"{kernel} spills: {used[:4]}, {launch}"

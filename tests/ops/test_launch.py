@@ -26,7 +26,7 @@ def test_a_device_takes_the_largest_capability_not_above_its_own(monkeypatch, ca
 
     monkeypatch.setattr(launch, "architecture", lambda device: capability)
     found = launch.configuration("products.half", CUDA)
-    assert found == launch.TABLE["products.half"][expected]
+    assert found == launch.TABLE["products.half"][expected] | launch.SEPARATE
     found["M"] = 0
     assert launch.TABLE["products.half"][expected]["M"] > 0
 
@@ -35,8 +35,8 @@ def test_the_interpreter_has_entries_of_its_own():
     from salcr.kernels import launch
 
     cpu = torch.device("cpu")
-    assert launch.configuration("products.tf32x3", cpu) == launch.INTERPRETED["products.tf32x3"]
-    assert launch.configuration("sinkhorn.rows", cpu) == launch.TABLE["sinkhorn.rows"][80]
+    assert launch.configuration("products.tf32x3", cpu) == launch.INTERPRETED["products.tf32x3"] | launch.SEPARATE
+    assert launch.configuration("sinkhorn.rows", cpu) == launch.TABLE["sinkhorn.rows"][80] | launch.SEPARATE
     assert launch.INTERPRETED.keys() < launch.TABLE.keys()
 
 
