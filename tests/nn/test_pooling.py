@@ -38,13 +38,13 @@ def look_up(query, cells):
     return sum(s * cell for s, cell in zip(weights, cells, strict=True)) / sum(weights)
 
 
-def form_by_hand(maps, tokens, form, table=MAPS):
+def form_by_hand(maps, tokens, form):
     """[3S, P*D] of one form (own, pg1 or pg2) before the norm: docs/method.md, "Semantic-aligned parts", its table."""
     views = dict(zip("var", maps.chunk(3), strict=True))
     rows = []
     for view in "var":
         for position in range(len(views[view])):
-            asked = views[table[view][form]][position]
+            asked = views[MAPS[view][form]][position]
             parts = []
             for p, token in enumerate(tokens):
                 query = prototype(token, cells_of(views[view][position], p, len(tokens)))

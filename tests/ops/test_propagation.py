@@ -25,9 +25,9 @@ def features(generator, visible=23, infrared=17, width=8, dtype=torch.float64):
     )
 
 
-def signs(generator, count, width=16):
+def signs(generator, count):
     """Rows of ±1: 16 of them are of norm 4, so cosines are multiples of 1/8 without rounding, full of ties."""
-    return torch.randint(0, 2, (count, width), generator=generator).double() * 2 - 1
+    return torch.randint(0, 2, (count, 16), generator=generator).double() * 2 - 1
 
 
 def by_hand(visible, infrared, k):
