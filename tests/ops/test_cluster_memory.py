@@ -165,8 +165,6 @@ def test_bad_arguments_are_named(generator, change, error, message):
 
 def test_bad_options_are_named(generator):
     features, memory, targets = contrast_problem(generator)
-    with pytest.raises(ValueError, match="temperature"):
-        ops.cluster_contrast(features, memory, targets, temperature=0.0)
     with pytest.raises(ValueError, match="reduction"):
         ops.cluster_contrast(features, memory, targets, reduction="max")
     with pytest.raises(ValueError, match="memory requires a gradient"):

@@ -276,7 +276,6 @@ def test_compiles(generator):
             "visible has NaN or Inf, first in row 1",
         ),
         (dict(infrared=torch.tensor([[torch.inf] * 4])), ValueError, "infrared has NaN or Inf, first in row 0"),
-        (dict(k=0), ValueError, "k must be at least 1"),
         (dict(impl="numba"), ValueError, "has the backends cpp, triton, eager, reference"),
         (dict(impl="scipy"), ValueError, "impl must be one of"),
     ],

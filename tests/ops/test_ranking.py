@@ -235,7 +235,6 @@ def test_the_size_of_regdb_is_quick(rng):
             ValueError,
             "protocol must be one of sysu, regdb, llcm, market1501, cuhk03, got 'market'",
         ),
-        (dict(max_rank=0), ValueError, "max_rank must be between 1 and"),
         (dict(impl="cuda"), ValueError, "has the backends numba, reference"),
     ],
 )
