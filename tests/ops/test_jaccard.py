@@ -1,4 +1,3 @@
-import time
 from functools import cache
 
 import numpy as np
@@ -184,16 +183,6 @@ def test_scale_of_the_features_does_not_matter(generator, impl):
     torch.testing.assert_close(
         ops.jaccard_distance(features * scales, impl=impl), ops.jaccard_distance(features, impl=impl)
     )
-
-
-@pytest.mark.serial
-def test_graph_of_2000_images_is_quick(generator, impl):
-    """A guard against quadratic Python loops, with a wide margin."""
-    features = clustered(generator, rows=2000, width=32, groups=150)
-    start = time.perf_counter()
-    graph = ops.jaccard_graph(features, max_distance=0.6, impl=impl)
-    assert time.perf_counter() - start < 20
-    assert graph.values().shape[0] < 2000 * 200
 
 
 @pytest.mark.parametrize("width", [24, 2048])
