@@ -78,15 +78,6 @@ def test_contrast_gradcheck(generator, impl):
         )
 
 
-def test_autocast_does_not_reach_inside(generator):
-    features, memory, targets = contrast_problem(generator)
-    features.requires_grad_()
-    expected = ops.cluster_contrast(features, memory, targets)
-    with torch.autocast("cpu", torch.bfloat16):
-        got = ops.cluster_contrast(features, memory, targets, precision="float32")
-    assert got.dtype == torch.float32 and torch.equal(got, expected)
-
-
 @pytest.mark.parametrize("impl", CPU_BACKENDS)
 def test_contract(generator, impl):
     features, memory, targets = contrast_problem(generator, banks=2)
