@@ -184,12 +184,6 @@ def test_bad_distances_are_named(arguments, error, message):
         ops.rerank_distances(**(given | arguments))
 
 
-def test_k_reciprocal_with_share_one_keeps_the_order(generator):
-    (query, gallery), _ = two_modalities(generator)
-    got = ops.rerank_k_reciprocal(query, gallery, lambda_value=1.0)
-    assert torch.equal(got.argsort(dim=1), torch.from_numpy(2 - 2 * unit(query) @ unit(gallery).T).argsort(dim=1))
-
-
 @pytest.mark.parametrize(("k", "eta"), [(15, 0.1), (8, 0.1), (5, 0.0), (3, 0.7), (1, 0.1), (50, 0.1)])
 def test_cross_modality_is_the_formula(generator, k, eta):
     """Steps 1 to 5 of the docstring with sets and loops."""

@@ -111,14 +111,6 @@ def test_error_budget(generator, dtype, impl):
     assert_plan_within_budget(got, cost, eager=reference.sinkhorn(cost.float(), **options), **options)
 
 
-def test_a_permutation_is_found(generator, impl):
-    order = torch.randperm(12, generator=generator)
-    cost = 1.0 - torch.eye(12)[order]
-    plan = ops.sinkhorn(cost, lam=50.0, impl=impl)
-    assert torch.equal(plan.argmax(1), order)
-    torch.testing.assert_close(plan, torch.eye(12)[order] / 12)
-
-
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5), (5, 1)])
 def test_a_single_row_or_column_takes_everything(generator, shape, impl):
     plan = ops.sinkhorn(torch.randn(shape, generator=generator), impl=impl)
