@@ -58,8 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found[f"{n}"] = {key: statistics.median(turn[n][key] for turn in rounds) for key in rounds[0][n]}
         print(f"{n} process{'es' if n > 1 else ''}: {found[f'{n}']}", flush=True)
     name = "train" if options.what == "train" else f"cluster {options.images}"
-    record = json.loads(options.out.read_text()) if options.out.exists() else {}
-    ledger.write(options.out, record | {name: found})
+    ledger.write(options.out, ledger.read(options.out) | {name: found})
     return 0
 
 

@@ -9,12 +9,12 @@ BLUE, GREY, RED = "#1f6feb", "#9aa4af", "#d1495b"
 HEADLINE_PICTURE = "headline.svg"  # of the newest record, a GPU's where there is one, for the README
 
 
-def picture_names(records: Mapping[str, dict], scaling: dict | None) -> list[str]:
+def picture_names(records: Mapping[str, dict], scaling: dict) -> list[str]:
     """The pictures of docs/benchmarks.md."""
     return [name for name in _pictures(records, scaling) if name != HEADLINE_PICTURE]
 
 
-def write_plots(records: Mapping[str, dict], scaling: dict | None, folder: Path) -> None:
+def write_plots(records: Mapping[str, dict], scaling: dict, folder: Path) -> None:
     """All pictures as SVG files in ``folder``; the same records give the same bytes."""
     import matplotlib
 
@@ -30,7 +30,7 @@ def write_plots(records: Mapping[str, dict], scaling: dict | None, folder: Path)
             pyplot.close(figure)
 
 
-def _pictures(records: Mapping[str, dict], scaling: dict | None) -> dict[str, tuple[Callable, dict]]:
+def _pictures(records: Mapping[str, dict], scaling: dict) -> dict[str, tuple[Callable, dict]]:
     """Name of the file → what draws it, and the record it is drawn from."""
     found: dict[str, tuple[Callable, dict]] = {}
     if records:
@@ -38,7 +38,7 @@ def _pictures(records: Mapping[str, dict], scaling: dict | None) -> dict[str, tu
     for name, record in records.items():
         for kind, draw in (("speedup", _speed_ups), ("memory", _memory), ("roofline", _roofline)):
             found[f"{kind}_{name}.svg"] = draw, record
-    if scaling is not None:
+    if scaling:
         found["scaling.svg"] = _scaling, scaling
     return found
 

@@ -8,9 +8,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from benchmarks import ledger
 from benchmarks.machine import ROOT
 from benchmarks.plots import picture_names, write_plots
-from benchmarks.records import read_json, read_record
+from benchmarks.records import read_record
 from benchmarks.summary import HEADLINE, factor, milliseconds, place, speed_up, summarise
 
 BEGIN, END = "<!-- generated: python -m benchmarks.report -->", "<!-- end of what is generated -->"
@@ -23,13 +24,14 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     parser.add_argument("--check", action="store_true", help="only say whether the pages are up to date")
     check = parser.parse_args(arguments).check
     try:
-        records, scaling, groups = read_records(root), read_scaling(root), read_groups(root)
+        records = read_records(root)
+        scaling, epochs, groups = (ledger.read(_path(root, name)) for name in ("scaling", "epoch", "groups"))
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
     texts = {
         "README.md": tables(records, HEADLINE),
-        "docs/benchmarks.md": results(records, scaling, read_epochs(root)),
+        "docs/benchmarks.md": results(records, scaling, epochs),
         "docs/distributed.md": groups_tables(groups),
     }
     stale = {name: text for name, text in texts.items() if (root / name).read_text() != _filled(root / name, text)}
@@ -43,10 +45,10 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     return 0
 
 
-def results(records: Mapping[str, dict], scaling: dict | None, epochs: dict[str, dict]) -> str:
+def results(records: Mapping[str, dict], scaling: dict, epochs: dict[str, dict]) -> str:
     """Pictures and tables of everything that is recorded."""
     pictures = "\n".join(f"![{name}](benchmarks/{name})" for name in picture_names(records, scaling))
-    found = [pictures, tables(records), *([] if scaling is None else [scaling_table(scaling)])]
+    found = [pictures, tables(records), *([scaling_table(scaling)] if scaling else [])]
     return "\n\n".join([*found, *([f"{EPOCH}:\n\n{epoch_table(epochs)}"] if epochs else [])])
 
 
@@ -75,18 +77,6 @@ def read_records(root: Path) -> dict[str, dict]:
             newer |= record["cases"].keys()
             found |= {name: record} if record["cases"] else {}
     return found
-
-
-def read_scaling(root: Path) -> dict | None:
-    """The record of ``python -m benchmarks.scaling``, if there is one."""
-    path = _path(root, "scaling")
-    return read_json(path) if path.exists() else None
-
-
-def read_epochs(root: Path) -> dict[str, dict]:
-    """The record of ``python -m benchmarks.epoch``, empty where there is none."""
-    path = _path(root, "epoch")
-    return read_json(path) if path.exists() else {}
 
 
 def scaling_table(scaling: dict) -> str:
@@ -123,12 +113,6 @@ def epoch_table(epochs: Mapping[str, dict]) -> str:
     add("waits a step", [x["waits"] for x in entries], 2)
     add("waits before the steps", [x["waits_before"] for x in entries], 0)
     return "\n".join(lines)
-
-
-def read_groups(root: Path) -> dict[str, dict]:
-    """The record of ``python -m benchmarks.groups``, empty where there is none."""
-    path = _path(root, "groups")
-    return read_json(path) if path.exists() else {}
 
 
 def groups_tables(groups: dict[str, dict]) -> str:

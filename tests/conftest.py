@@ -4,6 +4,7 @@ Operators and kernels need PyTorch, NumPy, SciPy, scikit-learn and numba. Where 
 of the package needs, test files that import it are left out, and the report says so.
 """
 
+import errno
 import gc
 import importlib
 import importlib.util
@@ -97,6 +98,23 @@ def leave_threads_as_they_were():
 
     yield
     torch.set_num_threads(THREADS)
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """A function after whose call files can be flushed to disk so many times, and no more."""
+
+    def fill(after=0):
+        real, flushes = os.fsync, iter(range(after))
+
+        def fsync(file):
+            if next(flushes, None) is None:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            real(file)
+
+        monkeypatch.setattr(os, "fsync", fsync)
+
+    return fill
 
 
 @pytest.fixture

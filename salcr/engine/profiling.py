@@ -1,6 +1,7 @@
 """``salcr train --profile``: what an epoch of each stage spends its time on, as a trace and as a page of tables."""
 
 import json
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -47,9 +48,10 @@ class Profiler:
         self._seen[stage] += 1
         if self._seen[stage] == 2 or (last and self._seen[stage] == 1):
             activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self.device.type == "cuda" else [])]
-            profiler = profile(activities=activities, acc_events=True)  # PyTorch 2.11 warns of any other
-            self._running, self._steps = (profiler, epoch), 0
-            self._running[0].start()
+            self._running, self._steps = (profile(activities=activities), epoch), 0
+            with warnings.catch_warnings():  # PyTorch 2.11 says of every profiler that it keeps nothing for another one
+                warnings.filterwarnings("ignore", "Warning: Profiler clears events", UserWarning)
+                self._running[0].start()
         try:
             yield
         finally:

@@ -13,7 +13,7 @@ import logging
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 import torch
 
@@ -46,7 +46,7 @@ class StepGraphs:
             obstacle = "several processes train together, whose steps are not captured"
         if obstacle and choice is True:
             raise ValueError(f"schedule.graph is on, and {obstacle}; set it to auto or off")
-        self._recorder: Recorder = CudaRecorder(device)
+        self._recorder = CudaRecorder(device)
         self._first = False if obstacle else None if choice == "auto" else choice
         self.faster: bool | None = self._first
         """Whether steps are replayed; None: not known yet."""
@@ -105,32 +105,12 @@ class StepGraphs:
             return None
 
 
-def _second_is_faster(times: Sequence[tuple["Mark", "Mark"]]) -> bool:
+def _second_is_faster(times: Sequence[tuple[torch.cuda.Event, torch.cuda.Event]]) -> bool:
     """Of :data:`TIMED` steps each, called and replayed; the one time that the host waits for the device."""
     times[-1][-1].synchronize()
     called, replayed = (begin.elapsed_time(end) / TIMED for begin, end in times)
     logger.info("a step takes %.1f ms called and %.1f ms as a CUDA graph", called, replayed)
     return replayed < called
-
-
-class Mark(Protocol):
-    """A moment in the device's work, as :class:`torch.cuda.Event`."""
-
-    def synchronize(self) -> None: ...
-    def elapsed_time(self, end: Any, /) -> float: ...
-
-
-class Recorder(Protocol):
-    """What :class:`StepGraphs` asks of a device."""
-
-    def called(self, step: Step) -> Losses:
-        """``step()``, as it is called before it is recorded."""
-
-    def record(self, step: Step, optimiser: torch.optim.Optimizer) -> Step:
-        """What does the work of ``step()`` again, which is called without doing any; raises RuntimeError."""
-
-    def mark(self) -> Mark:
-        """Now, in the device's work."""
 
 
 class CudaRecorder:
@@ -145,10 +125,12 @@ class CudaRecorder:
         self._waits: list[str] = []  # of the last step that was called
 
     def called(self, step: Step) -> Losses:
+        """``step()``, as it is called before it is recorded."""
         with self._aside(), _waits() as self._waits:
             return step()
 
     def record(self, step: Step, optimiser: torch.optim.Optimizer) -> Step:
+        """What does the work of ``step()`` again, which is called without doing any; raises RuntimeError."""
         if self._waits:  # after a capture that fails, some versions of PyTorch cannot free its memory any more
             raise RuntimeError(f"it waits for the device in {self._waits[0]}")
         optimiser.zero_grad(set_to_none=True)  # the step makes its gradients in the graph's own memory
@@ -164,7 +146,8 @@ class CudaRecorder:
 
         return replayed
 
-    def mark(self) -> Mark:
+    def mark(self) -> torch.cuda.Event:
+        """Now, in the device's work."""
         event = torch.cuda.Event(enable_timing=True)
         event.record(torch.cuda.current_stream(self.device))
         return event

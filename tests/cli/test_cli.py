@@ -47,10 +47,6 @@ def saved(tree, tmp_path_factory):
     return run / "checkpoints/epoch_0000.pt"
 
 
-def test_the_commands_are_these():
-    assert set(get_command(cli.app).commands) >= COMMANDS
-
-
 @pytest.mark.parametrize("command", sorted(get_command(cli.app).commands))
 def test_every_command_has_help(salcr, command):
     code, out, _ = salcr(command, "--help")
@@ -89,7 +85,7 @@ def test_help_is_quick():
     [
         (["--preset", "market"], ["preset must be one of demo, sysu, regdb, llcm, ", "got 'market'"]),
         (["data.name=market"], ["data.name: must be one of sysu, regdb, llcm, ", "got 'market'"]),
-        (["seed=x", "schedule.lrr=3"], ["seed: ", "'x'", "unknown key 'schedule.lrr'"]),
+        (["seed=x", "schedule.lrr=3"], ["seed: ", "'x'", "unknown key 'schedule.lrr', did you mean schedule.lr?"]),
         (["seed"], ["key.sub=value", "'seed'"]),
         (["seed=["], ["'seed=['", "not YAML"]),
         (["--config", "absent.yaml"], ["absent.yaml"]),
@@ -333,27 +329,17 @@ def test_version(salcr):
     [
         (ValueError("a.pt\x1b[2J: caf\xe9\udcff"), r"a.pt\x1b[2J: café\udcff"),
         (MemoryError(), "MemoryError"),
+        (ArithmeticError("a\n  b"), "a b"),
         (FileNotFoundError(2, "No such file or directory", "a\nb"), "[Errno 2] No such file or directory: 'a\\nb'"),
     ],
 )
-def test_a_line_never_steers_the_terminal(salcr, monkeypatch, error, line):
+def test_known_failures_are_one_line_that_never_steers_the_terminal(salcr, monkeypatch, error, line):
     def failing():
         raise error
 
     monkeypatch.setattr(cli, "app", failing)
     code, _, said = salcr()
     assert code == 1 and said == f"salcr: {line}\n"
-
-
-@pytest.mark.parametrize(
-    "error", [ValueError("a\n  b"), OSError(28, "No space left on device", "x.pt"), ArithmeticError("a b")]
-)
-def test_known_failures_are_one_line(salcr, monkeypatch, error):
-    def failing():
-        raise error
-
-    monkeypatch.setattr(cli, "app", failing)
-    assert_one_line(salcr(), " ".join(str(error).split()))
 
 
 def test_own_lines_and_warnings_of_others_go_to_stderr_without_decoration(monkeypatch):
@@ -413,11 +399,6 @@ def test_the_settings_are_listed(salcr):
     assert_one_line(salcr("config", "lrr"), "unknown key 'lrr', did you mean schedule.lr?")
     assert_one_line(salcr("config", "--preset", "market"), "preset must be one of demo, sysu")
     assert "salcr config" in salcr("train", "--help")[1]
-
-
-def test_a_wrong_key_is_answered_with_a_similar_one(salcr, tmp_path):
-    result = salcr("train", "--out", tmp_path / "run", "schedule.leraning_rate=1", "gpcr.wieght=2")
-    assert_one_line(result, "unknown key 'schedule.leraning_rate'", "'gpcr.wieght', did you mean gpcr.weight?")
 
 
 def test_the_shell_completes_commands(salcr, monkeypatch):

@@ -126,8 +126,3 @@ def test_every_split_of_regdb_is_checked(tmp_path):
     missing = [problem for problem in check_dataset("regdb", root) if problem.startswith("no split file")]
     assert len(missing) == 8 * 4 + 1
     assert len(check_dataset("regdb", make_sysu(tmp_path / "other"), published_counts=False)) == 4
-
-
-def test_unknown_names(tmp_path):
-    with pytest.raises(ValueError, match=r"name must be one of sysu, regdb, llcm, .*got 'market'"):
-        check_dataset("market", tmp_path)

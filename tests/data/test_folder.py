@@ -156,11 +156,6 @@ def test_what_cannot_be_used_is_named(tmp_path, change, message):
     assert re.search(message, problem)
 
 
-def test_no_folder(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        load_folder(tmp_path / "nowhere")
-
-
 def test_check_data_names_who_is_in_training_and_test(tmp_path):
     root = make_folder(tmp_path, train=(3, 20), test=(20, 4))
     (root / "visible/0003/0001.jpg").write_bytes(b"")

@@ -63,11 +63,6 @@ def test_a_bad_line_is_named(tmp_path, line):
         load_regdb(root)
 
 
-def test_no_folder(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        load_regdb(tmp_path / "nowhere")
-
-
 @pytest.mark.parametrize(
     "path",
     [

@@ -52,6 +52,18 @@ def test_the_name_is_written_in_no_other_file(name):
     assert [path.name for path in rooms if name in strings(path)] == [f"{name}.py"]
 
 
+@pytest.mark.parametrize("function", [load_dataset, check_dataset])
+def test_unknown_names(tmp_path, function):
+    with pytest.raises(ValueError, match=r"name must be one of sysu, regdb, llcm, .*got 'market'"):
+        function("market", tmp_path)
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_no_folder(tmp_path, name):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        load_dataset(name, tmp_path / "nowhere")
+
+
 @pytest.mark.parametrize("name", DATASETS)
 def test_a_rendered_copy_is_whole_and_loads(tmp_path, name):
     spec = DATASETS[name]

@@ -211,11 +211,8 @@ def test_missing_images_are_named(tmp_path, table):
         open_store(table, height=6, width=4, cache=tmp_path / "cache")
 
 
-def test_a_disk_that_is_full_at_the_end(tmp_path, table, monkeypatch):
-    def full(descriptor):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", full)
+def test_a_disk_that_is_full_at_the_end(tmp_path, table, monkeypatch, full_disk):
+    full_disk()
     with pytest.raises(OSError, match="cannot write the image store: No space") as caught:
         open_store(table, height=6, width=4, cache=tmp_path / "cache")
     assert caught.value.errno == errno.ENOSPC and files(tmp_path / "cache") == []

@@ -48,9 +48,9 @@ def pictures(identity, camera, count=4, **size):
     return np.stack([render_pedestrian(identity, camera, np.random.default_rng(i), **size) for i in range(count)])
 
 
-def silhouette(kind, start, end, widths, size=40, rounding=1.0):
+def silhouette(kind, start, end, widths, rounding=1.0):
     row = shape(kind, start, end, widths, (WHITE, WHITE), rounding=rounding, shade=0.0)
-    return render([row], height=size, width=size, gray=True, **STILL)[..., 0] / 255.0
+    return render([row], height=40, width=40, gray=True, **STILL)[..., 0] / 255.0
 
 
 def test_a_tube_is_what_lies_within_its_width_of_the_axis():

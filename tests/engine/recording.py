@@ -73,7 +73,7 @@ class Recording(TorchDispatchMode):
 
 
 class Recorder:
-    """The :class:`salcr.engine.step_graph.Recorder` of the CPU."""
+    """In place of :class:`salcr.engine.step_graph.CudaRecorder`, on the CPU."""
 
     def __init__(self):
         self.recordings, self.replays = [], 0

@@ -166,11 +166,6 @@ def test_the_last_one_wins_and_the_rest_of_a_section_stays(tmp_path):
     assert config.data.root is None and config.fgsal.enabled is False
 
 
-def test_an_empty_file_changes_nothing(tmp_path):
-    (tmp_path / "empty.yaml").write_text("# nothing\n")
-    assert load_config(file=tmp_path / "empty.yaml") == Config()
-
-
 @pytest.mark.parametrize(
     ("override", "named"),
     [
@@ -220,21 +215,11 @@ def test_parts_have_a_cell_each():
         load_config(overrides=[*few, "model.parts=4"])
 
 
-def test_bad_files_and_presets_are_named(tmp_path):
+def test_missing_files_and_presets_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"preset must be one of demo, sysu, regdb, llcm, .*got 'market'"):
         load_config(preset="market")
     with pytest.raises(FileNotFoundError, match=r"absent\.yaml"):
         load_config(file=tmp_path / "absent.yaml")
-    file = tmp_path / "bad.yaml"
-    for text, message in (
-        ("- a\n- b\n", r"bad\.yaml must hold settings by name"),
-        ("seed: [1\n", r"bad\.yaml is not YAML"),
-        ("schedule:\n  lr: fast\n", "schedule.lr"),
-    ):
-        file.write_text(text)
-        with pytest.raises(ValueError, match=message) as caught:
-            load_config(file=file)
-        assert "\n" not in str(caught.value)
 
 
 def test_a_wrong_value_is_named_with_the_file_it_stands_in(tmp_path):

@@ -35,8 +35,8 @@ FIGURES = {"rank-1", "rank-5", "rank-10", "rank-20", "mAP", "mINP"}
 NONE = Evaluation(refinements=())
 
 
-def make_dataset(tmp_path, ids, cams, trials, rule, infrared_cams=(3, 6)):
-    infrared = np.isin(cams, infrared_cams)
+def make_dataset(tmp_path, ids, cams, trials, rule):
+    infrared = np.isin(cams, (3, 6))
     paths = tuple(f"{n}.png" for n in range(len(ids)))
     test = Records(tmp_path, paths, np.array(ids, np.int64), np.array(cams, np.int64), infrared)
     nothing = test.subset(np.zeros(len(ids), bool))

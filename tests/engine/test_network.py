@@ -34,6 +34,7 @@ def test_auto_is_bfloat16_where_the_device_has_it(has_bfloat16):
 def test_autocast_computes_in_it(precision):
     with autocast(CPU, precision):
         assert torch.is_autocast_enabled("cpu") == (precision == "bfloat16")
+        assert precision != "bfloat16" or not torch.is_autocast_cache_enabled()  # rounded weights do not outlive a call
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """A run that stops anywhere and goes on ends as one that never stopped."""
 
-import errno
 import json
 import os
 import shutil
@@ -223,17 +222,9 @@ FLUSHES = {3: r"checkpoints/epoch_0000\.pt", 6: r"metrics\.jsonl", 11: r"summary
 
 
 @pytest.mark.parametrize("flush", FLUSHES)
-def test_a_disk_that_is_full_at_any_write(config, whole, tmp_path, monkeypatch, flush):
+def test_a_disk_that_is_full_at_any_write(config, whole, tmp_path, monkeypatch, full_disk, flush):
     """The n-th flush to disk fails."""
-    real, flushes = os.fsync, []
-
-    def full(file):
-        flushes.append(file)
-        if len(flushes) >= flush:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        real(file)
-
-    monkeypatch.setattr(os, "fsync", full)
+    full_disk(after=flush - 1)
     with pytest.raises(OSError, match=f"No space left on device: .*{FLUSHES[flush]}"):
         train(config, tmp_path)
     monkeypatch.undo()

@@ -1,4 +1,3 @@
-import errno
 import json
 import os
 import socket
@@ -146,16 +145,12 @@ def test_a_folder_that_holds_a_training_and_is_cleared(tmp_path, file):
     assert run.has_trained()
 
 
-def test_the_summary_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_the_summary_is_written_whole_or_not_at_all(tmp_path, full_disk):
     run = RunFolder(tmp_path)
     summary = {"stage_one": {"all": {"mAP": 1.25}}, "final": {"all": {"mAP": 2.5}}}
     run.write_summary(summary)
     assert json.loads(run.summary.read_text()) == summary
-
-    def full(_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", full)
+    full_disk()
     with pytest.raises(OSError, match=r"No space left on device: .*summary\.json"):
         run.write_summary({"final": {}})
     with pytest.raises(OSError, match=r"No space left on device: .*metrics\.jsonl"):

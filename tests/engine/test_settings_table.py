@@ -1,23 +1,15 @@
 import pytest
 
 from salcr.data import DATASETS
-from salcr.engine.config import PRESETS, Config, load_config, similar_keys
+from salcr.engine.config import PRESETS, Config, flattened, load_config, similar_keys
 from salcr.engine.settings_table import as_text, settings_table
-
-
-def flat(tree, prefix=""):
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
 
 
 @pytest.mark.parametrize("preset", [None, *PRESETS])
 def test_every_setting_has_its_value_and_a_meaning(preset):
     table = settings_table(preset=preset)
-    assert {row.key: row.value for row in table} == dict(flat(load_config(preset=preset).model_dump(mode="json")))
-    assert {row.key: row.default for row in table} == dict(flat(Config().model_dump(mode="json")))
+    assert {row.key: row.value for row in table} == flattened(load_config(preset=preset).model_dump(mode="json"))
+    assert {row.key: row.default for row in table} == flattened(Config().model_dump(mode="json"))
     for row in table:
         assert row.kind and row.meaning.endswith(".") and not any(mark in row.meaning for mark in ("``", ":data:", "`"))
 

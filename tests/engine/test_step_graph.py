@@ -15,7 +15,6 @@ from salcr.engine.step_graph import TIMED, WARM_UP
 from salcr.engine.steps import NonFiniteLoss
 from salcr.engine.trainer import Trainer
 from salcr.models.checkpoints import load
-from salcr.models.features import autocast
 from tests.engine.processes import at_step, terminate
 from tests.engine.recording import Recorder, Recording
 from tests.engine.tree import tiny
@@ -94,11 +93,6 @@ def test_a_loss_that_is_not_finite_is_named_where_steps_are_replayed(tree, tmp_p
     with at_step(bad + 1, lambda _: weight.data.fill_(math.nan)), pytest.raises(NonFiniteLoss, match=f"step {bad}:"):
         stage_one.stage_one_epoch(trainer, 0)
     assert recorder.replays == STEPS - WARM_UP
-
-
-def test_rounded_weights_do_not_outlive_a_call():
-    with autocast(torch.device("cpu"), "bfloat16"):
-        assert torch.is_autocast_enabled("cpu") and not torch.is_autocast_cache_enabled()
 
 
 def test_a_run_that_moves_to_a_gpu_has_the_optimiser_of_a_gpu(tree, tmp_path):

@@ -112,7 +112,7 @@ def test_other_errors_of_a_capture_are_not_hidden(graphs):
         steps.epoch(graphs(True, steps), LONG)
 
 
-def train_line(chosen, fused, steps=WARM_UP + 5):
+def train_line(chosen, fused):
     """A line through points by Adam, as a step; the weight after each step."""
     weight = torch.nn.Parameter(torch.zeros(3))
     optimiser, x = torch.optim.Adam([weight], lr=0.1, fused=fused), torch.zeros(8, 3)
@@ -126,7 +126,7 @@ def train_line(chosen, fused, steps=WARM_UP + 5):
 
     generator, found = torch.Generator().manual_seed(0), []
     losses = chosen.losses(step, optimiser)
-    for _ in range(steps):
+    for _ in range(WARM_UP + 5):
         x.copy_(torch.rand(8, 3, generator=generator))
         found.append((next(losses)["loss"].item(), *weight.tolist()))
     losses.close()

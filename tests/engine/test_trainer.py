@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from salcr import ops
-from salcr.engine import checkpoint, load_config, single_stage, stage_one, stage_two, train
+from salcr.engine import checkpoint, load_config, stage_one, stage_two, train
 from salcr.engine import trainer as engine
 from salcr.engine.demo import cross_label_line
 from salcr.engine.evaluation import evaluate_checkpoint
@@ -87,16 +87,6 @@ def test_the_learning_rate_of_all_80_epochs(tree, tmp_path, fake_epochs):
     assert [(epoch, stage) for epoch, stage, _ in seen] == [(n, 1 if n < 40 else 2) for n in range(80)]
     expected = [3.5e-4] * 20 + [3.5e-5] * 40 + [3.5e-6] * 20
     assert [rate for *_, rate in seen] == pytest.approx(expected, rel=1e-12)
-
-
-def test_stage_two_alone_has_the_learning_rates_it_has_after_stage_one(tree, tmp_path, fake_epochs):
-    seen = []
-    fake_epochs(lambda stage, trainer, epoch: seen.append((stage, trainer.optimiser.param_groups[0]["lr"])))
-    paper = load_config(preset="sysu").schedule
-    config = load_config(overrides=tiny(tree)).model_copy(update={"schedule": paper})
-    train(single_stage(config, "two"), tmp_path)
-    assert [stage for stage, _ in seen] == [2] * 40
-    assert [rate for _, rate in seen] == pytest.approx([3.5e-5] * 20 + [3.5e-6] * 20, rel=1e-12)
 
 
 def test_the_optimiser_is_adam_on_what_is_trained(tree, tmp_path, fake_epochs):

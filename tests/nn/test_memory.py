@@ -80,14 +80,6 @@ def test_contrast_is_cross_entropy_of_cosines(generator, temperature):
     torch.testing.assert_close(found, wanted)
 
 
-def test_contrast_of_parts_is_the_mean_of_each_part_with_its_own_rows(generator):
-    features, centroids = draw(generator, 3, 6, D), draw(generator, 3, 4, D)
-    targets = torch.tensor([0, 3, 3, 1, 2, 0])
-    alone = [ClusterMemory(c).contrast(x, targets) for x, c in zip(features, centroids, strict=True)]
-    torch.testing.assert_close(ClusterMemory(centroids).contrast(features, targets), sum(alone) / 3)
-    assert len({round(float(loss), 9) for loss in alone}) == 3
-
-
 @pytest.mark.parametrize("momentum", [0.0, 0.1, 0.9, 1.0])
 def test_update_takes_the_samples_one_after_the_other(generator, momentum):
     features, centroids = draw(generator, 9, D), F.normalize(draw(generator, 3, D))
@@ -98,31 +90,6 @@ def test_update_takes_the_samples_one_after_the_other(generator, momentum):
     torch.testing.assert_close(memory.rows[1], centroids[1])  # no sample, no move
     if momentum == 0:
         torch.testing.assert_close(memory.rows[0], F.normalize(features[7], dim=0))
-
-
-def test_only_the_order_within_a_class_matters(generator):
-    features, centroids = draw(generator, 6, D), draw(generator, 2, D)
-    targets = torch.tensor([0, 0, 0, 1, 1, 1])
-    rows = {}
-    for name, order in (("plain", [0, 1, 2, 3, 4, 5]), ("mixed", [3, 0, 4, 1, 5, 2]), ("turned", [2, 1, 0, 5, 4, 3])):
-        memory = ClusterMemory(centroids)
-        memory.update_(features, targets, torch.tensor(order))
-        rows[name] = memory.rows
-        torch.testing.assert_close(
-            memory.rows, momentum_update(F.normalize(centroids), features, targets, order, momentum=0.1)
-        )
-    torch.testing.assert_close(rows["plain"], rows["mixed"], rtol=0, atol=0)
-    assert not torch.allclose(rows["plain"], rows["turned"])
-
-
-def test_parts_are_updated_each_in_its_own_bank(generator):
-    features, centroids = draw(generator, 3, 8, D), draw(generator, 3, 2, D)
-    targets, order = torch.tensor([0, 1, 0, 0, 1, 1, 0, 1]), torch.randperm(8, generator=generator)
-    memory = ClusterMemory(centroids)
-    memory.update_(features, targets, order)
-    for p in range(3):
-        expected = momentum_update(F.normalize(centroids[p]), features[p], targets, order.tolist(), momentum=0.1)
-        torch.testing.assert_close(memory.rows[p], expected)
 
 
 def test_the_gradient_is_that_of_the_memory_of_the_forward_pass(generator):
@@ -150,13 +117,6 @@ def test_update_takes_features_of_another_precision(generator):
     torch.testing.assert_close(memory.rows, expected)
 
 
-def test_one_cluster_gives_no_loss_and_no_gradient(generator):
-    features = draw(generator, 4, D).requires_grad_()
-    loss = ClusterMemory(draw(generator, 1, D)).contrast(features, torch.zeros(4, dtype=torch.int64))
-    loss.backward()
-    assert loss == 0 and not features.grad.any()
-
-
 @pytest.mark.parametrize("k", [1, 4, 19, 20, 30])
 def test_neighbors_are_the_first_k_of_the_sorted_cosines(generator, k):
     features, images = draw(generator, 5, D), draw(generator, 20, D)
@@ -167,13 +127,6 @@ def test_neighbors_are_the_first_k_of_the_sorted_cosines(generator, k):
         nearest = sorted(range(20), key=lambda j, c=cosines: -c[j])[:k]
         assert [j for j in indices[b].tolist() if j >= 0] == sorted(nearest)
         torch.testing.assert_close(lse[b], (cosines / 0.2).exp().sum().log())
-
-
-def test_a_tie_at_the_bound_leaves_out_all_that_tie():
-    """Strictly above the (k+1)-th value: docs/method.md, "GPCR"."""
-    images = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [-1.0, 0.0]])
-    indices, _ = InstanceMemory(images, k=2).neighbors(torch.tensor([[1.0, 0.1], [0.1, 1.0]]))
-    assert indices.tolist() == [[0, -1], [1, 2]]
 
 
 def test_pull_towards_a_set_is_minus_the_log_of_its_probability(generator):
@@ -188,14 +141,6 @@ def test_pull_towards_a_set_is_minus_the_log_of_its_probability(generator):
     found, wanted = (torch.autograd.grad(x, features)[0] for x in (loss, expected))
     torch.testing.assert_close(found, wanted)
     assert not found[2].any() and torch.equal(memory.rows, before)
-
-
-def test_a_module_moves_and_saves_its_rows(generator):
-    memory = ClusterMemory(draw(generator, 3, D))
-    twin = ClusterMemory(torch.ones(3, D, dtype=torch.float64))
-    twin.load_state_dict(memory.state_dict())
-    assert torch.equal(twin.rows, memory.rows)
-    assert memory.float().rows.dtype == torch.float32
 
 
 def test_a_sum_of_contrasts_has_one_temperature(generator):

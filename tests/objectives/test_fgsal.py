@@ -2,8 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from salcr.nn import ClusterMemory
-from salcr.objectives import GlobalObjective, PartObjective
+from salcr.objectives import PartObjective
 from salcr.objectives.fgsal import ROWS, random_orders
 from tests.objectives.batches import FORMS, centroids, own_and_cross, part_loss, random_batch, updated, view_rows
 
@@ -88,70 +87,8 @@ def test_all_memories_are_updated_with_their_queries_in_a_random_order(generator
     )  # started alike, asked by different modalities
 
 
-def test_the_order_is_a_permutation_whatever_the_generator(generator):
-    """With one query a cluster the order cannot matter, and every query counts once."""
-    labels = random_batch(generator, samples=1, clusters=(1, 1))[2]
-    rows = centroids(generator, 1, 1, 6), centroids(generator, 1, 1, 6)
-    same = torch.randn(6, generator=generator, dtype=torch.float64).expand(1, 3, 3, 6)
-    found = []
-    for seed in (0, 1):
-        objective = PartObjective(*rows)
-        update_(objective, same, labels, torch.Generator().manual_seed(seed))
-        found.append([getattr(objective, kind).rows for kind in KINDS])
-    for first, second in zip(*found, strict=True):
-        torch.testing.assert_close(first, second)
-    torch.testing.assert_close(found[0][0][0], updated(rows[0][0], [(same[0, 0, 0], 0)] * 6))
-    torch.testing.assert_close(found[0][2][0], updated(rows[0][0], [(same[0, 0, 0], 0)] * 3))
-
-
-def test_momentum_and_temperature_reach_all_memories(generator):
-    _, part_rows, labels, rows = problem(generator)
-    objective = PartObjective(*rows, momentum=1.0, temperature=10.0)
-    before = [getattr(objective, kind).rows.clone() for kind in KINDS]
-    update_(objective, part_rows, labels, generator)
-    for kind, unchanged in zip(KINDS, before, strict=True):
-        torch.testing.assert_close(getattr(objective, kind).rows, unchanged)
-    # At so high a temperature every cluster is nearly as likely as any other.
-    uniform = 2 * (torch.tensor(4.0).log() + torch.tensor(3.0).log())
-    assert abs(loss_of(objective, part_rows, labels) - uniform) < 0.3
-
-
-@pytest.mark.parametrize(("samples", "parts"), [(1, 1), (3, 2), (5, 3)])
-def test_memories_and_row_updates_of_a_step_are_as_counted(generator, monkeypatch, samples, parts):
-    """14 memories and 8,640 row updates at S = 144 and P = 3 (docs/method.md, "FGSAL")."""
-    f, part_rows, labels, rows = problem(generator, parts, samples=samples)
-    memories, updates = [], []
-
-    def counting(rows, features, targets, orders, **options):
-        for memory, y in zip(rows, targets, strict=True):
-            banks = memory.view(-1, *memory.shape[-2:])
-            memories.extend(bank.data_ptr() for bank in banks)
-            updates.append(int((y >= 0).expand(len(banks), -1).sum()))
-
-    monkeypatch.setattr("salcr.nn.memory.update_cluster_memories_", counting)
-    whole = GlobalObjective(ClusterMemory(centroids(generator, 4, 6)), ClusterMemory(centroids(generator, 3, 6)))
-    whole.update_(f, labels, torch.randperm(3 * samples, generator=generator))
-    update_(PartObjective(*rows), part_rows, labels, generator)
-    assert len(memories) == len(set(memories)) == 2 + 4 * parts
-
-    def formula(samples, parts):
-        return 2 * 3 * samples + parts * (2 * 6 * samples + 2 * 3 * samples)
-
-    assert sum(updates) == formula(samples, parts)
-    assert formula(144, 3) == 8640 and 2 + 4 * 3 == 14
-
-
 def test_one_cluster_a_side_gives_no_loss(generator):
     _, part_rows, labels, rows = problem(generator, clusters=(1, 1))
     loss = loss_of(PartObjective(*rows), part_rows.requires_grad_(), labels)
     loss.backward()
     assert loss == 0 and not part_rows.grad.any()
-
-
-def test_update_before_backward_is_noticed(generator):
-    _, part_rows, labels, rows = problem(generator)
-    objective = PartObjective(*rows)
-    loss = loss_of(objective, part_rows.requires_grad_(), labels)
-    update_(objective, part_rows, labels, generator)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        loss.backward()

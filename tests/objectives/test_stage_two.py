@@ -148,22 +148,6 @@ def test_few_operators_are_dispatched(seed):
     assert not any(word in name for name in counter.names for word in ("item", "local_scalar", "nonzero"))
 
 
-def test_gradients_are_finite_differences(seed):
-    """Along random directions; sets and neighbours do not change within so small a step."""
-    step = Step(seed, torch.float64)
-    gradients = torch.autograd.grad(step.loss(step.features, step.labels), step.features)
-    for _ in range(4):
-        way = [torch.randn(x.shape, generator=step.generator, dtype=x.dtype) for x in step.features]
-        there, back = (
-            step.loss(
-                TrainingFeatures(*(x.detach() + h * w for x, w in zip(step.features, way, strict=True))), step.labels
-            )
-            for h in (1e-6, -1e-6)
-        )
-        slope = sum((g * w).sum() for g, w in zip(gradients, way, strict=True))
-        torch.testing.assert_close((there - back) / 2e-6, slope, rtol=1e-6, atol=1e-6)
-
-
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
 
 

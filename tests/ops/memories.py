@@ -114,10 +114,10 @@ def hardest_problem(generator, lead, dtype):
     return memory, features, torch.randint(-1, 4, (*lead, 40), generator=generator)
 
 
-def check_hardest(impl, generator, lead, momentum, dtype, device="cpu"):
+def check_hardest(impl, generator, lead, momentum, dtype):
     """Class after class and part after part, with and without an order that all parts share."""
-    memory, features, targets = (x.to(device) for x in hardest_problem(generator, lead, dtype))
-    for order in (None, torch.randperm(40, generator=generator).to(device)):
+    memory, features, targets = hardest_problem(generator, lead, dtype)
+    for order in (None, torch.randperm(40, generator=generator)):
         expected = memory.to(torch.float64, copy=True)
         for part in range(math.prod(lead)):
             rows, x, labels = (y[part] if lead else y for y in (expected, features, targets))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
-from salcr import ops, reference
+from salcr import ops
 from salcr.reference.published import association as published
 from tests.ops.assignment_problems import INF, KINDS, assert_optimal, costs
 from tests.ops.contract import assert_compiles, assert_operator_contract
@@ -218,23 +218,6 @@ def test_infeasible_raises(cost, impl):
         ops.bidirectional_assignment(cost, impl=impl)
 
 
-@SMALL
-@given(cost=small_costs(), forbidden=st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=30))
-def test_feasible_exactly_where_scipy_finds_an_assignment(cost, forbidden):
-    for row, col in forbidden:
-        cost[row % cost.shape[0], col % cost.shape[1]] = INF
-    try:
-        expected = cost.numpy()[linear_sum_assignment(cost.numpy())].sum()
-    except ValueError:
-        with pytest.raises(ValueError, match="infeasible"):
-            ops.linear_assignment(cost, impl="cpp")
-        return
-    rows, cols, *duals = ops.linear_assignment(cost, return_duals=True, impl="cpp")
-    if cost.isfinite().any():
-        assert_optimal(cost, rows, cols, *duals)
-    assert cost[rows, cols].sum().item() == pytest.approx(expected, abs=1e-9)
-
-
 def check_bidirectional(cost, row_to_col, col_to_row):
     num_rows, num_cols = cost.shape
     assert row_to_col.shape == (num_rows,) and col_to_row.shape == (num_cols,)
@@ -281,15 +264,6 @@ def test_capacities_cost_no_more_than_repeated_columns(generator, kind, shape):
         np.testing.assert_allclose(*totals, rtol=1e-6)
 
 
-@SMALL
-@given(smaller=st.integers(1, 12), larger=st.integers(1, 600), seed=st.integers(0, 99), ties=st.booleans())
-def test_total_in_both_directions(smaller, larger, seed, ties):
-    cost = torch.rand(smaller, min(larger, 50 * smaller), generator=torch.Generator().manual_seed(seed))
-    cost = (3 * cost).round() if ties else cost
-    check_bidirectional(cost, *ops.bidirectional_assignment(cost))
-    check_bidirectional(cost.T, *ops.bidirectional_assignment(cost.T))
-
-
 def test_bidirectional_worked_by_hand():
     """Four rows, three columns: two rows may share a column, and the column left over has a partner of its own."""
     cost = torch.tensor([[0.0, 5.0, 9.0], [0.0, 5.0, 9.0], [1.0, 6.0, 9.0], [9.0, 0.0, 9.0]])
@@ -313,15 +287,6 @@ def test_forbidden_pairs_are_avoided_in_both_directions(generator):
     row_to_col, col_to_row = ops.bidirectional_assignment(cost)
     assert torch.isfinite(cost[torch.arange(12), row_to_col]).all()
     assert torch.isfinite(cost[col_to_row, torch.arange(5)]).all()
-
-
-def test_published_forms_choose_the_same_pairs(generator):
-    """Where the optimum is unique, as with random costs."""
-    for shape in SHAPES:
-        cost = torch.rand(shape, generator=generator, dtype=torch.float64)
-        for name in ("linear_assignment", "bidirectional_assignment"):
-            for got, expected in zip(getattr(published, name)(cost), getattr(reference, name)(cost), strict=True):
-                assert torch.equal(got, expected)
 
 
 @pytest.mark.parametrize("impl", IMPLS)
@@ -386,20 +351,6 @@ def test_a_bad_cost_is_named_wherever_it_is(shape, impl):
             ops.linear_assignment(cost, impl=impl)
         with pytest.raises(ValueError, match=re.escape(f"first inf at {list(at)}")):
             ops.linear_assignment(-cost, impl=impl, maximize=True)
-
-
-@pytest.mark.parametrize("shape", [(9, 9), (9, 20), (20, 9)])
-def test_costs_of_any_strides(generator, shape):
-    """Every second row and column of a larger matrix, turned, expanded over a batch."""
-    wide = torch.rand(2 * shape[0], 3 * shape[1], generator=generator)
-    view, copy = wide[::2, ::3], wide[::2, ::3].clone()
-    expected = ops.linear_assignment(copy, return_duals=True)
-    for cost in (view, wide.T.contiguous().T[::2, ::3]):
-        rows, cols, *duals = ops.linear_assignment(cost, return_duals=True)
-        assert_optimal(copy, rows, cols, *duals)
-        assert torch.equal(copy[rows, cols], copy[expected[0], expected[1]])
-    batch = ops.linear_assignment(view.expand(3, *shape))
-    assert batch[0].shape == (3, 9) and all(torch.equal(x[2], y) for x, y in zip(batch, expected, strict=False))
 
 
 def test_contract(generator):

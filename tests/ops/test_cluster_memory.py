@@ -49,23 +49,6 @@ def test_contrast_error_budget(generator, dtype):
     assert_within_budget(got, exact, eager, terms=64 + 50, magnitude=2 * largest_lse(50))
 
 
-@pytest.mark.parametrize("case", ["all ignored", "one class", "one sample", "zero feature"])
-def test_contrast_edge_cases_are_finite(generator, case):
-    features, memory, targets = contrast_problem(generator, classes=1 if case == "one class" else 7)
-    if case == "all ignored":
-        targets = torch.full_like(targets, -1)
-    if case == "one sample":
-        features, targets = features[:1], targets[:1].clamp_min(0)
-    if case == "zero feature":
-        features[0] = 0
-    features.requires_grad_()
-    loss = ops.cluster_contrast(features, memory, targets)
-    loss.backward()
-    assert torch.isfinite(loss) and torch.isfinite(features.grad).all()
-    if case in ("all ignored", "one class"):
-        assert loss == 0 and not features.grad.any()
-
-
 @pytest.mark.parametrize("banks", [None, 3])
 def test_sum_of_contrasts(generator, banks):
     features, memory, targets = contrast_problem(generator, banks=banks, dtype=torch.float64)
@@ -93,15 +76,6 @@ def test_contrast_gradcheck(generator, impl):
             lambda x, r=reduction: ops.cluster_contrast(x, memory, targets, temperature=0.5, reduction=r, impl=impl),
             features,
         )
-
-
-def test_autocast_does_not_reach_inside(generator):
-    features, memory, targets = contrast_problem(generator)
-    features.requires_grad_()
-    expected = ops.cluster_contrast(features, memory, targets)
-    with torch.autocast("cpu", torch.bfloat16):
-        got = ops.cluster_contrast(features, memory, targets, precision="float32")
-    assert got.dtype == torch.float32 and torch.equal(got, expected)
 
 
 @pytest.mark.parametrize("impl", CPU_BACKENDS)
@@ -165,8 +139,6 @@ def test_bad_arguments_are_named(generator, change, error, message):
 
 def test_bad_options_are_named(generator):
     features, memory, targets = contrast_problem(generator)
-    with pytest.raises(ValueError, match="temperature"):
-        ops.cluster_contrast(features, memory, targets, temperature=0.0)
     with pytest.raises(ValueError, match="reduction"):
         ops.cluster_contrast(features, memory, targets, reduction="max")
     with pytest.raises(ValueError, match="memory requires a gradient"):

@@ -131,8 +131,6 @@ def test_an_update_before_backward_is_noticed(generator, impl):
 
 def test_bad_options_are_named(generator):
     features, memory, targets = contrast_problem(generator)
-    with pytest.raises(ValueError, match="momentum"):
-        ops.update_cluster_memory_(memory, features, targets, momentum=1.5)
     with pytest.raises(ValueError, match="not a permutation"):
         ops.update_cluster_memory_(memory, features, targets, order=torch.zeros(23, dtype=torch.int64))
 

@@ -59,7 +59,8 @@ NUMBERS = {
     "p of semantic_pool": lambda x: ops.semantic_pool(MAPS, TOKENS, p=x),
     "eps of semantic_pool": lambda x: ops.semantic_pool(MAPS, TOKENS, eps=x),
 }
-MAY_BE_INFINITE = "max_distance", "tol"
+MAY_BE_INFINITE, POSITIVE = ("max_distance", "tol"), ("eps", "lam", "power", "temperature", "p")
+AT_MOST_ONE = "lambda_value", "momentum"
 
 
 @pytest.mark.parametrize("argument", INTEGERS)
@@ -69,7 +70,7 @@ def test_integers_are_integers(argument):
         if not (value is None and name == "num_clusters"):
             with pytest.raises(TypeError, match=f"^{name} must be an int, got"):
                 call(value)
-    for value in (2**63, 2**64, -1):
+    for value in (2**63, 2**64, -1, *(() if name == "num_clusters" else (0,))):
         with pytest.raises(ValueError, match=f"^{name} must be .*, got {value}|^cluster 2 has no member"):
             call(value)
     call(np.int64(2))
@@ -117,7 +118,8 @@ def test_numbers_are_numbers(argument):
     for value in ("0.5", True, None, torch.tensor(0.5), torch.nn.Parameter(torch.tensor(0.5))):
         with pytest.raises(TypeError, match=f"^{name} must be a number, got {type(value).__name__}"):
             call(value)
-    for value in (torch.nan, -1.0, *(() if name in MAY_BE_INFINITE else (torch.inf,))):
+    wrong = [torch.nan, -1.0] + [0.0] * (name in POSITIVE) + [1.1] * (name in AT_MOST_ONE)
+    for value in (*wrong, *(() if name in MAY_BE_INFINITE else (torch.inf,))):
         with pytest.raises(ValueError, match=f"^{name} must .*got {value}"):
             call(value)
     for value in (1, 0.5, np.float32(0.5)):

@@ -1,5 +1,4 @@
 import itertools
-import time
 
 import numpy as np
 import pytest
@@ -8,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from salcr import ops
-from salcr.ops.backends.numba.ranking import _measure
 
 BACKENDS = ["numba", "reference"]
 PROTOCOLS = ["sysu", "regdb", "llcm", "market1501", "cuhk03"]
@@ -203,20 +201,6 @@ def test_read_only_arrays_are_taken():
     assert ops.evaluate_ranking(distances, [0, 1, 2], [0, 1, 2], protocol="regdb").mAP == pytest.approx(1 / 3)
 
 
-@pytest.mark.serial
-def test_the_size_of_regdb_is_quick(rng):
-    """The aim is 60 ms on two cores; the bound leaves room for a busy machine, and a sort of every row takes longer."""
-    distances = rng.random((2060, 2060), dtype=np.float32)
-    ids = np.arange(2060) // 10
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        ops.evaluate_ranking(distances, ids, ids, protocol="regdb", impl="numba")
-        times.append(time.perf_counter() - start)
-    assert min(times) < 0.3
-    assert _measure.signatures
-
-
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
@@ -235,7 +219,6 @@ def test_the_size_of_regdb_is_quick(rng):
             ValueError,
             "protocol must be one of sysu, regdb, llcm, market1501, cuhk03, got 'market'",
         ),
-        (dict(max_rank=0), ValueError, "max_rank must be between 1 and"),
         (dict(impl="cuda"), ValueError, "has the backends numba, reference"),
     ],
 )

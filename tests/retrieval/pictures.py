@@ -8,9 +8,9 @@ from PIL import Image
 HEIGHT, WIDTH, PEOPLE = 32, 16, 6
 
 
-def write_pictures(root: Path, people: int = PEOPLE) -> Path:
+def write_pictures(root: Path) -> Path:
     """A visible and an infrared picture of each of several striped people, two folders deep."""
-    for person in range(people):
+    for person in range(PEOPLE):
         rng = np.random.default_rng(person)
         stripes = 0.4 + 0.6 * (np.arange(HEIGHT) // (person + 2) % 2)[:, None, None]
         for name, colour in (("day", rng.uniform(0, 1, 3) * (1, 0.2, 0.6)), ("night", np.full(3, rng.uniform(0.3, 1)))):
