@@ -9,7 +9,6 @@ import hashlib
 import os
 import shutil
 import subprocess
-import sys
 import sysconfig
 from pathlib import Path
 
@@ -28,7 +27,7 @@ class OptionalBuild(build_ext):
         """Objects stay in build/, apart by what they were compiled with, so that a later build takes them again."""
         super().finalize_options()
         compilers = os.environ.get("CXX"), os.environ.get("CC")
-        made_by = [sys.implementation.cache_tag, pybind11.__version__, *compilers, NVCC, *flags]
+        made_by = [sysconfig.get_config_var("EXT_SUFFIX"), pybind11.__version__, *compilers, NVCC, *flags]
         self.build_temp = f"build/objects-{hashlib.sha256(repr(made_by).encode()).hexdigest()[:8]}"
 
     def build_extension(self, extension: Extension) -> None:

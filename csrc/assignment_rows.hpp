@@ -187,7 +187,8 @@ inline Nearest relax(const Row<Real>& row, double offset, std::int64_t from, con
     with_room = least_of(now + load<Doubles>(full + j), with_room);
   });
   auto& [least, with_room, column] = parts[0];
-  const auto merge = [&](const Doubles& other, const Doubles& other_with_room, const Longs& there) {
+  const auto merge = [&least = least, &with_room = with_room, &column = column](  // [&] takes no binding in C++17
+                         const Doubles& other, const Doubles& other_with_room, const Longs& there) {
     const Longs first = least_of(there, column);
     column = other < least ? there : other == least ? first : column;
     least = least_of(other, least);

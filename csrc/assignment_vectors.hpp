@@ -104,7 +104,13 @@ template <typename Lanes>
 template <typename Lanes>
 [[gnu::always_inline]] inline Lanes turned(const Lanes& x, int by) {
   constexpr int kLanes = sizeof(x) / sizeof(double);
+#ifdef __clang__
+  Lanes lanes;
+  for (int l = 0; l < kLanes; ++l) lanes[l] = x[(l + by) % kLanes];
+  return lanes;
+#else
   return __builtin_shuffle(x, (Vectors<kLanes>::kLane + by) & (kLanes - 1));
+#endif
 }
 
 // The `count` costs from row[whole] on, which are too few for a register, and infinity behind them. They come from a register

@@ -3,8 +3,10 @@
 
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__)
 #define SALCR_HAS_BYTES 1
+#ifndef __clang__
 #pragma GCC diagnostic ignored "-Wuninitialized"  // in GCC's own header
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #include <immintrin.h>
 #define SALCR_VNNI __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,f16c,fma")))
 #define SALCR_VNNI_INLINE SALCR_VNNI __attribute__((always_inline)) inline

@@ -4,6 +4,7 @@ import os
 import runpy
 import subprocess
 import sys
+import sysconfig
 import tarfile
 from pathlib import Path
 
@@ -84,6 +85,22 @@ def test_builds_are_for_any_machine_unless_asked(monkeypatch, settings, given):
     runpy.run_path("setup.py")
     flags = {"-DSALCR_PORTABLE", "-march=native", "-fsanitize=address"}
     assert flags.intersection(built["ext_modules"][0].extra_compile_args) == given
+
+
+def test_objects_are_kept_apart_by_architecture_and_interpreter(monkeypatch):
+    """A checkout on a shared disk is built by machines of both architectures, one after the other."""
+    monkeypatch.setattr(setuptools, "setup", lambda **options: None)
+    monkeypatch.chdir(ROOT)
+    known, folders = sysconfig.get_config_var, []
+    for made_for in ("cpython-313-x86_64", "cpython-313-aarch64", "cpython-313t-aarch64"):
+        suffix = f".{made_for}-linux-gnu.so"
+        monkeypatch.setattr(
+            sysconfig, "get_config_var", lambda name, suffix=suffix: suffix if name == "EXT_SUFFIX" else known(name)
+        )
+        build = runpy.run_path("setup.py")["OptionalBuild"](setuptools.Distribution())
+        build.finalize_options()
+        folders.append(build.build_temp)
+    assert len(set(folders)) == 3
 
 
 def test_an_nvcc_that_does_not_know_the_newest_gpus_builds_for_the_others(monkeypatch, tmp_path):

@@ -18,7 +18,7 @@ def report() -> str:
     """Versions, devices, the extension, and every operator's backends."""
     extension, kernels = missing("cpp"), missing_extension()
     if extension is not None:
-        extension += ": install a C++17 compiler, then salcr again"
+        extension += ": install a C++17 compiler with OpenMP, then salcr again"
     sections = {
         f"salcr {salcr.__version__}": _versions(),
         "devices": _devices(),

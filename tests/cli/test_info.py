@@ -27,6 +27,6 @@ def test_report_says_why_a_backend_is_missing(monkeypatch):
     monkeypatch.setattr(info, "missing", lambda name: reason)
     monkeypatch.setattr(info, "table", lambda: table)
     lines = [line.split(maxsplit=1) for line in info.report().splitlines()]
-    assert ["salcr._C", f"{reason}: install a C++17 compiler, then salcr again"] in lines
+    assert ["salcr._C", f"{reason}: install a C++17 compiler with OpenMP, then salcr again"] in lines
     assert ["one_operator", "reference"] in lines
     assert ["not", f"cpu: {reason}"] in lines
