@@ -118,7 +118,7 @@ class Reader {
   void collect(const TopK<float>& lower, const TopK<float>& best, std::vector<Held>& all) const {
     for (const auto& some : held_)
       for (const Held& held : some)
-        if (held.upper >= std::max(lower.threshold(held.query), best.threshold(held.query))) all.push_back(held);
+        if (!(held.upper < std::max(lower.threshold(held.query), best.threshold(held.query)))) all.push_back(held);
   }
 
  private:

@@ -45,6 +45,14 @@ def test_more_near_ties_than_can_wait(generator, screen):
     assert_same(torch.ones(2, 8), 50, database.half())
 
 
+def test_the_last_row_that_can_wait_is_scored(generator, screen):
+    database = torch.ones(3 * HELD, 8) + 1e-2 * torch.randn(3 * HELD, 8, generator=generator)
+    nearest = torch.arange(HELD - 1, 3 * HELD, HELD)
+    database[nearest] = 1
+    assert_same(torch.ones(1, 8), 3, database.half())
+    assert torch.equal(ops.knn(torch.ones(1, 8), 3, database=database.half(), impl="cpp")[1][0], nearest)
+
+
 def test_few_large_entries_hide_nothing(generator, screen):
     queries, database = few_large_entries(generator)
     assert_same(queries, 12, database)
@@ -99,6 +107,36 @@ def test_codes_of_other_rows_are_seen(generator, screen):
     assert knn_by_codes(queries, 3, -database, codes) is None
     database[7] = torch.nan  # whose cosine nothing bounds
     assert knn_by_codes(queries, 600, database, codes) is None
+
+
+@pytest.mark.parametrize("unit", [1, 0.5, 2, torch.nan, torch.inf])
+@pytest.mark.parametrize("lost", [0, -1, torch.nan, torch.inf])
+def test_one_wrong_code_is_seen(generator, screen, unit, lost):
+    """What it counts of its row, or what rounding took from it: by itself, or as the row's score is not within its bounds."""
+    database = torch.randn(40, 8, generator=generator).half()
+    codes = code_rows(database)
+    bounds = codes[20, -8:].clone().view(torch.float32) * unit + torch.tensor([0.0, lost])
+    codes[20, -8:] = bounds.view(torch.uint8)
+    found = knn_by_codes(database[19:21].float(), 40, database, codes)
+    assert (found is None) == ((unit, lost) != (1, 0))
+
+
+@pytest.mark.parametrize("entry", [0.49, 0.51])
+@pytest.mark.parametrize("copies", [1, 20])
+def test_rounding_may_take_all_that_a_bound_allows(screen, entry, copies):
+    """In units of a row's largest entry all others become 0, or 1; other rows lie in the direction of what that takes."""
+    signs = torch.tensor([1.0, -1.0]).repeat(4)[:, None]
+    first = torch.tensor([127.0, 0.0]).repeat_interleave(4)[:, None]
+    others = torch.where(first > 0, entry * signs, signs)
+    database = torch.cat([first, others.expand(8, 65_535)], 1)
+    assert_same(database[2:6].repeat(copies, 1), 8, database.half())
+
+
+def test_codes_whose_bounds_are_no_numbers_are_seen(screen):
+    """Products and errors overflow, and of their sum nothing is known."""
+    codes = torch.zeros(40, code_bytes(8), dtype=torch.uint8)  # entries of -128
+    codes[:, -8:] = torch.tensor([3e38, torch.finfo(torch.float32).max]).view(torch.uint8)
+    assert knn_by_codes(torch.ones(1, 8), 3, torch.ones(40, 8).half(), codes) is None
 
 
 @pytest.mark.parametrize("lost", [0, 0.1, 3e38, -0.5, torch.nan, torch.inf, None])
