@@ -8,7 +8,7 @@ import torch
 
 from salcr import _C, ops
 from salcr.ops.knn import code_bytes, code_rows, knn_by_codes
-from tests.ops.test_knn import few_large_entries, near_ties, on_a_grid, rows_of_any_length
+from tests.ops.test_knn import LOST, few_large_entries, lost_by_rounding, near_ties, on_a_grid, rows_of_any_length
 
 HELD = 4096  # rows that wait for a query's score, at most
 
@@ -112,7 +112,7 @@ def test_codes_of_other_rows_are_seen(generator, screen):
 @pytest.mark.parametrize("unit", [1, 0.5, 2, torch.nan, torch.inf])
 @pytest.mark.parametrize("lost", [0, -1, torch.nan, torch.inf])
 def test_one_wrong_code_is_seen(generator, screen, unit, lost):
-    """What it counts of its row, or what rounding took from it: by itself, or as the row's score is not within its bounds."""
+    """What it says of its row cannot be, or the row's score is not within its bounds."""
     database = torch.randn(40, 8, generator=generator).half()
     codes = code_rows(database)
     bounds = codes[20, -8:].clone().view(torch.float32) * unit + torch.tensor([0.0, lost])
@@ -121,15 +121,12 @@ def test_one_wrong_code_is_seen(generator, screen, unit, lost):
     assert (found is None) == ((unit, lost) != (1, 0))
 
 
-@pytest.mark.parametrize("entry", [0.49, 0.51])
-@pytest.mark.parametrize("copies", [1, 20])
-def test_rounding_may_take_all_that_a_bound_allows(screen, entry, copies):
-    """In units of a row's largest entry all others become 0, or 1; other rows lie in the direction of what that takes."""
-    signs = torch.tensor([1.0, -1.0]).repeat(4)[:, None]
-    first = torch.tensor([127.0, 0.0]).repeat_interleave(4)[:, None]
-    others = torch.where(first > 0, entry * signs, signs)
-    database = torch.cat([first, others.expand(8, 65_535)], 1)
-    assert_same(database[2:6].repeat(copies, 1), 8, database.half())
+@pytest.mark.parametrize("lost", LOST)
+def test_rounding_may_take_all_that_a_bound_allows(screen, lost):
+    """Codes of all rows say so, of the nearest too, or they would be taken for another database's."""
+    query, database = lost_by_rounding(lost)
+    for queries in (query, query.expand(33, -1)):
+        assert_same(queries, 1, database.half())
 
 
 def test_codes_whose_bounds_are_no_numbers_are_seen(screen):

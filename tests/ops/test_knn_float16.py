@@ -11,8 +11,10 @@ from salcr import ops, reference
 from salcr.ops.backends.cpp import knn as _cpp_knn
 from tests.ops.contract import assert_within_budget
 from tests.ops.test_knn import (
+    LOST,
     assert_right_outside_the_tie_margin,
     few_large_entries,
+    lost_by_rounding,
     near_ties,
     on_a_grid,
     rows_of_any_length,
@@ -50,6 +52,12 @@ def test_few_large_entries_hide_nothing(generator, screen):
     queries, database = few_large_entries(generator)
     got = ops.knn(queries, 12, database=database, impl="cpp")
     assert_right_outside_the_tie_margin(got, queries, 12, database, "cosine")
+
+
+@pytest.mark.parametrize("lost", LOST)
+def test_rounding_may_take_all_that_a_bound_allows(screen, lost):
+    query, database = lost_by_rounding(lost)
+    assert ops.knn(query, 1, database=database.half(), impl="cpp")[1].tolist() == [[13]]
 
 
 def test_neither_screen_nor_threads_change_a_bit(generator, screen, monkeypatch):
