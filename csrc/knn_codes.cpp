@@ -281,7 +281,7 @@ bool nearest_coded(const float* queries, std::int64_t count, const HalfRows& row
   });
   for (auto& scorer : scorers)
     if (scorer) scored.join(scorer->best());
-  if (within) scored.write(scores, indices, k, rows.count, false, threads);
+  if (within) scored.write(scores, indices, k, threads);
   return within;
 }
 
