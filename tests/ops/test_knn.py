@@ -129,7 +129,7 @@ def rows_of_any_length(generator):
     return queries, database.half()
 
 
-def lost_by_rounding(case, count=14, width=65_536):
+def lost_by_rounding(case, count=30, width=65_536):
     """A query, and a database of which the last row is the nearest.
 
     In units of a row's largest entry, 127, all others become 0 or 1. What that takes from the query, or from the last
@@ -143,9 +143,9 @@ def lost_by_rounding(case, count=14, width=65_536):
         return x
 
     query, others, nearest = {
-        "of the row": (row(0, 1), row(268, 1), row(127, 0.49)),
-        "of the query": (row(127, 0.49), row(0, 1, flipped=width // 100), row(0, 1)),
-        "of both": (row(127, 0.51), row(127, -0.55), row(127, -0.51)),
+        "of the row": (row(0, 1), row(268, 1), row(127, 0.4995)),
+        "of the query": (row(127, 0.4995), row(0, 1, flipped=width // 100), row(0, 1)),
+        "of both": (row(127, 0.5005), row(127, -0.55), row(127, -0.5005)),
     }[case]
     return query[None], torch.cat([others.expand(count - 1, width), nearest[None]])
 

@@ -77,6 +77,21 @@ def test_rounding_may_take_all_that_a_bound_allows(in_bytes, lost):
     assert ops.knn(query, 1, database=database, impl="cpp")[1].tolist() == [[131]]
 
 
+@multiplies_bytes
+@pytest.mark.parametrize("rounded", ["the query", "the others"])
+def test_rounding_may_add_all_that_a_bound_allows(in_bytes, rounded):
+    """Products of the others are as far above their cosines as they can be; the last row has the largest cosine."""
+    raised, even, alone = torch.full((65_536,), 0.51), torch.ones(65_536), torch.zeros(65_536)
+    raised[0], even[0], alone[0] = 127, 0, 1  # in units of 127 / 127 all of `raised` becomes 1
+    if rounded == "the query":
+        even[:3000] *= -1
+        query, others, nearest = raised, even, alone
+    else:
+        query, others, nearest = even, raised, even + 124 * alone
+    database = torch.cat([others.expand(131, -1), nearest[None]])
+    assert ops.knn(query[None], 1, database=database, impl="cpp")[1].tolist() == [[131]]
+
+
 def few_large_entries(x):
     """In units of a row's largest entry all others round to 0."""
     x[::2, 5] *= 10_000
