@@ -263,7 +263,6 @@ class Solver {
       if (fresh || second <= candidates.floor(row)) break;
       candidates.refill(row);
     }
-    second = std::min(second, candidates.floor(row));
     if (best == nullptr) return {};
     if (!(least < second) && other != nullptr && matching_.room[best->column] == 0) best = other;
     return {best->column, best->cost, least, second};

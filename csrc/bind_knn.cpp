@@ -57,20 +57,18 @@ void bind(py::module_& m, const char* name) {
           py::arg("row_terms"), py::arg("column_terms"), py::arg("threads"))
       .def(
           "write",
-          [](TopK<Real>& self, Array<Real> scores, Array<std::int64_t> indices, std::int64_t columns, bool own,
-             int threads) {
+          [](TopK<Real>& self, Array<Real> scores, Array<std::int64_t> indices, bool own, int threads) {
             require(scores.ndim() == 2 && indices.ndim() == 2 && threads >= 1, "TopK.write: arguments do not fit");
             const std::int64_t skipped = own ? 1 : 0, stride = self.k() + skipped;
             require(scores.shape(0) == self.rows() && indices.shape(0) == self.rows() && scores.shape(1) == stride &&
-                        indices.shape(1) == stride && stride <= columns && columns < kMaxRows,
+                        indices.shape(1) == stride,
                     "TopK.write: shapes do not fit");
             Real* values = scores.mutable_data();
             std::int64_t* places = indices.mutable_data();
             py::gil_scoped_release release;
-            self.write(values + skipped, places + skipped, stride, columns, own, threads);
+            self.write(values + skipped, places + skipped, stride, threads);
           },
-          py::arg("scores").noconvert(), py::arg("indices").noconvert(), py::arg("columns"), py::arg("own"),
-          py::arg("threads"));
+          py::arg("scores").noconvert(), py::arg("indices").noconvert(), py::arg("own"), py::arg("threads"));
 }
 
 // `stored` is the NumPy dtype that carries the rows: float32, or uint16 for the bits of float16. Its rows may be apart.

@@ -31,7 +31,7 @@ double row_lse(const SetContrast& size, const Real* x, const Real* memory, const
   }
   double sum = 0;
   for (double logit : logits) sum += std::exp(logit - high);
-  return logits.empty() ? high : high + std::log(sum);
+  return high + std::log(sum);
 }
 
 }  // namespace

@@ -127,19 +127,11 @@ void TopK<Real>::add_columns(const Tile& tile, std::int64_t begin, int threads) 
 }
 
 template <typename Real>
-void TopK<Real>::write(Real* scores, std::int64_t* indices, std::int64_t stride, std::int64_t columns, bool own,
-                       int threads) {
+void TopK<Real>::write(Real* scores, std::int64_t* indices, std::int64_t stride, int threads) {
   parallel_chunks(rows(), 256, threads, [&](std::int64_t begin, std::int64_t end, int) {
     for (std::int64_t row = begin; row < end; ++row) {
       Entry* entries = entries_.data() + row * capacity_;
-      std::int64_t count = count_[row];
-      if (count < k_ && columns > 0) {  // the others are -Inf or NaN: nothing is smaller, so the first that are missing join
-        std::vector<bool> present(columns, false);
-        for (std::int64_t n = 0; n < count; ++n) present[entries[n].index] = true;
-        if (own) present[row] = true;
-        for (std::int64_t c = 0; count < k_ && c < columns; ++c)
-          if (!present[c]) entries[count++] = {-std::numeric_limits<Real>::infinity(), static_cast<std::int32_t>(c)};
-      }
+      const std::int64_t count = count_[row];
       std::sort(entries, entries + count, [](const Entry& a, const Entry& b) {
         return a.score != b.score ? a.score > b.score : a.index < b.index;
       });

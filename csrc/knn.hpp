@@ -6,7 +6,7 @@ namespace salcr {
 
 // The k largest scores of every row of a matrix that is shown tile by tile, equal ones by index (docs/method.md, "Ranks").
 //
-// A row has to see its columns in ascending order. Scores that are NaN count as the smallest of all.
+// A row has to see its columns in ascending order. Scores that are NaN or -Inf are in no list.
 template <typename Real>
 class TopK {
  public:
@@ -41,9 +41,9 @@ class TopK {
   // Adds the lists of another, which has seen other columns.
   void join(const TopK& other);
 
-  // Writes scores [rows, k] and indices [rows, k] at a distance of `stride` between rows. What a short list lacks scores -Inf:
-  // the first of the `columns` that it does not have; if `columns` is 0, an index beyond 2^61.
-  void write(Real* scores, std::int64_t* indices, std::int64_t stride, std::int64_t columns, bool own, int threads);
+  // Writes scores [rows, k] and indices [rows, k] at a distance of `stride` between rows. What a short list lacks scores -Inf at an
+  // index beyond 2^61.
+  void write(Real* scores, std::int64_t* indices, std::int64_t stride, int threads);
 
  private:
   struct Entry {

@@ -118,7 +118,7 @@ class Reader {
   void collect(const TopK<float>& lower, const TopK<float>& best, std::vector<Held>& all) const {
     for (const auto& some : held_)
       for (const Held& held : some)
-        if (held.upper >= std::max(lower.threshold(held.query), best.threshold(held.query))) all.push_back(held);
+        if (!(held.upper < std::max(lower.threshold(held.query), best.threshold(held.query)))) all.push_back(held);
   }
 
  private:
@@ -281,7 +281,7 @@ bool nearest_coded(const float* queries, std::int64_t count, const HalfRows& row
   });
   for (auto& scorer : scorers)
     if (scorer) scored.join(scorer->best());
-  if (within) scored.write(scores, indices, k, rows.count, false, threads);
+  if (within) scored.write(scores, indices, k, threads);
   return within;
 }
 

@@ -153,9 +153,7 @@ class Search {
     });
   }
 
-  void write(float* scores, std::int64_t* indices, std::int64_t stride, bool whole) {
-    best_.write(scores, indices, stride, whole ? columns_.count : 0, own_, threads_);
-  }
+  void write(float* scores, std::int64_t* indices, std::int64_t stride) { best_.write(scores, indices, stride, threads_); }
 
   std::int64_t scored() const { return scored_; }
 
@@ -281,7 +279,7 @@ bool nearest_pairs(FloatRows rows, FloatRows columns, std::int64_t width, std::i
   }
   Search search(*screener, rows, columns, width, k, own, split, floors, threads);
   search.run();
-  search.write(scores, indices, stride, floors == nullptr);
+  search.write(scores, indices, stride);
   return true;
 }
 

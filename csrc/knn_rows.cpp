@@ -143,7 +143,7 @@ std::int64_t nearest_rows(const float* queries, std::int64_t count, const Stored
     else
       all->join(worker->best());
   }
-  all->write(scores, indices, k, rows.count, false, threads);
+  all->write(scores, indices, k, threads);
   return -1;
 }
 

@@ -2,8 +2,8 @@
 //
 // A row of logits is read from memory once, for its maximum; what follows meets it in cache: the exponentials less that
 // maximum, in place, their sum, and the division by it. The search finds the k + 1 largest by the maxima of groups of
-// kGroup entries: the (k+1)-th largest of these is at most the (k+1)-th largest entry, so that only the few groups whose
-// maximum reaches it are looked at again. Rows are independent; a row's sums are taken in an order that depends on its
+// kGroup entries: the (k+1)-th largest of these is at most the (k+1)-th largest entry, so that only the k groups or fewer
+// whose maximum is above it are looked at again. Rows are independent; a row's sums are taken in an order that depends on its
 // length only.
 
 #include "softmax_rows.hpp"
@@ -87,18 +87,18 @@ class Selection {
  public:
   void write(const Real* row, std::int64_t columns, const std::vector<Real>& tops, std::int64_t k,
              std::int64_t* indices) {
-    Real bound = std::numeric_limits<Real>::lowest();
+    Real bound = -std::numeric_limits<Real>::infinity();
     if (k < static_cast<std::int64_t>(tops.size())) {
       ordered_ = tops;
       std::nth_element(ordered_.begin(), ordered_.begin() + k, ordered_.end(), std::greater<Real>());
-      bound = std::max(bound, ordered_[k]);
+      bound = ordered_[k];
     }
     found_.clear();
     for (std::size_t group = 0; group < tops.size(); ++group) {
-      if (!(tops[group] >= bound)) continue;
+      if (!(tops[group] > bound)) continue;
       const std::int64_t first = static_cast<std::int64_t>(group) / kLanes * kSegment + group % kLanes;
       for (std::int64_t c = first; c < std::min(columns, first + kSegment); c += kLanes)
-        if (row[c] >= bound) found_.emplace_back(row[c], c);
+        if (row[c] > bound) found_.emplace_back(row[c], c);
     }
     if (static_cast<std::int64_t>(found_.size()) > k) {
       std::nth_element(found_.begin(), found_.begin() + k, found_.end(), std::greater<std::pair<Real, std::int64_t>>());

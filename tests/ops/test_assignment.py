@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
-from salcr import ops
+from salcr import _C, ops
 from salcr.reference.published import association as published
 from tests.ops.assignment_problems import INF, KINDS, assert_optimal, costs
 from tests.ops.contract import assert_compiles, assert_operator_contract
@@ -213,7 +213,7 @@ def test_infeasible_raises(cost, impl):
     with pytest.raises(ValueError, match="infeasible"):
         ops.linear_assignment(-cost, maximize=True, impl=impl)
     with pytest.raises(ValueError, match="infeasible"):
-        ops.linear_assignment(torch.stack([torch.zeros_like(cost), cost]), impl=impl)
+        ops.linear_assignment(torch.stack([cost, torch.zeros_like(cost)]), impl=impl)
     with pytest.raises(ValueError, match="infeasible"):
         ops.bidirectional_assignment(cost, impl=impl)
 
@@ -351,6 +351,24 @@ def test_a_bad_cost_is_named_wherever_it_is(shape, impl):
             ops.linear_assignment(cost, impl=impl)
         with pytest.raises(ValueError, match=re.escape(f"first inf at {list(at)}")):
             ops.linear_assignment(-cost, impl=impl, maximize=True)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, -INF])
+def test_a_bad_cost_in_a_row_that_no_bid_has_read(generator, bad):
+    """The rows before it contend for three columns in tiny steps, until no bid is left for it in the first round."""
+    cost = torch.full((40, 60), 1000.0, dtype=torch.float64)
+    cost[:, :3] = 1e-6 * torch.rand(40, 3, generator=generator)
+    cost[39, 59] = bad
+    with pytest.raises(ValueError, match=r"first -?(nan|inf) at \[39, 59\]"):
+        ops.linear_assignment(cost, impl="cpp")
+
+
+@pytest.mark.parametrize("bad", [np.nan, -np.inf])
+def test_a_bad_cost_where_a_column_takes_several_rows(bad):
+    partners, cost = np.zeros((1, 7), np.int64), np.ones((7, 4))
+    assert _C.solve_assignment(cost, False, 2, partners, 1)
+    cost[6, 3] = bad
+    assert not _C.solve_assignment(cost, False, 2, partners, 1)
 
 
 def test_contract(generator):

@@ -84,7 +84,9 @@ def test_distance_equal_to_eps_is_near_in_float32(impl):
     distances = torch.tensor([[0, 0.6], [0.6, 0]], dtype=torch.float64)
     assert ops.dbscan(distances, eps=0.6, min_samples=2, impl=impl).tolist() == [0, 0]
     assert ops.dbscan(distances.float(), eps=0.6, min_samples=2, impl=impl).tolist() == [0, 0]  # float32(0.6) > 0.6
-    assert ops.dbscan(distances * (1 + 5e-8), eps=0.6, min_samples=2, impl=impl).tolist() == [0, 0]  # rounds to it
+    rounds_to_it = distances * (1 + 5e-8)
+    for same in (rounds_to_it, sparse(rounds_to_it, rounds_to_it >= 0)):
+        assert ops.dbscan(same, eps=0.6, min_samples=2, impl=impl).tolist() == [0, 0]
     assert ops.dbscan(distances.half(), eps=0.6, min_samples=2, impl=impl).tolist() == [
         -1,
         -1,

@@ -123,6 +123,16 @@ def test_contrast_is_the_formula(generator, temperature, given):
     torch.testing.assert_close(torch.autograd.grad(3 * eager, twin)[0], gradient)
 
 
+@pytest.mark.parametrize("impl", CPU_BACKENDS)
+def test_logits_of_a_set_may_be_far_apart(impl):
+    """Their exponentials overflow in float64, but for what is taken off them before."""
+    features, memory = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+    leaf = features.requires_grad_()
+    loss = ops.set_contrast(leaf, memory, torch.tensor([[0, 1]]), temperature=1e-3, impl=impl)
+    loss.backward()
+    assert loss.item() == 0 and leaf.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("impl", [*CPU_BACKENDS, "eager"])
 def test_contrast_of_parts_is_the_mean_over_parts(generator, impl):
     features, memory, positives = problem(generator, banks=3, dtype=torch.float64)

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from salcr import ops, reference
+from salcr import _C, ops, reference
 from tests.ops.contract import assert_within_budget
 from tests.ops.label_problems import KINDS, check_graph, images
 
@@ -213,6 +213,42 @@ def test_no_near_pair_is_dropped(generator, make, k1, k2):
         expected = distances.where(distances <= torch.tensor(max_distance), torch.inf)
         unsure = (torch.minimum(distances, found) - max_distance).abs() <= 1e-6
         torch.testing.assert_close(found.masked_fill(unsure, 0), expected.masked_fill(unsure, 0), rtol=1e-6, atol=2e-7)
+
+
+def near_pairs(weights, max_distance, dtype):
+    """Pairs ``[P, 2]`` of rows of an array of encodings that C++ finds near."""
+    rows, columns = weights.nonzero()
+    entries = np.zeros(len(rows), np.dtype([("column", np.int32), ("value", dtype)], align=True))
+    entries["column"], entries["value"] = columns, weights[rows, columns]
+    pointers, entries = np.searchsorted(rows, np.arange(len(weights) + 1)), entries.view(np.uint8)
+    uses = np.bincount(columns, minlength=weights.shape[1]).astype(np.int32)
+    getattr(_C, f"jaccard_rarest_first_{dtype}")(pointers, entries, uses, 1)
+    search = getattr(_C, f"jaccard_near_pairs_{dtype}")
+    return np.stack(search(pointers, entries, pointers, entries, 0, len(uses), max_distance, 1), 1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("max_distance", "parts", "least"), [(0.6, 70, 40), (0.7, 130, 60)])
+def test_pairs_at_the_largest_distance_are_near(rng, dtype, max_distance, parts, least):
+    """In float32 the one is above 0.6, the other below 0.7. Two rows are near by one column, and all its weight."""
+    shares = np.pad(rng.multinomial(parts, rng.dirichlet(np.full(12, 0.4), 400)), [(2, 0), (2, 0)])
+    shares[:2, 2], shares[0, 0], shares[1, 1] = least, parts - least, parts - least
+    shared = np.triu(np.minimum(shares[:, None], shares).sum(2), 1)
+    assert (shared == least).sum() > 100
+    assert np.array_equal(near_pairs(shares / parts, max_distance, dtype), np.argwhere(shared >= least))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_pairs_may_share_nearly_all_that_they_may_behind_their_bodies(dtype):
+    """Bodies end where a row weighs less than 0.4, 0.7 of the 4/7 that it shares; there these two share 0.39995."""
+    weights = np.array([[0.42855, 0, 0.1715, 0.39995], [0, 0.42855, 0.1715, 0.39995]])
+    assert near_pairs(weights, 0.6, dtype).tolist() == [[0, 1]]
+
+
+def test_no_distance_is_negative(generator, impl):
+    """Rounded weights of equal rows share more than 1."""
+    x = clustered(generator).repeat(2, 1)
+    assert (ops.jaccard_distance(x, k1=20, k2=5, impl=impl) >= 0).all()
 
 
 @pytest.mark.parametrize("k2", [1, 6])

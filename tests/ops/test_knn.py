@@ -129,6 +129,30 @@ def rows_of_any_length(generator):
     return queries, database.half()
 
 
+def lost_by_rounding(case, count=30, width=65_536):
+    """A query, and a database of which the last row is the nearest.
+
+    In units of a row's largest entry, 127, all others become 0 or 1. What that takes from the query, or from the last
+    row, has the direction of the other: no product in bytes is further below its cosine, and below the other rows'.
+    """
+
+    def row(first, entry, flipped=0):
+        x = torch.full((width,), float(entry))
+        x[1 : 1 + flipped] *= -1
+        x[0] = first
+        return x
+
+    query, others, nearest = {
+        "of the row": (row(0, 1), row(268, 1), row(127, 0.4995)),
+        "of the query": (row(127, 0.4995), row(0, 1, flipped=width // 100), row(0, 1)),
+        "of both": (row(127, 0.5005), row(127, -0.55), row(127, -0.5005)),
+    }[case]
+    return query[None], torch.cat([others.expand(count - 1, width), nearest[None]])
+
+
+LOST = ["of the row", "of the query", "of both"]
+
+
 @pytest.mark.parametrize("k", [2, 30, 200])
 def test_neighbours_are_right_outside_the_tie_margin(generator, impl, k):
     x = near_ties(generator)

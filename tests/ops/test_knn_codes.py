@@ -8,7 +8,7 @@ import torch
 
 from salcr import _C, ops
 from salcr.ops.knn import code_bytes, code_rows, knn_by_codes
-from tests.ops.test_knn import few_large_entries, near_ties, on_a_grid, rows_of_any_length
+from tests.ops.test_knn import LOST, few_large_entries, lost_by_rounding, near_ties, on_a_grid, rows_of_any_length
 
 HELD = 4096  # rows that wait for a query's score, at most
 
@@ -43,6 +43,14 @@ def test_more_near_ties_than_can_wait(generator, screen):
     database = torch.ones(3 * HELD, 8) + 1e-3 * torch.randn(3 * HELD, 8, generator=generator)
     database[::2] = 1
     assert_same(torch.ones(2, 8), 50, database.half())
+
+
+def test_the_last_row_that_can_wait_is_scored(generator, screen):
+    database = torch.ones(3 * HELD, 8) + 1e-2 * torch.randn(3 * HELD, 8, generator=generator)
+    nearest = torch.arange(HELD - 1, 3 * HELD, HELD)
+    database[nearest] = 1
+    assert_same(torch.ones(1, 8), 3, database.half())
+    assert torch.equal(ops.knn(torch.ones(1, 8), 3, database=database.half(), impl="cpp")[1][0], nearest)
 
 
 def test_few_large_entries_hide_nothing(generator, screen):
@@ -81,9 +89,9 @@ def test_codes_bound_what_they_take(generator):
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
-@pytest.mark.parametrize("row", [0, 13, 1999])
+@pytest.mark.parametrize("row", [0, 13, 4999])  # a thread rounds 4096 at a time
 def test_the_first_bad_row_is_named(generator, bad, row):
-    rows = torch.randn(2000, 9, generator=generator).half()
+    rows = torch.randn(5000, 9, generator=generator).half()
     rows[row, 8] = rows[-1, 0] = bad
     with pytest.raises(ValueError, match=rf"rows has NaN or Inf, first in row {row}$"):
         code_rows(rows)
@@ -99,6 +107,33 @@ def test_codes_of_other_rows_are_seen(generator, screen):
     assert knn_by_codes(queries, 3, -database, codes) is None
     database[7] = torch.nan  # whose cosine nothing bounds
     assert knn_by_codes(queries, 600, database, codes) is None
+
+
+@pytest.mark.parametrize("unit", [1, 0.5, 2, torch.nan, torch.inf])
+@pytest.mark.parametrize("lost", [0, -1, torch.nan, torch.inf])
+def test_one_wrong_code_is_seen(generator, screen, unit, lost):
+    """What it says of its row cannot be, or the row's score is not within its bounds."""
+    database = torch.randn(40, 8, generator=generator).half()
+    codes = code_rows(database)
+    bounds = codes[20, -8:].clone().view(torch.float32) * unit + torch.tensor([0.0, lost])
+    codes[20, -8:] = bounds.view(torch.uint8)
+    found = knn_by_codes(database[19:21].float(), 40, database, codes)
+    assert (found is None) == ((unit, lost) != (1, 0))
+
+
+@pytest.mark.parametrize("lost", LOST)
+def test_rounding_may_take_all_that_a_bound_allows(screen, lost):
+    """Codes of all rows say so, of the nearest too, or they would be taken for another database's."""
+    query, database = lost_by_rounding(lost)
+    for queries in (query, query.expand(33, -1)):
+        assert_same(queries, 1, database.half())
+
+
+def test_codes_whose_bounds_are_no_numbers_are_seen(screen):
+    """Products and errors overflow, and of their sum nothing is known."""
+    codes = torch.zeros(40, code_bytes(8), dtype=torch.uint8)  # entries of -128
+    codes[:, -8:] = torch.tensor([3e38, torch.finfo(torch.float32).max]).view(torch.uint8)
+    assert knn_by_codes(torch.ones(1, 8), 3, torch.ones(40, 8).half(), codes) is None
 
 
 @pytest.mark.parametrize("lost", [0, 0.1, 3e38, -0.5, torch.nan, torch.inf, None])

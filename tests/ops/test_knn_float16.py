@@ -11,8 +11,10 @@ from salcr import ops, reference
 from salcr.ops.backends.cpp import knn as _cpp_knn
 from tests.ops.contract import assert_within_budget
 from tests.ops.test_knn import (
+    LOST,
     assert_right_outside_the_tie_margin,
     few_large_entries,
+    lost_by_rounding,
     near_ties,
     on_a_grid,
     rows_of_any_length,
@@ -52,6 +54,13 @@ def test_few_large_entries_hide_nothing(generator, screen):
     assert_right_outside_the_tie_margin(got, queries, 12, database, "cosine")
 
 
+@pytest.mark.parametrize("lost", LOST)
+def test_rounding_may_take_all_that_a_bound_allows(screen, lost):
+    query, database = lost_by_rounding(lost)  # of which 17 are scored before one can be left out
+    for length in (1, 2**-10, 2**6):
+        assert ops.knn(query, 1, database=length * database.half(), impl="cpp")[1].tolist() == [[29]]
+
+
 def test_neither_screen_nor_threads_change_a_bit(generator, screen, monkeypatch):
     queries = torch.randn(37, 100, generator=generator)
     database = torch.randn(3000, 100, generator=generator).half()
@@ -76,8 +85,10 @@ def test_error_budget(generator, screen):
 def test_the_first_bad_row_is_named(generator, screen, bad, row):
     database = torch.randn(2000, 9, generator=generator).half()
     database[row, 8] = database[-1, 0] = bad
-    with pytest.raises(ValueError, match=rf"database has NaN or Inf, first in row {row}$"):
-        ops.knn(torch.ones(2, 9), 3, database=database, impl="cpp")
+    apart = torch.zeros(2000, 12).half()[:, :9].copy_(database)
+    for given in (database, apart):
+        with pytest.raises(ValueError, match=rf"database has NaN or Inf, first in row {row}$"):
+            ops.knn(torch.ones(2, 9), 3, database=given, impl="cpp")
     with pytest.raises(ValueError, match="queries has NaN or Inf, first in row 1"):
         ops.knn(torch.tensor([[1.0], [bad]]), 1, database=torch.ones(2, 1).half(), impl="cpp")
 

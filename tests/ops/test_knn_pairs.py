@@ -8,7 +8,7 @@ from benchmarks.features import pedestrians
 from salcr import _C, ops, reference
 from salcr.ops.backends.cpp import _tiles
 from salcr.ops.backends.cpp import knn as _cpp_knn
-from tests.ops.test_knn import assert_right_outside_the_tie_margin, near_ties, on_a_grid
+from tests.ops.test_knn import LOST, assert_right_outside_the_tie_margin, lost_by_rounding, near_ties, on_a_grid
 
 multiplies_bytes = pytest.mark.skipif(not _C.screens_in_bytes(64), reason="this processor has no AVX-512 VNNI")
 
@@ -68,6 +68,28 @@ def test_near_ties(generator, in_bytes, own, k):
     database = None if own else near_ties(generator, rows=600)
     got = ops.knn(x, k, database=database, impl="cpp")
     assert_right_outside_the_tie_margin(got, x, k, database, "cosine")
+
+
+@multiplies_bytes
+@pytest.mark.parametrize("lost", LOST)
+def test_rounding_may_take_all_that_a_bound_allows(in_bytes, lost):
+    query, database = lost_by_rounding(lost, count=132)  # one more than can wait to be scored
+    assert ops.knn(query, 1, database=database, impl="cpp")[1].tolist() == [[131]]
+
+
+@multiplies_bytes
+@pytest.mark.parametrize("rounded", ["the query", "the others"])
+def test_rounding_may_add_all_that_a_bound_allows(in_bytes, rounded):
+    """Products of the others are as far above their cosines as they can be; the last row has the largest cosine."""
+    raised, even, alone = torch.full((65_536,), 0.51), torch.ones(65_536), torch.zeros(65_536)
+    raised[0], even[0], alone[0] = 127, 0, 1  # in units of 127 / 127 all of `raised` becomes 1
+    if rounded == "the query":
+        even[:3000] *= -1
+        query, others, nearest = raised, even, alone
+    else:
+        query, others, nearest = even, raised, even + 124 * alone
+    database = torch.cat([others.expand(131, -1), nearest[None]])
+    assert ops.knn(query[None], 1, database=database, impl="cpp")[1].tolist() == [[131]]
 
 
 def few_large_entries(x):

@@ -66,6 +66,22 @@ def test_it_looks_at_the_change_only_every_so_often(generator, check_every, impl
     torch.testing.assert_close(ops.sinkhorn(cost, check_every=check_every, impl=impl), expected)
 
 
+@pytest.mark.parametrize("step", [0, 2])
+def test_the_change_is_of_the_old_in_units_of_the_new(generator, step, impl):
+    """The tolerance is between that and the change of the new in units of the old."""
+    for cost in (squared_distances(generator, rows=6, cols=3) for _ in range(8)):
+        plans = [plain(cost, 5.0, 0.0, step + n)[0] for n in (1, 2)]
+        kernel = torch.exp(-5.0 * cost)
+        betas = [torch.full((3,), 1 / 3, dtype=torch.float64)]
+        for _ in range(step + 1):
+            alpha = (1 / 6) / (kernel @ betas[-1])
+            betas.append((1 / 3) / (alpha @ kernel))
+        old, new = betas[-2:]
+        change, other = ((x - 1).abs().sum() for x in (old / new, new / old))
+        got = ops.sinkhorn(cost, tol=float(change + other) / 2, max_iter=step + 2, check_every=max(step, 1), impl=impl)
+        torch.testing.assert_close(got, plans[int(change > other)])
+
+
 @pytest.mark.parametrize("max_iter", [1, 2, 10, 11, 12])
 def test_max_iter_counts_steps(generator, max_iter, impl):
     cost = squared_distances(generator)
@@ -101,6 +117,26 @@ def test_large_costs_neither_underflow_nor_overflow(generator, scale, dtype, imp
     # In C++ a factor of a row and one of a column, each up to e^20, may scale an entry that was too small to be stored.
     atol = torch.finfo(dtype).tiny * (math.exp(40) if impl == "cpp" else 1)
     torch.testing.assert_close(plan.double(), expected, rtol=40 * digits, atol=atol)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_what_had_no_weight_regains_it(impl, turned):
+    """Row 0 alone is near columns 0 and 1, which need twice what it has: they grow dearer until they outweigh e^150."""
+    cost = torch.ones(40, 40)
+    cost[0, :2] = cost[1:, 2:] = 0
+    options = dict(lam=150.0, tol=0.0, max_iter=300)
+    cost = cost.T.contiguous() if turned else cost
+    plan = ops.sinkhorn(cost, impl=impl, **options)
+    assert_plan_within_budget(plan, cost, **options)
+    torch.testing.assert_close(plan.sum(1 - turned), torch.full((40,), 1 / 40))
+
+
+def test_columns_are_near_to_rows_far_apart(impl):
+    """Of some columns the largest entry is in the first rows, of the others in the last."""
+    cost = torch.ones(300, 6, dtype=torch.float64)
+    cost[:150, :3] = cost[150:, 3:] = 0
+    plan = ops.sinkhorn(cost, lam=900.0, tol=0.0, max_iter=3, impl=impl)
+    torch.testing.assert_close(plan, (1 - cost) / 900)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

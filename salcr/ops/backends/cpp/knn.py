@@ -101,7 +101,7 @@ def nearest_of_both(
         best = (_C.TopKFloat64 if rows.dtype == torch.float64 else _C.TopKFloat32)(len(rows), k)
         for tile, top, left in tiles(x, y, symmetric=False):
             best.add(tile.numpy(), top, split + left, True, None, None, threads)
-        best.write(found[0].numpy(), found[1].numpy(), len(rows), False, threads)
+        best.write(found[0].numpy(), found[1].numpy(), False, threads)
     scores, indices = found
     return (scores[:split], indices[:split] - split), (scores[split:], indices[split:])
 
@@ -155,7 +155,7 @@ def search(
     """
     from salcr import _C
 
-    count, size, threads = len(queries), len(database), torch.get_num_threads()
+    count, threads = len(queries), torch.get_num_threads()
     scores, indices = _lists(queries, k, exclude_self)
     if squares[0] is not None:
         scores[:, :exclude_self] = 0
@@ -165,7 +165,7 @@ def search(
     terms = [None if x is None else x.numpy() for x in squares]
     for tile, top, left in tiles(queries, database, symmetric=exclude_self):
         best.add(tile.numpy(), top, left, exclude_self, *terms, threads)
-    best.write(scores.numpy(), indices.numpy(), size, exclude_self, threads)
+    best.write(scores.numpy(), indices.numpy(), exclude_self, threads)
     return scores, indices
 
 
