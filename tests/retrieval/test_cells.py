@@ -184,11 +184,20 @@ def test_rows_that_a_damaged_file_names_and_the_index_has_not_are_left_out(tmp_p
     open_cells(Storage(folder))
     content = bytearray((folder / "cells.faiss").read_bytes())
     data = 400 * (WIDTH + 8)
-    content[-data:] = torch.randint(0, 256, (data,), generator=generator, dtype=torch.uint8).numpy().tobytes()
-    (folder / "cells.faiss").write_bytes(content)
-    index = Index.open(folder, device="cpu")
-    queries = torch.eye(WIDTH)
-    assert torch.equal(index.nearest(queries, top=5, approximate=True)[1], index.nearest(queries, top=5)[1])
+    for largest in (255, 0):  # the other names the first row again and again
+        some = torch.randint(0, largest + 1, (data,), generator=generator, dtype=torch.uint8)
+        content[-data:] = some.numpy().tobytes()
+        (folder / "cells.faiss").write_bytes(content)
+        index = Index.open(folder, device="cpu")
+        queries = torch.eye(WIDTH)
+        assert torch.equal(index.nearest(queries, top=5, approximate=True)[1], index.nearest(queries, top=5)[1])
+
+
+def test_equal_scores_come_in_the_order_of_their_rows(tmp_path, build, generator):
+    features = np.concatenate([groups(generator, 4)] * 3)
+    index = Index.open(index_of(tmp_path / "index", features), device="cpu")
+    rows = index.nearest(torch.from_numpy(features[:40:9]), top=9, approximate=True)[1]
+    assert (rows[:, [1, 2, 4, 5, 7, 8]] - rows[:, [0, 1, 3, 4, 6, 7]] == 80).all()
 
 
 def test_cells_that_cannot_be_kept_serve_once(folder, log, monkeypatch):

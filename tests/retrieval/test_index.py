@@ -49,6 +49,7 @@ def test_every_picture_of_a_tree_is_found_by_itself(indexed):
         assert ranking.hits[0].path == ranking.query and ranking.hits[0].row == row
         assert ranking.hits[0].score == pytest.approx(1, abs=1e-5)
         assert ranking.infrared == ranking.hits[0].infrared == ("night" in ranking.query)
+        assert all(hit.infrared == ("night" in hit.path) for hit in ranking.hits)
         assert [hit.score for hit in ranking.hits] == sorted((hit.score for hit in ranking.hits), reverse=True)
 
 
@@ -260,6 +261,14 @@ def test_a_file_of_the_authors_code_makes_the_same_index(indexed, checkpoint, tm
 def test_wrong_options_of_a_search(indexed, options, message):
     with pytest.raises(ValueError, match=message):
         Index.open(indexed / "index").search(indexed / "pictures/day/p0/a.png", **options)
+
+
+def test_features_of_another_width_are_refused(indexed):
+    index = Index.open(indexed / "index", **CPU)
+    width = index.features.shape[1]
+    for shape in ((1, width + 1), (width,)):
+        with pytest.raises(ValueError, match=re.escape(f"features must be [Q, {width}], got {list(shape)}")):
+            index.nearest(torch.ones(shape))
 
 
 def test_queries_that_are_none(indexed, tmp_path):
