@@ -155,7 +155,7 @@ def test_other_features_in_the_same_place(folder, tmp_path, log, generator):
         assert f"the features of {other} are not those its cells are of: cells are made anew" in said(log)
 
 
-@pytest.mark.parametrize("damage", ["short", "head", "gone", "about", "keys"])
+@pytest.mark.parametrize("damage", ["short", "head", "gone", "about", "keys", "recall"])
 def test_damaged_files_are_made_anew(folder, log, damage):
     whole = open_cells(Storage(folder))
     path, about = folder / "cells.faiss", folder / "cells.json"
@@ -163,14 +163,15 @@ def test_damaged_files_are_made_anew(folder, log, damage):
     if damage == "short":
         path.write_bytes(content[:-1])
     elif damage == "head":
-        content[len(content) // 20] ^= 1
+        content[-400 * (WIDTH + 8) - 1] ^= 1  # its last byte
         path.write_bytes(content)
     elif damage == "gone":
         path.unlink()
     elif damage == "about":
-        about.write_text("[")
+        about.write_text("[" * 50_000)
     else:
-        about.write_text(json.dumps(json.loads(about.read_text()) | {"rows": "400"}))
+        wrong = {"rows": "400"} if damage == "keys" else {"recall": 1.5}
+        about.write_text(json.dumps(json.loads(about.read_text()) | wrong))
     said(log)
     again = open_cells(Storage(folder))
     assert "are made" in said(log) and again.recall == whole.recall
@@ -228,7 +229,9 @@ def test_one_feature_and_a_wrong_one(tmp_path, build):
         index.nearest(torch.ones(2, 9), approximate=True)
     with pytest.raises(ValueError, match="queries has NaN or Inf, first in row 0"):
         index.nearest(torch.full((1, WIDTH), torch.nan), approximate=True)
-    add(folder, np.full((1, WIDTH), np.nan))
+    wrong = np.ones((2, WIDTH))
+    wrong[1, 3] = np.inf
+    add(folder, wrong)
     with pytest.raises(ValueError, match="has features with NaN or Inf"):
         Index.open(folder, device="cpu").nearest(torch.ones(2, WIDTH), approximate=True)
 
