@@ -193,6 +193,9 @@ def test_refinements_are_those_of_the_operators(indexed, refine, generator, monk
     if refine == "k_reciprocal":  # each query alone
         distances = torch.cat([ops.rerank_k_reciprocal(query[i : i + 1], gallery) for i in range(2)])
         expected = (1 - distances).sort(dim=1, descending=True, stable=True)
+        near = index.nearest(query, top=5)[1].sort().values  # all that are looked at for one
+        first = [x[ops.rerank_k_reciprocal(query[i : i + 1], gallery[x])[0].argmin()] for i, x in enumerate(near)]
+        assert index.nearest(query, top=1, refine=refine)[1][:, 0].tolist() == first
     else:
         visible, infrared = ops.propagate_features(
             torch.cat([gallery[~side], query[:1]]), torch.cat([gallery[side], query[1:]])
