@@ -187,7 +187,7 @@ def augment_kernel(
                     red, green, blue = pixels_before(
                         image, draw, product, scaled, start + block, height, width, mean, steps, CHAIN > 0
                     )
-                    total += tl.where(start + block < size, grey_of(red, green, blue), 0.0)
+                    total += grey_of(red, green, blue)  # 0 behind the last pixel
                 mean = tl.sum(total, 0) / size
     for start in range(0, size, BLOCK):
         pixel = start + block

@@ -241,7 +241,7 @@ def jaccard_graph(encodings: Encodings, max_distance: float) -> tuple[torch.Tens
     rows, device = len(encodings.uses), encodings.uses.device
     least = 2 * (1 - max_distance) / (2 - max_distance) - SLACK
     with on_device(encodings.uses):
-        index, weights = _index(encodings, PREFIX_SHARE * least if least > 0 else -1.0)
+        index, weights = _index(encodings, PREFIX_SHARE * least)
         lengths = (weights / least).clamp(max=rows) if least > 0 else torch.full_like(weights, rows)
         slots = row_pointers(lengths.long() + 1)
         room = int(slots[-1])

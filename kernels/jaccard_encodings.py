@@ -113,8 +113,7 @@ def expand_kernel(
         tl.debug_barrier()
         if COUNT:
             tl.store(lengths + row, found)
-        tl.store(claims + members, tl.full([K], FREE, tl.int32), mask=is_member)
-        for start in range(0, k, C):
+        for start in range(0, k, C):  # a member is in its own half set
             j, _ = half_sets(reciprocal, half_reciprocal, row, start, k, half, C, H)
             tl.store(claims + j, tl.full([C, H], FREE, tl.int32), mask=j >= 0)
         tl.debug_barrier()

@@ -33,7 +33,6 @@ from .products import tile_products
 
 MAX_K = 1024
 CHUNK_BYTES = 2**28  # of group maxima and lists, for the rows of a chunk
-LOWEST = torch.finfo(torch.float32).min  # that a score within the database can have
 LIST = 512  # entries of a list; 2 k where that is more
 SIGN, ALL = tl.constexpr(2**31), tl.constexpr(2**32 - 1)  # bits of a float32 number
 BANDS = tl.constexpr(8)  # blocks of rows that share the columns in the cache
@@ -253,7 +252,7 @@ def search(
             counts = torch.zeros(number, dtype=torch.int32, device=x.device)
             products, shape = (half_x[rows], half_y, bias), (number, size, half_y.shape[1])
             maxima_kernel[(blocks * tiles,)](*products, maxima, *shape, tiles, STRIDE=every, GROUP=group, **tile)
-            bounds = (maxima.topk(ranks).values[:, -1] - 2 * errors[rows]).clamp_min(LOWEST)
+            bounds = maxima.topk(ranks).values[:, -1] - 2 * errors[rows]
             collect_kernel[(blocks * wide,)](
                 *products, bounds, found, places, counts, *shape, wide, CAPACITY=capacity, **tile
             )

@@ -97,6 +97,10 @@ def test_the_optimiser_is_adam_on_what_is_trained(tree, tmp_path, fake_epochs):
     assert group["weight_decay"] == 0.003
     frozen = {id(trainer.network.norm.bias), id(trainer.network.parts.norm.bias)}
     assert {id(p) for p in group["params"]} == {id(p) for p in trainer.network.parameters()} - frozen
+    state = trainer.optimiser.state_dict()
+    state["param_groups"][0] |= {"fused": True}  # as a GPU has left it
+    trainer.load_optimiser(state)
+    assert trainer.optimiser.param_groups[0]["fused"] is None
 
 
 def test_stage_two_begins_afresh_once(tree, tmp_path, fake_epochs):

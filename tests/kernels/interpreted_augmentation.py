@@ -2,11 +2,15 @@
 
 import pytest
 
-from tests.ops.augmentation_problems import ORDERS, check_backend, check_views, problem
+from tests.ops.augmentation_problems import ORDERS, check_backend, check_chains, check_views, problem
 
 
 def test_every_optional_argument(generator):
     check_backend("triton", generator, views=5, height=13, width=9)  # two blocks of pixels, the last one not full
+
+
+def test_chains(generator):
+    check_chains("triton", generator)
 
 
 @pytest.mark.parametrize(

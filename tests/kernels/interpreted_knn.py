@@ -71,6 +71,29 @@ def test_a_full_list_does_not_reach_into_the_next(generator, monkeypatch):
     assert indices[1:, 0].tolist() == list(range(15))
 
 
+def test_a_list_may_be_full(generator, monkeypatch):
+    """The nearest of 32 that are as near in float16 is the last entry of a list of 32."""
+    monkeypatch.setattr(kernels, "LIST", 32)
+    x, other = F.normalize(torch.randn(2, 16, generator=generator), dim=1)
+    y = F.normalize(torch.cat([-x.repeat(32, 1), (x + 1e-3 * other).repeat(31, 1), -x.repeat(26, 1), x[None]]), dim=1)
+    scores, indices = torch.empty(1, 1), torch.empty(1, 1, dtype=torch.int64)
+    assert not kernels.search(x[None], y, 1, scores, indices, exclude_self=False, sqeuclidean=False).any()
+    assert indices.item() == 89
+
+
+def test_rows_of_later_chunks_have_bounds_of_their_own(generator, monkeypatch):
+    """The first chunk's rows are short, and so are their errors. Cosines step by a tenth of what float16 takes."""
+    monkeypatch.setattr(kernels, "CHUNK_BYTES", 1)
+    along = F.normalize(torch.randn(16, generator=generator), dim=0)
+    y = F.normalize(torch.randn(45, 16, generator=generator), dim=1)
+    y += (1e-5 * torch.arange(45) - y @ along)[:, None] * along
+    y = torch.cat([y, -y])  # around the origin, where short rows stay short
+    x = torch.cat([1e-3 * along.repeat(16, 1), along[None]])
+    scores, indices = torch.empty(17, 4), torch.empty(17, 4, dtype=torch.int64)
+    assert not kernels.search(x, y, 4, scores, indices, exclude_self=False, sqeuclidean=False).any()
+    assert indices[16].tolist() == [44, 43, 42, 41]
+
+
 def test_more_rows_than_share_the_columns_in_the_cache(generator):
     x, y = (F.normalize(torch.randn(n, 8, generator=generator), dim=1) for n in (150, 40))
     got = ops.knn(x, 2, database=y, impl="triton")
@@ -88,6 +111,17 @@ def test_scores_of_rounded_rows_are_within_their_bound(generator, own, near):
     exact = -torch.cdist(x.double(), y.double()).square() / 2 if near else x.double() @ y.double().T
     off = rough - exact / torch.maximum(x.max(), y.max()).square()
     assert (off.amax(1) - off.amin(1) <= 2 * errors).all()
+
+
+@pytest.mark.parametrize("queries_are_rounded", [True, False])
+def test_the_bound_holds_where_all_rounding_goes_one_way(queries_are_rounded):
+    """Every number of one side loses half a step of float16, along long rows among short ones of the other."""
+    rows = torch.full((1, 32), 2.0), torch.full((1, 32), 1 + 0.49 * 2**-10)
+    x, long = reversed(rows) if queries_are_rounded else rows
+    y = torch.cat([long, -long, torch.zeros(6, 32)])
+    half_x, half_y, _, errors = kernels.rounded(x, y, 16, exclude_self=False, sqeuclidean=False)
+    off = half_x.double() @ half_y.double().T - x.double() @ y.double().T / 4
+    assert 2 * errors >= off.max() - off.min() > errors > 0
 
 
 def test_a_bound_comes_from_every_eighth_column(generator):

@@ -6,7 +6,7 @@ import torch
 
 import salcr
 from salcr import ops, reference
-from salcr.kernels import jaccard
+from salcr.kernels import jaccard, jaccard_encodings
 from salcr.ops.backends.triton.jaccard import jaccard_graph
 from tests.ops.label_problems import (
     KINDS,
@@ -32,8 +32,27 @@ def test_graph_is_the_thresholded_distance(generator, monkeypatch, kind, k1, k2,
     graph = check_graph(features, k1, k2, max_distance)
     monkeypatch.setattr(jaccard, "ROOM", 0)  # pairs are counted first
     found = searched(features, k1)
-    again = jaccard_graph(*found, **sizes(found, k2), max_distance=float(np.float32(max_distance)))
+    again = jaccard_graph(*found, **sizes(found, k2), max_distance=float(graph.values().max()))
     assert torch.equal(again.values(), graph.values())
+
+
+def test_a_pair_that_shares_most_behind_the_prefixes_is_found():
+    """As much of two rows as may lie there: what they share before that is just enough."""
+    near, count = 0.6, 29
+    least = 2 * (1 - near) / (2 - near)
+    behind = jaccard.PREFIX_SHARE * least - 2e-6
+    pair = torch.tensor([*[(1 - least - 1e-6) / 8] * 8, least + 1e-6 - behind, *[behind / 10] * 10])
+    shared, others = torch.arange(18, 29), torch.arange(2, count)
+    columns = torch.cat([torch.arange(2, 10), shared, torch.arange(10, 18), shared, others])
+    values = torch.cat([pair, pair, torch.ones(count - 2)])
+    lengths = torch.tensor([19, 19] + (count - 2) * [1])
+    uses = columns.bincount(minlength=count).int()
+    encodings = jaccard_encodings.Encodings(jaccard_encodings.row_pointers(lengths), columns.int(), values, uses)
+    index, _ = jaccard._index(encodings, jaccard.PREFIX_SHARE * least - jaccard.SLACK)
+    assert index.prefixes.tolist() == [9, 9] + (count - 2) * [1]  # more than a block
+    pointers, columns, distances = jaccard.jaccard_graph(encodings, near)
+    assert pointers.diff().tolist() == [2, 2] + (count - 2) * [1] and columns[:4].tolist() == [0, 1, 0, 1]
+    torch.testing.assert_close(distances[:4], torch.tensor([0, near, near, 0]), rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -58,6 +77,8 @@ def test_the_operators_take_the_kernels(generator):
     form = options | dict(scale="farthest", include_self=False)
     expected = reference.jaccard_distance(features, **form)
     torch.testing.assert_close(ops.jaccard_distance(features, impl="triton", **form), expected, rtol=1e-5, atol=2e-6)
+    doubled = ops.jaccard_distance(images(generator, "duplicates", 10), impl="triton", **options)
+    assert doubled.min() == 0  # also where rounded rows sum to more than 1
     every = ops.jaccard_graph(features, max_distance=1.0, impl="triton", **options)
     assert torch.equal(every.to_dense(), distances) and len(every.values()) == 14 * 14
     with pytest.raises(RuntimeError, match=r"it takes torch.float32.*got torch.float64"):

@@ -145,9 +145,12 @@ def test_soft_targets_of_a_large_sum_in_float16(generator):
     torch.testing.assert_close(*gradients)
 
 
-@pytest.mark.parametrize(("shape", "k"), [(((), 1, 1, 16), 30), (((2,), 5, 150, 33), 5), (((1,), 3, 65, 7), 64)])
+@pytest.mark.parametrize(
+    ("shape", "k"),
+    [(((), 1, 1, 16), 30), (((2,), 5, 150, 33), 5), (((1,), 3, 65, 7), 64), (((), 2, 128, 7), 3)],
+)
 def test_search(generator, monkeypatch, shape, k):
-    """A chunk of several pieces, and of those with many columns several chunks."""
+    """A chunk of several pieces, and of those with many columns several chunks; at last one that is full."""
     monkeypatch.setattr(instance_memory, "SCRATCH", 4 * math.prod(shape[0]) * shape[1] * 2 * products.INTERPRETED_CHUNK)
     check_search("triton", generator, *shape, k)
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from salcr import ops, reference
+from salcr.kernels import sinkhorn as kernels
 from tests.ops.transport_problems import check, check_batch, squared_distances
 
 
@@ -20,6 +21,17 @@ def test_steps_and_looks(generator, max_iter, check_every):
         options = dict(tol=tol, max_iter=max_iter, check_every=check_every)
         assert_close = torch.testing.assert_close
         assert_close(ops.sinkhorn(cost, impl="triton", **options), reference.sinkhorn(cost, **options))
+
+
+def test_the_change_of_beta_is_exact_where_it_is_small():
+    """Of a step from these logarithms of beta to zeros."""
+    before = torch.tensor([[1e-7, -1e-7, 1e-3, 0.0199, 0.021, -3.0, 2.0, 60.0]])
+    change, done, columns = torch.empty_like(before), torch.zeros(1, dtype=torch.int32), before.shape[1]
+    shares = torch.zeros_like(before), torch.ones_like(before)
+    kernels.columns_kernel[(columns // 4,)](
+        *shares, before.clone(), change, done, columns, 1, columns // 4, 0.0, CHECK=True, C=4, BLOCK=2
+    )
+    torch.testing.assert_close(change.double(), before.double().expm1().abs(), rtol=1e-5, atol=0)
 
 
 def test_each_problem_of_a_batch_stops_on_its_own(generator):
@@ -41,11 +53,9 @@ def test_float64_is_left_to_others(generator):
 
 def test_more_problems_than_a_second_grid_axis_has(generator, monkeypatch):
     """65,535 is the limit of any axis but the first; nothing is run."""
-    from salcr.kernels import sinkhorn
-
     grids = []
     for name in ("rows_kernel", "columns_kernel", "plan_kernel"):
         kernel = type("Recorded", (), {"__getitem__": lambda self, grid: lambda *_, **__: grids.append(grid)})()
-        monkeypatch.setattr(sinkhorn, name, kernel)
-    sinkhorn.sinkhorn(torch.rand(35_000, 40, 20), lam=5.0, tol=0.1, max_iter=1, check_every=10)
-    assert grids == [(70_000,), (175_000,), (70_000,)]
+        monkeypatch.setattr(kernels, name, kernel)
+    kernels.sinkhorn(torch.rand(35_000, 40, 20), lam=5.0, tol=0.1, max_iter=1, check_every=10)
+    assert grids == [(105_000,), (175_000,), (105_000,)]

@@ -63,6 +63,25 @@ def check_views(impl, images, draws, **options):
     return found
 
 
+def check_chains(impl, generator):
+    """Of views that hide nothing of them: corners between pixels, products near the one that ends a chain."""
+    images = torch.randint(0, 256, (3, 13, 9, 3), generator=generator, dtype=torch.uint8)
+    images[1], images[2] = 255, 10
+    everything, nothing = [0, 13, 0, 9], [9, 2, 8, 1]
+    chains = torch.ones(5, 4, 7)
+    chains[:, :, :4] = torch.tensor(everything)
+    chains[:2, :, 4:] = 0.2 + 0.8 * torch.rand(2, 4, 3, generator=generator)
+    chains[0, 1, :4], chains[0, 2, :4] = torch.tensor([[2.5, 10.5, 0.5, 6.5], [-1.5, 8.2, 3.2, 99]])
+    chains[1, 1, :4], chains[1, 2, :4] = torch.tensor([[*nothing], [6.9, 12.9, -3, 7.0]])
+    chains[2:, 1, 5] = torch.tensor([5e-6, 1e-6, 2e-7])  # of white, white, and of a product of 25.5
+    draws = torch.zeros(6, len(Draw))
+    draws[:, Draw.CHANNELS], draws[:, Draw.SCALING] = Mix.NONE, torch.tensor([1, -1, 0, 2, 3, 4])
+    rows = torch.tensor([0, 0, 0, 1, 1, 2])
+    found = check_views(impl, images, draws, rows=rows, scalings=chains)
+    green = found[3:, 1]
+    assert green[0].min() > 2 > green[1].max() and green[2].min() > 2  # the second ends before its last links
+
+
 def check_backend(impl, generator, device="cpu", **sizes):
     """With and without each of the optional arguments against the reference, and half precision against float32."""
     images, draws, rows, scalings = problem(generator, **sizes)

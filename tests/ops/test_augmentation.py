@@ -6,7 +6,7 @@ import torch
 
 from salcr import ops, reference
 from salcr.ops.augmentation import Adjust, Draw, Mix
-from tests.ops.augmentation_problems import LIMIT, ORDERS, check_backend, photos, problem
+from tests.ops.augmentation_problems import LIMIT, ORDERS, check_backend, check_chains, photos, problem
 from tests.ops.contract import assert_compiles, assert_operator_contract
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -98,6 +98,10 @@ def test_a_view_is_what_its_row_of_draws_says(generator, impl):
 )
 def test_cpp_views_are_those_of_the_reference(generator, sizes):
     check_backend("cpp", generator, **sizes)
+
+
+def test_chains_in_cpp(generator):
+    check_chains("cpp", generator)
 
 
 def test_threads_do_not_change_a_bit(generator):

@@ -36,7 +36,7 @@ def test_the_interpreter_has_entries_of_its_own():
 
     cpu = torch.device("cpu")
     assert launch.configuration("products.tf32x3", cpu) == launch.INTERPRETED["products.tf32x3"] | launch.SEPARATE
-    assert launch.configuration("sinkhorn.rows", cpu) == launch.TABLE["sinkhorn.rows"][80] | launch.SEPARATE
+    assert launch.configuration("centroids", cpu) == launch.TABLE["centroids"][80] | launch.SEPARATE
     assert launch.INTERPRETED.keys() < launch.TABLE.keys()
 
 

@@ -155,7 +155,7 @@ def test_other_features_in_the_same_place(folder, tmp_path, log, generator):
         assert f"the features of {other} are not those its cells are of: cells are made anew" in said(log)
 
 
-@pytest.mark.parametrize("damage", ["short", "head", "gone", "about", "keys"])
+@pytest.mark.parametrize("damage", ["short", "head", "gone", "about", "keys", "recall"])
 def test_damaged_files_are_made_anew(folder, log, damage):
     whole = open_cells(Storage(folder))
     path, about = folder / "cells.faiss", folder / "cells.json"
@@ -163,14 +163,15 @@ def test_damaged_files_are_made_anew(folder, log, damage):
     if damage == "short":
         path.write_bytes(content[:-1])
     elif damage == "head":
-        content[len(content) // 20] ^= 1
+        content[-400 * (WIDTH + 8) - 1] ^= 1  # its last byte
         path.write_bytes(content)
     elif damage == "gone":
         path.unlink()
     elif damage == "about":
-        about.write_text("[")
+        about.write_text("[" * 50_000)
     else:
-        about.write_text(json.dumps(json.loads(about.read_text()) | {"rows": "400"}))
+        wrong = {"rows": "400"} if damage == "keys" else {"recall": 1.5}
+        about.write_text(json.dumps(json.loads(about.read_text()) | wrong))
     said(log)
     again = open_cells(Storage(folder))
     assert "are made" in said(log) and again.recall == whole.recall
@@ -184,11 +185,20 @@ def test_rows_that_a_damaged_file_names_and_the_index_has_not_are_left_out(tmp_p
     open_cells(Storage(folder))
     content = bytearray((folder / "cells.faiss").read_bytes())
     data = 400 * (WIDTH + 8)
-    content[-data:] = torch.randint(0, 256, (data,), generator=generator, dtype=torch.uint8).numpy().tobytes()
-    (folder / "cells.faiss").write_bytes(content)
-    index = Index.open(folder, device="cpu")
-    queries = torch.eye(WIDTH)
-    assert torch.equal(index.nearest(queries, top=5, approximate=True)[1], index.nearest(queries, top=5)[1])
+    for largest in (255, 0):  # the other names the first row again and again
+        some = torch.randint(0, largest + 1, (data,), generator=generator, dtype=torch.uint8)
+        content[-data:] = some.numpy().tobytes()
+        (folder / "cells.faiss").write_bytes(content)
+        index = Index.open(folder, device="cpu")
+        queries = torch.eye(WIDTH)
+        assert torch.equal(index.nearest(queries, top=5, approximate=True)[1], index.nearest(queries, top=5)[1])
+
+
+def test_equal_scores_come_in_the_order_of_their_rows(tmp_path, build, generator):
+    features = np.concatenate([groups(generator, 4)] * 3)
+    index = Index.open(index_of(tmp_path / "index", features), device="cpu")
+    rows = index.nearest(torch.from_numpy(features[:40:9]), top=9, approximate=True)[1]
+    assert (rows[:, [1, 2, 4, 5, 7, 8]] - rows[:, [0, 1, 3, 4, 6, 7]] == 80).all()
 
 
 def test_cells_that_cannot_be_kept_serve_once(folder, log, monkeypatch):
@@ -219,7 +229,9 @@ def test_one_feature_and_a_wrong_one(tmp_path, build):
         index.nearest(torch.ones(2, 9), approximate=True)
     with pytest.raises(ValueError, match="queries has NaN or Inf, first in row 0"):
         index.nearest(torch.full((1, WIDTH), torch.nan), approximate=True)
-    add(folder, np.full((1, WIDTH), np.nan))
+    wrong = np.ones((2, WIDTH))
+    wrong[1, 3] = np.inf
+    add(folder, wrong)
     with pytest.raises(ValueError, match="has features with NaN or Inf"):
         Index.open(folder, device="cpu").nearest(torch.ones(2, WIDTH), approximate=True)
 

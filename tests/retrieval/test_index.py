@@ -49,6 +49,7 @@ def test_every_picture_of_a_tree_is_found_by_itself(indexed):
         assert ranking.hits[0].path == ranking.query and ranking.hits[0].row == row
         assert ranking.hits[0].score == pytest.approx(1, abs=1e-5)
         assert ranking.infrared == ranking.hits[0].infrared == ("night" in ranking.query)
+        assert all(hit.infrared == ("night" in hit.path) for hit in ranking.hits)
         assert [hit.score for hit in ranking.hits] == sorted((hit.score for hit in ranking.hits), reverse=True)
 
 
@@ -182,7 +183,8 @@ def test_names_of_any_bytes(pictures, checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("refine", ["cmfp", "k_reciprocal"])
-def test_refinements_are_those_of_the_operators(indexed, refine, generator):
+def test_refinements_are_those_of_the_operators(indexed, refine, generator, monkeypatch):
+    monkeypatch.setattr("salcr.retrieval.nearest.CANDIDATES", 1)  # or five times what is asked for, which is more
     index = Index.open(indexed / "index", **CPU)
     gallery = torch.from_numpy(np.array(index.features))
     query = F.normalize(gallery[:2] + 0.1 * torch.randn(2, gallery.shape[1], generator=generator))
@@ -191,6 +193,9 @@ def test_refinements_are_those_of_the_operators(indexed, refine, generator):
     if refine == "k_reciprocal":  # each query alone
         distances = torch.cat([ops.rerank_k_reciprocal(query[i : i + 1], gallery) for i in range(2)])
         expected = (1 - distances).sort(dim=1, descending=True, stable=True)
+        near = index.nearest(query, top=5)[1].sort().values  # all that are looked at for one
+        first = [x[ops.rerank_k_reciprocal(query[i : i + 1], gallery[x])[0].argmin()] for i, x in enumerate(near)]
+        assert index.nearest(query, top=1, refine=refine)[1][:, 0].tolist() == first
     else:
         visible, infrared = ops.propagate_features(
             torch.cat([gallery[~side], query[:1]]), torch.cat([gallery[side], query[1:]])

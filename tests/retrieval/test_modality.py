@@ -46,6 +46,7 @@ def test_the_rule_by_hand():
     pixels[:16:2, :16], pixels[1:16:2, :16] = (200, 0, 100), (0, 200, 100)  # which cancels out in every cell
     assert chroma(pixels) == 0
     assert chroma(np.full((3, 20, 3), (9, 0, 4), np.uint8)) == 9
+    assert is_infrared(np.full((8, 8, 3), (THRESHOLD, 0, 4), np.uint8), "auto")
 
 
 def test_what_is_said_counts(people):

@@ -37,7 +37,8 @@ def assert_holds(index, count):
     index.verify()
 
 
-def test_what_is_written_is_read_again(tmp_path):
+def test_what_is_written_is_read_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "PIECE", 7)  # paths are read in several
     index = filled(tmp_path / "index")
     assert_holds(index, 5)
     assert index.path(3) == "/images/3\n\udce9.png"
@@ -155,7 +156,7 @@ def test_files_that_are_short_or_changed_are_named(tmp_path, name):
     filled(tmp_path / "index")
     path = tmp_path / "index" / name
     content = path.read_bytes()
-    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    path.write_bytes(content[:-2] + bytes([content[-2] ^ 1]) + content[-1:])
     with pytest.raises(ValueError, match=f"{name} is damaged: it"):
         Storage(tmp_path / "index").verify()
     with pytest.raises(ValueError, match=f"{name} is damaged: it"):
@@ -171,9 +172,12 @@ def test_files_that_are_short_or_changed_are_named(tmp_path, name):
 @pytest.mark.parametrize("name", [FEATURES, INFRARED])
 def test_headers_of_other_arrays_are_refused(tmp_path, name):
     filled(tmp_path / "index")
-    np.save(tmp_path / "index" / name, np.zeros((5, 8), np.float32))
-    with pytest.raises(ValueError, match=f"{name} is damaged: its header is not that of"):
-        Storage(tmp_path / "index")
+    own = np.load(tmp_path / "index" / name)
+    wider, turned = np.zeros((*own.shape, 2), own.dtype), np.zeros(own.shape, own.dtype, order="F")
+    for other in (np.zeros((5, 8), np.float32), wider, *([turned] if own.ndim > 1 else [])):
+        np.save(tmp_path / "index" / name, other)
+        with pytest.raises(ValueError, match=f"{name} is damaged: its header is not that of"):
+            Storage(tmp_path / "index")
 
 
 @pytest.mark.parametrize(
