@@ -188,4 +188,4 @@ def test_on_a_gpu(generator, precision):
 
 @pytest.mark.cuda
 def test_on_a_gpu_no_precision_decides_a_set(generator):
-    check_precision_of_search("triton", generator, 131, 4098, 384, 29, "cuda")
+    check_precision_of_search("triton", generator, 131, 4098, 384, 29, "cuda", same_lse=False)
