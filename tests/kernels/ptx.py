@@ -86,8 +86,9 @@ class Program:
         base = parts[0]
         if name.startswith(NOTHING):
             return "nothing", [], {}
-        if parts[-1].endswith("x2") and base in ("add", "fma"):
-            return f"{base}_pair", arguments, dict(type=self.number("type", parts[-1][:-2]))
+        if parts[-1].endswith("x2") and base in ("add", "sub", "mul", "fma"):
+            kind, flags = self.number("type", parts[-1][:-2]), 1 << self.number("flag", "pair")
+            return base, arguments, dict(type=kind, flags=flags)
         if base in ("mul", "mad") and "wide" in parts:
             return f"{base}_wide", arguments, {}
         if base in ARITHMETIC or (base == "mad" and "lo" in parts):

@@ -85,6 +85,13 @@ def test_lanes_part_and_meet_again():
         assert torch.equal(out, 2 * lane + 3 + (lane + 1) % 2 - lane % 2)
 
 
+def test_a_pair_is_added_into_itself():
+    body = "cvt.rn.f32.s32 %r7, %r1; mov.b64 %rd4, {%r7, %r7}; add.rn.f32x2 %rd4, %rd4, %rd4; mov.b64 {_, %r8}, %rd4;"
+    out = torch.zeros(64)
+    run(kernel(body + " st.global.b32 [ %rd3 + 0 ], { %r8 };"), [out.data_ptr()], [out], (1,), 2, 256, 0)
+    assert torch.equal(out, 2.0 * torch.arange(64))
+
+
 def test_an_instruction_that_the_machine_does_not_know_is_an_error():
     with pytest.raises(NotImplementedError, match="lg2"):
         Program(kernel("lg2.approx.f32 %r7, %r1;"), library())

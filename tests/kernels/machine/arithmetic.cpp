@@ -75,16 +75,14 @@ Bits of_floats(const Instruction& in, Bits a, Bits b, Bits c) {
   return put(in.flags & ftz ? flushed(value) : value);
 }
 
-// Of halves one by one or in pairs: in float64, which holds products exactly, and rounded once.
+// Of halves: in float64, whose own rounding is nothing beside theirs, and cut to an odd float32 on the way.
 Bits of_halves(const Instruction& in, Bits a, Bits b, Bits c) {
   const double x = from_half(a, in.type), y = from_half(b, in.type), z = from_half(c, in.type);
   switch (in.operation) {
-    case Operation::add:
-    case Operation::add_pair: return to_half(to_odd(x + y), in.type);
+    case Operation::add: return to_half(to_odd(x + y), in.type);
     case Operation::sub: return to_half(to_odd(x - y), in.type);
     case Operation::mul: return to_half(to_odd(x * y), in.type);
-    case Operation::fma:
-    case Operation::fma_pair: return to_half(to_odd(x * y + z), in.type);
+    case Operation::fma: return to_half(to_odd(x * y + z), in.type);
     case Operation::max: return to_half(larger(float(x), float(y), in.flags & NaN), in.type);
     case Operation::min: return to_half(-larger(-float(x), -float(y), in.flags & NaN), in.type);
     default: fault("operation %d of halves", int(in.operation));
@@ -143,9 +141,6 @@ Bits calculated(const Instruction& in, Bits a, Bits b, Bits c) {
   }
   if (type == Type::f32) return of_floats(in, a, b, c);
   if (type == Type::f64) return put(combined(in.operation, get<double>(a), get<double>(b), get<double>(c)));
-  if (in.operation == Operation::add_pair || in.operation == Operation::fma_pair) {
-    return of_halves(in, a, b, c) | of_halves(in, a >> 16, b >> 16, c >> 16) << 16;
-  }
   if (is_real(type)) return of_halves(in, a, b, c);
   return with_integer(type, [&](auto kind) {
     using T = decltype(kind);
@@ -202,7 +197,11 @@ void Machine::calculate(Warp& warp, const Instruction& in, std::uint32_t lanes) 
   const Bits* b = in.count > 2 ? source(warp, in, 2) : none;
   const Bits* c = in.count > 3 ? source(warp, in, 3) : none;
   Bits* out = target(warp, in, 0);
-  for_lanes(lanes, [&](int l) { out[l] = calculated(in, a[l], b[l], c[l]); });
+  const int width = 8 * size_of(in.type);
+  for_lanes(lanes, [&](int l) {
+    const Bits low = calculated(in, a[l], b[l], c[l]);  // into what may be an operand
+    out[l] = in.flags & pair ? low | calculated(in, a[l] >> width, b[l] >> width, c[l] >> width) << width : low;
+  });
 }
 
 void Machine::convert(Warp& warp, const Instruction& in, std::uint32_t lanes) {

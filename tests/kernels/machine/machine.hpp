@@ -22,11 +22,11 @@ constexpr std::uint32_t kSharedBegin = 0x400;  // address of a block's shared me
 
 // clang-format off
 #define SALCR_OPERATIONS(X) X(add) X(sub) X(mul) X(min) X(max) X(div) X(rem) X(mul_wide) X(mad) X(mad_wide) X(fma) \
-  X(add_pair) X(fma_pair) X(neg) X(abs) X(not_) X(and_) X(or_) X(xor_) X(shl) X(shr) X(bfe) X(popc) X(prmt) X(selp) \
+  X(neg) X(abs) X(not_) X(and_) X(or_) X(xor_) X(shl) X(shr) X(bfe) X(popc) X(prmt) X(selp) \
   X(setp) X(mov) X(pack) X(unpack) X(cvt) X(cvt_pair) X(ex2) X(sqrt) X(rsqrt) X(rcp) X(copysign) X(special) X(param) \
   X(load) X(store) X(load_shared) X(store_shared) X(atom) X(copy) X(copy_commit) X(copy_wait) X(shfl) X(redux) \
   X(ldmatrix) X(stmatrix) X(mma) X(wgmma) X(wgmma_commit) X(wgmma_wait) X(bar) X(bra) X(ret) X(nothing)
-#define SALCR_FLAGS(X) X(ftz) X(NaN) X(rna) X(rmi) X(rpi) X(rzi) X(trans) X(registers) X(trans_b)
+#define SALCR_FLAGS(X) X(ftz) X(NaN) X(rna) X(rmi) X(rpi) X(rzi) X(trans) X(registers) X(trans_b) X(pair)
 #define SALCR_COMPARISONS(X) X(eq) X(ne) X(lt) X(le) X(gt) X(ge) X(equ) X(neu) X(ltu) X(leu) X(gtu) X(geu) X(num) X(nan)
 #define SALCR_KINDS(X) X(add) X(min) X(max) X(exch) X(cas) X(up) X(down) X(bfly) X(idx)
 #define SALCR_SPECIALS(X) X(tid) X(ctaid_x) X(ctaid_y) X(ctaid_z) X(nctaid_x) X(nctaid_y) X(nctaid_z)
