@@ -14,8 +14,8 @@ by the sum of the weighted cells. For the prototypes the mean is known before: t
 Estimates for an H100 at [432, 2048, 18, 9], from the machine code and 3.0 TB/s of copies, not measured: in bfloat16
 ``attention_backward_kernel`` moves 337 MB in 0.11 ms and ``spread_kernel`` 648 MB in 0.22 ms, with 2 blocks of 8 warps
 an SM; in float32 640 MB in 0.21 ms and 1.24 GB in 0.41 ms, with one of 16 warps. The rows of D numbers that they hold,
-nine and more, take the registers; a block has 20 or 32 KB under way by cp.async. Their 9 and 12 multiply-adds an
-element, 6.0 GFLOP together, take 0.1 ms: memory bound.
+nine and more, take the registers; a block has 20 or 32 KB under way by cp.async. Their 9 and 12 products an
+element and as many sums, 6.0 GFLOP in all, take 0.18 ms: memory bound.
 """
 
 from collections.abc import Sequence
