@@ -78,7 +78,7 @@ def knn(
 
     Raises:
         TypeError, ValueError: a wrong shape, dtype, device or metric, ``k`` out of range, a row with NaN or Inf or too
-            long to square (its norm above 9.2e18 in float32). With a ``group``, on every rank what is wrong on one of
+            long to square (its norm above 9e18 in float32). With a ``group``, on every rank what is wrong on one of
             them, rows counted over all; ranks whose D, dtype or options differ; a process outside the group.
         RuntimeError: the method needs faiss, which is not installed (``pip install 'salcr[faiss]'``).
 

@@ -185,11 +185,18 @@ def test_tiles_do_not_matter(generator, monkeypatch, rows, columns):
 def test_rows_too_long_to_square_are_refused(generator, metric, impl):
     """Their distances are no numbers in float32, their norms infinite, so that a unit row would come out as zeros."""
     x = torch.randn(9, 6, generator=generator)
-    near_the_bound = x / x.norm(dim=1).max() * 9.2e18
+    near_the_bound = x / x.norm(dim=1).max() * 9.03e18
     values, indices = ops.knn(near_the_bound, 9, metric=metric, impl=impl)
     assert values.isfinite().all() and torch.equal(indices[:, 0], torch.arange(9))
+    direction = F.normalize(torch.randn(500, generator=generator), dim=0)
+    opposite = 9.038e18 * torch.stack([direction, -direction]).repeat(9, 1)
+    for database in (None, opposite.flip(0).contiguous()):
+        values, indices = ops.knn(opposite, 17, database=database, metric=metric, impl=impl)
+        assert values.isfinite().all() and indices.max() < 18
+        with pytest.raises(ValueError, match="queries has a norm above"):  # sums that round up would be infinite
+            ops.knn(1.02 * opposite, 17, database=database, metric=metric, impl=impl)
     for others in (None, torch.ones(3, 6)):
-        with pytest.raises(ValueError, match=r"queries has a norm above 9.22e.18, .* first in row 4"):
+        with pytest.raises(ValueError, match=r"queries has a norm above 9.04e.18, .* first in row 4"):
             ops.knn(x.index_fill(0, torch.tensor([4]), 1e30), 2, database=others, metric=metric, impl=impl)
     with pytest.raises(ValueError, match="database has a norm above"):
         ops.knn(x, 2, database=1e30 * x, metric=metric, impl=impl)
