@@ -64,7 +64,7 @@ TABLE = {
         80: dict(SCAN=256, num_warps=4),
     },
     "instance_memory.select": {
-        80: dict(num_warps=4),
+        80: dict(BLOCK=1024, num_warps=1),
     },
     "instance_memory.neighbors": {
         80: dict(ELEMENTS=8192, BLOCK=16),
@@ -175,6 +175,7 @@ INTERPRETED = {  # small, so that small tests have edges; what is not here is as
     "batch_norm.blocks": dict(ELEMENTS=128, PROGRAMS=6, num_warps=4, num_stages=1),
     "batch_norm.tiles": dict(ELEMENTS=256, num_warps=4),
     "augmentation.chains": dict(BLOCK=64, num_warps=2, num_stages=1),
+    "instance_memory.select": dict(BLOCK=32, num_warps=1),
     "knn.products": dict(M=16, N=32, K=16, num_warps=4, num_stages=1),
     "knn.narrow": dict(ELEMENTS=8192, num_warps=4),
     "knn.round": dict(BLOCK=16, num_warps=4),

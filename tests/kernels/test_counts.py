@@ -3,10 +3,18 @@
 import pytest
 import torch
 
-from tests.kernels.executed import run
+from tests.kernels.executed import Counts, executed, run
 from tests.kernels.test_executed import kernel
 
 pytest.importorskip("triton")
+CPU = torch.device("cpu")
+
+
+def counts_of(call, blocks=None) -> list[Counts]:
+    counts: list[Counts] = []
+    with executed(90, counts=counts, blocks=blocks):
+        call()
+    return counts
 
 
 @pytest.mark.parametrize(
@@ -33,3 +41,15 @@ def test_sectors_and_passes(instruction, memory, shared):
     assert (found.passes, found.fewest_passes) == tuple(3 * 2 * n for n in shared)
     half = run(kernel(instruction), [values.data_ptr()], [values], (4,), 2, 64 * 128, 0, every=2, counting=True)
     assert half[1:6] == tuple(n // 3 * 4 for n in found[1:6])
+
+
+def test_a_search_selects_in_few_instructions(generator):
+    """Some 30 a column and lane, and 600 for each of the k + 1: these do not look through all columns again."""
+    from salcr.kernels.instance_memory import instance_search
+
+    rows, columns, k = 4, 8192, 30
+    features, memory = (torch.randn(1, n, 16, generator=generator).bfloat16() for n in (rows, columns))
+    counts = counts_of(lambda: instance_search([features], [memory], k, temperature=0.05, mean=True))
+    (select,) = [x for x in counts if x.kernel == "select_kernel"]
+    assert select.instructions < rows * (30 * columns / 32 + 600 * (k + 1))
+    assert select.passes == 0
