@@ -76,6 +76,7 @@ TABLE = {
         80: dict(M=128, N=128, K=32, num_warps=4, num_stages=4),
         86: dict(M=128, N=128, K=32, num_warps=4, num_stages=3),
         90: dict(M=128, N=256, K=64, num_warps=8, num_stages=4),
+        100: dict(M=128, N=128, K=64, num_warps=8, num_stages=4),
         120: dict(M=128, N=128, K=32, num_warps=4, num_stages=3),
     },
     "knn.round": {

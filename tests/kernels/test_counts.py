@@ -53,3 +53,33 @@ def test_a_search_selects_in_few_instructions(generator):
     (select,) = [x for x in counts if x.kernel == "select_kernel"]
     assert select.instructions < rows * (30 * columns / 32 + 600 * (k + 1))
     assert select.passes == 0
+
+
+def test_what_a_search_lists_costs_the_same_wherever_it_lies():
+    """As for a row whose neighbours lie side by side, as images of one identity do, among rows that find one each."""
+    one, many = torch.arange(128)[:, None] == torch.arange(256), torch.arange(256) < 64
+    alone, beside = listed(one), listed(one | (torch.arange(128)[:, None] == 5) & many)
+    assert beside.instructions <= 1.02 * alone.instructions
+
+
+def listed(reached: torch.Tensor) -> Counts:
+    """Of rows and columns ``[128, 256]`` that reach the bound."""
+    from salcr.kernels.knn import collect_kernel
+    from salcr.kernels.launch import configuration
+
+    x, y = torch.eye(128).half(), reached.T.half().contiguous()
+    bounds, bias, counts = torch.full((128,), 0.5), torch.zeros(256), torch.zeros(128, dtype=torch.int32)
+    scores, places = torch.empty(128, 512), torch.empty(128, 512, dtype=torch.int32)
+
+    def collect():
+        tile = configuration("knn.products", CPU)
+        tiles = 256 // tile["N"]
+        collect_kernel[(tiles,)](x, y, bias, bounds, scores, places, counts, 128, 256, 128, tiles, CAPACITY=512, **tile)
+
+    (found,) = counts_of(collect)
+    assert torch.equal(counts.long(), reached.sum(1))
+    assert all(
+        torch.equal(place[:n].sort().values.long(), row.nonzero()[:, 0])
+        for place, n, row in zip(places, counts, reached, strict=True)
+    )
+    return found
