@@ -123,10 +123,10 @@ TABLE = {
         80: dict(ROWS=8, BLOCK=256, num_warps=4, num_stages=1),
     },
     "sinkhorn.rows": {
-        80: dict(R=32, C=64, num_warps=8, maxnreg=40),
+        80: dict(R=8, C=256, num_warps=2, maxnreg=80),
     },
     "sinkhorn.columns": {
-        80: dict(C=4, BLOCK=256, num_warps=4),
+        80: dict(C=4, BLOCK=512, num_warps=4),
     },
     "augmentation": {
         80: dict(BLOCK=1024, num_warps=8, num_stages=1, maxnreg=48),

@@ -55,6 +55,16 @@ def test_a_search_selects_in_few_instructions(generator):
     assert select.passes == 0
 
 
+def test_sinkhorn_passes_over_shared_memory_without_conflicts():
+    from salcr.kernels.sinkhorn import sinkhorn
+
+    for columns in (600, 399):
+        cost = torch.zeros(1, 1600, columns)
+        counts = counts_of(lambda: sinkhorn(cost, lam=5.0, tol=0.1, max_iter=1, check_every=10), blocks=2)  # noqa: B023
+        rows = next(x for x in counts if x.kernel == "rows_kernel")
+        assert rows.passes == rows.fewest_passes < rows.fewest_sectors
+
+
 def test_what_a_search_lists_costs_the_same_wherever_it_lies():
     """As for a row whose neighbours lie side by side, as images of one identity do, among rows that find one each."""
     one, many = torch.arange(128)[:, None] == torch.arange(256), torch.arange(256) < 64
