@@ -64,7 +64,7 @@ TABLE = {
         80: dict(SCAN=256, num_warps=4),
     },
     "instance_memory.select": {
-        80: dict(num_warps=4),
+        80: dict(BLOCK=1024, num_warps=1),
     },
     "instance_memory.neighbors": {
         80: dict(ELEMENTS=8192, BLOCK=16),
@@ -76,6 +76,7 @@ TABLE = {
         80: dict(M=128, N=128, K=32, num_warps=4, num_stages=4),
         86: dict(M=128, N=128, K=32, num_warps=4, num_stages=3),
         90: dict(M=128, N=256, K=64, num_warps=8, num_stages=4),
+        100: dict(M=128, N=128, K=64, num_warps=8, num_stages=4),
         120: dict(M=128, N=128, K=32, num_warps=4, num_stages=3),
     },
     "knn.round": {
@@ -122,10 +123,10 @@ TABLE = {
         80: dict(ROWS=8, BLOCK=256, num_warps=4, num_stages=1),
     },
     "sinkhorn.rows": {
-        80: dict(R=32, C=64, num_warps=8, maxnreg=40),
+        80: dict(R=8, C=256, num_warps=2, maxnreg=80),
     },
     "sinkhorn.columns": {
-        80: dict(C=4, BLOCK=256, num_warps=4),
+        80: dict(C=4, BLOCK=512, num_warps=4),
     },
     "augmentation": {
         80: dict(BLOCK=1024, num_warps=8, num_stages=1, maxnreg=48),
@@ -175,6 +176,7 @@ INTERPRETED = {  # small, so that small tests have edges; what is not here is as
     "batch_norm.blocks": dict(ELEMENTS=128, PROGRAMS=6, num_warps=4, num_stages=1),
     "batch_norm.tiles": dict(ELEMENTS=256, num_warps=4),
     "augmentation.chains": dict(BLOCK=64, num_warps=2, num_stages=1),
+    "instance_memory.select": dict(BLOCK=32, num_warps=1),
     "knn.products": dict(M=16, N=32, K=16, num_warps=4, num_stages=1),
     "knn.narrow": dict(ELEMENTS=8192, num_warps=4),
     "knn.round": dict(BLOCK=16, num_warps=4),

@@ -6,10 +6,11 @@ over the programs, in their order, into beta. The programs of all problems lie o
 one that takes more than 65,535.
 
 A step reads the cost twice; the sums that pass through memory are 8 / R bytes an entry. Estimates for an H100 at
-11,909 x 600, not measured: 29 MB stay in the L2 cache, so that the first launch reads 59 MB at some 5.5 TB/s, 11 µs,
-in 373 programs of 8 warps, of which an SM could hold 6; its 14 million exponentials are 4 µs. The second has 150
-programs, one for each SM and more, and 1.8 MB, 3 µs of latency. Rows that begin at a multiple of 16 bytes are read
-16 bytes at a time, others 4.
+11,909 x 600, not measured: 29 MB stay in the L2 cache, so that the first launch reads 64 MB at some 5.5 TB/s, 12 µs,
+in 1,489 programs of 2 warps, of which an SM can hold 12; it issues 11 million instructions of a warp, 12 µs too. Of a
+column a thread has all rows but those of one other warp: tiles of 32 x 64, eight warps high, would pass over shared
+memory 10 million times for their sums, 44 µs. The second has 150 programs, one for each SM and more, and 7.2 MB, 4 µs
+with its latency. Rows that begin at a multiple of 16 bytes are read 16 bytes at a time, others 4.
 
 A problem stops on its own: at a step that checks, the second launch leaves the change of each column; every program of
 the next first launch adds these up, and where the sum is small enough, it and all later launches leave the problem as
@@ -140,8 +141,6 @@ def sinkhorn(cost: torch.Tensor, *, lam: float, tol: float, max_iter: int, check
     blocks, strips, new = triton.cdiv(num_rows, tile["R"]), triton.cdiv(num_columns, merge["C"]), cost.new_empty
     vector = 1 if num_columns % 4 else 4  # numbers that every row begins at a multiple of
     vectors = num_columns // vector
-    if vector == 1:  # loads of single elements, whose addresses would spill from few registers
-        tile.pop("maxnreg", None)
     smallest, log_alpha = cost.amin(2), new(problems, num_rows)
     log_beta = cost.new_full((problems, num_columns), -math.log(num_columns))
     change = torch.full_like(log_beta, math.nan)

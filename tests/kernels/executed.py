@@ -8,12 +8,13 @@ import contextlib
 import ctypes
 import functools
 import hashlib
+import math
 import os
 import struct
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import numpy as np
@@ -25,7 +26,35 @@ from tests.kernels.ptx import Program
 
 SOURCES = ROOT / "tests" / "kernels" / "machine"
 ARCHITECTURES = (80, 89, 90, 120)  # 100 has tensor cores of its own kind
+FREE = {"mov", "pack", "unpack", "param", "nothing"}  # instructions
+SHARED = {"load_shared", "store_shared", "ldmatrix", "stmatrix"}
 MOST_STEPS = 200_000_000  # of warps, in a launch
+
+
+class Counts(NamedTuple):
+    """What the warps of a launch take together. Instructions are those of PTX, but for moves, which cost no time.
+
+    Of memory ``sectors`` of 32 bytes, of shared memory ``passes`` over its 32 banks, and as few of either as the bytes
+    of each instruction could take. A sector that two instructions want counts twice: a cache has it the second time.
+    """
+
+    kernel: str
+    instructions: int
+    sectors: int
+    fewest_sectors: int
+    passes: int
+    fewest_passes: int
+    lines: Counter[str]  # of the source: instructions
+
+    @classmethod
+    def of(cls, program: Program, counts: np.ndarray) -> "Counts":
+        lines: Counter[str] = Counter()
+        memory = np.zeros((2, 2), np.int64)
+        for name, line, (warps, *took) in zip(program.names, program.source_lines(), counts.tolist(), strict=True):
+            if name not in FREE:
+                lines[line] += warps
+            memory[int(name in SHARED)] += took
+        return cls("", lines.total(), *memory.ravel().tolist(), lines)
 
 
 class Fault(Exception):
@@ -33,10 +62,13 @@ class Fault(Exception):
 
 
 @contextlib.contextmanager
-def executed(arch: int, seed: int = 0) -> Iterator[Counter[str]]:
+def executed(
+    arch: int, seed: int = 0, counts: list[Counts] | None = None, blocks: int | None = None
+) -> Iterator[Counter[str]]:
     """Kernels launched on CPU tensors run as on compute capability ``arch``; ``impl="triton"`` takes such tensors.
 
-    ``seed`` decides the order of warps. Yields how often each kernel was launched.
+    ``seed`` decides the order of warps. Yields how often each kernel was launched. What each launch takes is appended
+    to ``counts``. With ``blocks`` that many of a launch run, spread over its grid, and stand for all in its counts.
 
     Raises:
         AssertionError: a kernel did what PTX forbids or leaves open; the message names kernel, line and thread.
@@ -50,7 +82,10 @@ def executed(arch: int, seed: int = 0) -> Iterator[Counter[str]]:
 
     def record(kernel, *args, grid, warmup, **kwargs):
         launches[kernel.__name__] += 1
-        execute(kernel, args, kwargs, grid, arch, seed + launches.total())
+        every = max(1, math.prod(grid) // blocks) if blocks else 1
+        took = execute(kernel, args, kwargs, grid, arch, seed + launches.total(), every, counting=counts is not None)
+        if took is not None:
+            counts.append(took._replace(kernel=kernel.__name__))
 
     _dispatch.missing.cache_clear()  # it remembers that Triton cannot run here, and afterwards that it can
     try:
@@ -65,7 +100,16 @@ def executed(arch: int, seed: int = 0) -> Iterator[Counter[str]]:
         _dispatch.missing.cache_clear()
 
 
-def execute(kernel: Any, args: tuple, kwargs: dict[str, Any], grid: tuple[int, ...], arch: int, seed: int) -> None:
+def execute(
+    kernel: Any,
+    args: tuple,
+    kwargs: dict[str, Any],
+    grid: tuple[int, ...],
+    arch: int,
+    seed: int,
+    every: int = 1,
+    counting: bool = False,
+) -> Counts | None:
     launch = specialised(kernel, args, kwargs, ())
     named = dict(zip(kernel.arg_names, args, strict=False)) | kwargs
     parameters, tensors = [], []
@@ -78,7 +122,7 @@ def execute(kernel: Any, args: tuple, kwargs: dict[str, Any], grid: tuple[int, .
                 parameters.append(_bits(kind, value))
     used, warps = compiled(launch, arch), dict(launch.options).get("num_warps", 4)
     try:
-        run(used.ptx, parameters, tensors, grid, warps, used.shared, seed)
+        return run(used.ptx, parameters, tensors, grid, warps, used.shared, seed, every, counting=counting)
     except Fault as fault:
         number = int(str(fault).removeprefix("line ").split(",")[0])
         lines = used.ptx.splitlines()[:number]
@@ -95,8 +139,12 @@ def run(
     warps: int,
     shared: int,
     seed: int,
-) -> None:
+    every: int = 1,
+    counting: bool = False,
+) -> Counts | None:
     """Execute the one kernel of ``ptx``, whose ``parameters`` are bits and which may touch ``tensors`` alone.
+
+    Of its blocks the first runs and ``every`` so many further. Returns what all would take, where ``counting``.
 
     Raises:
         Fault: line and thread of the first thing that PTX forbids or leaves open.
@@ -105,12 +153,15 @@ def run(
     parameters = [*parameters, *[0] * (len(program.parameters) - len(parameters))]  # Triton's scratch: there is none
     storages = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors}
     regions = np.array([[begin, begin + size] for begin, size in storages.items()], np.uint64)
-    shape = np.array([*grid, *[1] * (3 - len(grid)), warps, shared], np.int32)
+    shape = np.array([*grid, *[1] * (3 - len(grid)), warps, shared, every], np.int32)
     passed, message = np.array(parameters, np.uint64), ctypes.create_string_buffer(400)
     arrays = (ctypes.c_void_p(x.ctypes.data) for x in (passed, shape, regions))
     limits = len(regions), ctypes.c_uint64(seed), ctypes.c_uint64(MOST_STEPS)
-    if library().launch(ctypes.c_void_p(handle), *arrays, *limits, message, len(message)):
+    counts = np.zeros((len(program.code), 3), np.uint64)
+    counted = ctypes.c_void_p(counts.ctypes.data if counting else None)
+    if library().launch(ctypes.c_void_p(handle), *arrays, *limits, counted, message, len(message)):
         raise Fault(message.value.decode())
+    return Counts.of(program, counts * np.uint64(every)) if counting else None
 
 
 def _bits(kind: str, value: Any) -> int:

@@ -24,11 +24,12 @@ class Program:
     """The instructions, operands and constants of a kernel, and its parameters in order."""
 
     def __init__(self, ptx: str, library: ctypes.CDLL) -> None:
-        self.library = library
+        self.library, self.ptx = library, ptx
         self.registers: dict[str, int] = {}
         self.constants: dict[int, int] = {}
         self.parameters: list[str] = []
         self.code: list[dict[str, Any]] = []
+        self.names: list[str] = []  # of its operations
         self.operands: list[tuple[int, int]] = []
         labels = {}
         for line, statement in statements(ptx):
@@ -74,6 +75,7 @@ class Program:
             1 << place for p in parts[1:] if (place := self.library.number_of(b"flag", p.encode())) >= 0
         )
         operation, operands, more = self.understand(name, parts, types, arguments)
+        self.names.append(operation)
         found |= dict(type=self.number("type", types[-1])) if types else {}
         found |= (
             dict(operation=self.number("operation", operation), first=len(self.operands), count=len(operands)) | more
@@ -177,6 +179,18 @@ class Program:
         flags = sum(1 << self.number("flag", flag) for flag, is_set in chosen.items() if is_set)
         more = dict(source=self.number("type", parts[-1]), choice=2 * len(results), flags=flags)
         return "wgmma", [*results, *a, *arguments[2:4]], more
+
+    def source_lines(self) -> list[str]:
+        """Of each instruction, such as ``knn.py:112``."""
+        files, places, now = {}, {}, ""
+        for number, line in enumerate(self.ptx.splitlines(), 1):
+            if file := re.match(r'\s*\.file\s+(\d+) "(.*)"', line):
+                files[file[1]] = file[2]
+            if place := re.match(r"\s*\.loc\s+(\d+) (\d+)", line):
+                now = place.groups()
+            places[number] = now
+        where = [places[x["line"]] for x in self.code]
+        return [f"{files[place[0]].split('/')[-1]}:{place[1]}" if place else "" for place in where]
 
     def assemble(self) -> int:
         """The machine's own copy."""

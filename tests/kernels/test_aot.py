@@ -31,7 +31,7 @@ BLOCKS = {  # of a multiprocessor of sm_90 at a time, as the docstrings of the k
     **{f"{name}-tf32x3": PRODUCTS for name in ("cluster_contrast", "contrasts", "searches")},
     "searches-rounded": PRODUCTS,
     "instance_memory-tf32": PRODUCTS,
-    "sinkhorn": dict(rows_kernel=6, columns_kernel=10, plan_kernel=6),
+    "sinkhorn": dict(rows_kernel=12, columns_kernel=8, plan_kernel=12),
 }
 
 

@@ -22,7 +22,7 @@ void Machine::run(Bits most_steps) {
   const std::size_t resident = 1 + random_() % kMostResident;
   Bits steps = 0;
   for (std::int64_t next = 0; next < count || !blocks_.empty();) {
-    while (blocks_.size() < resident && next < count) admit(next++);
+    for (; blocks_.size() < resident && next < count; next += shape_.every) admit(next);
     const std::size_t chosen = random_() % blocks_.size();
     Block& block = *blocks_[chosen];
     const int first = int(random_() % shape_.warps);
@@ -78,6 +78,7 @@ void Machine::step(Warp& warp) {
     const Bits* holds = warp.registers.data() + std::size_t(in.predicate) * kLanes;
     for (int l = 0; l < kLanes; ++l) lanes &= ~(std::uint32_t((holds[l] & 1) == Bits(in.negated)) << l);
   }
+  if (counts_ != nullptr && lanes != 0) count(warp, in, lanes);
   if (in.operation == Operation::bra) return branch(warp, in, lanes);
   if (in.operation == Operation::ret) return leave(warp, lanes);
   if (in.operation == Operation::bar) {
@@ -183,10 +184,10 @@ Program* assemble(const Instruction* code, int length, const Operand* operands, 
 
 // 0, or 1 and what went wrong in `message`. `tensors` are pairs of addresses.
 int launch(const Program* program, const Bits* parameters, const Shape* shape, const Bits* tensors, int count,
-           Bits seed, Bits most_steps, char* message, int length) {
+           Bits seed, Bits most_steps, Count* counts, char* message, int length) {
   std::vector<Region> regions;
   for (int i = 0; i < count; ++i) regions.push_back({tensors[2 * i], tensors[2 * i + 1]});
-  Machine machine(*program, parameters, *shape, std::move(regions), seed);
+  Machine machine(*program, parameters, *shape, std::move(regions), seed, counts);
   try {
     machine.run(most_steps);
   } catch (const Fault& error) {

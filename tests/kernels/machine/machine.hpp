@@ -72,7 +72,13 @@ struct Region {
 };
 
 struct Shape {
-  std::int32_t grid[3], warps, shared_bytes;
+  std::int32_t grid[3], warps, shared_bytes, every;  // every: which of the blocks run
+};
+
+// How often an instruction ran, of a warp; and if it is one of memory, what all these took: sectors of 32 bytes of
+// global memory or passes over the 32 banks of shared memory, and as few as their bytes could take.
+struct Count {
+  Bits warps, took, fewest;
 };
 
 struct Block;
@@ -109,8 +115,14 @@ struct Block {
 
 class Machine {
  public:
-  Machine(const Program& program, const Bits* parameters, const Shape& shape, std::vector<Region> tensors, Bits seed)
-      : program_(program), parameters_(parameters), shape_(shape), tensors_(std::move(tensors)), random_(seed) {}
+  Machine(const Program& program, const Bits* parameters, const Shape& shape, std::vector<Region> tensors, Bits seed,
+          Count* counts)
+      : program_(program),
+        parameters_(parameters),
+        shape_(shape),
+        tensors_(std::move(tensors)),
+        random_(seed),
+        counts_(counts) {}
 
   // Raises Fault; where() tells the line and the thread.
   void run(Bits most_steps);
@@ -145,6 +157,7 @@ class Machine {
   std::uint8_t* shared(Warp& warp, Bits address, int bytes);
   std::uint8_t* read_shared(Warp& warp, Bits address, int bytes);
   void write_shared(Warp& warp, Bits address, const std::uint8_t* value, int bytes);
+  void count(const Warp& warp, const Instruction& in, std::uint32_t lanes);
   bool by_chance() { return random_() & 1; }
 
   const Program& program_;
@@ -154,6 +167,7 @@ class Machine {
   Region last_{1, 0};
   std::mt19937_64 random_;
   std::vector<std::unique_ptr<Block>> blocks_;
+  Count* counts_;  // one for each instruction, or null
   Warp* current_ = nullptr;
   int line_ = 0;
   Bits nowhere_[kLanes];
