@@ -28,7 +28,7 @@ def norm_relu(
         shortcut: like ``x``, or None.
         twice: return the result two times, for two consumers.
     """
-    if not _is_plain(norm, x) or torch.compiler.is_exporting():
+    if not _is_plain(norm, x) or _is_exported():
         y = norm(x)
         y = y if shortcut is None else y + shortcut
         y = torch.relu(y) if _has_hooks(norm) else torch.relu_(y)  # a hook may have kept what the norm made
@@ -81,6 +81,11 @@ def _is_plain(norm: nn.Module, x: torch.Tensor) -> bool:
     if type(norm) is not nn.BatchNorm2d or not norm.affine or norm.running_mean is None or norm.momentum is None:
         return False
     return norm.running_mean.dtype == wide_dtype(x) and not _has_hooks(norm)
+
+
+def _is_exported() -> bool:
+    """:func:`torch.compiler.is_exporting`, which PyTorch 2.10 and 2.11 answer with yes wherever they compile."""
+    return torch.compiler._is_exporting_flag
 
 
 def _has_hooks(module: nn.Module) -> bool:

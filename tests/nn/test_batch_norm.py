@@ -79,16 +79,37 @@ def test_a_norm_of_half_precision_runs_by_itself(generator, training):
     assert norm.running_mean.dtype == torch.bfloat16
 
 
-def test_an_exported_norm_is_of_pytorchs_operators(generator):
-    class End(nn.Module):
-        def __init__(self, norm):
-            super().__init__()
-            self.norm = norm
+class End(nn.Module):
+    def __init__(self, norm):
+        super().__init__()
+        self.norm = norm
 
-        def forward(self, x, shortcut):
-            return norm_relu(self.norm, x, shortcut)
+    def forward(self, x, shortcut):
+        return norm_relu(self.norm, x, shortcut)
 
+
+def operators(program):
+    graphs = [module.graph for module in program.modules() if isinstance(module, torch.fx.GraphModule)]
+    return [str(node.target) for graph in graphs for node in graph.nodes]
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_an_exported_norm_is_of_pytorchs_operators(generator, strict):
     norm, x, shortcut = block_end(generator, False)
-    program = torch.export.export(End(norm), (x, shortcut))
-    assert not any("salcr" in str(node.target) for node in program.graph.nodes)
+    program = torch.export.export(End(norm), (x, shortcut), strict=strict)
+    assert not any("salcr" in name for name in operators(program.graph_module))
     torch.testing.assert_close(program.module()(x, shortcut), norm_relu(norm, x, shortcut))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_compiled_norm_is_the_operator(generator, training):
+    norm, x, shortcut = block_end(generator, training)
+    captured = []
+
+    def backend(program, _):
+        captured.append(operators(program))
+        return program
+
+    torch.compile(End(norm), backend=backend, fullgraph=True)(x, shortcut)
+    norms = [name for name in captured[0] if "batch_norm" in name]
+    assert norms == ["salcr.batch_norm_relu", "salcr.batch_norm_relu_backward"]
