@@ -101,10 +101,12 @@ def test_entries_that_nothing_is_known_of_are_named(tmp_path, network, caplog):
     assert r"its own may need them: \x1b[2J\n, NL_0.theta.weight, " in warning and warning.endswith(", and 4 more")
 
 
-def test_another_exponent_of_the_power_mean_is_said(tmp_path, network, caplog):
-    path = write(published_state(network) | {"gem.p": torch.tensor([2.5])}, tmp_path / "a.pth")
+@pytest.mark.parametrize("power", [2.5, float("nan")])
+def test_another_exponent_of_the_power_mean_is_said(tmp_path, network, caplog, power):
+    path = write(published_state(network) | {"gem.p": torch.tensor([power])}, tmp_path / "a.pth")
     read_checkpoint(path)
-    assert caplog.records[-1].getMessage() == f"{path} has gem.p 2.5: the exponent of this network's power mean is 3"
+    told = f"{path} has gem.p {power}: the exponent of this network's power mean is 3"
+    assert caplog.records[-1].getMessage() == told
 
 
 def test_half_precision_is_widened_and_absent_counters_are_none(tmp_path, network):
