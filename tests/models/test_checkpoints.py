@@ -1,3 +1,4 @@
+import copy
 import logging
 import re
 import warnings
@@ -47,6 +48,17 @@ def test_a_published_file_gives_the_network_it_was_made_of(tmp_path, network, ge
         assert network_hash(trained.network) == network_hash(network) and not trained.network.training
         assert (trained.height, trained.width) == (288, 144)
     assert load_trained(path, CPU, height=48)[1:] == (48, 144)
+
+
+def test_a_hash_is_of_every_name_and_value(network):
+    changed, last = (copy.deepcopy(network) for _ in range(2))
+    stems = changed.backbone
+    stems.visible_stem, stems.infrared_stem = stems.infrared_stem, stems.visible_stem
+    next(reversed(last.state_dict().values())).add_(1)  # counts batches
+    entry = copy.deepcopy(network)
+    entry.backbone.visible_stem[0].weight.data[-1, -1, -1, -1] += 1
+    hashes = {network_hash(x) for x in (network, changed, last, entry)}
+    assert len(hashes) == 4 and network_hash(copy.deepcopy(network)) in hashes
 
 
 def test_data_parallel_saves_one_of_these(tmp_path, network, generator):

@@ -102,8 +102,10 @@ def of_rank(case, group):
     options, features = dict(case.options), shard(features_of(case), case.rows, *place)
     if case.operator == "cluster":
         labels = ops.cluster(features, **options, group=group)
-        wanted = min(options.get("k1", 30), sum(case.rows))
-        lists = [shard(x, case.rows, *place) for x in ops.knn(features_of(case), wanted)]
+        some = min(options.get("k1", 30) + 2, sum(case.rows))  # more than are wanted, or of no rows fewer
+        lists = [
+            shard(x, case.rows, *place)[:, : some if len(features) else 1] for x in ops.knn(features_of(case), some)
+        ]
         assert torch.equal(labels, ops.cluster(features, **options, neighbors=lists, group=group)), case.name
         return (labels,)
     database = database_of(case)
@@ -120,6 +122,7 @@ def complaints(group):
     calls = {
         "NaN": lambda x: ops.knn(x, 3, group=group),
         "NaN in cluster": lambda x: ops.cluster(x, eps=0.6, group=group),
+        "NaN in database": lambda x: ops.knn(good, 3, database=x, group=group),
         "width": lambda x: ops.cluster(x, eps=0.6, group=group),
         "dtype": lambda x: ops.knn(x, 3, group=group),
         "no tensor": lambda x: ops.knn(x, 3, group=group),
@@ -130,13 +133,30 @@ def complaints(group):
         "impl": lambda x: ops.cluster(good, eps=0.6, impl=x, group=group),
         "neighbors": lambda x: ops.cluster(good, eps=0.6, k1=2, neighbors=x, group=group),
         "no rows": lambda x: ops.knn(good[:0], 1, group=group),
+        "metric": lambda x: ops.knn(good, 3, metric=x, group=group),
+        "a database": lambda x: ops.knn(good, 3, database=x, group=group),
+        "lists": lambda x: ops.cluster(good, eps=0.6, k1=2, neighbors=x, group=group),
     }
+    numbers = {"eps": 0.6, "min_samples": 4, "k1": 30, "k2": 6}
+    for name in numbers:
+        calls[f"another {name}"] = lambda x, name=name: ops.cluster(good, group=group, **numbers | {name: x})
     twins = torch.stack([torch.arange(12), (torch.arange(12) + 6) % 12], dim=1)  # the rows of both ranks are the same
     lists = [(torch.ones(6, 2), twins[rows]) for rows in (slice(6), slice(6, 12))]
-    wrong = {"NaN": nan, "NaN in cluster": nan, "width": good[:, :5], "dtype": good.double(), "no tensor": None}
+    wrong = {
+        "NaN": nan,
+        "NaN in cluster": nan,
+        "NaN in database": nan,
+        "width": good[:, :5],
+        "dtype": good.double(),
+        "no tensor": None,
+    }
     wrong |= {"k": 4, "large k": 13, "eps": -1.0, "method": 0, "impl": "reference", "no rows": None}
     right = {"k": 3, "large k": 13, "eps": 0.6, "method": 0, "impl": "cpp", "no rows": None, "neighbors": lists[0]}
     wrong["neighbors"] = lists[0]  # which are the first rank's
+    wrong |= {"metric": "sqeuclidean", "a database": None, "lists": None}
+    right |= {"metric": "cosine", "a database": good, "lists": lists[0]}
+    wrong |= {f"another {name}": value / 2 if name == "eps" else 2 for name, value in numbers.items()}
+    right |= {f"another {name}": value for name, value in numbers.items()}
     found = {}
     for name, call in calls.items():
         try:
