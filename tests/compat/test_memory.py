@@ -30,7 +30,7 @@ def module(rows, **options):
 
 
 @pytest.mark.parametrize("hard", [False, True])
-@pytest.mark.parametrize("momentum", [None, 0.6])
+@pytest.mark.parametrize("momentum", [None, 0.0, 0.6])
 def test_one_loss_is_the_published_one(batch, rows, hard, momentum):
     inputs, targets = batch
     ours, theirs = (inputs.clone().requires_grad_() for _ in range(2))
