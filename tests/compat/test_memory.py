@@ -120,6 +120,14 @@ def test_backward_under_autocast_is_not_rounded(batch, rows, gradient):
     assert torch.equal(*found)
 
 
+def test_a_second_derivative_is_an_error(batch, rows):
+    inputs, targets = batch
+    leaf = inputs.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(module(rows)(leaf, targets), leaf, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
 def test_the_buffer_is_named_as_published_and_moves_with_the_module(rows):
     memory = ClusterMemory(num_features=WIDTH, num_samples=CLUSTERS, temp=0.05, momentum=0.2, use_hard=False)
     assert list(memory.state_dict()) == ["features"] and memory.features.shape == (CLUSTERS, WIDTH)

@@ -65,10 +65,15 @@ def test_a_group_of_one_process_finds_what_no_group_finds(alone, monkeypatch, ca
     assert all(map(same, of_rank(case, alone), of_all(case)))
 
 
-@pytest.mark.parametrize(
-    "change", [torch.Tensor.requires_grad_, lambda x: torch._neg_view(-x)], ids=["a gradient", "negative"]
-)
-def test_rows_may_want_a_gradient_or_stand_behind_a_negative_bit(alone, change):
+CHANGES = {
+    "want a gradient": torch.Tensor.requires_grad_,
+    "stand behind a negative bit": lambda x: torch._neg_view(-x),
+    "lie in columns": lambda x: x.mT.contiguous().mT,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_rows_may(alone, change):
     rows, queries = features_of(SPREAD[0]), torch.randn(9, 64)
     (lists, labels), options = (ops.knn(rows, 12), *of_all(SPREAD[0])), SPREAD[0].options
     given = change(rows.clone())
