@@ -121,10 +121,14 @@ def test_threads_change_nothing(generator, select):
 
 
 @pytest.mark.parametrize("impl", CPU_BACKENDS)
-def test_an_update_before_backward_is_noticed(generator, impl):
+@pytest.mark.parametrize("together", [False, True])
+def test_an_update_before_backward_is_noticed(generator, impl, together):
     features, memory, targets = contrast_problem(generator)
     loss = ops.cluster_contrast(features.requires_grad_(), memory, targets)
-    ops.update_cluster_memory_(memory, features, targets, impl=impl)
+    if together:
+        update_cluster_memories_([memory], [features], [targets], momentum=0.1, impl=impl)
+    else:
+        ops.update_cluster_memory_(memory, features, targets, impl=impl)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
 
