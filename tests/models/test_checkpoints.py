@@ -113,6 +113,18 @@ def test_entries_that_nothing_is_known_of_are_named(tmp_path, network, caplog):
     assert r"its own may need them: \x1b[2J\n, NL_0.theta.weight, " in warning and warning.endswith(", and 4 more")
 
 
+def test_weights_are_given_to_a_network_of_their_kind_alone(tmp_path, network):
+    found, whole = (authors_weights(state(network), tmp_path) for state in (related_state, published_state))
+    other = SALCRNetwork("tiny", 4)
+    tokens = other.parts.tokens.clone()
+    found.load_into(other, "tiny", 4)
+    assert torch.equal(other.norm.weight, network.norm.weight) and torch.equal(other.parts.tokens, tokens)
+    for weights, asked in ((whole, ("tiny", 4)), (whole, ("resnet18", 2)), (found, ("resnet18", 2))):
+        message = "does not fit this network, model.architecture={} and model.parts={}: it holds a tiny".format(*asked)
+        with pytest.raises(ValueError, match=message):
+            weights.load_into(SALCRNetwork(*asked), *asked)
+
+
 @pytest.mark.parametrize("power", [2.5, float("nan")])
 def test_another_exponent_of_the_power_mean_is_said(tmp_path, network, caplog, power):
     path = write(published_state(network) | {"gem.p": torch.tensor([power])}, tmp_path / "a.pth")
