@@ -43,6 +43,7 @@ CASES = (
     Case("knn", "doubled", UNEVEN, dict(k=3, metric="sqeuclidean"), database=(0, 0, 3)),
     *(Case("cluster", "exact", UNEVEN, dict(eps=eps, k1=12, min_samples=m)) for eps in (0.3, 0.6) for m in (1, 4)),
     Case("cluster", "doubled", UNEVEN, dict(eps=0.6, k1=15)),
+    Case("cluster", "doubled", UNEVEN, dict(eps=0.8, k1=20, min_samples=8)),  # two rows border on several clusters
     Case("cluster", "doubled", EMPTY, dict(eps=0.5, k1=9, k2=1)),
     Case("cluster", "float64", UNEVEN, dict(eps=0.6, k1=14)),
     Case("cluster", "float64", UNEVEN, dict(eps=0.7, k1=12, k2=3, min_samples=3)),
