@@ -86,6 +86,26 @@ def test_torchrun_may_pass_on_a_signal_that_the_terminal_has_sent_already(second
         signal.signal(signal.SIGINT, before)
 
 
+def test_a_total_leaves_what_is_added_up_as_it_is(second_of, monkeypatch):
+    second_of(2)
+    monkeypatch.setattr(dist, "all_reduce", lambda x: x.mul_(2))  # the other process has the same
+    x = torch.ones(3, requires_grad=True)
+    found = distributed.total(x)
+    (gradient,) = torch.autograd.grad(found.sum(), x)
+    assert x.tolist() == [1, 1, 1] and found.tolist() == gradient.tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize(("rank", "local_rank", "order"), [(2, 0, "called, met"), (3, 1, "met, called")])
+def test_the_first_of_another_machine_does_not_wait_for_the_others(monkeypatch, rank, local_rank, order):
+    happened = []
+    for name, number in dict(world=4, rank=rank, local_rank=local_rank).items():
+        monkeypatch.setattr(distributed, name, lambda number=number: number)
+    monkeypatch.setattr(distributed, "on_first", lambda function: None)  # which another process has called
+    monkeypatch.setattr(distributed, "_meet", lambda: happened.append("met"))
+    assert distributed.in_turn(lambda: happened.append("called") or 5) == 5
+    assert ", ".join(happened) == order
+
+
 @pytest.mark.parametrize("change", ["swapped", "moved by a bit", "the generator draws"])
 def test_a_checksum_tells_small_changes(change, generator):
     first = other = torch.randn(4, 3, generator=generator)

@@ -52,7 +52,7 @@ def extract_features(
             for all_rows, of_views in zip(features, found, strict=True):
                 all_rows[rows] = F.normalize(sum(widened(x) for x in of_views))
     for all_rows in features:
-        distributed.complete_(all_rows, [min(bound * batch, len(images)) for bound in distributed.shares(len(starts))])
+        distributed.complete_(all_rows, [bound * batch for bound in distributed.shares(len(starts))])
     return features
 
 

@@ -174,6 +174,7 @@ class InstanceMemory(nn.Module):
         contrast = functools.partial(ops.set_contrast, temperature=self.temperature, precision=self.precision)
         if distributed.world() == 1:
             return contrast(features, self.rows, positives, lse=lse, mean_row=mean_row)
+        positives = positives.expand(*features.shape[:-1], -1)  # also those that all parts have in common
         counts = (positives[..., 0] >= 0).sum(-1).to(features.dtype)  # a part
         weights = counts * distributed.world() / distributed.total(counts).clamp_min(1)
         each = []

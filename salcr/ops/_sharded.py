@@ -101,7 +101,7 @@ def labels_of_shard(
         neighbors = search(shards, features, k1, None, "cosine", check_impl(impl))
     elif not len(features):
         neighbors = no_lists(features, k1)
-    products, ranks = (x.detach().resolve_neg()[:, :k1] for x in neighbors)
+    products, ranks = (x.detach()[:, :k1] for x in neighbors)
     encodings = _encodings(shards, features, products, ranks, k2)
     left, right = _near_pairs(shards, encodings, largest, features.device)
     return torch.from_numpy(_labels(shards, left, right, min_samples, features.device)).to(features.device)

@@ -95,7 +95,7 @@ def _among_own(part: _Part, others: Sequence[_Part]) -> torch.Tensor:
 
 def _returned(shards: Shards, rank: int, found: Lists, lists: Lists) -> Callable[[], None]:
     """Send what was ``found`` for a piece to its ``rank``; the call that puts all findings into ``lists`` there."""
-    works, arrived = zip(*(shards.collect(x.contiguous(), rank) for x in found), strict=True)
+    works, arrived = zip(*(shards.collect(x, rank) for x in found), strict=True)
 
     def arrive() -> None:
         for work in works:

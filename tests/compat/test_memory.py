@@ -30,7 +30,7 @@ def module(rows, **options):
 
 
 @pytest.mark.parametrize("hard", [False, True])
-@pytest.mark.parametrize("momentum", [None, 0.6])
+@pytest.mark.parametrize("momentum", [None, 0.0, 0.6])
 def test_one_loss_is_the_published_one(batch, rows, hard, momentum):
     inputs, targets = batch
     ours, theirs = (inputs.clone().requires_grad_() for _ in range(2))
@@ -118,6 +118,14 @@ def test_backward_under_autocast_is_not_rounded(batch, rows, gradient):
             memory(leaf, targets).backward()
         found.append(leaf.grad)
     assert torch.equal(*found)
+
+
+def test_a_second_derivative_is_an_error(batch, rows):
+    inputs, targets = batch
+    leaf = inputs.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(module(rows)(leaf, targets), leaf, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
 
 
 def test_the_buffer_is_named_as_published_and_moves_with_the_module(rows):

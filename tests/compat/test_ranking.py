@@ -33,6 +33,9 @@ def test_evaluate_rank_is_market1501s_or_cuhk03s(generator, max_rank, length):
     assert len(cmc) == length
     np.testing.assert_allclose(cmc, expected[0], atol=1e-12)
     assert mean_precision == pytest.approx(expected[1], abs=1e-12)
+    of_itself = compat.evaluate_rank(*given)
+    np.testing.assert_array_equal(of_itself[0][:length], cmc)
+    assert len(of_itself[0]) == 40 and of_itself[1] == mean_precision  # 50, or the gallery
     few = given[0][:, :9], given[1], given[2][:9], given[3], given[4][:9]
     cmc, mean_precision = compat.evaluate_rank(*few, max_rank=5, use_metric_cuhk03=True)
     expected = by_hand(*few, "cuhk03", 5)
@@ -52,6 +55,8 @@ def test_re_ranking_is_that_of_the_published_loops(generator, options, squared):
     np.testing.assert_allclose(found, rerank_distances(*parts, **options), atol=1e-5)
     tensors = compat.re_ranking(*map(torch.from_numpy, map(np.ascontiguousarray, parts)), **options)
     assert isinstance(tensors, torch.Tensor) and np.array_equal(tensors.numpy(), found)
+    wide = compat.re_ranking(*(part.astype(np.float64) for part in parts), **options)
+    assert wide.dtype == np.float32 and np.array_equal(wide, found)
 
 
 @pytest.mark.parametrize("name", ["evaluate_rank", "eval_sysu", "eval_regdb", "eval_llcm"])

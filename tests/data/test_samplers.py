@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from salcr.data.samplers import stage_one_batches, stage_two_batches
+from salcr.data.samplers import _members, stage_one_batches, stage_two_batches
 
 
 def labels_of(*sizes, noise=0, generator=None):
@@ -80,10 +80,20 @@ def test_images_and_clusters_are_drawn_evenly(generator):
         assert (abs(counts - expected) < 5 * expected**0.5).all()
 
 
+def test_images_of_a_cluster_stand_in_their_order(generator):
+    """On any processor: NumPy's sort that is not stable has an order of its own on each."""
+    labels = torch.randint(-1, 3, (5000,), generator=generator)
+    for cluster, rows in _members("labels", labels).items():
+        assert torch.equal(rows, (labels == cluster).nonzero()[:, 0])
+
+
 def test_fewer_clusters_than_slots_are_drawn_again(generator):
-    visible, infrared = labels_of(5, 5), labels_of(5)
+    (visible, infrared), seen = (labels_of(5, 5), labels_of(5)), set()
     for rows_v, rows_r in one(visible, infrared, generator, iterations=20, identities=6):
-        assert len(blocks(visible, rows_v, 4)) == 6 and set(blocks(infrared, rows_r, 4)) == {0}
+        drawn = blocks(visible, rows_v, 4)
+        assert len(drawn) == 6 and set(blocks(infrared, rows_r, 4)) == {0}
+        seen.update(drawn)
+    assert seen == {0, 1}
 
 
 def test_as_many_clusters_as_slots_come_once_each(generator):

@@ -4,6 +4,7 @@ They train in a group of three, then two of them in one of two, and leave what t
 itself.
 """
 
+import dataclasses
 import json
 import os
 import signal
@@ -23,7 +24,7 @@ from salcr.engine.trainer import Trainer
 from tests.engine.tree import tiny, with_channels
 
 STEPS = 3  # an epoch; two epochs, one of either stage
-DRIFTS = "memories.1.rows", "the random generator"
+DRIFTS = "the list of images", "memories.1.rows", "the random generator"
 
 
 def settings(tree, *more):
@@ -106,8 +107,15 @@ def group_of_two(rank, port):
 
 
 def drift(config, folder, what, rank):
-    """The error of a training in which process 1 comes to hold other numbers than process 0."""
-    update = stage_one.update_memories_
+    """The error of a training in which process 1 holds, or comes to hold, other numbers than process 0."""
+    update, open_dataset = stage_one.update_memories_, session.open_dataset
+
+    def opened(config):
+        dataset = open_dataset(config)
+        if rank == 1 and what == "the list of images":
+            images = dataset.train_infrared
+            dataset = dataclasses.replace(dataset, train_infrared=images.subset(range(len(images))[::-1]))
+        return dataset
 
     def drifting(updates):
         update(updates)
@@ -119,6 +127,7 @@ def drift(config, folder, what, rank):
             torch.rand(1, generator=generator)
 
     with at_step(STEPS, draw), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "open_dataset", opened)
         patch.setattr(stage_one, "update_memories_", drifting)
         with pytest.raises(distributed.Drifted) as caught:
             train(config, folder)

@@ -109,7 +109,7 @@ def test_a_checkpoint_is_evaluated_by_several(alone, several):
 def test_processes_that_drift_apart_end_the_run(several, what):
     for rank in (0, 1):
         assert said(several[0], rank)[what].endswith(f" differ between the 2 processes, first {what}")
-    assert not list((several[0] / what / "checkpoints").iterdir())
+    assert not list((several[0] / what).glob("checkpoints/*"))
 
 
 def test_a_batch_without_equal_shares_is_refused_with_the_numbers(several):

@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import itertools
 import math
 import os
@@ -258,6 +259,14 @@ def test_features_of_the_test_images_are_in_their_order(saved):
         torch.testing.assert_close(features[row], alone.f[0])
 
 
+def test_test_images_may_be_of_one_modality(saved):
+    _, config, built = saved
+    dataset = open_dataset(config)
+    visible = dataclasses.replace(dataset, test=dataset.test.subset(~dataset.test.infrared))
+    found, of_both = (retrieval_features(built, x, config, CPU) for x in (visible, dataset))
+    assert torch.equal(found, of_both[torch.from_numpy(~dataset.test.infrared)])
+
+
 @pytest.mark.parametrize("precision", ["bfloat16", "float64"])
 def test_features_of_the_test_images_are_of_the_precision_of_the_run(saved, precision):
     _, config, built = saved
@@ -290,14 +299,15 @@ def test_a_checkpoint_chosen_on_test_data_says_so(saved, tree, tmp_path, caplog)
     assert [record.message for record in caplog.records] == [f"{chosen} was {best.describe(mark)}"]
 
 
-def test_a_checkpoint_is_evaluated_on_the_configured_backend(saved, monkeypatch):
+def test_a_checkpoint_is_evaluated_on_the_configured_backend(saved, monkeypatch, tmp_path):
     """The figures of all backends are the same."""
     asked = []
     monkeypatch.setattr(
         "salcr.engine.evaluation.configured_backend", lambda of: asked.append(of.backend) or nullcontext()
     )
     evaluate_checkpoint(saved[0], ["evaluation.refinements=[]", "backend=reference"])
-    assert asked == ["reference"]
+    extract_checkpoint(saved[0], tmp_path / "features.npz", ["backend=eager"])
+    assert asked == ["reference", "eager"]
 
 
 def test_overrides_of_a_checkpoint(saved, monkeypatch, tmp_path):
@@ -330,6 +340,9 @@ def test_extracted_features_are_written_with_their_columns(saved, tmp_path):
             np.testing.assert_array_equal(written[name], getattr(dataset.test, name))
         assert tuple(written["paths"].tolist()) == dataset.test.paths
     assert [file.name for file in folder.iterdir()] == ["features.npz"]
+    extract_checkpoint(path, folder / "features.npz", ["schedule.precision=float64"])
+    with np.load(folder / "features.npz") as written:
+        assert written["features"].dtype == np.float64
     with pytest.raises(OSError, match=r"features\.npz"):
         extract_checkpoint(path, folder / "features.npz/more.npz")
 

@@ -1,3 +1,4 @@
+import copy
 import logging
 import re
 import warnings
@@ -47,6 +48,17 @@ def test_a_published_file_gives_the_network_it_was_made_of(tmp_path, network, ge
         assert network_hash(trained.network) == network_hash(network) and not trained.network.training
         assert (trained.height, trained.width) == (288, 144)
     assert load_trained(path, CPU, height=48)[1:] == (48, 144)
+
+
+def test_a_hash_is_of_every_name_and_value(network):
+    changed, last = (copy.deepcopy(network) for _ in range(2))
+    stems = changed.backbone
+    stems.visible_stem, stems.infrared_stem = stems.infrared_stem, stems.visible_stem
+    next(reversed(last.state_dict().values())).add_(1)  # counts batches
+    entry = copy.deepcopy(network)
+    entry.backbone.visible_stem[0].weight.data[-1, -1, -1, -1] += 1
+    hashes = {network_hash(x) for x in (network, changed, last, entry)}
+    assert len(hashes) == 4 and network_hash(copy.deepcopy(network)) in hashes
 
 
 def test_data_parallel_saves_one_of_these(tmp_path, network, generator):
@@ -101,10 +113,24 @@ def test_entries_that_nothing_is_known_of_are_named(tmp_path, network, caplog):
     assert r"its own may need them: \x1b[2J\n, NL_0.theta.weight, " in warning and warning.endswith(", and 4 more")
 
 
-def test_another_exponent_of_the_power_mean_is_said(tmp_path, network, caplog):
-    path = write(published_state(network) | {"gem.p": torch.tensor([2.5])}, tmp_path / "a.pth")
+def test_weights_are_given_to_a_network_of_their_kind_alone(tmp_path, network):
+    found, whole = (authors_weights(state(network), tmp_path) for state in (related_state, published_state))
+    other = SALCRNetwork("tiny", 4)
+    tokens = other.parts.tokens.clone()
+    found.load_into(other, "tiny", 4)
+    assert torch.equal(other.norm.weight, network.norm.weight) and torch.equal(other.parts.tokens, tokens)
+    for weights, asked in ((whole, ("tiny", 4)), (whole, ("resnet18", 2)), (found, ("resnet18", 2))):
+        message = "does not fit this network, model.architecture={} and model.parts={}: it holds a tiny".format(*asked)
+        with pytest.raises(ValueError, match=message):
+            weights.load_into(SALCRNetwork(*asked), *asked)
+
+
+@pytest.mark.parametrize("power", [2.5, float("nan")])
+def test_another_exponent_of_the_power_mean_is_said(tmp_path, network, caplog, power):
+    path = write(published_state(network) | {"gem.p": torch.tensor([power])}, tmp_path / "a.pth")
     read_checkpoint(path)
-    assert caplog.records[-1].getMessage() == f"{path} has gem.p 2.5: the exponent of this network's power mean is 3"
+    told = f"{path} has gem.p {power}: the exponent of this network's power mean is 3"
+    assert caplog.records[-1].getMessage() == told
 
 
 def test_half_precision_is_widened_and_absent_counters_are_none(tmp_path, network):

@@ -140,7 +140,9 @@ def test_a_file_of_another_network_says_what_was_expected_and_found(tmp_path, ge
         (lambda x: x.fill_(torch.nan), "got values that are not finite"),
         (lambda x: x.int(), "got torch.int32"),
         (lambda x: x.to_sparse(), "torch.sparse_coo"),
+        (lambda x: x.to("meta"), "on meta"),
         (lambda x: x[:5], r"got \(5,\)"),
+        (lambda x: x[:, None], r"got \(32, 1\)"),
     ],
 )
 def test_weights_that_cannot_be_copied_are_refused(generator, change, found):

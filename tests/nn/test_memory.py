@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from salcr import distributed
 from salcr.nn import (
     ClusterMemory,
     HybridMemory,
@@ -141,6 +142,24 @@ def test_pull_towards_a_set_is_minus_the_log_of_its_probability(generator):
     found, wanted = (torch.autograd.grad(x, features)[0] for x in (loss, expected))
     torch.testing.assert_close(found, wanted)
     assert not found[2].any() and torch.equal(memory.rows, before)
+
+
+@pytest.mark.parametrize(("lead", "sets"), [((), "own"), ((2,), "own"), ((2,), "of one part"), ((2,), "shared")])
+def test_processes_share_the_mean_over_the_rows_that_have_a_set(generator, monkeypatch, lead, sets):
+    features, memory = draw(generator, *lead, 6, D), InstanceMemory(draw(generator, *lead, 5, D), k=2)
+    positives, lse, mean_row = memory.search(features)
+    positives = positives[0] if sets == "shared" else positives  # by all parts
+    positives[..., [0, 1, 4], :] = -1
+    if sets == "of one part":
+        positives[1] = -1
+    loss, counts = memory.contrast(features, positives, lse), (positives[..., 0] >= 0).sum(-1)
+    monkeypatch.setattr(distributed, "world", lambda: 2)
+    monkeypatch.setattr(distributed, "total", lambda _: counts)
+    of_each = [
+        memory.contrast(features[..., own, :], positives[..., own, :], lse[..., own], mean_row[..., own, :])
+        for own in (slice(3), slice(3, 6))
+    ]
+    torch.testing.assert_close(sum(of_each) / 2, loss)
 
 
 def test_a_sum_of_contrasts_has_one_temperature(generator):

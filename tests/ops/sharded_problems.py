@@ -43,6 +43,7 @@ CASES = (
     Case("knn", "doubled", UNEVEN, dict(k=3, metric="sqeuclidean"), database=(0, 0, 3)),
     *(Case("cluster", "exact", UNEVEN, dict(eps=eps, k1=12, min_samples=m)) for eps in (0.3, 0.6) for m in (1, 4)),
     Case("cluster", "doubled", UNEVEN, dict(eps=0.6, k1=15)),
+    Case("cluster", "doubled", UNEVEN, dict(eps=0.8, k1=20, min_samples=8)),  # two rows border on several clusters
     Case("cluster", "doubled", EMPTY, dict(eps=0.5, k1=9, k2=1)),
     Case("cluster", "float64", UNEVEN, dict(eps=0.6, k1=14)),
     Case("cluster", "float64", UNEVEN, dict(eps=0.7, k1=12, k2=3, min_samples=3)),
@@ -102,8 +103,10 @@ def of_rank(case, group):
     options, features = dict(case.options), shard(features_of(case), case.rows, *place)
     if case.operator == "cluster":
         labels = ops.cluster(features, **options, group=group)
-        wanted = min(options.get("k1", 30), sum(case.rows))
-        lists = [shard(x, case.rows, *place) for x in ops.knn(features_of(case), wanted)]
+        some = min(options.get("k1", 30) + 2, sum(case.rows))  # more than are wanted, or of no rows fewer
+        lists = [
+            shard(x, case.rows, *place)[:, : some if len(features) else 1] for x in ops.knn(features_of(case), some)
+        ]
         assert torch.equal(labels, ops.cluster(features, **options, neighbors=lists, group=group)), case.name
         return (labels,)
     database = database_of(case)
@@ -113,13 +116,14 @@ def of_rank(case, group):
 
 
 def complaints(group):
-    """What wrong calls of rank 1 of two raise on this rank; each call is made by both."""
+    """What wrong calls of the second of two raise on this rank; each call is made by both."""
     rank = dist.get_rank(group)
     good = torch.eye(6)
     nan = torch.where(torch.arange(6)[:, None] == 4, torch.nan, good)
     calls = {
         "NaN": lambda x: ops.knn(x, 3, group=group),
         "NaN in cluster": lambda x: ops.cluster(x, eps=0.6, group=group),
+        "NaN in database": lambda x: ops.knn(good, 3, database=x, group=group),
         "width": lambda x: ops.cluster(x, eps=0.6, group=group),
         "dtype": lambda x: ops.knn(x, 3, group=group),
         "no tensor": lambda x: ops.knn(x, 3, group=group),
@@ -130,13 +134,30 @@ def complaints(group):
         "impl": lambda x: ops.cluster(good, eps=0.6, impl=x, group=group),
         "neighbors": lambda x: ops.cluster(good, eps=0.6, k1=2, neighbors=x, group=group),
         "no rows": lambda x: ops.knn(good[:0], 1, group=group),
+        "metric": lambda x: ops.knn(good, 3, metric=x, group=group),
+        "a database": lambda x: ops.knn(good, 3, database=x, group=group),
+        "lists": lambda x: ops.cluster(good, eps=0.6, k1=2, neighbors=x, group=group),
     }
+    numbers = {"eps": 0.6, "min_samples": 4, "k1": 30, "k2": 6}
+    for name in numbers:
+        calls[f"another {name}"] = lambda x, name=name: ops.cluster(good, group=group, **numbers | {name: x})
     twins = torch.stack([torch.arange(12), (torch.arange(12) + 6) % 12], dim=1)  # the rows of both ranks are the same
     lists = [(torch.ones(6, 2), twins[rows]) for rows in (slice(6), slice(6, 12))]
-    wrong = {"NaN": nan, "NaN in cluster": nan, "width": good[:, :5], "dtype": good.double(), "no tensor": None}
+    wrong = {
+        "NaN": nan,
+        "NaN in cluster": nan,
+        "NaN in database": nan,
+        "width": good[:, :5],
+        "dtype": good.double(),
+        "no tensor": None,
+    }
     wrong |= {"k": 4, "large k": 13, "eps": -1.0, "method": 0, "impl": "reference", "no rows": None}
     right = {"k": 3, "large k": 13, "eps": 0.6, "method": 0, "impl": "cpp", "no rows": None, "neighbors": lists[0]}
     wrong["neighbors"] = lists[0]  # which are the first rank's
+    wrong |= {"metric": "sqeuclidean", "a database": None, "lists": None}
+    right |= {"metric": "cosine", "a database": good, "lists": lists[0]}
+    wrong |= {f"another {name}": value / 2 if name == "eps" else 2 for name, value in numbers.items()}
+    right |= {f"another {name}": value for name, value in numbers.items()}
     found = {}
     for name, call in calls.items():
         try:
@@ -147,19 +168,22 @@ def complaints(group):
 
 
 def run_rank(rank, size, folder):
-    """All cases on two ranks, on three in small pieces, and wrong calls; results go to ``folder``."""
+    """All cases on three ranks in small pieces; before, on the last two, whose numbers in their group are others.
+
+    These make wrong calls, too. Results go to ``folder``.
+    """
     warnings.simplefilter("error")
     torch.set_num_threads(1)
     torch.utils.deterministic.fill_uninitialized_memory = True
     torch.set_deterministic_debug_mode("error")
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=size)
-    found, two = {}, dist.new_group([0, 1])
-    if rank < 2:
+    found, two = {}, dist.new_group([1, 2])
+    if rank:
         found |= {(case.name, 2): of_rank(case, two) for case in CASES}
     for (module, name), value in SMALL.items():
         setattr(module, name, value)
     found |= {(case.name, size): of_rank(case, dist.group.WORLD) for case in CASES}
-    if rank < 2:
+    if rank:
         found["complaints"] = complaints(two)
     else:
         try:

@@ -63,6 +63,22 @@ def test_a_mean_far_from_zero_costs_no_digits_of_the_variance(generator, offset)
     check_far_mean("cpp", generator, offset)
 
 
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("given", [False, True])
+def test_what_a_channel_has_may_lie_apart(generator, given, impl):
+    (x, *parameters), statistics = problem(generator, given=given)
+
+    def apart(y):
+        return y.repeat_interleave(2)[::2]
+
+    tensors = [x, *map(apart, parameters)], {name: apart(y) for name, y in statistics.items()}
+    found, expected = (
+        results_and_gradients(ops.batch_norm_relu, *some, impl=impl)
+        for some in (tensors, ([x, *parameters], statistics))
+    )
+    assert all(map(torch.equal, found, expected))
+
+
 @pytest.mark.parametrize("impl", ["reference", "eager"])
 def test_parameters_may_be_of_half_precision_too(generator, impl):
     (x, weight, bias), _ = problem(generator, dtype=torch.bfloat16)

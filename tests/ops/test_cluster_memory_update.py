@@ -51,7 +51,7 @@ def test_update_error_budget(generator, impl):
 
 
 @pytest.mark.parametrize("impl", CPU_BACKENDS)
-def test_update_of_a_strided_memory_and_ignored_rows(generator, impl):
+def test_update_of_a_strided_or_negative_memory_and_ignored_rows(generator, impl):
     features, memory, targets = contrast_problem(generator)
     wide = torch.full((memory.shape[0], 2 * memory.shape[1]), 3.0)
     wide[:, ::2] = memory
@@ -59,6 +59,9 @@ def test_update_of_a_strided_memory_and_ignored_rows(generator, impl):
     ops.update_cluster_memory_(view, features, targets, impl=impl)
     torch.testing.assert_close(view, update_by_hand(memory, features, targets, 0.1))
     assert (wide[:, 1::2] == 3).all()
+    negative = torch._neg_view(-memory)
+    ops.update_cluster_memory_(negative, features, targets, impl=impl)
+    torch.testing.assert_close(negative, update_by_hand(memory, features, targets, 0.1))
     before = memory.clone()
     ops.update_cluster_memory_(memory, features, torch.full_like(targets, -1), impl=impl)
     assert torch.equal(memory, before)
@@ -121,10 +124,14 @@ def test_threads_change_nothing(generator, select):
 
 
 @pytest.mark.parametrize("impl", CPU_BACKENDS)
-def test_an_update_before_backward_is_noticed(generator, impl):
+@pytest.mark.parametrize("together", [False, True])
+def test_an_update_before_backward_is_noticed(generator, impl, together):
     features, memory, targets = contrast_problem(generator)
     loss = ops.cluster_contrast(features.requires_grad_(), memory, targets)
-    ops.update_cluster_memory_(memory, features, targets, impl=impl)
+    if together:
+        update_cluster_memories_([memory], [features], [targets], momentum=0.1, impl=impl)
+    else:
+        ops.update_cluster_memory_(memory, features, targets, impl=impl)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
 

@@ -14,12 +14,14 @@ from salcr import ops
 from salcr.ops import _sharded_search
 from salcr.ops.backends.cpp import knn as cpp_knn
 from tests import forked
-from tests.ops.sharded_problems import CASES, SMALL, of_all, of_rank, run_rank
+from tests.ops.sharded_problems import CASES, SMALL, features_of, of_all, of_rank, run_rank
 
+SPREAD = [case for case in CASES if case.options.get("eps", 1) < 0.8 and case.kind not in ("noise", "equal")]
 PAGE = Path(__file__).resolve().parents[2] / "docs/scale.md"
 COMPLAINTS = {
     "NaN": "ValueError: rank 1: queries has NaN or Inf, first in row 10",
     "NaN in cluster": "ValueError: rank 1: features has NaN or Inf, first in row 10",
+    "NaN in database": "ValueError: rank 1: database has NaN or Inf, first in row 10",
     "width": "ValueError: the width of features must be the same on all ranks: rank 0 has 6, 1 5",
     "dtype": "ValueError: the dtype of queries must be the same on all ranks: rank 0 has torch.float32, "
     "1 torch.float64",
@@ -31,6 +33,13 @@ COMPLAINTS = {
     "impl": "BackendError: rank 1: with a group cluster has the backend cpp alone, got impl='reference'",
     "neighbors": "ValueError: rank 1: neighbors[1] must be rows below 12 that start with the image itself",
     "no rows": "ValueError: no rank of the group has a row",
+    "metric": "ValueError: metric must be the same on all ranks: rank 0 has cosine, 1 sqeuclidean",
+    "a database": "ValueError: database must be the same on all ranks: rank 0 has True, 1 False",
+    "lists": "ValueError: neighbors must be the same on all ranks: rank 0 has True, 1 False",
+    "another eps": "ValueError: eps must be the same on all ranks: rank 0 has 0.6, 1 0.3",
+    "another min_samples": "ValueError: min_samples must be the same on all ranks: rank 0 has 4, 1 2",
+    "another k1": "ValueError: k1 must be the same on all ranks: rank 0 has 30, 1 2",
+    "another k2": "ValueError: k2 must be the same on all ranks: rank 0 has 6, 1 2",
 }
 
 
@@ -56,6 +65,28 @@ def test_a_group_of_one_process_finds_what_no_group_finds(alone, monkeypatch, ca
     assert all(map(same, of_rank(case, alone), of_all(case)))
 
 
+CHANGES = {
+    "want a gradient": torch.Tensor.requires_grad_,
+    "stand behind a negative bit": lambda x: torch._neg_view(-x),
+    "lie in columns": lambda x: x.mT.contiguous().mT,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_rows_may(alone, change):
+    rows, queries = features_of(SPREAD[0]), torch.randn(9, 64)
+    (lists, labels), options = (ops.knn(rows, 12), *of_all(SPREAD[0])), SPREAD[0].options
+    given = change(rows.clone())
+    assert torch.equal(ops.cluster(given, **options, group=alone), labels)
+    for found, wanted in (
+        (ops.knn(given, 12, group=alone), lists),
+        (ops.knn(change(queries.clone()), 7, database=given, group=alone), ops.knn(queries, 7, database=rows)),
+    ):
+        assert torch.equal(found[1], wanted[1]) and not found[0].requires_grad
+    lists = change(lists[0].clone()), torch._neg_view(-lists[1])
+    assert torch.equal(ops.cluster(rows, **options, neighbors=lists, group=alone), labels)
+
+
 def test_no_product_of_two_pieces_is_made_twice(alone, monkeypatch):
     made, of_both = [], cpp_knn.nearest_of_both
 
@@ -68,9 +99,6 @@ def test_no_product_of_two_pieces_is_made_twice(alone, monkeypatch):
     rows = torch.randn(150, 64)
     assert torch.equal(ops.knn(rows, 9, group=alone)[1], ops.knn(rows, 9)[1])
     assert made == [30 * 30] * 10
-
-
-SPREAD = [case for case in CASES if case.options.get("eps", 1) < 0.8 and case.kind not in ("noise", "equal")]
 
 
 @pytest.mark.parametrize("case", [case for case in SPREAD if case.rows[0] > 9], ids=lambda case: case.name)
@@ -116,9 +144,9 @@ def test_two_and_three_processes_find_what_one_finds(tmp_path):
     for case in CASES:
         wanted = of_all(case)
         for size in (2, 3):
-            parts = zip(*(ranks[rank][case.name, size] for rank in range(size)), strict=True)
+            parts = zip(*(found[case.name, size] for found in ranks[-size:]), strict=True)
             if not all(map(same, map(torch.cat, parts), wanted)):
                 different.append((case.name, size))
     assert not different
-    assert ranks[0]["complaints"] == ranks[1]["complaints"] == COMPLAINTS
-    assert ranks[2]["complaints"] == {"member": "this process is not a member of group"}
+    assert ranks[1]["complaints"] == ranks[2]["complaints"] == COMPLAINTS
+    assert ranks[0]["complaints"] == {"member": "this process is not a member of group"}

@@ -68,6 +68,18 @@ def test_terms_that_all_parts_share(generator, impl):
 
 
 @pytest.mark.parametrize("impl", BACKENDS)
+def test_they_may_lie_in_memory_in_any_order(generator, impl):
+    features, memory, soft, weights = soft_problem(generator, (2,), 5, 3, 4, torch.float32)
+    turned = dict(soft_targets=soft.mT.contiguous().mT, weights=weights.mT.contiguous().mT)
+    results = []
+    for terms in (dict(soft_targets=soft, weights=weights), turned):
+        leaf = features.clone().requires_grad_()
+        loss = ops.cluster_contrast(leaf, memory, impl=impl, **terms)
+        results.append((loss, *torch.autograd.grad(loss, leaf)))
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("impl", BACKENDS)
 @pytest.mark.parametrize("spoilt", ["soft_targets", "weights"])
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_what_is_not_finite_is_shown(generator, impl, spoilt, value):

@@ -67,7 +67,8 @@ def test_a_name_given_to_an_operator_counts_for_more(called):
         contrast(impl="eager")
         with salcr.use_backend("auto"):
             contrast(impl="reference")
-    assert called == ["eager", "reference"]
+        contrast()
+    assert called == ["eager", "reference", "reference"]
 
 
 def test_what_cannot_run_here_raises_and_says_why():
@@ -75,6 +76,17 @@ def test_what_cannot_run_here_raises_and_says_why():
         pytest.skip("Triton can run here")
     with salcr.use_backend("triton"), pytest.raises(RuntimeError, match="of cluster_contrast cannot run: "):
         contrast()
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "taken"),
+    [("cpp", "meta", "cpu"), ("numba", "meta", "cpu"), ("cuda", "cpu", "cuda"), ("triton", "cpu", "cuda")],
+)
+def test_a_backend_gets_tensors_of_its_own_devices(monkeypatch, name, given, taken):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    backend = _dispatch.Backend(name, contrast, None, lambda: None)
+    assert _dispatch.obstacle(backend, torch.ones(1, device=given)) == f"it takes tensors on {taken}, got {given}"
+    assert _dispatch.obstacle(backend, torch.ones(1, device="cpu")) is None or taken == "cuda"
 
 
 def test_clustering_without_a_kernel(called, generator):
