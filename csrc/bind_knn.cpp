@@ -176,8 +176,8 @@ void bind_knn(py::module_& m) {
                     stride > (own && split == 0 ? 1 : 0) && stride <= size,
                 "nearest_pairs: shapes do not fit");
         require(split == 0 || (own && split >= stride && size - split >= stride), "nearest_pairs: a side has too few rows");
-        require(can_screen(Screen::kBytes, width), "nearest_pairs: this processor cannot screen in bytes");
         require(!floors || (floors->ndim() == 1 && floors->shape(0) == count), "nearest_pairs: floors do not fit");
+        require(can_screen(Screen::kBytes, width), "nearest_pairs: this processor cannot screen in bytes");
         const FloatRows asked{rows.data(), count}, among{others.data(), size};
         const int itself = own && split == 0;
         float* const values = scores.mutable_data() + itself;

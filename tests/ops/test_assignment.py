@@ -83,6 +83,22 @@ def test_the_solver_is_optimal_where_it_keeps_lists_of_a_square_problem(generato
     assert_optimal(cost, *ops.linear_assignment(cost, return_duals=True, impl="cpp"))
 
 
+def test_lists_are_made_anew_when_all_their_columns_have_become_dear(generator):
+    """Forty rows share twenty cheap columns: more than a list holds, and fewer than the rows need."""
+    for _ in range(3):
+        cost = 1 + torch.rand(400, 780, generator=generator, dtype=torch.float64)
+        for rows in torch.arange(400).split(40):
+            cheap = torch.randperm(780, generator=generator)[:20]
+            cost[rows[:, None], cheap] = torch.rand(40, 20, generator=generator, dtype=torch.float64)
+        assert_optimal(cost, *ops.linear_assignment(cost, return_duals=True, impl="cpp"))
+
+
+def test_lists_of_before_a_new_start_are_not_read_after_it(generator):
+    """Counted from each row's least, negative costs rise, and so do the prices that bids begin with."""
+    cost = costs("dear rows", (780, 780), generator) - 5
+    assert_optimal(cost, *ops.linear_assignment(cost, return_duals=True, impl="cpp"))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_width_around_that_of_a_register(generator, kind, dtype):

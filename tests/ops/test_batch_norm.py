@@ -49,6 +49,15 @@ def test_cpp_is_within_the_budget(generator, kind, twice, shape):
     check_budget("cpp", *problem(generator, shape=shape, offset=5.0, **kind), twice=twice)
 
 
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_a_constant_channel_without_a_bias_sends_nothing_back(impl):
+    """All its sums are zeros, where ReLU has the derivative 0."""
+    x, weight, bias = torch.full((2, 1, 3, 2), 4.0).requires_grad_(), torch.ones(1), torch.zeros(1)
+    y, _, _ = ops.batch_norm_relu(x, weight, bias, impl=impl)
+    (gradient,) = torch.autograd.grad(y, x, torch.arange(12.0).view(2, 1, 3, 2))
+    assert not y.any() and not gradient.any()
+
+
 def test_the_number_of_threads_changes_no_bit(generator):
     tensors, statistics = problem(generator, shape=(9, 33, 12, 11), shortcut=True)
     found = []

@@ -214,6 +214,7 @@ def test_two_sets_see_one_another_by_products_in_floats(generator, monkeypatch, 
         check_both(x, y, k)
 
 
+@multiplies_bytes
 def test_labels_are_those_of_products_in_float32(calls, monkeypatch):
     x, labels = pedestrians(1500, 256), {}
     for screen in ("bytes", "floats"):

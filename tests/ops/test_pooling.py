@@ -83,7 +83,7 @@ def test_cpp_gradients_are_those_of_the_reference(generator, parts, channels_las
     torch.testing.assert_close(found, results_and_gradients(reference, *arguments))
 
 
-@pytest.mark.parametrize("width", [1, 16, 300])
+@pytest.mark.parametrize("width", [1, 16, 300, 1030])
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_cpp_error_budget(generator, width, channels_last):
     check_budget("cpp", *problem(generator, width=width, size=(9, 6), dtype=torch.float32, channels_last=channels_last))
@@ -139,6 +139,14 @@ def test_edge_cases_are_finite(generator, case, dtype, channels_last):
         saturated = edge_case(case, x, tokens)
         assert not torch.sigmoid(saturated[1] @ saturated[0].flatten(2)).any()
     check_edge_case("auto", case, x, tokens)
+
+
+@pytest.mark.parametrize("impl", ["reference", "cpp"])
+@pytest.mark.parametrize("cell", range(4))
+def test_a_cell_far_above_the_others_has_all_the_weight(cell, impl):
+    x, queries = torch.zeros(1, 3, 4, 1), torch.full((1, 1, 3), 1e3)
+    x[:, :, cell] = 1.0
+    assert torch.equal(ops.part_attention(queries, x, impl=impl), torch.ones(1, 1, 3))
 
 
 @pytest.mark.parametrize(("impl", "channels_last"), [("reference", False), ("cpp", False), ("cpp", True)])
