@@ -16,6 +16,15 @@ def test_bodies_of_cuda_marked_tests_keep_to_one_device():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.long
+def test_there_they_may_run_with_kernels_as_compiled(monkeypatch):
+    """Here the test of pooling that asks for the kernels' own words."""
+    pytest.importorskip("triton")
+    monkeypatch.setenv("SALCR_ARCH", "80")
+    done = run("tests.pretended_gpu", "ops", options=["-p", "tests.kernels.executed_lane", "-k", "triton_takes_other"])
+    assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout + done.stderr
+
+
 def run(plugin, *folders, options=()):
     """pytest with a plugin, over the test files of ``folders`` that have a cuda-marked test."""
     files = with_cuda_marked_tests(*folders)
