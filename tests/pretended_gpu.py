@@ -108,6 +108,8 @@ class Computing(Pretending):
             return args[0].held.numpy()
         if function in (torch.where, torch.Tensor.where):  # its numbers would become tensors of the wrapper's device
             args = [torch.tensor(x) if isinstance(x, int | float) else x for x in args]
+        if function is torch.Tensor.__setitem__ and isinstance(args[2], int | float):  # as would this
+            args = (*args[:2], torch.tensor(args[2]))
         return super().call(function, args, kwargs)
 
 
