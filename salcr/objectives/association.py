@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 
 from salcr import ops
+from salcr.ops._checks import check_indices, check_tensor, known_values
 
 BLOCK_ROWS = 1024
 
@@ -53,6 +54,28 @@ def association_named(name: str) -> Strategy:
     return _STRATEGIES[name]
 
 
+def answered(name: str, state: Association) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the strategy registered as ``name`` returns. An answer of somebody's own is looked at, and what it calls.
+
+    Raises:
+        TypeError: labels are no int64 tensor.
+        ValueError: the name is not known; or labels are not as :func:`register_association` says.
+    """
+    with known_values(False):
+        found = association_named(name)(state)
+        if name in OWN:
+            return found
+        rows = state.visible, state.infrared
+        centroids = state.infrared_centroids, state.visible_centroids
+        for labels, images, clusters in zip(found, rows, centroids, strict=True):
+            what = f"labels of the association {name!r}"
+            check_tensor(what, labels, ndim=1, floating=False)
+            if len(labels) != len(images):
+                raise ValueError(f"{what} must be one for each of {len(images)} images, got {len(labels)}")
+            check_indices(what, labels, 0, len(clusters))
+    return found
+
+
 def squared_distances(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """``[M, N]``, of every row of ``x [M, D]`` to every row of ``y [N, D]``; beside the result, blocks of rows."""
     distances, of_y = x @ y.mT, y.square().sum(1)
@@ -87,3 +110,4 @@ def _of_partners(
 
 
 _STRATEGIES: dict[str, Strategy] = {"ot": _optimal_transport, "hungarian": _hungarian, "graph": _graph}
+OWN = frozenset(_STRATEGIES)

@@ -9,8 +9,7 @@ from torch import nn
 from salcr import ops
 from salcr.defaults import NEIGHBORS
 from salcr.nn import ClusterMemory, MemoryContrasts, MemoryUpdate, contrast_sum, update_memories_
-from salcr.objectives.association import Association, association_named
-from salcr.ops._checks import known_values
+from salcr.objectives.association import Association, answered, association_named
 from salcr.ops._precision import without_autocast
 
 
@@ -69,19 +68,18 @@ def associate(
         num_clusters: ``(K_v, K_r)``; by default the largest labels plus one.
 
     Raises:
-        ValueError: an unknown strategy, or what the operators raise.
+        ValueError: an unknown strategy, one whose labels are no clusters, or what the operators raise.
 
     Source: docs/method.md, "DAGI" and "Association".
     """
-    strategy = association_named(association)
+    association_named(association)  # known before anything is computed
     visible, infrared = ops.propagate_features(visible, infrared, k=k)
     count_v, count_r = num_clusters or (None, None)
     centroids_v = ops.cluster_centroids(visible, visible_labels, count_v)
     centroids_r = ops.cluster_centroids(infrared, infrared_labels, count_r)
     own_v, own_r = (visible @ centroids_v.mT).argmax(1), (infrared @ centroids_r.mT).argmax(1)
     state = Association(visible, infrared, own_v, own_r, centroids_v, centroids_r, sinkhorn or {})
-    with known_values(False):  # it may be anyone's
-        v_to_r, r_to_v = strategy(state)
+    v_to_r, r_to_v = answered(association, state)
     return CrossLabels(own_v, v_to_r, own_r, r_to_v)
 
 

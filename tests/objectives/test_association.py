@@ -36,6 +36,24 @@ def test_what_a_strategy_of_ones_own_calls_is_checked(generator, monkeypatch):
         associate(x, torch.arange(4) % 2, y, torch.arange(4) % 2, association="careless")
 
 
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (torch.tensor([0, 1, -1, 0]), r"labels of the association 'mine' must be in \[0, 2\), got -1 to 1"),
+        (torch.tensor([0, 1, 2, 0]), r"must be in \[0, 2\), got 0 to 2"),
+        (torch.tensor([0, 1, 0]), "must be one for each of 4 images, got 3"),
+        (torch.tensor([0.0, 1.0, 0.0, 1.0]), "must be int64, got torch.float32"),
+    ],
+)
+def test_what_a_strategy_of_ones_own_returns_is_checked(generator, monkeypatch, answer, error):
+    """No noise: images without a label would weigh otherwise in several processes than in one."""
+    monkeypatch.setattr("salcr.objectives.association._STRATEGIES", {})
+    register_association("mine", lambda state: (torch.arange(4) % 2, answer))
+    x, y = torch.randn(2, 4, 3, generator=generator)
+    with known_values(), pytest.raises((ValueError, TypeError), match=error):
+        associate(x, torch.arange(4) % 2, y, torch.arange(4) % 2, association="mine")
+
+
 def test_names(monkeypatch):
     strategies = {name: association_named(name) for name in ("ot", "hungarian", "graph")}
     monkeypatch.setattr("salcr.objectives.association._STRATEGIES", dict(strategies))
