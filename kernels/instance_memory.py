@@ -32,7 +32,7 @@ import triton
 import triton.language as tl
 
 from .groups import Terms, chosen, coded, row_of, size_of
-from .launch import at_most_one_each, configuration, on_device
+from .launch import configuration, on_device
 from .products import WEIGHT_ONE, add_chunk, chunk_columns, chunk_values, inverse_norms
 
 QUAD = tl.constexpr(4)  # numbers of float32 that are loaded at a time
@@ -168,8 +168,8 @@ def instance_search(
     pieces = [chunk_columns(features[0], columns) for columns in terms.columns]
     chunks = chunk_widths(terms, pieces)
     select = configuration("instance_memory.select", terms.device)
-    select["C"] = min(select.pop("BLOCK"), triton.next_power_of_2(max(chunks)))
-    at_most_one_each(select["num_warps"], select["C"])
+    wide = min(select.pop("BLOCK"), triton.next_power_of_2(max(chunks)))
+    select["C"] = max(wide, 32 * select["num_warps"])  # see launch.at_most_one_each
     select["GROUP"] = 4 * triton.next_power_of_2(triton.cdiv(max(chunks), select["C"]))
     t = configuration("instance_memory.neighbors", terms.device)
     t["BLOCK"] = min(t["BLOCK"], slots, max(2, t.pop("ELEMENTS") // slots))

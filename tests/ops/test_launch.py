@@ -102,7 +102,7 @@ def test_kernels_are_launched_on_the_device_of_their_tensors(monkeypatch):
 def test_weights_that_replace_logits_have_a_thread_each(monkeypatch, num_warps, columns):
     from salcr.kernels import launch
 
-    monkeypatch.setitem(launch.TABLE, "instance_memory.select", {80: dict(num_warps=num_warps)})
+    monkeypatch.setitem(launch.TABLE, "instance_memory.select", {80: dict(BLOCK=1024, num_warps=num_warps)})
     with recorded(90) as launches:
         instance_memory(torch.float32, columns=100)
     found = [dict(x.constants)["C"] for x in launches if x.kernel.__name__ == "select_kernel"]
