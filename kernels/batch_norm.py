@@ -19,7 +19,7 @@ with two gradients, which are added as they are read. Passes of a training step,
     ======================== ======= ======== ===== =====
 
 torch.compile fuses PyTorch's own norms, too. With these a step of stage two (ResNet-50, 432 images, bfloat16) reads and
-writes 106 GB outside of convolutions and pooling, and 95 GB with this operator: 31 and 33 forward, 75 and 62 backward,
+writes 106 GB outside of convolutions and pooling, and 94 GB with this operator: 31 and 33 forward, 75 and 60 backward,
 counted in what PyTorch 2.11 generates for an H100. Only where the shortcut has a norm of its own do they read less
 forward: both norms are merged, in 5 passes, which are 7 here.
 

@@ -53,7 +53,7 @@ class TwoStreamResNet(nn.Module):
             raise ValueError(f"architecture must be one of {', '.join(ARCHITECTURES)}, got {architecture!r}")
         shape = ARCHITECTURES[architecture]
         self.width = shape.width
-        self.visible_stem, self.infrared_stem = _stem(shape.channels), _stem(shape.channels)
+        self.visible_stem, self.infrared_stem = Stem(shape.channels), Stem(shape.channels)
         stages, channels = [], shape.channels
         for stage, blocks in enumerate(shape.blocks):
             stride = 2 if stage in (1, 2) else 1
@@ -118,6 +118,21 @@ def imagenet_state(network: TwoStreamResNet) -> dict[str, torch.Tensor]:
     }
 
 
+class Stem(nn.Sequential):
+    """A 7×7/2 convolution, a norm, ReLU and 3×3/2 max-pooling."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(
+            nn.Conv2d(3, channels, 7, 2, 3, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.MaxPool2d(3, 2, 1),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        convolution, norm, pool = self
+        return pool(norm_relu(norm, convolution(x)))
+
+
 class BasicBlock(nn.Module):
     """Two 3×3 convolutions and a shortcut."""
 
@@ -159,15 +174,6 @@ class Bottleneck(nn.Module):
         y = norm_relu(self.bn1, self.conv1(x))
         y = norm_relu(self.bn2, self.conv2(y))
         return norm_relu(self.bn3, self.conv3(y), self.downsample(same), twice=self.twice)
-
-
-def _stem(channels: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(3, channels, 7, 2, 3, bias=False),
-        nn.BatchNorm2d(channels),
-        nn.ReLU(inplace=True),
-        nn.MaxPool2d(3, 2, 1),
-    )
 
 
 def _stage(in_channels: int, channels: int, blocks: int, stride: int, bottleneck: bool) -> nn.Sequential:

@@ -256,6 +256,19 @@ def test_gradients_are_those_of_norms_sums_and_relus_one_by_one(generator, monke
 
 
 @pytest.mark.parametrize("architecture", SMALL)
+def test_every_relu_is_one_operator_with_its_norm(generator, architecture):
+    network = TwoStreamResNet(architecture).train()
+    images = torch.randn(2, 3, *SMALL[architecture], generator=generator)
+    with torch.profiler.profile() as profile:
+        network(images, images)
+    called = {event.key: event.count for event in profile.key_averages()}
+    norms = sum(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())
+    alone = sum(".downsample.1.weight" in name for name in network.state_dict())
+    assert called["salcr::batch_norm_relu"] == norms - alone
+    assert not {"aten::relu", "aten::relu_"} & called.keys()
+
+
+@pytest.mark.parametrize("architecture", SMALL)
 def test_norms_folded_into_convolutions_give_the_same_maps(generator, architecture):
     network = TwoStreamResNet(architecture)
     network.load_imagenet(classifier_state(architecture, generator))
