@@ -259,7 +259,7 @@ def test_gradients_are_those_of_norms_sums_and_relus_one_by_one(generator, monke
 def test_every_relu_is_one_operator_with_its_norm(generator, architecture):
     network = TwoStreamResNet(architecture).train()
     images = torch.randn(2, 3, *SMALL[architecture], generator=generator)
-    with torch.profiler.profile() as profile:
+    with torch.profiler.profile(acc_events=True) as profile:
         network(images, images)
     called = {event.key: event.count for event in profile.key_averages()}
     norms = sum(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())
