@@ -68,6 +68,7 @@ class OptionalBuild(build_ext):
 
 
 flags = ["-O3", "-fno-trapping-math", "-fopenmp", "-Wall", "-Wextra"]  # nobody reads floating-point exceptions
+flags += ["-fstrict-overflow", "-fwrapv"]  # as Python 3.11 builds: newer ones let pointers wrap around
 flags.append("-march=native" if os.environ.get("SALCR_NATIVE") == "1" else "-DSALCR_PORTABLE")
 sanitize = os.environ.get("SALCR_SANITIZE")  # for example "address,undefined"
 if sanitize:

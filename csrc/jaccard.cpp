@@ -15,6 +15,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "extrema.hpp"
 #include "parallel.hpp"
 
 namespace salcr {
@@ -174,7 +175,7 @@ class Join {
         double shared = 0;
 #pragma omp simd reduction(+ : shared)
         for (std::int64_t e = 0; e < row.count; ++e)
-          shared += std::min(s.spread[row.first[e].column], row.first[e].value);
+          shared += smaller(s.spread[row.first[e].column], row.first[e].value);
         pair(i, j, static_cast<float>(std::max(1 - shared / (2 - shared), 0.0)));
       }
       s.sums[j] = 0;

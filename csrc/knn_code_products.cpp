@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "each_isa.hpp"
+#include "extrema.hpp"
 #include "knn_vnni.hpp"
 #include "parallel.hpp"
 #include "rows.hpp"
@@ -80,7 +81,7 @@ SALCR_FOR_EACH_ISA void multiply_shorts(const std::int16_t* rows, const std::int
 SALCR_FOR_EACH_ISA RoundedRow round_row(const float* row, std::int64_t width, std::int8_t* codes) {
   float most = 0;
 #pragma omp simd reduction(max : most)
-  for (std::int64_t d = 0; d < width; ++d) most = std::max(most, std::abs(row[d]));
+  for (std::int64_t d = 0; d < width; ++d) most = larger(most, std::abs(row[d]));
   const float scale = most < kSmallest ? 0.0f : 127 / most, unit = most / 127;
 #pragma omp simd
   for (std::int64_t d = 0; d < width; ++d) {

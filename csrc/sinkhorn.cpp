@@ -16,6 +16,7 @@
 #include <limits>
 #include <vector>
 
+#include "extrema.hpp"
 #include "parallel.hpp"
 #include "quick_exp.hpp"
 
@@ -46,7 +47,7 @@ class Problem {
       const Real* row = cost_ + i * columns_;
       Real smallest = row[0];
 #pragma omp simd reduction(min : smallest)
-      for (std::int64_t j = 0; j < columns_; ++j) smallest = std::min(smallest, row[j]);
+      for (std::int64_t j = 0; j < columns_; ++j) smallest = smaller(smallest, row[j]);
       smallest_[i] = smallest;
     });
   }
@@ -116,13 +117,13 @@ class Problem {
       const double smallest = smallest_[i], lam = lam_;
       double high = -std::numeric_limits<double>::infinity(), sum = 0;
 #pragma omp simd reduction(max : high)
-      for (std::int64_t j = 0; j < columns_; ++j) high = std::max(high, logs[j] - lam * (cost[j] - smallest));
+      for (std::int64_t j = 0; j < columns_; ++j) high = larger(high, logs[j] - lam * (cost[j] - smallest));
 #pragma omp simd reduction(+ : sum)
       for (std::int64_t j = 0; j < columns_; ++j)
         sum += quick_exp(static_cast<Real>(logs[j] - lam * (cost[j] - smallest) - high));
       const double log_alpha = row_log_[i] = -std::log(rows_ * sum) - high;
 #pragma omp simd
-      for (std::int64_t j = 0; j < columns_; ++j) tops[j] = std::max(tops[j], log_alpha - lam * (cost[j] - smallest));
+      for (std::int64_t j = 0; j < columns_; ++j) tops[j] = larger(tops[j], log_alpha - lam * (cost[j] - smallest));
     });
     std::fill(top_.begin(), top_.end(), -std::numeric_limits<double>::infinity());
     for (std::size_t at = 0; at < partial_.size(); at += columns_)

@@ -1,6 +1,7 @@
 """What is distributed: the sources are the repository, a wheel of them has all that the package reads."""
 
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -69,8 +70,8 @@ def test_a_wheel_of_the_sources_has_what_the_package_reads(tracked, sources, tmp
 @pytest.mark.parametrize(
     ("settings", "given"),
     [
-        ({}, {"-DSALCR_PORTABLE"}),
-        ({"SALCR_NATIVE": "1"}, {"-march=native"}),
+        ({}, {"-DSALCR_PORTABLE", "-fstrict-overflow"}),  # Python 3.12 and newer ask for the opposite
+        ({"SALCR_NATIVE": "1"}, {"-march=native", "-fstrict-overflow"}),
         ({"SALCR_SANITIZE": "address"}, {"-fsanitize=address"}),  # loaded too early for a choice of code
     ],
 )
@@ -83,8 +84,18 @@ def test_builds_are_for_any_machine_unless_asked(monkeypatch, settings, given):
     monkeypatch.setattr(setuptools, "setup", lambda **options: built.update(options))
     monkeypatch.chdir(ROOT)
     runpy.run_path("setup.py")
-    flags = {"-DSALCR_PORTABLE", "-march=native", "-fsanitize=address"}
+    flags = {"-DSALCR_PORTABLE", "-march=native", "-fsanitize=address", "-fstrict-overflow"}
     assert flags.intersection(built["ext_modules"][0].extra_compile_args) == given
+
+
+def test_extrema_in_vector_loops_are_taken_by_value():
+    """csrc/extrema.hpp says why."""
+    loops = [
+        (path.name, body)
+        for path in (ROOT / "csrc").glob("*.[ch]pp")
+        for body in re.findall(r"#pragma omp simd.*\n((?: {2,}.*\n){2})", path.read_text())
+    ]
+    assert len(loops) > 30 and not [loop for loop in loops if re.search(r"std::(max|min|clamp)\(", loop[1])]
 
 
 def test_objects_are_kept_apart_by_architecture_and_interpreter(monkeypatch):

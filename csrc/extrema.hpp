@@ -1,0 +1,17 @@
+// std::max and std::min by value, for loops marked `omp simd`. Of references to numbers that such a loop has just made GCC 12
+// loses track if pointers may wrap around (-fno-strict-overflow, with which Python 3.12 and newer build): it then keeps another.
+#pragma once
+
+namespace salcr {
+
+template <typename Real>
+inline Real larger(Real a, Real b) {
+  return a < b ? b : a;
+}
+
+template <typename Real>
+inline Real smaller(Real a, Real b) {
+  return b < a ? b : a;
+}
+
+}  // namespace salcr
