@@ -23,7 +23,7 @@ import salcr.ops._dispatch as _dispatch
 from tests.on_gpu import GPU, OnGpu, Pretending
 
 ARCH = os.environ.get("SALCR_ARCH")
-LARGEST = 10**12
+LARGEST = 10**8
 INSIDE = False  # of an operator, which sees what tensors on the GPU hold
 MIXING = {"copy_", "_to_copy", "index", "index_put", "index_put_", "_index_put_impl_"}  # take indices from the CPU
 UNFIT = {  # tests that need the device, its memory or its speed
