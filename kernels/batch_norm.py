@@ -18,13 +18,13 @@ with two gradients, which are added as they are read. Passes of a training step,
     shortcut, ReLU, twice    4       8        12    19
     ======================== ======= ======== ===== =====
 
-torch.compile fuses PyTorch's own norms, too. With these a step of stage two (ResNet-50, 432 images, bfloat16) reads and
-writes 106 GB outside of convolutions and pooling, and 94 GB with this operator: 31 and 33 forward, 75 and 60 backward,
-counted in what PyTorch 2.11 generates for an H100. Only where the shortcut has a norm of its own do they read less
-forward: both norms are merged, in 5 passes, which are 7 here.
+torch.compile fuses PyTorch's own norms, too: 106 GB a step of stage two outside of convolutions and pooling (ResNet-50,
+432 images, bfloat16), counted once by hand in what PyTorch 2.11 generates for an H100. With this operator it is some
+94 GB, by the passes above and what is generated around them. Only where the shortcut has a norm of its own does the
+compiler read less forward: it merges both norms, in 5 passes, which are 7 here.
 
-Estimates for an H100 at 3.0 TB/s, not measured: a map [432, 256, 72, 36] in bfloat16 is 573 MB, 0.19 ms a pass; sums
-and products of the widest kernel, some 10 a read entry, take a tenth of that. Memory bound.
+Estimates for an H100 at 3.0 TB/s, not measured: a map [432, 256, 72, 36] in bfloat16 is 573 MB, 0.19 ms a pass;
+``moments_kernel`` issues some 11 instructions an entry for it, half of what fits into that time. Memory bound.
 
 A thread has the same channels in all rows it sees and keeps running moments of its own; no sum of squares is made, so
 that a mean far from zero costs no digits. Sums are float32, over rows by threads, then a tree, then over the blocks in

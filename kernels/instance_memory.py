@@ -5,9 +5,9 @@ and a running maximum and sum, and leaves the weights ``exp(logit - maximum)`` b
 memory. So the mean row ``softmax @ memory``, which the gradient of the log-sum-exp needs, costs one product and no
 recomputation. Of every group of some 100 columns only the maximum is looked at, unless that enters the k + 1 largest;
 nothing is sorted but the k winners. A program is one warp, so that its maxima cross no shared memory: in code for sm_90
-a row of 22,258 columns takes 35,000 instructions of a warp, one of 11,909 takes 24,000: at SYSU-MM01's size 0.27 ms of
-a step on an H100, an estimate too. (Four warps that keep 4,096 columns in registers, and look through all of them for
-each of the k + 1, take 149,000 and 111,000.)
+a row of 22,258 columns of chance takes some 37,000 instructions of a warp and one of 11,909 some 29,000, at SYSU-MM01's
+size 0.3 ms of a step on an H100 (an estimate too). Four warps that keep 4,096 columns in registers, and look through
+all of them for each of the k + 1, take four times as many.
 
 Several features with several memories each (:mod:`groups`) are searched side by side, each in as many chunks as the one
 that needs most, and a chunk is as wide as ``SCRATCH`` allows: at SYSU-MM01's size the whole features and the parts, in

@@ -18,10 +18,10 @@ Estimates for an H100 at Q = N = 22,258, D = 2048 and k = 30, not measured: ``co
 also read and write shared memory at 160 bytes a cycle; these take the 128 that an SM has). The candidates are 6 GB,
 2.0 ms at 3.0 TB/s.
 
-A tile of ``collect_kernel`` takes 57,000 instructions of a warp in code for sm_90, of which 25,000 make the
-lists: 6,300 cycles beside 39,000 of the tensor cores, wherever the matches lie. (To take the largest match of every
-row, as often as the row with most has one, is 67,000 where each row has three in a tile, and more where they lie side
-by side, as images of one identity do.)
+A tile of ``collect_kernel`` takes some 33,000 instructions of a warp at D = 128 in code for sm_90. Almost all of them
+make its lists: 8,000 cycles beside 39,000 of the tensor cores at D = 2048, wherever the matches lie. (To take the
+largest match of every row, as often as the row with most has one, is twice that where each row has three in a tile, and
+more where they lie side by side, as images of one identity do.)
 
 Tiles fetched by tensor descriptors, with a program a tile or persistent, compile to the same wgmma and waits and to 81
 instead of 123 instructions a warp in the loop, which has slots for 512: but they fetch the same bytes, and those are

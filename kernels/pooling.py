@@ -11,7 +11,8 @@ stripes are written apart and added in a fixed order. Cells are rows of a channe
 Estimates for an H100 at [432, 2048, 18, 9], from the machine code and 3.0 TB/s of copies, not measured: in bfloat16
 ``gather_kernel`` moves 308 MB in 0.10 ms with 3 blocks an SM and ``attention_kernel`` 315 MB in 0.10 ms with 2, in
 float32 595 MB in 0.20 ms with 4 and 617 MB in 0.21 ms with 2. A block has 32 KB under way by cp.async, 16 bytes a copy.
-Their 4 and 6 products an element and as many sums, 2.9 GFLOP in all, take 0.09 ms: memory bound.
+Their 4 and 6 products an element and as many sums are 2.9 GFLOP in all; with the rest they issue instructions for 0.09
+and 0.12 ms in bfloat16 (tests/kernels/counts.py): as long as they read.
 
 Sums are float32, each over a few terms a lane, then a tree.
 """
