@@ -10,8 +10,7 @@ to what exists there:
   which any other backend raises
 
 A backend asked for by name that cannot run raises :class:`BackendError` and says why; ``salcr info`` prints which exist
-on this machine. :func:`use_backend` chooses for everything that is called inside it. (``"cpu"``, the best of those for
-the CPU, is accepted until version 0.3.)
+on this machine. :func:`use_backend` chooses for everything that is called inside it.
 
 :func:`torch.func.vmap` calls an operator once for each element, which is as fast as a loop; a leading part axis is
 faster where there is one.

@@ -15,9 +15,7 @@ from functools import cache, partial
 import torch
 
 BACKENDS = ("reference", "eager", "cpp", "numba", "triton", "cuda", "faiss")
-COMPILED_FOR_CPU = ("cpp", "numba")
 DEVICES = {"cpp": ("cpu",), "numba": ("cpu",), "cuda": ("cuda",)}
-ALIAS = "cpu"  # of the best of COMPILED_FOR_CPU; accepted until version 0.3
 PREFERRED = "?"  # follows a name that use_backend gave: where an operator lacks it, another may run
 
 _preferred = "auto"
@@ -106,8 +104,6 @@ def pick(operator: str, impl: str, tensor: torch.Tensor) -> Callable:
     backends = _TABLE[operator]
     name = impl.removesuffix(PREFERRED)
     _check_name("impl", name)
-    if name == ALIAS:
-        name = next((known for known in COMPILED_FOR_CPU if known in backends), "reference")
     if name not in backends and impl.endswith(PREFERRED):
         name = "reference" if name == "eager" else "auto"
     if name == "auto":
@@ -159,7 +155,7 @@ def table() -> dict[str, dict[str, str | None]]:
 
 
 def _check_name(argument: str, name: str) -> None:
-    if name not in ("auto", ALIAS, *BACKENDS):
+    if name not in ("auto", *BACKENDS):
         raise ValueError(f"{argument} must be one of auto, {', '.join(BACKENDS)}, got {name!r}")
 
 
