@@ -67,7 +67,7 @@ __device__ void solve_batch(const Real* cost, long long rows, long long columns,
   const State state = take_state(shared, rows, columns, capacity);
   Scope<false> scope(scratch, nullptr);
   const long long problem = blockIdx.x;
-  const Costs<Real> costs{cost + problem * rows * columns, columns, maximize ? -1.0 : 1.0};
+  const Costs<Real> costs{cost + problem * rows * columns, columns, maximize != 0};
   const Solution solution{row_to_column + problem * rows, row_duals + problem * rows, column_duals + problem * columns,
                           solved + problem};
   solve_into(solution, scope, costs, state, Board{offers, counts, frontier, staged});
@@ -90,7 +90,7 @@ __device__ void solve_large(const Real* cost, long long rows, long long columns,
   Count* const counts = global.take<Count>(2 * blocks);
   const State state = take_state(global, rows, columns, capacity);
   Scope<true> scope(scratch, arrived);
-  const Costs<Real> costs{cost, columns, maximize ? -1.0 : 1.0};
+  const Costs<Real> costs{cost, columns, maximize != 0};
   const Solution solution{row_to_column, row_duals, column_duals, solved};
   solve_into(solution, scope, costs, state, Board{offers, counts, frontier, staged});
 }

@@ -15,9 +15,13 @@ template <typename Real>
 struct Costs {
   const Real* first;
   long long stride;  // between rows
-  double sign;       // -1: maximise
+  bool negated;      // maximise
 
-  __device__ double operator()(int row, int column) const { return sign * static_cast<double>(first[row * stride + column]); }
+  __device__ double operator()(int row, int column) const {
+    const Real given = first[row * stride + column];
+    return static_cast<double>(negated ? -given : given);
+  }
+  __device__ double as_given(double x) const { return negated ? -x : x; }
 };
 
 // The arrays of one problem; `label` and `bid` share memory, being of different phases.
@@ -67,9 +71,10 @@ struct Count {
 // first at or after the row's own index: equal rows bid for different columns.
 struct BestTwo {
   double first, second;
-  int rank, column;
+  unsigned rank;
+  int column;
 
-  static __device__ BestTwo none() { return {infinity(), infinity(), 0x7fffffff, -1}; }
+  static __device__ BestTwo none() { return {infinity(), infinity(), ~0u, -1}; }
   static __device__ BestTwo merge(BestTwo a, BestTwo b) {
     const bool takes_b = b.first < a.first || (b.first == a.first && b.rank < a.rank);
     const double beaten = takes_b ? a.first : b.first, second = takes_b ? b.second : a.second;
@@ -101,3 +106,7 @@ struct Solution {
 };
 
 }  // namespace salcr
+
+#ifdef __CUDACC__
+#include "warp.cuh"
+#endif

@@ -1,8 +1,8 @@
 // A team of threads that solves one problem: a block, or all blocks of a cooperative launch.
 //
 // A team is cut into groups, the warps of the block or the blocks of the grid; what a group finds out is written once and
-// read by all after a barrier. emulation.hpp is the same on one thread of the host. No header beside this one is needed,
-// so that NVRTC compiles it; the grid's barrier is a counter in global memory and takes no library either.
+// read by all after a barrier. emulation.hpp is the same on one thread of the host. No header of CUDA's is needed, so that
+// NVRTC compiles it; the grid's barrier is a counter in global memory and takes no library either.
 #pragma once
 
 namespace salcr {
@@ -13,26 +13,6 @@ __device__ inline unsigned bits_of(float x) { return __float_as_uint(x); }
 __device__ inline float float_of(unsigned bits) { return __uint_as_float(bits); }
 
 constexpr unsigned kAllLanes = 0xffffffffu;
-
-// The merge of every lane's `x`, in every lane.
-template <typename T>
-__device__ T merged_in_warp(T x) {
-  union Words {
-    T value;
-    int words[sizeof(T) / sizeof(int)];
-    __device__ Words() {}
-  };
-#pragma unroll
-  for (int mask = 16; mask > 0; mask >>= 1) {
-    Words own, other;
-    own.value = x;
-#pragma unroll
-    for (int i = 0; i < static_cast<int>(sizeof(T) / sizeof(int)); ++i)
-      other.words[i] = __shfl_xor_sync(kAllLanes, own.words[i], mask);
-    x = T::merge(x, other.value);
-  }
-  return x;
-}
 
 template <bool kGrid>
 class Scope {

@@ -31,6 +31,7 @@
 namespace salcr {
 
 constexpr int kPatience = 16;
+constexpr unsigned kFull = 0x80000000u;  // in the rank of a column
 
 template <typename Scope, typename Real>
 struct Solver {
@@ -86,9 +87,9 @@ struct Solver {
   __device__ void bid_for(int row) {
     const int turn = row % state.columns;
     const BestTwo best = scope.best_two(state.columns, [&](int j) {
-      const int away = j >= turn ? j - turn : j + state.columns - turn;
-      const bool full = state.held[j] == state.capacity;
-      return BestTwo{cost(row, j) - state.price[j], infinity(), full ? away + state.columns : away, j};
+      const unsigned away = static_cast<unsigned>(j - turn) & ~kFull;  // those before `turn` come behind
+      const unsigned full = state.held[j] == state.capacity ? kFull : 0u;
+      return BestTwo{cost(row, j) - state.price[j], infinity(), full | away, j};
     });
     if (best.first == infinity()) return;  // its search will find that it has no column
     const float raise = best.second == infinity() ? 0.0f : rounded_down(best.second - best.first);
@@ -174,6 +175,7 @@ struct Solver {
   __device__ void relax(int count) {
     const int total = count * state.capacity;
     for (int first = 0; first < total; first += kStaged) {
+      if (first > 0) scope.block_barrier();
       const int staged = total - first < kStaged ? total - first : kStaged;
       scope.each_of_block(staged, [&](int i) {
         const Candidate from = board.frontier[(first + i) / state.capacity];
@@ -184,7 +186,6 @@ struct Solver {
       scope.each_thread([&](int thread) {
         for (int j = thread; j < state.columns; j += scope.threads()) relax_column(j, staged);
       });
-      scope.block_barrier();
     }
   }
 
@@ -231,9 +232,9 @@ __device__ void solve_into(const Solution& solution, Scope& scope, const Costs<R
     for (int row = thread; row < state.rows; row += scope.threads()) {
       const int column = state.slot_of_row[row] / state.capacity;
       solution.row_to_column[row] = column;
-      solution.row_duals[row] = cost.sign * (cost(row, column) - state.price[column]);
+      solution.row_duals[row] = cost.as_given(cost(row, column) - state.price[column]);
     }
-    for (int j = thread; j < state.columns; j += scope.threads()) solution.column_duals[j] = cost.sign * state.price[j];
+    for (int j = thread; j < state.columns; j += scope.threads()) solution.column_duals[j] = cost.as_given(state.price[j]);
   });
 }
 

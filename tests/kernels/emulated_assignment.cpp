@@ -23,7 +23,7 @@ long long solve(const Real* cost, int rows, int columns, int capacity, int maxim
   EmulatedScope scope(groups, threads_per_group, backwards != 0);
   long long solved = -1;
   const Solution solution{row_to_column, row_duals, column_duals, &solved};
-  solve_into(solution, scope, Costs<Real>{cost, columns, maximize ? -1.0 : 1.0}, state, board);
+  solve_into(solution, scope, Costs<Real>{cost, columns, maximize != 0}, state, board);
   *barriers = scope.barriers();
   return solved;
 }

@@ -27,7 +27,7 @@ from tests.kernels.ptx import Program
 SOURCES = ROOT / "tests" / "kernels" / "machine"
 ARCHITECTURES = (80, 89, 90, 120)  # 100 has tensor cores of its own kind
 FREE = {"mov", "pack", "unpack", "param", "nothing"}  # instructions
-SHARED = {"load_shared", "store_shared", "ldmatrix", "stmatrix"}
+SHARED = {"load_shared", "store_shared", "atom_shared", "ldmatrix", "stmatrix"}
 MOST_STEPS = 200_000_000  # of warps, in a launch
 
 
@@ -141,10 +141,12 @@ def run(
     seed: int,
     every: int = 1,
     counting: bool = False,
+    together: bool = False,
 ) -> Counts | None:
     """Execute the one kernel of ``ptx``, whose ``parameters`` are bits and which may touch ``tensors`` alone.
 
-    Of its blocks the first runs and ``every`` so many further. Returns what all would take, where ``counting``.
+    Of its blocks the first runs and ``every`` so many further; ``together``, which lets them wait for each other, or a
+    few at a time. Returns what all would take, where ``counting``.
 
     Raises:
         Fault: line and thread of the first thing that PTX forbids or leaves open.
@@ -153,7 +155,7 @@ def run(
     parameters = [*parameters, *[0] * (len(program.parameters) - len(parameters))]  # Triton's scratch: there is none
     storages = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors}
     regions = np.array([[begin, begin + size] for begin, size in storages.items()], np.uint64)
-    shape = np.array([*grid, *[1] * (3 - len(grid)), warps, shared, every], np.int32)
+    shape = np.array([*grid, *[1] * (3 - len(grid)), warps, shared, every, together], np.int32)
     passed, message = np.array(parameters, np.uint64), ctypes.create_string_buffer(400)
     arrays = (ctypes.c_void_p(x.ctypes.data) for x in (passed, shape, regions))
     limits = len(regions), ctypes.c_uint64(seed), ctypes.c_uint64(MOST_STEPS)

@@ -1,4 +1,4 @@
-"""PTX as Triton writes it, taken apart for the machine in tests/kernels/machine, which executes it.
+"""PTX as Triton and nvcc write it, taken apart for the machine in tests/kernels/machine, which executes it.
 
 What is not known here is an error: an instruction that a newer Triton or another kernel uses is added to both.
 """
@@ -10,11 +10,15 @@ from typing import Any
 import numpy as np
 
 SHARED_BEGIN = 0x400  # as in machine.hpp
+NAME = r"[A-Za-z_]\w*"  # of a block's shared memory, of which a kernel has one array
 ARITHMETIC = {"add", "sub", "mul", "min", "max", "div", "rem", "fma", "neg", "abs", "shl", "shr", "bfe", "popc", "prmt"}
-ARITHMETIC |= {"selp", "ex2", "sqrt", "rsqrt", "rcp", "copysign"}
+ARITHMETIC |= {"selp", "ex2", "sqrt", "rsqrt", "rcp", "copysign", "brev"}
+WHOLE = {"vote.sync.ballot.b32": "ballot", "bfind.shiftamt.u32": "leading_zeros"}
 NAMED = {"and", "or", "xor", "not"}  # words of C++, where they end in an underscore
-NOTHING = ("bar.warp.sync", "fence.proxy.async", "wgmma.fence")
-SPECIAL = {"%tid.x": "tid"} | {f"%{n}ctaid.{axis}": f"{n}ctaid_{axis}" for n in ("", "n") for axis in "xyz"}
+NOTHING = ("bar.warp.sync", "fence.proxy.async", "wgmma.fence", "membar.gl")  # warps see what others write
+SPECIAL = {"%tid.x": "tid", "%ntid.x": "ntid"} | {
+    f"%{n}ctaid.{axis}": f"{n}ctaid_{axis}" for n in ("", "n") for axis in "xyz"
+}
 FIELDS = ["operation", "type", "source", "flags", "choice", "offset", "offset_from", "predicate", "negated"]
 FIELDS += ["first", "count", "target", "join", "line"]  # an Instruction of machine.hpp
 KEPT_ORDER = {"acquire", "release", "acq_rel", "sys"}  # of memory between threads: no kernel of ours asks for it
@@ -31,6 +35,7 @@ class Program:
         self.code: list[dict[str, Any]] = []
         self.names: list[str] = []  # of its operations
         self.operands: list[tuple[int, int]] = []
+        self.unknown: set[str] = set()  # results that the machine does not give
         labels = {}
         for line, statement in statements(ptx):
             if parameter := re.match(r"\.param .*?(\w+_param_\d+)", statement):
@@ -39,6 +44,8 @@ class Program:
                 labels[label[1]] = len(self.code)
             elif not statement.startswith("."):
                 self.read(statement, line)
+        if self.unknown & self.registers.keys():
+            raise NotImplementedError("shfl: its second result is read")
         for instruction in self.code:
             instruction["target"] = labels.get(instruction["target"], -1)
         join_branches(self.code, self.number("operation", "bra"), self.number("operation", "ret"))
@@ -55,11 +62,11 @@ class Program:
             return 0, self.registers.setdefault(text, len(self.registers))
         if text == "_":
             return 1, 0
-        value = SHARED_BEGIN if text == "global_smem" else number_of(text)
+        value = SHARED_BEGIN if re.fullmatch(NAME, text) else number_of(text)
         return 1, self.constants.setdefault(value % 2**64, len(self.constants))
 
     def address(self, text: str) -> tuple[tuple[int, int], int]:
-        base, offset = re.fullmatch(r"\[\s*(%\w+|global_smem)\s*(?:\+\s*(-?\w+))?\s*\]", text).groups()
+        base, offset = re.fullmatch(rf"\[\s*(%\w+|{NAME})\s*(?:\+\s*(-?\w+))?\s*\]", text).groups()
         return self.operand(base), int(offset or "0", 0)
 
     def read(self, statement: str, line: int) -> None:
@@ -106,12 +113,16 @@ class Program:
                 kind, source = parts[-2][:-2], parts[-1]
                 return "cvt_pair", arguments, dict(type=self.number("type", kind), source=self.number("type", source))
             return "cvt", arguments, dict(zip(("type", "source"), (self.number("type", x) for x in types), strict=True))
-        if base == "mov":
+        if base in ("mov", "cvta"):
             return self.move(*arguments)
         if base in ("ld", "st", "atom", "cp", "ldmatrix", "stmatrix"):
             return self.access(name, parts, arguments)
-        if base == "shfl" and "|" not in arguments[0]:
-            return "shfl", arguments, dict(choice=self.number("kind", parts[2]))
+        if base == "shfl":
+            value, _, in_range = arguments[0].partition("|")
+            self.unknown.add(in_range)
+            return "shfl", [value, *arguments[1:]], dict(choice=self.number("kind", parts[2]))
+        if name in WHOLE:
+            return WHOLE[name], arguments, {}
         if base == "redux":
             return "redux", arguments, dict(choice=self.number("kind", parts[2]))
         if base in ("wgmma", "mma"):
@@ -132,7 +143,7 @@ class Program:
         return "mov", [to, value], {}
 
     def access(self, name: str, parts: list[str], arguments: list[str]) -> tuple[str, list, dict]:
-        if KEPT_ORDER & set(parts):
+        if KEPT_ORDER & set(parts) or (parts[0] == "atom" and not {"global", "shared"} & set(parts)):
             raise NotImplementedError(name)
         if name == "cp.async.commit_group":
             return "copy_commit", [], {}
@@ -144,14 +155,12 @@ class Program:
             return "copy", [to, source, *arguments[3:]], sizes
         if parts[1] == "param":
             return "param", arguments[:1], dict(choice=self.parameters.index(arguments[1].strip("[]")))
-        if parts[0] == "atom" and "global" in parts:
+        if parts[0] == "atom":
             address, offset = self.address(arguments[1])
             kind = next(x for x in parts if self.library.number_of(b"kind", x.encode()) >= 0)
-            return (
-                "atom",
-                [arguments[0], address, *arguments[2:]],
-                dict(offset=offset, choice=self.number("kind", kind)),
-            )
+            operands = [arguments[0], address, *arguments[2:]]
+            operation = "atom_shared" if "shared" in parts else "atom"
+            return operation, operands, dict(offset=offset, choice=self.number("kind", kind))
         operation = {"ld": "load", "st": "store"}.get(parts[0], parts[0])
         if "shared" in parts and operation in ("load", "store"):
             operation += "_shared"
@@ -209,6 +218,8 @@ def statements(ptx: str) -> list[tuple[int, str]]:
         line = re.sub(r"\s+", " ", line.split("//")[0]).strip(" ,")
         if line.startswith(".section"):
             break
+        if scope := re.fullmatch(r"{ \.reg \.b32 (\w+); (mov\.b64 .*) }", line):  # of a half that nobody reads
+            line = re.sub(rf"\b{scope[1]}\b", "_", scope[2])
         if not begun and (line in ("", "{", "}", ")") or line.startswith((".", "$"))):
             found += [(number, line)] if line.startswith((".param", "$")) else []
             continue

@@ -41,6 +41,7 @@ FAULTS = {  # two warps; %rd3 is a thread's place of memory, %r4 of shared memor
     "bytes of shared memory at 256 of 256": "ld.shared.b32 %r7, [%r4+4];",
     "(wrote|touched) since the last barrier": "st.shared.b32 [%r4], %r1; ld.shared.b32 %r7, [%r6];",
     "another warp touched since the last barrier": "and.b32 %r7, %r4, 1148; st.shared.b32 [%r7], %r1;",
+    "updated since the last barrier": "atom.shared.add.u32 %r7, [%r2], %r1; ld.shared.b32 %r7, [%r2];",
     "store different numbers at one place": "st.global.b32 [ %rd1 + 0 ], { %r1 };",
     "a barrier that 1 warps never reach": "setp.lt.u32 %p1, %r1, 32; @%p1 bra $L__A; bar.sync 0; $L__A:",
     "a barrier of lanes ffff": "setp.gt.u32 %p1, %r1, 15; @%p1 bra $L__A; bar.sync 0; $L__A:",
@@ -90,6 +91,23 @@ def test_a_pair_is_added_into_itself():
     out = torch.zeros(64)
     run(kernel(body + " st.global.b32 [ %rd3 + 0 ], { %r8 };"), [out.data_ptr()], [out], (1,), 2, 256, 0)
     assert torch.equal(out, 2.0 * torch.arange(64))
+
+
+def test_blocks_that_are_resident_together_can_wait_for_each_other():
+    body = "atom.global.add.u32 %r7, [%rd1], 1; membar.gl; $L__A: ld.volatile.global.u32 %r7, [%rd1];"
+    body += " setp.lt.u32 %p1, %r7, 192; @%p1 bra $L__A;"
+    count = torch.zeros(1, dtype=torch.int32)
+    run(kernel(body), [count.data_ptr()], [count], (3,), 2, 256, 0, together=True)
+    assert count == 3 * 64
+
+
+def test_words_of_a_warp():
+    """Those of threads below 40 as bits, from the other end, and how many are 0 before the first 1."""
+    body = "setp.lt.u32 %p1, %r1, 40; vote.sync.ballot.b32 %r7, %p1, -1; brev.b32 %r8, %r7;"
+    body += " bfind.shiftamt.u32 %r9, %r7; add.s32 %r10, %r8, %r9; st.global.b32 [ %rd3 + 0 ], { %r10 };"
+    out = torch.zeros(64, dtype=torch.int32)
+    run(kernel(body), [out.data_ptr()], [out], (1,), 2, 256, 0)
+    assert out.tolist() == [-1] * 32 + [(0xFF << 24) + 24 - 2**32] * 32
 
 
 def test_an_instruction_that_the_machine_does_not_know_is_an_error():

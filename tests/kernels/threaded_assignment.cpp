@@ -50,7 +50,7 @@ Answer solve(const std::vector<float>& cost, int rows, int columns, int capacity
       own_block = &block.barrier;
       own_warp = &block.warps[threadIdx.x / 32];
       Scope<kGrid> scope(block.scratch, &arrived);
-      solve_into(solution, scope, Costs<float>{cost.data(), columns, 1.0}, state,
+      solve_into(solution, scope, Costs<float>{cost.data(), columns, false}, state,
                  Board{offers.data(), counts.data(), block.frontier.data(), block.staged});
     });
   for (std::thread& thread : threads) thread.join();

@@ -3,9 +3,11 @@
 #pragma once
 #include <pthread.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <memory>
+#include <numeric>
 #include <thread>
 #include <vector>
 
@@ -51,8 +53,16 @@ auto exchange(int x, Read read) {
   return result;
 }
 
-inline int __shfl_xor_sync(unsigned, int x, int mask) {
-  return exchange(x, [&](const int* slots) { return slots[(threadIdx.x & 31) ^ mask]; });
+inline unsigned __reduce_min_sync(unsigned, unsigned x) {
+  return exchange(static_cast<int>(x), [](const int* slots) {
+    return *std::min_element(reinterpret_cast<const unsigned*>(slots), reinterpret_cast<const unsigned*>(slots) + 32);
+  });
+}
+
+inline unsigned __reduce_add_sync(unsigned, unsigned x) {
+  return exchange(static_cast<int>(x), [](const int* slots) {
+    return std::accumulate(slots, slots + 32, 0u, [](unsigned sum, int y) { return sum + static_cast<unsigned>(y); });
+  });
 }
 
 inline unsigned __ballot_sync(unsigned, bool x) {
@@ -82,6 +92,7 @@ To same_bits(From x) {
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __ffs(unsigned x) { return __builtin_ffs(static_cast<int>(x)); }
 inline double __longlong_as_double(long long x) { return same_bits<double>(x); }
+inline long long __double_as_longlong(double x) { return same_bits<long long>(x); }
 inline unsigned __float_as_uint(float x) { return same_bits<unsigned>(x); }
 inline float __uint_as_float(unsigned x) { return same_bits<float>(x); }
 inline float __double2float_rz(double x) {

@@ -2,8 +2,9 @@
 #include "machine.hpp"
 
 namespace {
-float larger(float a, float b, bool shows_nan) {
-  if (a != a || b != b) return shows_nan ? NAN : a != a ? b : a;
+template <class T>
+T larger(T a, T b, bool shows_nan) {
+  if (a != a || b != b) return shows_nan ? T(NAN) : a != a ? b : a;
   return a == b ? (std::signbit(a) ? b : a) : std::max(a, b);
 }
 
@@ -108,6 +109,12 @@ Bits permuted(Bits low, Bits high, Bits selection) {
   return bits;
 }
 
+Bits reversed(Bits value) {
+  Bits bits = 0;
+  for (int i = 0; i < 32; ++i) bits |= (value >> i & 1) << (31 - i);
+  return bits;
+}
+
 Bits calculated(const Instruction& in, Bits a, Bits b, Bits c) {
   const Type type = in.type;
   const int bytes = size_of(type);
@@ -122,6 +129,8 @@ Bits calculated(const Instruction& in, Bits a, Bits b, Bits c) {
     case Operation::xor_: return a ^ b;
     case Operation::selp: return (c & 1 ? a : b) & ones(bytes);
     case Operation::popc: return Bits(__builtin_popcountll(a));
+    case Operation::brev: return reversed(a);
+    case Operation::leading_zeros: return (a & ones(4)) == 0 ? ones(4) : Bits(__builtin_clz(std::uint32_t(a)));
     case Operation::prmt: return permuted(a, b, c);
     case Operation::bfe: return extracted(a, int(b & 255), int(c & 255), type);
     case Operation::copysign: return (b & ones(bytes) >> 1) | (a & ~(ones(bytes) >> 1));
@@ -140,6 +149,9 @@ Bits calculated(const Instruction& in, Bits a, Bits b, Bits c) {
     return in.operation == Operation::neg ? (a ^ sign) & ones(bytes) : a & (sign - 1);
   }
   if (type == Type::f32) return of_floats(in, a, b, c);
+  if (type == Type::f64 && in.operation == Operation::max) {
+    return put(larger(get<double>(a), get<double>(b), in.flags & NaN));
+  }
   if (type == Type::f64) return put(combined(in.operation, get<double>(a), get<double>(b), get<double>(c)));
   if (is_real(type)) return of_halves(in, a, b, c);
   return with_integer(type, [&](auto kind) {
@@ -163,6 +175,7 @@ Bits converted(const Instruction& in, Bits bits) {
   if (to == Type::tf32)
     return put(std::isfinite(value) ? cut_to_tf32(get<float>(put(float(value)) + 0x1000)) : float(value));
   if (to == Type::f64) return put(value);
+  if (to == Type::f32 && in.flags & rz) return put(toward_zero(value));
   if (to == Type::f32) return put(in.flags & ftz ? flushed(float(value)) : float(value));
   if (is_real(to)) return to_half(from == Type::f64 ? to_odd(value) : float(value), to);
   return with_integer(to, [=](auto kind) {

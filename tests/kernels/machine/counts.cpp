@@ -47,6 +47,7 @@ void Machine::count(const Warp& warp, const Instruction& in, std::uint32_t lanes
     case Operation::atom: return find(1, in.offset), add_sectors(addresses, lanes, bytes, to);
     case Operation::copy: return find(1, in.offset_from), add_sectors(addresses, lanes, in.choice, to);
     case Operation::load_shared: return find(last, in.offset), add_passes(addresses, lanes, bytes * last, to);
+    case Operation::atom_shared: return find(1, in.offset), add_passes(addresses, lanes, bytes, to);
     case Operation::store_shared: return find(0, in.offset), add_passes(addresses, lanes, bytes * last, to);
     case Operation::ldmatrix:
     case Operation::stmatrix:

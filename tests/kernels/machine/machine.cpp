@@ -19,7 +19,7 @@ void commit(Work& open, std::deque<Work>& groups) {
 
 void Machine::run(Bits most_steps) {
   const std::int64_t count = std::int64_t{shape_.grid[0]} * shape_.grid[1] * shape_.grid[2];
-  const std::size_t resident = 1 + random_() % kMostResident;
+  const std::size_t resident = shape_.together ? std::size_t(count) : 1 + random_() % kMostResident;
   Bits steps = 0;
   for (std::int64_t next = 0; next < count || !blocks_.empty();) {
     for (; blocks_.size() < resident && next < count; next += shape_.every) admit(next);
@@ -121,14 +121,16 @@ void Machine::execute(Warp& warp, const Instruction& in, std::uint32_t lanes) {
     case Operation::load_shared: return load(warp, in, lanes);
     case Operation::store:
     case Operation::store_shared: return store(warp, in, lanes);
-    case Operation::atom: return update(warp, in, lanes);
+    case Operation::atom:
+    case Operation::atom_shared: return update(warp, in, lanes);
     case Operation::copy: return copy(warp, in, lanes);
     case Operation::copy_commit: return commit(warp.copies, warp.groups_of_copies);
     case Operation::copy_wait: return finish(warp.groups_of_copies, in.choice);
     case Operation::wgmma_commit: return commit(warp.products, warp.groups_of_products);
     case Operation::wgmma_wait: return finish(warp.groups_of_products, in.choice);
     case Operation::shfl:
-    case Operation::redux: return exchange(warp, in, lanes);
+    case Operation::redux:
+    case Operation::ballot: return exchange(warp, in, lanes);
     case Operation::ldmatrix:
     case Operation::stmatrix:
     case Operation::mma:
@@ -139,7 +141,8 @@ void Machine::execute(Warp& warp, const Instruction& in, std::uint32_t lanes) {
     case Operation::special:
       return for_lanes(lanes, [&](int l) {
         const int *place = warp.block->place, *grid = shape_.grid;
-        const int values[] = {warp.id * kLanes + l, place[0], place[1], place[2], grid[0], grid[1], grid[2]};
+        const int values[] = {
+            warp.id * kLanes + l, shape_.warps * kLanes, place[0], place[1], place[2], grid[0], grid[1], grid[2]};
         target(warp, in, 0)[l] = Bits(values[in.choice]);
       });
     case Operation::param: {

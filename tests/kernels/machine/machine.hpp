@@ -22,14 +22,14 @@ constexpr std::uint32_t kSharedBegin = 0x400;  // address of a block's shared me
 
 // clang-format off
 #define SALCR_OPERATIONS(X) X(add) X(sub) X(mul) X(min) X(max) X(div) X(rem) X(mul_wide) X(mad) X(mad_wide) X(fma) \
-  X(neg) X(abs) X(not_) X(and_) X(or_) X(xor_) X(shl) X(shr) X(bfe) X(popc) X(prmt) X(selp) \
+  X(neg) X(abs) X(not_) X(and_) X(or_) X(xor_) X(shl) X(shr) X(bfe) X(popc) X(brev) X(leading_zeros) X(prmt) X(selp) \
   X(setp) X(mov) X(pack) X(unpack) X(cvt) X(cvt_pair) X(ex2) X(sqrt) X(rsqrt) X(rcp) X(copysign) X(special) X(param) \
-  X(load) X(store) X(load_shared) X(store_shared) X(atom) X(copy) X(copy_commit) X(copy_wait) X(shfl) X(redux) \
-  X(ldmatrix) X(stmatrix) X(mma) X(wgmma) X(wgmma_commit) X(wgmma_wait) X(bar) X(bra) X(ret) X(nothing)
-#define SALCR_FLAGS(X) X(ftz) X(NaN) X(rna) X(rmi) X(rpi) X(rzi) X(trans) X(registers) X(trans_b) X(pair)
+  X(load) X(store) X(load_shared) X(store_shared) X(atom) X(atom_shared) X(copy) X(copy_commit) X(copy_wait) \
+  X(shfl) X(redux) X(ballot) X(ldmatrix) X(stmatrix) X(mma) X(wgmma) X(wgmma_commit) X(wgmma_wait) X(bar) X(bra) X(ret) X(nothing)
+#define SALCR_FLAGS(X) X(ftz) X(NaN) X(rna) X(rz) X(rmi) X(rpi) X(rzi) X(trans) X(registers) X(trans_b) X(pair)
 #define SALCR_COMPARISONS(X) X(eq) X(ne) X(lt) X(le) X(gt) X(ge) X(equ) X(neu) X(ltu) X(leu) X(gtu) X(geu) X(num) X(nan)
 #define SALCR_KINDS(X) X(add) X(min) X(max) X(exch) X(cas) X(up) X(down) X(bfly) X(idx)
-#define SALCR_SPECIALS(X) X(tid) X(ctaid_x) X(ctaid_y) X(ctaid_z) X(nctaid_x) X(nctaid_y) X(nctaid_z)
+#define SALCR_SPECIALS(X) X(tid) X(ntid) X(ctaid_x) X(ctaid_y) X(ctaid_z) X(nctaid_x) X(nctaid_y) X(nctaid_z)
 // clang-format on
 #define SALCR_NAME(name) name,
 enum class Operation { SALCR_OPERATIONS(SALCR_NAME) };
@@ -72,7 +72,7 @@ struct Region {
 };
 
 struct Shape {
-  std::int32_t grid[3], warps, shared_bytes, every;  // every: which of the blocks run
+  std::int32_t grid[3], warps, shared_bytes, every, together;  // every: which of the blocks run; together: at once
 };
 
 // How often an instruction ran, of a warp; and if it is one of memory, what all these took: sectors of 32 bytes of
@@ -101,7 +101,7 @@ struct Warp {
 };
 
 struct Touched {
-  int writer = -1, written = -1, read = -1;  // barriers before it
+  int writer = -1, written = -1, read = -1, updated = -1;  // barriers before it; updated: by atom
   Bits readers = 0;
 };
 
@@ -157,6 +157,7 @@ class Machine {
   std::uint8_t* shared(Warp& warp, Bits address, int bytes);
   std::uint8_t* read_shared(Warp& warp, Bits address, int bytes);
   void write_shared(Warp& warp, Bits address, const std::uint8_t* value, int bytes);
+  std::uint8_t* update_shared(Warp& warp, Bits address, int bytes);
   void count(const Warp& warp, const Instruction& in, std::uint32_t lanes);
   bool by_chance() { return random_() & 1; }
 

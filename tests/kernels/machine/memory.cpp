@@ -34,6 +34,9 @@ std::uint8_t* Machine::read_shared(Warp& warp, Bits address, int bytes) {
   std::uint8_t* memory = shared(warp, address, bytes);
   Touched* touched = block.touched.data() + (memory - block.shared.data());
   for (Touched* at = touched; at < touched + bytes; ++at) {
+    if (at->updated == block.barriers) {
+      fault("byte %d of shared memory, updated since the last barrier", int(at - block.touched.data()));
+    }
     if (at->written == block.barriers && at->writer != warp.id) {
       fault("byte %d of shared memory, which warp %d wrote since the last barrier", int(at - block.touched.data()),
             at->writer);
@@ -51,7 +54,7 @@ void Machine::write_shared(Warp& warp, Bits address, const std::uint8_t* value, 
   for (int i = 0; i < bytes; ++i) {
     Touched& at = touched[i];
     const bool others_read = at.read == block.barriers && at.readers & ~(Bits{1} << warp.id);
-    const bool another_wrote = at.written == block.barriers && at.writer != warp.id;
+    const bool another_wrote = (at.written == block.barriers && at.writer != warp.id) || at.updated == block.barriers;
     if (memory[i] != value[i] && (others_read || another_wrote)) {
       fault("byte %d of shared memory, which another warp touched since the last barrier",
             int(&at - block.touched.data()));
@@ -59,6 +62,22 @@ void Machine::write_shared(Warp& warp, Bits address, const std::uint8_t* value, 
     at.writer = warp.id, at.written = block.barriers;
   }
   std::memcpy(memory, value, bytes);
+}
+
+// Warps may update the same place in any order, and neither read nor write it before the next barrier.
+std::uint8_t* Machine::update_shared(Warp& warp, Bits address, int bytes) {
+  Block& block = *warp.block;
+  std::uint8_t* memory = shared(warp, address, bytes);
+  Touched* touched = block.touched.data() + (memory - block.shared.data());
+  for (Touched* at = touched; at < touched + bytes; ++at) {
+    const bool others_read = at->read == block.barriers && at->readers & ~(Bits{1} << warp.id);
+    if (others_read || (at->written == block.barriers && at->writer != warp.id)) {
+      fault("byte %d of shared memory, which another warp touched since the last barrier",
+            int(at - block.touched.data()));
+    }
+    at->updated = block.barriers;
+  }
+  return memory;
 }
 
 void Machine::load(Warp& warp, const Instruction& in, std::uint32_t lanes) {
@@ -103,7 +122,9 @@ void Machine::update(Warp& warp, const Instruction& in, std::uint32_t lanes) {
   const int bytes = size_of(in.type);
   Bits* before = target(warp, in, 0);
   for_lanes(lanes, [&](int l) {
-    std::uint8_t* memory = global(source(warp, in, 1)[l] + Bits(std::int64_t{in.offset}), bytes);
+    const Bits address = source(warp, in, 1)[l] + Bits(std::int64_t{in.offset});
+    std::uint8_t* memory =
+        in.operation == Operation::atom ? global(address, bytes) : update_shared(warp, address, bytes);
     Bits old = 0;
     std::memcpy(&old, memory, bytes);
     const Bits operand = source(warp, in, 2)[l];
@@ -142,6 +163,11 @@ void Machine::exchange(Warp& warp, const Instruction& in, std::uint32_t lanes) {
   Bits* out = target(warp, in, 0);
   const std::uint32_t members = std::uint32_t(source(warp, in, in.count - 1)[__builtin_ctz(lanes)]);
   if (members != lanes) fault("an exchange of lanes %x by lanes %x", members, lanes);
+  if (in.operation == Operation::ballot) {
+    Bits those = 0;
+    for_lanes(lanes, [&](int l) { those |= (values[l] & 1) << l; });
+    return for_lanes(lanes, [&](int l) { out[l] = those; });
+  }
   if (in.operation == Operation::redux) {
     __int128 all = integer(values[__builtin_ctz(lanes)], in.type);
     for_lanes(lanes & (lanes - 1), [&](int l) {
