@@ -18,7 +18,7 @@ PROCESSORS = 3
 def kernel(request, monkeypatch):
     """Whether a block solves a problem, or the grid does whatever its size."""
     if request.param == "large":
-        monkeypatch.setattr(assignment, "SHARED_LIMIT", 0)
+        monkeypatch.setattr(assignment, "GRID_FROM", 0)
         monkeypatch.setattr(assignment, "GRID_THREADS", 64)
     return request.param
 

@@ -24,8 +24,7 @@ def compiler(request, monkeypatch):
 @pytest.fixture(params=["batch", "large"])
 def kernel(request, monkeypatch):
     """Whether a block solves a problem, or the grid does whatever its size."""
-    if request.param == "large":
-        monkeypatch.setattr(_assignment_cuda, "SHARED_LIMIT", 0)
+    monkeypatch.setattr(_assignment_cuda, "GRID_FROM", 0 if request.param == "large" else 10**9)
     return request.param
 
 
@@ -116,6 +115,13 @@ def test_problems_up_to_2048_take_a_block_each(size):
     launch = _assignment_cuda.plan(torch.float32, 64, size, size, 1, 132)
     assert launch.kernel == "assignment_batch_float32" and not launch.cooperative
     assert launch.blocks == 64 and launch.threads % 32 == 0 and launch.shared_bytes <= _assignment_cuda.SHARED_LIMIT
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "kernel"), [(1, 1000, "batch"), (1, 1001, "large"), (2, 2000, "batch"), (2, 2001, "large")]
+)
+def test_few_problems_take_the_grid_one_after_the_other(count, size, kernel):
+    assert _assignment_cuda.plan(torch.float32, count, size, size, 1, 132).kernel == f"assignment_{kernel}_float32"
 
 
 @pytest.mark.parametrize(("rows", "columns", "capacity"), [(20000, 20000, 1), (3000, 20000, 1), (20000, 300, 67)])
