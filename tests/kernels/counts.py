@@ -6,7 +6,7 @@ sectors of memory and the passes over shared memory, what an H100 needs for each
 lines of the source with the most instructions. No clock is read: nothing here waits, and ptxas is not asked.
 """
 
-import sys
+import argparse
 
 from tests.kernels.calls import CALLS
 from tests.kernels.executed import Counts, executed
@@ -16,7 +16,9 @@ MULTIPROCESSORS, CLOCK, BANDWIDTH = 132, 1.755e9, 3.0e12
 
 
 def main() -> None:
-    for name in sys.argv[1:]:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="+", metavar="NAME", choices=sorted(CALLS), help=", ".join(sorted(CALLS)))
+    for name in parser.parse_args().names:
         counts: list[Counts] = []
         with executed(90, counts=counts, blocks=BLOCKS):
             CALLS[name].run()
