@@ -85,7 +85,7 @@ def files_below(folder: str, above: tuple[tuple[int, int], ...] = ()) -> Iterato
     status = os.stat(folder)
     here = (status.st_dev, status.st_ino)
     if here in above:
-        raise ValueError(f"{folder} is a link to a folder that it lies in")
+        raise ValueError(f"{folder} is, by a link, a folder that it lies in")
     with os.scandir(folder) as listing:
         entries = [entry for entry in listing if not entry.name.startswith(".")]
     for entry in entries:
