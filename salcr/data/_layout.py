@@ -20,7 +20,7 @@ def open_root(root: str | Path) -> Path:
     """``root`` as a path, once it is known to be a folder."""
     root = Path(root)
     if not root.is_dir():
-        raise FileNotFoundError(f"no data set folder {root}")
+        raise FileNotFoundError(f"no data set folder {root.absolute()}")
     return root
 
 
