@@ -13,7 +13,8 @@ class Case:
     Args:
         name: unique; ``--only`` matches it.
         note: the sizes, in words.
-        make_inputs: ``(device, quick) -> inputs``, the same at every call; ``quick`` sizes only show that a case works.
+        make_inputs: ``(device, quick) -> inputs``, a tuple of the positional arguments of variants and floors, the same
+            at every call; ``quick`` sizes only show that a case works.
             Every variant gets a copy of its own, which it may change in place.
         variants: name → function of the inputs. The first is the one that the others have to match. A variant is named
             ``published`` (:mod:`salcr.reference.published`), like the ``impl`` that it asks its operators for, or like

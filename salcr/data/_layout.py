@@ -20,7 +20,7 @@ def open_root(root: str | Path) -> Path:
     """``root`` as a path, once it is known to be a folder."""
     root = Path(root)
     if not root.is_dir():
-        raise FileNotFoundError(f"no data set folder {root}")
+        raise FileNotFoundError(f"no data set folder {root.absolute()}")
     return root
 
 
@@ -85,7 +85,7 @@ def files_below(folder: str, above: tuple[tuple[int, int], ...] = ()) -> Iterato
     status = os.stat(folder)
     here = (status.st_dev, status.st_ino)
     if here in above:
-        raise ValueError(f"{folder} is a link to a folder that it lies in")
+        raise ValueError(f"{folder} is, by a link, a folder that it lies in")
     with os.scandir(folder) as listing:
         entries = [entry for entry in listing if not entry.name.startswith(".")]
     for entry in entries:

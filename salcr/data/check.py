@@ -46,7 +46,7 @@ def check_dataset(
     spec = dataset_named(name)
     root = Path(root)
     if not root.is_dir():
-        return [f"no data set folder {root}"]
+        return [f"no data set folder {root.absolute()}"]
     problems: list[str] = []
     paths: set[str] = set()
     left_out: set[str] = set()

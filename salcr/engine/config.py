@@ -338,7 +338,7 @@ def single_stage(config: Config, stage: str) -> Config:
         moved = tuple(max(0, epoch - schedule.stage_one_epochs) for epoch in schedule.milestones)
         change = {"stage_one_epochs": 0, "milestones": moved}
     else:
-        raise ValueError(f"the stage must be one or two, got {stage!r}")
+        raise ValueError(f"a single stage is one or two, got {stage!r}")
     return config.model_copy(update={"schedule": schedule.model_copy(update=change)})
 
 

@@ -72,6 +72,7 @@ class HybridMemory(nn.Module):
         self.assign_(self.labels if labels is None else labels)
         self.register_load_state_dict_post_hook(_assign_again)
 
+    @torch.inference_mode(False)  # as rows are made
     def assign_(self, labels: torch.Tensor) -> None:
         """Take an epoch's clusters over: ``labels [N]``, int64, with -1 at images in none. Numbers may be left out."""
         check_tensor("labels", labels, ndim=1, floating=False)

@@ -243,7 +243,11 @@ def _common(memories: Sequence[ClusterMemory | InstanceMemory], *names: str) -> 
     return found
 
 
+@torch.inference_mode(False)
 def unit_rows(rows: torch.Tensor) -> torch.Tensor:
-    """NaN where a row is too long to square: ``normalize`` alone would make it zero."""
+    """Rows of a memory, which can be trained against also where it is made in inference mode, as features often are.
+
+    NaN where a row is too long to square: ``normalize`` alone would make it zero.
+    """
     length = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
     return torch.where(length.isfinite(), F.normalize(rows, dim=-1), torch.nan)

@@ -68,7 +68,8 @@ def cluster_contrast(
         impl: backend, see :mod:`salcr.ops`.
 
     Returns:
-        A scalar, or ``[B]`` / ``[P, B]`` with zeros at ignored rows for ``reduction="none"``.
+        A scalar, or ``[B]`` / ``[P, B]`` with zeros at ignored rows for ``reduction="none"``; of the features' dtype,
+        under autocast too: half precision features give a loss in that, ``features.float()`` one in float32.
 
     Raises:
         TypeError, ValueError: a wrong shape, dtype, device, reduction, precision or temperature; both or neither of

@@ -28,6 +28,7 @@ def gem_pool(x: torch.Tensor, p: float = 3.0, eps: float = 1e-12, *, impl: str =
 
     Args:
         x: ``[B, D, H, W]``, float, contiguous or channels-last; not negative unless ``p`` is an odd integer.
+            A negative mean of powers gives NaN, but with ``p`` 1.
         p: the power; 3 in the paper, fixed.
         eps: added to the mean, so that a channel of zeros has a gradient (of zero); 1e-12 in the paper.
         impl: backend, see :mod:`salcr.ops`.

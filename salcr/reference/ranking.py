@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +29,7 @@ class RankingResult:
     query_ap: np.ndarray
     query_inp: np.ndarray
 
-    def __iter__(self) -> Iterator[np.ndarray | float]:
+    def __iter__(self) -> Iterator[Any]:  # a union would fit none of the three that are unpacked
         return iter((self.cmc, self.mAP, self.mINP))
 
 

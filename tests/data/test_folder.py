@@ -164,10 +164,17 @@ def test_check_data_names_who_is_in_training_and_test(tmp_path):
     assert broken.startswith("visible/0003/0001.jpg does not decode")
 
 
-def test_a_link_to_a_folder_around_it_is_named(tmp_path):
+@pytest.mark.parametrize(
+    ("link", "to", "named"),
+    [
+        ("visible/0003/again", "visible", "visible/0003/again"),
+        ("visible/again", ".", "visible/again/visible"),  # no link itself
+    ],
+)
+def test_a_link_to_a_folder_around_it_is_named(tmp_path, link, to, named):
     root = make_folder(tmp_path, test=())
-    (root / "visible/0003/again").symlink_to(root / "visible")
-    with pytest.raises(ValueError, match="visible/0003/again is a link to a folder that it lies in"):
+    (root / link).symlink_to(root / to)
+    with pytest.raises(ValueError, match=f"{named} is, by a link, a folder that it lies in"):
         load_folder(root)
 
 

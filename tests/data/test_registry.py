@@ -59,9 +59,13 @@ def test_unknown_names(tmp_path, function):
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_no_folder(tmp_path, name):
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        load_dataset(name, tmp_path / "nowhere")
+def test_no_folder(tmp_path, monkeypatch, name):
+    """A relative one says where it was looked for: a run's config.yaml has it as it was given."""
+    monkeypatch.chdir(tmp_path)
+    message = f"no data set folder {tmp_path / 'nowhere'}"
+    assert check_dataset(name, "nowhere") == [message]
+    with pytest.raises(FileNotFoundError, match=re.escape(message)):
+        load_dataset(name, "nowhere")
 
 
 @pytest.mark.parametrize("name", DATASETS)

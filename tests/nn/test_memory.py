@@ -62,6 +62,21 @@ def test_memories_are_copied_and_pickled(generator, kind, carry):
         assert copied.rounded is None
 
 
+def test_a_memory_that_is_made_in_inference_mode_is_trained_against(generator):
+    rows, features, targets = draw(generator, 4, D), draw(generator, 6, D).requires_grad_(), torch.arange(6) % 4
+    with torch.inference_mode():
+        clusters, hybrid, images = ClusterMemory(rows * 2), HybridMemory(rows * 2), InstanceMemory(rows * 2, k=2)
+        hybrid.assign_(torch.tensor([0, 0, 1, -1]))
+    pairs = (clusters, ClusterMemory(rows)), (hybrid, HybridMemory(rows, torch.tensor([0, 0, 1, -1])))
+    for made, expected in pairs:
+        losses = [memory.contrast(features, targets) for memory in (made, expected)]
+        assert torch.equal(*(torch.autograd.grad(loss, features)[0] for loss in losses))
+        for memory in (made, expected):
+            memory.update_(features, targets)
+        assert torch.equal(made.rows, expected.rows)
+    assert torch.autograd.grad(images.contrast(features, *images.search(features)), features)[0].isfinite().all()
+
+
 @pytest.mark.parametrize("kind", [ClusterMemory, InstanceMemory])
 def test_rows_that_are_unit_already_are_copied_too(kind):
     given = torch.eye(3)

@@ -14,10 +14,11 @@ def dbscan(distances: torch.Tensor, *, eps: float, min_samples: int = 4) -> torc
         _C.dbscan_dense(_readable(distances), *options)
     else:
         places = (x.to(torch.int64).contiguous().numpy() for x in (distances.crow_indices(), distances.col_indices()))
-        _C.dbscan_sparse(*places, _readable(distances.values()), *options)
+        values = distances.values().detach()  # Dynamo, here in a compiled caller, fails on a sparse matrix's view
+        _C.dbscan_sparse(*places, _readable(values), *options)
     return labels
 
 
 def _readable(distances: torch.Tensor) -> np.ndarray:
-    distances = distances.detach().contiguous()
+    distances = distances.contiguous()
     return (distances if distances.dtype in (torch.float32, torch.float64) else distances.float()).numpy()
