@@ -7,7 +7,7 @@ from torch import nn
 
 from salcr import ops
 from salcr.defaults import TEMPERATURE
-from salcr.nn.memory import as_rows, unit_rows
+from salcr.nn.memory import as_rows, settings_of, unit_rows
 from salcr.ops._checks import check_indices, check_same, check_tensor
 from salcr.ops._precision import without_autocast
 
@@ -124,6 +124,9 @@ class HybridMemory(nn.Module):
             total.masked_fill_((counted & ~finite).any(1, keepdim=True), torch.nan)
             first = same.int().argmax(1)  # samples of a class write the same bits, whichever is the last
             self.centroids.index_copy_(0, classes, self.centroids[classes] + total[first])
+
+    def extra_repr(self) -> str:
+        return settings_of(self, "momentum", "temperature", "precision")
 
     def _places(self, indices: torch.Tensor) -> torch.Tensor:
         """The rows of images; the first for -1."""

@@ -56,6 +56,9 @@ class ClusterMemory(nn.Module):
         features = as_rows(features, self.rows)
         ops.update_cluster_memory_(self.rows, features, targets, momentum=self.momentum, order=order)
 
+    def extra_repr(self) -> str:
+        return settings_of(self, "momentum", "temperature", "precision")
+
 
 def contrast_sum(
     features: torch.Tensor, memories: Sequence[ClusterMemory], targets: Sequence[torch.Tensor]
@@ -147,6 +150,9 @@ class InstanceMemory(nn.Module):
         self.register_buffer("rounded", None, persistent=False)
         self.register_load_state_dict_post_hook(_forget_rounded)
         self.k, self.temperature, self.precision = k, temperature, precision
+
+    def extra_repr(self) -> str:
+        return settings_of(self, "k", "temperature", "precision")
 
     def in_bfloat16(self) -> torch.Tensor:
         """The rows in bfloat16: one copy, made at the first call, and again where the module's dtype was changed."""
@@ -241,6 +247,11 @@ def _common(memories: Sequence[ClusterMemory | InstanceMemory], *names: str) -> 
             raise ValueError(f"memories differ in {name}: {', '.join(map(str, values))}")
         found[name] = values[0]
     return found
+
+
+def settings_of(memory: nn.Module, *names: str) -> str:
+    """The shape of its rows and these attributes, as modules print what they are made of."""
+    return ", ".join([f"rows={tuple(memory.rows.shape)}", *(f"{name}={getattr(memory, name)!r}" for name in names)])
 
 
 @torch.inference_mode(False)

@@ -18,6 +18,9 @@ class GeM(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return ops.gem_pool(x, self.p)
 
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
 
 class SemanticParts(nn.Module):
     """Learned part tokens, the prototypes they pool, and the part features the prototypes look up.

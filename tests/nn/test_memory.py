@@ -281,3 +281,9 @@ def test_the_copy_in_bfloat16_stays_so_where_the_module_changes_its_dtype(genera
     for dtype in (torch.float64, torch.float32):
         memory.to(dtype)
         assert memory.in_bfloat16().dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("kind", [ClusterMemory, HybridMemory, InstanceMemory])
+def test_a_memory_prints_its_settings(kind, generator):
+    printed = repr(kind(torch.rand(4, 3, generator=generator), temperature=0.25))
+    assert printed.startswith(f"{kind.__name__}(rows=(4, 3), ") and "temperature=0.25, precision='auto'" in printed
