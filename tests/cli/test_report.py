@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-from salcr.engine import checkpoint, demo, load_config
+from salcr.engine import checkpoint, demo, inspection, load_config
 from salcr.engine.config import dump_config
 from salcr.models import SALCRNetwork
 from tests.cli.conftest import assert_one_line
@@ -105,6 +105,27 @@ def test_labels_that_are_none_leave_the_ranked_lists(salcr, run):
     assert "no clusters: epoch_0003.pt holds no pseudo labels" in page.text and "Worst queries" in page.text
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(torch.OutOfMemoryError("no room\nfor it"), "no room for it"), (MemoryError(), "MemoryError")],
+)
+def test_a_device_that_a_training_fills_costs_the_pictures_alone(salcr, run, monkeypatch, error, said):
+    def fails(folder):
+        raise error
+
+    monkeypatch.setattr(inspection, "inspect_newest", fails)
+    page = written(salcr, run)
+    assert f"no pictures: {said}" in page.text and "Over the epochs" in page.text and "Settings" in page.text
+
+
+def test_without_test_images_clusters_are_left(salcr, run, monkeypatch):
+    inspect = inspection.inspect_newest
+    monkeypatch.setattr(inspection, "inspect_newest", lambda folder: inspect(folder)._replace(features=None))
+    page = written(salcr, run)
+    assert "no ranked lists: the data set has no query and gallery" in page.text
+    assert "Worst queries" not in page.text and "8 clusters, 1 impure" in page.text
+
+
 @pytest.mark.parametrize("settings", ["seed: [", "colour: red\n", "data: {name: mine}\n"])
 def test_settings_that_cannot_be_read(salcr, run, settings):
     (run / "config.yaml").write_text(settings)
@@ -117,8 +138,12 @@ def test_what_cannot_be_reported(salcr, whole, tmp_path):
     assert_one_line(salcr("report", tmp_path), tmp_path, "is no run folder")
     assert_one_line(salcr("report", whole / "config.yaml"), whole / "config.yaml", "is a file")
     assert_one_line(salcr("report", whole, f"{whole}/."), whole, "is named twice")
-    assert_one_line(salcr("report", whole, "--out", tmp_path), tmp_path)
     assert salcr("report")[0] == 2
+
+
+def test_a_page_that_cannot_be_written_is_an_error_before_the_network_runs(salcr, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(inspection, "inspect_newest", lambda folder: pytest.fail("the work has begun"))
+    assert_one_line(salcr("report", whole, "--out", tmp_path), tmp_path)
 
 
 def test_the_demo_ends_by_naming_its_report(salcr, tmp_path, monkeypatch):

@@ -23,11 +23,13 @@ def test_the_call_is_that_of_scipy(shape, dtype, maximize):
         assert cost[found].sum(dtype=float) == pytest.approx(cost[expected].sum(dtype=float))
 
 
-def test_lists_and_arrays_that_cannot_be_written():
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_lists_and_arrays_that_cannot_be_written(backend):
     cost = np.array([[4.0, 1.0], [2.0, 0.0]])
     cost.flags.writeable = False
-    for given in (cost, cost.tolist(), cost.astype(int).tolist(), cost.T.T):
-        assert [x.tolist() for x in linear_sum_assignment(given)] == [[0, 1], [1, 0]]
+    with salcr.use_backend(backend):
+        for given in (cost, cost.tolist(), cost.astype(int).tolist(), cost.T.T):
+            assert [x.tolist() for x in linear_sum_assignment(given)] == [[0, 1], [1, 0]]
 
 
 @pytest.mark.parametrize("shift", [0, 4])
