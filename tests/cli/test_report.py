@@ -8,6 +8,7 @@ import torch
 from salcr.engine import checkpoint, demo, inspection, load_config
 from salcr.engine.config import dump_config
 from salcr.models import SALCRNetwork
+from salcr.ops._dispatch import PREFERRED, check_impl
 from tests.cli.conftest import assert_one_line
 from tests.engine.tree import tiny
 from tests.retrieval.run_folders import figures, write_run
@@ -95,6 +96,16 @@ def test_without_the_data_set_there_are_no_pictures(salcr, run):
     page = written(salcr, run)
     assert "no pictures: no data set folder /nowhere/at/all" in page.text
     assert not [tag for tag, _ in page.found if tag == "img"]
+
+
+def test_its_network_runs_on_the_backend_of_the_run(salcr, run, monkeypatch):
+    newest = run / "checkpoints/epoch_0003.pt"
+    state = torch.load(newest, weights_only=True)
+    torch.save(state | {"config": state["config"] | {"backend": "reference"}}, newest)
+    seen, features = [], inspection.retrieval_features
+    monkeypatch.setattr(inspection, "retrieval_features", lambda *of: seen.append(check_impl("auto")) or features(*of))
+    written(salcr, run)
+    assert seen == [f"reference{PREFERRED}"]
 
 
 def test_labels_that_are_none_leave_the_ranked_lists(salcr, run):

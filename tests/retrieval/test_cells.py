@@ -155,6 +155,26 @@ def test_other_features_in_the_same_place(folder, tmp_path, log, generator):
         assert f"the features of {other} are not those its cells are of: cells are made anew" in said(log)
 
 
+def test_an_index_put_back_to_what_it_was(folder, log, generator):
+    """Its files still hold the features that do not count any more."""
+    manifest = folder / "manifest.json"
+    before = manifest.read_bytes()
+    add(folder, groups(generator, 5))
+    open_cells(Storage(folder))
+    manifest.write_bytes(before)
+    said(log)
+    open_cells(Storage(folder))
+    assert "are not those its cells are of: cells are made anew: 20 for 400 features" in said(log)
+
+
+def test_cells_are_opened_once(folder, monkeypatch):
+    index, opened = Index.open(folder, device="cpu"), []
+    monkeypatch.setattr("salcr.retrieval.index.open_cells", lambda of: opened.append(of) or open_cells(of))
+    for _ in range(2):
+        index.nearest(torch.eye(WIDTH), top=3, approximate=True)
+    assert len(opened) == 1
+
+
 @pytest.mark.parametrize("damage", ["short", "head", "gone", "about", "keys", "recall"])
 def test_damaged_files_are_made_anew(folder, log, damage):
     whole = open_cells(Storage(folder))
