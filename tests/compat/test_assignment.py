@@ -48,6 +48,7 @@ def test_one_field_of_a_table_whose_rows_are_no_whole_numbers_of_it(shift):
         (np.zeros((2, 2), complex), TypeError, "must hold real numbers, got complex128"),
         (np.zeros((2, 2), "V0"), TypeError, "must hold real numbers, got"),
         ([["a"]], TypeError, "must hold real numbers"),
+        ([[None]], TypeError, "must hold real numbers, got object"),
         (np.array([[0.0], [np.nan]]), ValueError, "first nan at [1, 0]"),
         (np.array([[0.0, -np.inf]], "f4"), ValueError, "first -inf at [0, 1]"),
         (np.full((2, 2), np.inf), ValueError, "infeasible"),

@@ -204,7 +204,7 @@ def test_codes_that_cannot_be_kept(folder, log, monkeypatch, generator):
 def test_blocks_of_rows_give_the_same_codes(folder, monkeypatch):
     content = (folder / "codes.bin").read_bytes()
     about = kept.read_about(folder / "codes.json", codes.About)
-    for rows in (1, 7, ROWS - 1):
+    for rows in (0, 1, 7, ROWS - 1):
         (folder / "codes.json").unlink()
         monkeypatch.setattr(codes, "BLOCK_BYTES", rows * WIDTH * 4)
         keep_codes(Storage(folder))

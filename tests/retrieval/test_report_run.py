@@ -119,3 +119,5 @@ def test_what_is_no_run(tmp_path):
         read_runs([tmp_path])
     with pytest.raises(ValueError, match="link is named twice"):
         read_runs([folder, tmp_path / "link"])
+    (folder / "config.yaml").unlink()  # what a run came to is enough
+    assert len(read(folder).records) == 4
