@@ -59,13 +59,14 @@ def test_what_is_no_problem_is_an_error(cost, error, message, backend):
         linear_sum_assignment(cost)
 
 
-def test_a_backend_that_was_chosen_is_asked(monkeypatch):
+@pytest.mark.parametrize("backend", ["reference", "eager"])
+def test_a_backend_that_was_chosen_is_asked(monkeypatch, backend):
     """The short way past tensors is that of one backend."""
     cost = np.random.default_rng(0).random((5, 5))
     asked = []
     monkeypatch.setattr(torch, "from_numpy", lambda x, real=torch.from_numpy: asked.append(x.shape) or real(x))
     linear_sum_assignment(cost)
     assert not asked
-    with salcr.use_backend("reference"):
+    with salcr.use_backend(backend):
         linear_sum_assignment(cost)
     assert asked

@@ -118,7 +118,13 @@ def launched(request, monkeypatch):
 
     Either a block solves a problem, or the grid one after the other.
     """
-    launches = []
+    launches, devices = [], []
+
+    @contextlib.contextmanager
+    def current(device):
+        devices.append(device)
+        yield
+        devices.pop()
 
     def at(address, count, dtype):
         kind = {torch.float32: ctypes.c_float, torch.float64: ctypes.c_double, torch.int64: ctypes.c_int64}[dtype]
@@ -126,6 +132,7 @@ def launched(request, monkeypatch):
 
     def launch(kernel, *, blocks, cooperative, arguments, **_):
         launches.append(kernel)
+        assert devices  # where the kernel has to run
         cost, num_rows, num_cols, capacity, maximize, columns, row_duals, col_duals, solved, *workspace = arguments
         count, dtype = 1 if cooperative else blocks, getattr(torch, kernel.rpartition("_")[2])
         if cooperative:
@@ -149,7 +156,7 @@ def launched(request, monkeypatch):
     monkeypatch.setattr(adapter, "_launcher", lambda: launch)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(multi_processor_count=132))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda _: SimpleNamespace(cuda_stream=0))
-    monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "device", current)
     yield launches
     assert launches and all(kernel.startswith(f"assignment_{request.param}_") for kernel in launches)
 
