@@ -48,6 +48,7 @@ def test_most_neighbours_are_found(build, metric, own, dtype):
     if own:
         assert torch.equal(got[1][:, 0], torch.arange(len(x)))
     assert (got[1].sort(1).values.diff() > 0).all()
+    assert not got[0][:, 0].signbit().any(), "a distance of -0"
     sign = 1 if metric == "sqeuclidean" else -1
     assert (got[0][:, own:].diff() * sign >= 0).all()
     assert (got[0] * sign >= exact[0] * sign - 1e-5).all()  # no nearer than the nearest
