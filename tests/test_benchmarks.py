@@ -325,6 +325,14 @@ def test_noise_is_no_regression(p20, p80, runs, slower):
     assert compare.compare(now, record(failure="wrong")) == (["compared with c of d: time now / then"], [])
 
 
+def test_a_variant_without_a_time_says_why_whatever_memory_it_took():
+    variants = {"cpp": {"peak_mb": 3.0, "oom": "no room"}}
+    assert runner.lines("some", {"note": "a size", "variants": variants}) == [
+        "some (a size)",
+        "  cpp         oom: no room",
+    ]
+
+
 def test_imports_leave_the_gpu_to_the_children():
     """Forked children of the benchmarks could not use it otherwise."""
     forbidden = "def no(*_): raise SystemExit('asked for a GPU')"

@@ -14,6 +14,8 @@ from tests.engine.tree import tiny
 from tests.retrieval.run_folders import figures, write_run
 from tests.retrieval.test_page import Elements
 
+NUMBERS = torch.arange(3)
+
 
 @pytest.fixture(scope="module")
 def whole(tree, tmp_path_factory):
@@ -108,10 +110,14 @@ def test_its_network_runs_on_the_backend_of_the_run(salcr, run, monkeypatch):
     assert seen == [f"reference{PREFERRED}"]
 
 
-def test_labels_that_are_none_leave_the_ranked_lists(salcr, run):
+@pytest.mark.parametrize(
+    "labels",
+    [(NUMBERS.float(), NUMBERS), (NUMBERS, None), (NUMBERS,), (NUMBERS,) * 3, (NUMBERS.to_sparse(), NUMBERS), "labels"],
+)
+def test_labels_that_are_none_leave_the_ranked_lists(salcr, run, labels):
     for path in checkpoint.files(run / "checkpoints"):
         state = torch.load(path, weights_only=True)
-        torch.save(state | {"labels": (torch.zeros(3), None)}, path)
+        torch.save(state | {"labels": labels}, path)
     page = written(salcr, run)
     assert "no clusters: epoch_0003.pt holds no pseudo labels" in page.text and "Worst queries" in page.text
 
