@@ -89,6 +89,7 @@ def test_few_queries_are_told_the_recall_on_images_of_the_index(folder, monkeypa
         others = set(exact.tolist()) - {int(row)}
         hits.append(len(others & set(mine.tolist())) / len(others))
     assert kept.recall == pytest.approx(np.mean(hits)) and 0.5 < kept.recall <= 1
+    assert (kept._index.nlist, kept._index.nprobe) == (20, 2)  # a sixteenth, rounded up
     monkeypatch.setattr(cells, "nearest", None)  # a search of few queries makes no exact one beside it
     assert kept.nearest(queries[:3], 5)[1] == kept.recall
 

@@ -210,3 +210,12 @@ def test_blocks_of_rows_give_the_same_codes(folder, monkeypatch):
         keep_codes(Storage(folder))
         assert (folder / "codes.bin").read_bytes() == content
         assert kept.read_about(folder / "codes.json", codes.About) == about
+
+
+def test_what_takes_the_place_of_a_file_is_on_the_disk_first(tmp_path, monkeypatch):
+    path, seen = tmp_path / "codes.bin", []
+    path.write_bytes(b"old")
+    monkeypatch.setattr(kept, "sync", lambda file: seen.append((file.read(), path.read_bytes())))
+    with kept.replaced(path) as temporary:
+        temporary.write_bytes(b"new")
+    assert seen == [(b"new", b"old")] and path.read_bytes() == b"new"

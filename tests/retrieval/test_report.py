@@ -88,9 +88,9 @@ def test_the_numbers_of_the_tables(tmp_path):
 def test_runs_stand_side_by_side(tmp_path):
     runs = read_runs([write_run(tmp_path / name) for name in ("one", "two")])
     for run in runs:
-        run.settings = {"seed": run.name, "device": "cpu"}
+        run.settings = {"seed": run.name, "device": "cpu", "lr": 0.1}
     seen = Elements(page_of(tmp_path / "page.html", *runs))
-    assert "2 runs" in seen.text and "1 settings that all runs share" in seen.text
+    assert "2 runs" in seen.text and "2 settings that all runs share" in seen.text
     colours = [a["class"] for tag, a in seen.found if tag == "i"]
     assert {"s0", "s1"} == set(colours)
     lines = [a["class"] for tag, a in seen.found if tag == "path" and "line" in a["class"]]
