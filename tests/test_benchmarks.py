@@ -403,9 +403,10 @@ def test_unknown_names_devices_and_records_are_refused(tmp_path):
         bench(device="tpu")
     with pytest.raises(FileNotFoundError):
         bench(against=tmp_path / "no.json")
-    (tmp_path / "other.json").write_text(json.dumps(a_record() | {"device": "cuda"}))
-    with pytest.raises(ValueError, match="another device"):
-        bench(against=tmp_path / "other.json")
+    for other in ({"device": "cuda"}, {"quick": False}):
+        (tmp_path / "other.json").write_text(json.dumps(a_record() | other))
+        with pytest.raises(ValueError, match="another device or of other sizes"):
+            bench(against=tmp_path / "other.json")
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="no CUDA device"):
             bench(device="cuda")
