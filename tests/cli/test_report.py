@@ -9,6 +9,7 @@ from salcr.engine import checkpoint, demo, inspection, load_config
 from salcr.engine.config import dump_config
 from salcr.models import SALCRNetwork
 from salcr.ops._dispatch import PREFERRED, check_impl
+from salcr.retrieval import report_pictures
 from tests.cli.conftest import assert_one_line
 from tests.engine.tree import tiny
 from tests.retrieval.run_folders import figures, write_run
@@ -90,6 +91,18 @@ def test_a_damaged_checkpoint_is_passed_over(salcr, run):
     os.truncate(run / "checkpoints/epoch_0002.pt", 0)
     page = written(salcr, run)
     assert "no pictures: no checkpoint can be read: " in page.text and "Settings" in page.text
+
+
+def test_a_checkpoint_that_training_has_removed_since_is_passed_over(salcr, run, monkeypatch):
+    files = checkpoint.files
+    monkeypatch.setattr(checkpoint, "files", lambda folder: [folder / "epoch_0009.pt", *files(folder)])
+    page = written(salcr, run)
+    assert "passed over: " in page.text and "epoch_0003.pt, protocol all-single" in page.text
+
+
+def test_many_runs_have_no_pictures(salcr, run, monkeypatch):
+    monkeypatch.setattr(report_pictures, "PICTURES", 30)
+    assert "no pictures: 1 runs are too many for them" in written(salcr, run).text
 
 
 def test_without_the_data_set_there_are_no_pictures(salcr, run):
