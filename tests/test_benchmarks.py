@@ -325,6 +325,14 @@ def test_noise_is_no_regression(p20, p80, runs, slower):
     assert compare.compare(now, record(failure="wrong")) == (["compared with c of d: time now / then"], [])
 
 
+def test_a_variant_without_a_time_says_why_whatever_memory_it_took():
+    variants = {"cpp": {"peak_mb": 3.0, "oom": "no room"}}
+    assert runner.lines("some", {"note": "a size", "variants": variants}) == [
+        "some (a size)",
+        "  cpp         oom: no room",
+    ]
+
+
 def test_imports_leave_the_gpu_to_the_children():
     """Forked children of the benchmarks could not use it otherwise."""
     forbidden = "def no(*_): raise SystemExit('asked for a GPU')"
@@ -395,9 +403,10 @@ def test_unknown_names_devices_and_records_are_refused(tmp_path):
         bench(device="tpu")
     with pytest.raises(FileNotFoundError):
         bench(against=tmp_path / "no.json")
-    (tmp_path / "other.json").write_text(json.dumps(a_record() | {"device": "cuda"}))
-    with pytest.raises(ValueError, match="another device"):
-        bench(against=tmp_path / "other.json")
+    for other in ({"device": "cuda"}, {"quick": False}):
+        (tmp_path / "other.json").write_text(json.dumps(a_record() | other))
+        with pytest.raises(ValueError, match="another device or of other sizes"):
+            bench(against=tmp_path / "other.json")
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="no CUDA device"):
             bench(device="cuda")

@@ -376,6 +376,12 @@ def test_a_path_that_cannot_be_written_ends_a_command_before_its_work(salcr, tmp
     assert_one_line(salcr(*command, "--out", tmp_path), tmp_path)
 
 
+def test_a_folder_that_is_closed_ends_a_command_before_its_work(salcr, tmp_path, monkeypatch):
+    monkeypatch.setattr(pretraining, "render_objects", lambda *_, **__: pytest.fail("the work has begun"))
+    monkeypatch.setattr(os, "access", lambda path, mode: (path, mode) != (tmp_path, os.W_OK))  # also for root
+    assert_one_line(salcr("pretrain", "--out", tmp_path / "out"), "Permission denied", tmp_path)
+
+
 def test_a_terminated_synth_leaves_nothing(salcr, tmp_path, monkeypatch):
     monkeypatch.setattr(write, "_shoot", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     assert salcr("synth", "--out", tmp_path / "out", "--ids", 3)[0] == 128 + signal.SIGTERM

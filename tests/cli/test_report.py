@@ -5,13 +5,17 @@ import shutil
 import pytest
 import torch
 
-from salcr.engine import checkpoint, demo, load_config
+from salcr.engine import checkpoint, demo, inspection, load_config
 from salcr.engine.config import dump_config
 from salcr.models import SALCRNetwork
+from salcr.ops._dispatch import PREFERRED, check_impl
+from salcr.retrieval import report_pictures
 from tests.cli.conftest import assert_one_line
 from tests.engine.tree import tiny
 from tests.retrieval.run_folders import figures, write_run
 from tests.retrieval.test_page import Elements
+
+NUMBERS = torch.arange(3)
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +93,18 @@ def test_a_damaged_checkpoint_is_passed_over(salcr, run):
     assert "no pictures: no checkpoint can be read: " in page.text and "Settings" in page.text
 
 
+def test_a_checkpoint_that_training_has_removed_since_is_passed_over(salcr, run, monkeypatch):
+    files = checkpoint.files
+    monkeypatch.setattr(checkpoint, "files", lambda folder: [folder / "epoch_0009.pt", *files(folder)])
+    page = written(salcr, run)
+    assert "passed over: " in page.text and "epoch_0003.pt, protocol all-single" in page.text
+
+
+def test_many_runs_have_no_pictures(salcr, run, monkeypatch):
+    monkeypatch.setattr(report_pictures, "PICTURES", 30)
+    assert "no pictures: 1 runs are too many for them" in written(salcr, run).text
+
+
 def test_without_the_data_set_there_are_no_pictures(salcr, run):
     text = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(re.sub("root: .*", "root: /nowhere/at/all", text))
@@ -97,12 +113,47 @@ def test_without_the_data_set_there_are_no_pictures(salcr, run):
     assert not [tag for tag, _ in page.found if tag == "img"]
 
 
-def test_labels_that_are_none_leave_the_ranked_lists(salcr, run):
+def test_its_network_runs_on_the_backend_of_the_run(salcr, run, monkeypatch):
+    newest = run / "checkpoints/epoch_0003.pt"
+    state = torch.load(newest, weights_only=True)
+    torch.save(state | {"config": state["config"] | {"backend": "reference"}}, newest)
+    seen, features = [], inspection.retrieval_features
+    monkeypatch.setattr(inspection, "retrieval_features", lambda *of: seen.append(check_impl("auto")) or features(*of))
+    written(salcr, run)
+    assert seen == [f"reference{PREFERRED}"]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [(NUMBERS.float(), NUMBERS), (NUMBERS, None), (NUMBERS,), (NUMBERS,) * 3, (NUMBERS.to_sparse(), NUMBERS), "labels"],
+)
+def test_labels_that_are_none_leave_the_ranked_lists(salcr, run, labels):
     for path in checkpoint.files(run / "checkpoints"):
         state = torch.load(path, weights_only=True)
-        torch.save(state | {"labels": (torch.zeros(3), None)}, path)
+        torch.save(state | {"labels": labels}, path)
     page = written(salcr, run)
     assert "no clusters: epoch_0003.pt holds no pseudo labels" in page.text and "Worst queries" in page.text
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(torch.OutOfMemoryError("no room\nfor it"), "no room for it"), (MemoryError(), "MemoryError")],
+)
+def test_a_device_that_a_training_fills_costs_the_pictures_alone(salcr, run, monkeypatch, error, said):
+    def fails(folder):
+        raise error
+
+    monkeypatch.setattr(inspection, "inspect_newest", fails)
+    page = written(salcr, run)
+    assert f"no pictures: {said}" in page.text and "Over the epochs" in page.text and "Settings" in page.text
+
+
+def test_without_test_images_clusters_are_left(salcr, run, monkeypatch):
+    inspect = inspection.inspect_newest
+    monkeypatch.setattr(inspection, "inspect_newest", lambda folder: inspect(folder)._replace(features=None))
+    page = written(salcr, run)
+    assert "no ranked lists: the data set has no query and gallery" in page.text
+    assert "Worst queries" not in page.text and "8 clusters, 1 impure" in page.text
 
 
 @pytest.mark.parametrize("settings", ["seed: [", "colour: red\n", "data: {name: mine}\n"])
@@ -117,8 +168,12 @@ def test_what_cannot_be_reported(salcr, whole, tmp_path):
     assert_one_line(salcr("report", tmp_path), tmp_path, "is no run folder")
     assert_one_line(salcr("report", whole / "config.yaml"), whole / "config.yaml", "is a file")
     assert_one_line(salcr("report", whole, f"{whole}/."), whole, "is named twice")
-    assert_one_line(salcr("report", whole, "--out", tmp_path), tmp_path)
     assert salcr("report")[0] == 2
+
+
+def test_a_page_that_cannot_be_written_is_an_error_before_the_network_runs(salcr, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(inspection, "inspect_newest", lambda folder: pytest.fail("the work has begun"))
+    assert_one_line(salcr("report", whole, "--out", tmp_path), tmp_path)
 
 
 def test_the_demo_ends_by_naming_its_report(salcr, tmp_path, monkeypatch):

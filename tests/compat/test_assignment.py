@@ -23,11 +23,13 @@ def test_the_call_is_that_of_scipy(shape, dtype, maximize):
         assert cost[found].sum(dtype=float) == pytest.approx(cost[expected].sum(dtype=float))
 
 
-def test_lists_and_arrays_that_cannot_be_written():
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_lists_and_arrays_that_cannot_be_written(backend):
     cost = np.array([[4.0, 1.0], [2.0, 0.0]])
     cost.flags.writeable = False
-    for given in (cost, cost.tolist(), cost.astype(int).tolist(), cost.T.T):
-        assert [x.tolist() for x in linear_sum_assignment(given)] == [[0, 1], [1, 0]]
+    with salcr.use_backend(backend):
+        for given in (cost, cost.tolist(), cost.astype(int).tolist(), cost.T.T):
+            assert [x.tolist() for x in linear_sum_assignment(given)] == [[0, 1], [1, 0]]
 
 
 @pytest.mark.parametrize("shift", [0, 4])
@@ -46,6 +48,7 @@ def test_one_field_of_a_table_whose_rows_are_no_whole_numbers_of_it(shift):
         (np.zeros((2, 2), complex), TypeError, "must hold real numbers, got complex128"),
         (np.zeros((2, 2), "V0"), TypeError, "must hold real numbers, got"),
         ([["a"]], TypeError, "must hold real numbers"),
+        ([[None]], TypeError, "must hold real numbers, got object"),
         (np.array([[0.0], [np.nan]]), ValueError, "first nan at [1, 0]"),
         (np.array([[0.0, -np.inf]], "f4"), ValueError, "first -inf at [0, 1]"),
         (np.full((2, 2), np.inf), ValueError, "infeasible"),
@@ -56,13 +59,14 @@ def test_what_is_no_problem_is_an_error(cost, error, message, backend):
         linear_sum_assignment(cost)
 
 
-def test_a_backend_that_was_chosen_is_asked(monkeypatch):
+@pytest.mark.parametrize("backend", ["reference", "eager"])
+def test_a_backend_that_was_chosen_is_asked(monkeypatch, backend):
     """The short way past tensors is that of one backend."""
     cost = np.random.default_rng(0).random((5, 5))
     asked = []
     monkeypatch.setattr(torch, "from_numpy", lambda x, real=torch.from_numpy: asked.append(x.shape) or real(x))
     linear_sum_assignment(cost)
     assert not asked
-    with salcr.use_backend("reference"):
+    with salcr.use_backend(backend):
         linear_sum_assignment(cost)
     assert asked

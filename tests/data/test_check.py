@@ -1,3 +1,4 @@
+import os
 from dataclasses import replace
 
 import pytest
@@ -113,6 +114,14 @@ def test_split_files_that_are_missing_or_malformed(tmp_path):
     write_text(root / "exp/test_id.txt", "20;4")
     (problem,) = check_dataset("sysu", root, published_counts=False)
     assert "test_id.txt" in problem and "'20;4'" in problem
+
+
+def test_a_folder_that_cannot_be_looked_at_is_a_problem(tmp_path):
+    root = make_sysu(tmp_path / "data", images=1)
+    os.rename(root / "cam1", tmp_path / "away")
+    (root / "cam1").symlink_to(root / "cam1")
+    (problem,) = check_dataset("sysu", root, published_counts=False)
+    assert "Too many levels of symbolic links" in problem and str(root / "cam1") in problem
 
 
 def test_every_split_of_regdb_is_checked(tmp_path):

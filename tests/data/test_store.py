@@ -252,6 +252,22 @@ def test_only_old_temporaries_of_the_store_itself_are_removed(tmp_path, table):
     assert {name for name in files(cache) if name.endswith(".tmp")} == {fresh, *strangers}
 
 
+def test_an_old_temporary_may_be_removed_by_another_process_at_the_same_time(tmp_path, table, monkeypatch):
+    left = tmp_path / f"cache/{'a' * 32}.{'b' * 16}.tmp"
+    write_text(left, "")
+    os.utime(left, (0, 0))
+    status_of = store_module._status
+
+    def status_before_it_is_gone(path):
+        found = status_of(path)
+        if path == left:
+            path.unlink()
+        return found
+
+    monkeypatch.setattr(store_module, "_status", status_before_it_is_gone)
+    assert len(open_store(table, height=6, width=4, cache=tmp_path / "cache")) == 12
+
+
 def test_bad_arguments_are_named(tmp_path, table):
     with pytest.raises(ValueError, match="records is empty"):
         open_store(table.subset([]), height=6, width=4, cache=tmp_path)

@@ -103,6 +103,24 @@ def test_the_demo_preset_is_small_and_trains_all_of_it():
     assert demo.dagi.enabled and demo.fgsal.enabled and demo.gpcr.enabled
 
 
+@pytest.mark.parametrize(
+    ("key", "largest", "beyond"),
+    [
+        ("seed", 2**63 - 1, 2**63),
+        ("data.height", 4096, 4097),
+        ("model.parts", 256, 257),
+        ("augment.erase", 1, 1.01),
+        ("augment.jitter", 0.5, 0.51),
+        ("memory.momentum", 1, 1.01),
+    ],
+)
+def test_a_bound_is_itself_allowed(key, largest, beyond):
+    large = "data.height=4096"
+    assert changed(Config(), load_config(overrides=[large, f"{key}={largest}"])).get(key, largest) == largest
+    with pytest.raises(ValueError, match=rf"^{key}: .*less than .*, got {beyond}$"):
+        load_config(overrides=[large, f"{key}={beyond}"])
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_come_back_from_yaml(preset, tmp_path):
     config = load_config(preset=preset, overrides=["data.root=some/where"])

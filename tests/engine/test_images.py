@@ -82,6 +82,33 @@ def test_a_cache_that_was_asked_for_is_not_replaced(root, tmp_path, monkeypatch,
     assert str(tmp_path / "asked") in str(caught.value) and not (tmp_path / "mine").exists()
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ENOENT])
+def test_what_is_wrong_elsewhere_is_not_taken_for_a_closed_folder(root, tmp_path, monkeypatch, number):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "mine"))
+
+    def fails(*_, cache, **__):
+        asked.append(cache)
+        raise OSError(number, os.strerror(number), str(root / "cam1"))
+
+    asked = []
+    monkeypatch.setattr("salcr.engine.images.open_store", fails)
+    with pytest.raises(OSError, match=os.strerror(number)) as caught:
+        images(root)
+    assert caught.value.filename == str(root / "cam1") and asked == [root / ".salcr-cache"]
+
+
+def test_what_is_wrong_in_the_users_cache_is_said_as_it_is(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "mine"))
+
+    def fails(*_, cache, **__):
+        number = errno.EROFS if cache == root / ".salcr-cache" else errno.ENOSPC
+        raise OSError(number, os.strerror(number), str(cache))
+
+    monkeypatch.setattr("salcr.engine.images.open_store", fails)
+    with pytest.raises(OSError, match="No space left"):
+        images(root)
+
+
 def test_the_log_names_what_is_left_out(root, caplog):
     (root / "cam1/0004/a.gif").write_text("")
     with caplog.at_level(logging.INFO, "salcr"):

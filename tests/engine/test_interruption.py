@@ -54,6 +54,17 @@ def test_the_second_ctrl_c_ends_the_process_and_more_sigterms_do_nothing(number,
         assert signals.received == number
 
 
+@BOTH
+def test_of_several_processes_one_that_a_terminal_and_torchrun_both_tell_ends_as_it_should(
+    monkeypatch, number, exit_status
+):
+    monkeypatch.setattr(interruption.distributed, "world", lambda: 2)
+    with Signals() as signals:
+        signals.hold()
+        signal.raise_signal(number)
+        assert {signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)} == {signal.SIG_IGN}
+
+
 def test_handlers_are_put_back_and_those_of_others_stay():
     def own(*_):
         received.append("own")

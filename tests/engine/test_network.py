@@ -8,6 +8,7 @@ from salcr.engine.network import product_precision
 from salcr.engine.run_folder import RunFolder
 from salcr.engine.trainer import Trainer
 from salcr.models.features import autocast, network_precision
+from salcr.ops._dispatch import PREFERRED, check_impl
 from tests.engine.tree import tiny
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 1)
@@ -54,18 +55,18 @@ def test_products_have_the_precision_of_the_network_or_their_own(network, produc
 
 
 @pytest.mark.parametrize("before", [False, True])
-def test_convolutions_are_timed_while_a_run_trains(tree, tmp_path, monkeypatch, before):
+def test_a_run_times_convolutions_and_is_on_its_backend(tree, tmp_path, monkeypatch, before):
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", before)
     seen = []
 
     def epoch(*_):
-        seen.append(torch.backends.cudnn.benchmark)
+        seen.append((torch.backends.cudnn.benchmark, check_impl("auto").removesuffix(PREFERRED)))
         raise KeyError
 
     monkeypatch.setattr("salcr.engine.trainer.stage_one_epoch", epoch)
     with pytest.raises(KeyError):
-        train(load_config(overrides=tiny(tree)), tmp_path)
-    assert seen == [True] and torch.backends.cudnn.benchmark == before
+        train(load_config(overrides=tiny(tree, "backend=reference")), tmp_path)
+    assert seen == [(True, "reference")] and torch.backends.cudnn.benchmark == before
 
 
 def test_missing_weights_are_found_before_images_are_decoded(tree, tmp_path):

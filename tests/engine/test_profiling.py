@@ -32,6 +32,7 @@ def test_phases_on_a_gpu():
         event("gpu_memset", "Memset", 8, 0.5),
         event("cuda_runtime", "cudaDeviceSynchronize", 3.9, 0.1),
         event("cuda_runtime", "cudaLaunchKernel", 3.5, 0.1),
+        event("cuda_runtime", "cudaStreamSynchronize", 4, 0.1),  # as the phase has ended
         event("cpu_op", "aten::copy_", 1, 0.1),
     ]
     assert rows(events) == [Row("features", 4, 3, 3, 1, 1, 1), Row("step", 4, 0.75, 0, 1, 0, 0)]

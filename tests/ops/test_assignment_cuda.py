@@ -1,5 +1,10 @@
 """The kernels of csrc/cuda on a GPU, compiled by nvcc and by CuPy; their logic without one: tests/kernels."""
 
+import sys
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -108,6 +113,49 @@ def test_on_the_current_stream(generator):
     stream.synchronize()
     expected = ops.linear_assignment(-cost, impl="reference")
     assert torch.equal(rows.cpu(), expected[0]) and torch.equal(cols.cpu(), expected[1])
+
+
+@pytest.fixture
+def cupy(monkeypatch):
+    """CuPy's place: what it compiled, and each launch with what holds as it is made."""
+    said = SimpleNamespace(sources=[], launches=[])
+
+    class Function:
+        max_dynamic_shared_size_bytes = 0
+
+        def kernel(self, *arguments, **options):
+            said.launches.append((*arguments, options | {"limit": self.max_dynamic_shared_size_bytes}))
+
+    def module(code, options):
+        said.sources.append((code, options))
+        return SimpleNamespace(get_function=lambda name: Function())
+
+    cuda = SimpleNamespace(Device=nullcontext, ExternalStream=lambda *of: of)
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=cuda, RawModule=module))
+    _assignment_cuda._compiled.cache_clear()
+    yield said
+    _assignment_cuda._compiled.cache_clear()
+
+
+@pytest.mark.parametrize("cooperative", [False, True])
+def test_a_launch_by_cupy(cupy, cooperative):
+    shape = dict(blocks=3, threads=64, shared_bytes=50_000, cooperative=cooperative, device=1, stream=77)
+    _assignment_cuda.launch_with_cupy("assignment_batch_float32", **shape, arguments=(2**40, 5))
+    ((grid, block, arguments, options),) = cupy.launches
+    assert (grid, block, arguments) == ((3,), (64,), (2**40, 5)) and all(type(x) is np.int64 for x in arguments)
+    more = dict(stream=(77, 1), enable_cooperative_groups=cooperative)
+    assert options == dict(shared_mem=50_000, limit=50_000) | more
+
+
+def test_a_changed_header_is_compiled_again(cupy, tmp_path, monkeypatch):
+    """CuPy's cache on disk goes by the source alone."""
+    monkeypatch.setattr(_assignment_cuda.resources, "files", lambda _: tmp_path)
+    for text in ("// one", "// another"):
+        (tmp_path / "scope.cuh").write_text(text)
+        _assignment_cuda._compiled.cache_clear()
+        _assignment_cuda._compiled("assignment_batch_float32")
+    (first, options), (second, _) = cupy.sources
+    assert first != second and f"-I{tmp_path}" in options
 
 
 @pytest.mark.parametrize("size", [1, 100, 2048])

@@ -89,6 +89,13 @@ def test_a_nested_tensor_is_refused():
             call()
 
 
+def test_numbers_of_8_bits_are_refused():
+    small = ROWS.to(torch.float8_e4m3fn)
+    for call in (lambda: ops.knn(small, 1), lambda: ops.instance_neighbors(small, small, 1)):
+        with pytest.raises(TypeError, match=r"must have 16 bits or more, got torch\.float8_e4m3fn"):
+            call()
+
+
 def test_a_temperature_whose_inverse_overflows_is_refused():
     sets, targets = torch.zeros(len(ROWS), 1, dtype=torch.int64), torch.zeros(len(ROWS), dtype=torch.int64)
     for call in (

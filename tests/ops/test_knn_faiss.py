@@ -48,6 +48,7 @@ def test_most_neighbours_are_found(build, metric, own, dtype):
     if own:
         assert torch.equal(got[1][:, 0], torch.arange(len(x)))
     assert (got[1].sort(1).values.diff() > 0).all()
+    assert not got[0][:, 0].signbit().any(), "a distance of -0"
     sign = 1 if metric == "sqeuclidean" else -1
     assert (got[0][:, own:].diff() * sign >= 0).all()
     assert (got[0] * sign >= exact[0] * sign - 1e-5).all()  # no nearer than the nearest
@@ -93,6 +94,8 @@ def test_a_gpu_is_given_the_addresses_of_what_lies_there(monkeypatch, generator)
 def test_features_stay_on_a_gpu_that_faiss_reaches(monkeypatch, gpus, device, k, on_device):
     monkeypatch.setitem(sys.modules, "faiss", faiss_stand_in.make(gpus=gpus))
     assert backend.searches_on(torch.device(device), k) == on_device
+    monkeypatch.setattr(sys.modules["faiss"], "get_num_gpus", lambda: 0, raising=False)  # that it sees
+    assert not backend.searches_on(torch.device(device), k)
 
 
 def test_missing_faiss_is_named(monkeypatch):

@@ -7,10 +7,12 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from salcr import ops
 from salcr.objectives import associate
 from salcr.objectives.fgsal import random_orders
+from salcr.ops._register import reference_gradient
 
 ROWS, OTHERS = (torch.randn(n, 5, generator=torch.Generator().manual_seed(n)) for n in (8, 9))
 DISTANCES = torch.cdist(ROWS, ROWS)
@@ -92,3 +94,29 @@ def test_a_gradient_that_is_recorded_under_autocast_is_not_rounded(name):
     with torch.autocast("cpu", torch.bfloat16):
         (got,) = torch.autograd.grad(LOSSES[name](x), x, create_graph=True)
     torch.testing.assert_close(got, expected, rtol=0, atol=0)
+
+
+def test_a_dispatch_mode_sees_an_operator_that_has_no_gradient():
+    """Which otherwise calls its implementation itself."""
+    seen = []
+
+    class Watching(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            seen.append(function.name())
+            return function(*args, **(kwargs or {}))
+
+    expected = ops.linear_assignment(DISTANCES)
+    with Watching():
+        got = ops.linear_assignment(DISTANCES)
+    assert "salcr::linear_assignment" in seen and all(map(torch.equal, got, expected))
+
+
+def test_what_a_mode_has_switched_off_is_off_again_after_a_gradient():
+    x, key = ROWS.clone(), torch._C.DispatchKey.AutogradFunctionality
+    torch._C._dispatch_tls_set_dispatch_key_excluded(key, True)
+    try:
+        (gradient,) = reference_gradient(lambda leaf: (leaf.square(),), [x], (torch.ones_like(x),))
+        assert torch._C._dispatch_tls_is_dispatch_key_excluded(key)
+    finally:
+        torch._C._dispatch_tls_set_dispatch_key_excluded(key, False)
+    assert torch.equal(gradient, 2 * x)

@@ -89,6 +89,7 @@ def test_few_queries_are_told_the_recall_on_images_of_the_index(folder, monkeypa
         others = set(exact.tolist()) - {int(row)}
         hits.append(len(others & set(mine.tolist())) / len(others))
     assert kept.recall == pytest.approx(np.mean(hits)) and 0.5 < kept.recall <= 1
+    assert (kept._index.nlist, kept._index.nprobe) == (20, 2)  # a sixteenth, rounded up
     monkeypatch.setattr(cells, "nearest", None)  # a search of few queries makes no exact one beside it
     assert kept.nearest(queries[:3], 5)[1] == kept.recall
 
@@ -153,6 +154,26 @@ def test_other_features_in_the_same_place(folder, tmp_path, log, generator):
         said(log)
         open_cells(Storage(other))
         assert f"the features of {other} are not those its cells are of: cells are made anew" in said(log)
+
+
+def test_an_index_put_back_to_what_it_was(folder, log, generator):
+    """Its files still hold the features that do not count any more."""
+    manifest = folder / "manifest.json"
+    before = manifest.read_bytes()
+    add(folder, groups(generator, 5))
+    open_cells(Storage(folder))
+    manifest.write_bytes(before)
+    said(log)
+    open_cells(Storage(folder))
+    assert "are not those its cells are of: cells are made anew: 20 for 400 features" in said(log)
+
+
+def test_cells_are_opened_once(folder, monkeypatch):
+    index, opened = Index.open(folder, device="cpu"), []
+    monkeypatch.setattr("salcr.retrieval.index.open_cells", lambda of: opened.append(of) or open_cells(of))
+    for _ in range(2):
+        index.nearest(torch.eye(WIDTH), top=3, approximate=True)
+    assert len(opened) == 1
 
 
 @pytest.mark.parametrize("damage", ["short", "head", "gone", "about", "keys", "recall"])

@@ -35,6 +35,13 @@ def index_of(folder, paths, infrared, features):
     return Index.open(folder, device="cpu")
 
 
+@pytest.mark.parametrize("infrared", [False, True])
+def test_an_index_of_one_modality(tmp_path, generator, infrared):
+    features = F.normalize(torch.randn(2, 16, generator=generator)).repeat_interleave(8, 0)
+    index = index_of(tmp_path / "index", [f"/x/{i}.png" for i in range(16)], [infrared] * 16, features)
+    assert index.cluster(**OPTIONS).tolist() == [0] * 8 + [1] * 8
+
+
 def test_each_modality_is_clustered_alone_and_numbered_on(groups):
     labels = groups.cluster(**OPTIONS)
     assert labels.dtype == np.int64

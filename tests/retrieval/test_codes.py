@@ -204,9 +204,18 @@ def test_codes_that_cannot_be_kept(folder, log, monkeypatch, generator):
 def test_blocks_of_rows_give_the_same_codes(folder, monkeypatch):
     content = (folder / "codes.bin").read_bytes()
     about = kept.read_about(folder / "codes.json", codes.About)
-    for rows in (1, 7, ROWS - 1):
+    for rows in (0, 1, 7, ROWS - 1):
         (folder / "codes.json").unlink()
         monkeypatch.setattr(codes, "BLOCK_BYTES", rows * WIDTH * 4)
         keep_codes(Storage(folder))
         assert (folder / "codes.bin").read_bytes() == content
         assert kept.read_about(folder / "codes.json", codes.About) == about
+
+
+def test_what_takes_the_place_of_a_file_is_on_the_disk_first(tmp_path, monkeypatch):
+    path, seen = tmp_path / "codes.bin", []
+    path.write_bytes(b"old")
+    monkeypatch.setattr(kept, "sync", lambda file: seen.append((file.read(), path.read_bytes())))
+    with kept.replaced(path) as temporary:
+        temporary.write_bytes(b"new")
+    assert seen == [(b"new", b"old")] and path.read_bytes() == b"new"

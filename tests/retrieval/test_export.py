@@ -142,6 +142,17 @@ def test_a_file_that_differs_is_not_written(checkpoint, trained, tmp_path, monke
     assert list(tmp_path.iterdir()) == []
 
 
+def test_one_wrong_picture_of_ten_is_enough(checkpoint, trained, tmp_path, monkeypatch):
+    def run(images):
+        found = features(trained, images.numpy(), [False] * 10, mirror=False).numpy()
+        return np.concatenate([found[:9], -found[9:]])
+
+    monkeypatch.setattr(export, "_traced", lambda *_: None)
+    monkeypatch.setattr(export, "_as_torch", lambda _: (b"program", run, "torch 9"))
+    with pytest.raises(ArithmeticError, match=r"cosine of -1\.00000"):
+        export_network(checkpoint, tmp_path / "net.pt2", format="torch", modality="visible")
+
+
 def test_without_onnxruntime_it_says_how_to_get_it(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "_traced", lambda *_: None)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)

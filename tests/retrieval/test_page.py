@@ -1,6 +1,5 @@
 import base64
 import io
-import os
 import re
 from html.parser import HTMLParser
 
@@ -70,5 +69,10 @@ def test_large_pictures_are_made_small(tmp_path):
     Image.radial_gradient("L").resize((2000, 900)).save(tmp_path / "a.png")
     content = page.thumbnail(str(tmp_path / "a.png")).partition(",")[2]
     assert Image.open(io.BytesIO(base64.b64decode(content))).size == (160, 72)
-    os.remove(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"GIF89a", b"\x89PNG\r\n\x1a\n" + 40 * b"\0"])
+def test_a_picture_that_cannot_be_read_any_more_is_left_out(tmp_path, content):
+    if content is not None:
+        (tmp_path / "a.png").write_bytes(content)
     assert page.thumbnail(str(tmp_path / "a.png")) is None

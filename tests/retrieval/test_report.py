@@ -43,6 +43,13 @@ def page_of(path, *runs):
     return path.read_text()
 
 
+def rows_of(table):
+    """The texts of a table's cells."""
+    rows = re.findall(r"<tr.*?</tr>", table, re.DOTALL)
+    cells = (re.findall(r"<t[hd]\b.*?</t[hd]>", row, re.DOTALL) for row in rows)
+    return [[re.sub(r"<.*?>", "", cell).strip() for cell in of_row] for of_row in cells]
+
+
 def test_the_page_of_a_run(tmp_path, files):
     (run,) = read_runs([write_run(tmp_path / "mine")])
     run.settings = {"schedule.lr": 0.125, "seed": 3}
@@ -65,12 +72,25 @@ def test_the_page_of_a_run(tmp_path, files):
     assert sum(tag == "svg" for tag, _ in seen.found) == 13
 
 
+def test_the_numbers_of_the_tables(tmp_path):
+    text = page_of(tmp_path / "page.html", *read_runs([write_run(tmp_path / "mine")]))
+    overview, results = (rows_of(table) for table in re.findall(r"<table.*?</table>", text, re.DOTALL)[:2])
+    (row,) = overview[1:]
+    assert " ".join(row) == "mine finished 4 0.40 53 53 3.00 3.00 0.50 0.50 50.00 62.50"
+    assert results[0] == [
+        *("protocol", "run", "network", "rank-1", "rank-10", "mAP", "mINP"),
+        *("cmfp rank-1", "cmfp mAP", "cmfp mINP"),
+    ]
+    raw, refined = ["30.00", "60.50", "20.00", "10.00"], ["30.00", "30.00", "10.00"]
+    assert results[1] == ["all-single", "mine", "stage one", *raw, *refined]
+
+
 def test_runs_stand_side_by_side(tmp_path):
     runs = read_runs([write_run(tmp_path / name) for name in ("one", "two")])
     for run in runs:
-        run.settings = {"seed": run.name, "device": "cpu"}
+        run.settings = {"seed": run.name, "device": "cpu", "lr": 0.1}
     seen = Elements(page_of(tmp_path / "page.html", *runs))
-    assert "2 runs" in seen.text and "1 settings that all runs share" in seen.text
+    assert "2 runs" in seen.text and "2 settings that all runs share" in seen.text
     colours = [a["class"] for tag, a in seen.found if tag == "i"]
     assert {"s0", "s1"} == set(colours)
     lines = [a["class"] for tag, a in seen.found if tag == "path" and "line" in a["class"]]

@@ -55,6 +55,9 @@ def test_a_killed_run_is_told_from_one_that_was_stopped(tmp_path):
     holder = {"pid": ended.pid, "host": socket.gethostname(), "since": "noon"}
     (folder / ".holder.json").write_text(json.dumps(holder))
     assert read(folder).state.startswith(f"killed (process {ended.pid} ")
+    (folder / ".holder.json").write_text(json.dumps(holder | {"pid": 2**80}))  # which no system gives
+    assert read(folder).state.startswith(f"killed (process {2**80} ")
+    (folder / ".holder.json").write_text(json.dumps(holder))
     (folder / "summary.json").write_text("{}")
     assert read(folder).state == "finished"
     (folder / "summary.json").unlink()
@@ -116,3 +119,5 @@ def test_what_is_no_run(tmp_path):
         read_runs([tmp_path])
     with pytest.raises(ValueError, match="link is named twice"):
         read_runs([folder, tmp_path / "link"])
+    (folder / "config.yaml").unlink()  # what a run came to is enough
+    assert len(read(folder).records) == 4

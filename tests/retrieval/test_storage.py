@@ -9,6 +9,7 @@ import pytest
 
 from salcr.retrieval import storage
 from salcr.retrieval.storage import FEATURES, INFRARED, MANIFEST, PATHS, Manifest, Storage
+from tests.retrieval.indexes import add, index_of
 
 EMPTY = Manifest("a" * 64, "/nets/c.pt", 32, 16, "auto", "float16", 3)
 
@@ -239,3 +240,11 @@ def test_a_path_that_is_none_is_named(tmp_path):
 def test_the_header_grows_in_place():
     lengths = {len(h) for n in (0, 1, 10**6, 10**12) for h in storage._headers(replace(EMPTY, rows=n)).values()}
     assert len(lengths) == 1
+
+
+def test_what_counts_is_on_the_disk_before_the_manifest_says_so(tmp_path, monkeypatch):
+    folder, synced, fsync = index_of(tmp_path / "synced", np.eye(3)), [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.fstat(file).st_ino) or fsync(file))
+    add(folder, np.eye(3))
+    *before, last = [(folder / name).stat().st_ino for name in (FEATURES, INFRARED, PATHS, MANIFEST)]
+    assert sorted(synced[:-1]) == sorted(before) and synced[-1] == last
