@@ -28,7 +28,7 @@ def executed_solver(processors: int, seed: int = 0, counts: list[Counts] | None 
     Raises:
         AssertionError: a kernel did what PTX forbids or leaves open.
     """
-    launched, tensors = [], []
+    launched, tensors, devices = [], [], []
     own_address = torch.Tensor.data_ptr
 
     def data_ptr(x: torch.Tensor) -> int:
@@ -36,6 +36,7 @@ def executed_solver(processors: int, seed: int = 0, counts: list[Counts] | None 
         return own_address(x)
 
     def launch(kernel: str, *, blocks: int, threads: int, shared_bytes: int, arguments: Any, **options: Any) -> None:
+        assert devices, "the tensors' device is not the current one"
         launched.append(kernel)
         shape, order = ((blocks,), threads // 32, shared_bytes), seed + len(launched)
         chosen = dict(counting=counts is not None, together=options["cooperative"])
@@ -46,13 +47,19 @@ def executed_solver(processors: int, seed: int = 0, counts: list[Counts] | None 
         if took is not None:
             counts.append(took._replace(kernel=kernel))
 
+    @contextlib.contextmanager
+    def current(device: torch.device) -> Iterator[None]:
+        devices.append(device)
+        yield
+        devices.pop()
+
     properties = SimpleNamespace(multi_processor_count=processors)
     with (
         mock.patch.object(torch.Tensor, "data_ptr", data_ptr),
         mock.patch.object(assignment, "_launcher", lambda: launch),
         mock.patch.object(torch.cuda, "get_device_properties", lambda device: properties),
         mock.patch.object(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=0)),
-        mock.patch.object(torch.cuda, "device", lambda device: contextlib.nullcontext()),
+        mock.patch.object(torch.cuda, "device", current),
     ):
         yield launched
 

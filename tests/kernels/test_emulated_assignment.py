@@ -1,18 +1,11 @@
 """The solver of csrc/cuda without a GPU: the same source, its threads one after the other."""
 
-import contextlib
-import ctypes
-from types import SimpleNamespace
-
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
-from salcr import reference
-from salcr.ops.backends.cuda import assignment as adapter
 from tests.kernels.emulated import solve
 from tests.ops.assignment_problems import INF, KINDS, assert_optimal, costs
 
@@ -110,85 +103,3 @@ def test_small_integers_with_forbidden_pairs(data):
         return
     assert found.solved and found.columns.bincount().max() <= capacity
     assert cost[range(num_rows), found.columns].sum() == cost[rows, cols % num_cols].sum()
-
-
-@pytest.fixture(params=["batch", "large"])
-def launched(request, monkeypatch):
-    """The launches of the adapter; their kernels read and write what the arguments point to, here in the host's memory.
-
-    Either a block solves a problem, or the grid one after the other.
-    """
-    launches, devices = [], []
-
-    @contextlib.contextmanager
-    def current(device):
-        devices.append(device)
-        yield
-        devices.pop()
-
-    def at(address, count, dtype):
-        kind = {torch.float32: ctypes.c_float, torch.float64: ctypes.c_double, torch.int64: ctypes.c_int64}[dtype]
-        return torch.from_numpy(np.ctypeslib.as_array((kind * count).from_address(address)))
-
-    def launch(kernel, *, blocks, cooperative, arguments, **_):
-        launches.append(kernel)
-        assert devices  # where the kernel has to run
-        cost, num_rows, num_cols, capacity, maximize, columns, row_duals, col_duals, solved, *workspace = arguments
-        count, dtype = 1 if cooperative else blocks, getattr(torch, kernel.rpartition("_")[2])
-        if cooperative:
-            barriers = at(*workspace, 1, torch.int64)
-            assert barriers == 0
-            barriers.fill_(7)
-        costs = at(cost, count * num_rows * num_cols, dtype).view(count, num_rows, num_cols)
-        outputs = [(columns, num_rows, torch.int64), (row_duals, num_rows, torch.float64)]
-        outputs = [
-            at(place, count * size, of).view(count, size)
-            for place, size, of in (*outputs, (col_duals, num_cols, torch.float64))
-        ]
-        for n, problem in enumerate(costs):
-            found = solve(problem, capacity=capacity, maximize=bool(maximize))
-            at(solved, count, torch.int64)[n] = found.solved
-            for output, values in zip(outputs, found[1:4], strict=True):
-                output[n] = values
-
-    if request.param == "large":
-        monkeypatch.setattr(adapter, "SHARED_LIMIT", 0)
-    monkeypatch.setattr(adapter, "_launcher", lambda: launch)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(multi_processor_count=132))
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: SimpleNamespace(cuda_stream=0))
-    monkeypatch.setattr(torch.cuda, "device", current)
-    yield launches
-    assert launches and all(kernel.startswith(f"assignment_{request.param}_") for kernel in launches)
-
-
-@pytest.mark.parametrize("maximize", [False, True])
-@pytest.mark.parametrize("shape", [(1, 1), (9, 9), (7, 12), (12, 7)])
-@pytest.mark.parametrize("turned", [False, True])
-def test_the_adapter_solves_every_problem_of_a_batch(generator, launched, shape, maximize, turned):
-    """``turned``: in memory columns come first."""
-    for dtype in (torch.float32, torch.float64):
-        batch = torch.rand(3, *shape, generator=generator, dtype=dtype)
-        batch = batch.mT.contiguous().mT if turned else batch
-        found = adapter.linear_assignment(batch, maximize=maximize, return_duals=True)
-        for n, cost in enumerate(batch):
-            alone = adapter.linear_assignment(cost, maximize=maximize, return_duals=True)
-            for x, y in zip(alone, found, strict=True):
-                assert torch.equal(x, y[n])
-            assert_optimal(cost, *alone, maximize=maximize)
-        assert len(adapter.linear_assignment(batch)) == 2
-
-
-@pytest.mark.parametrize("shape", [(9, 9), (20, 7), (7, 20), (1, 5)])
-def test_the_adapter_assigns_both_ways(generator, launched, shape):
-    cost = torch.rand(shape, generator=generator)
-    for found, expected in zip(
-        adapter.bidirectional_assignment(cost), reference.bidirectional_assignment(cost), strict=True
-    ):
-        assert torch.equal(found, expected)
-
-
-def test_the_adapter_names_a_problem_without_a_solution(generator, launched):
-    cost = torch.rand(3, 5, 5, generator=generator)
-    cost[1, :, 2] = INF
-    with pytest.raises(ValueError, match="infeasible: problem 1 of 3"):
-        adapter.linear_assignment(cost)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from salcr import reference
 from salcr.ops.backends.cuda import assignment
 from tests.kernels.executed_cuda import executed_solver, ptx_of
 from tests.kernels.test_cuda_build import KERNELS
@@ -62,10 +63,35 @@ def test_capacities_are_repeated_columns(generator, kernel, shape):
     torch.testing.assert_close(*totals, rtol=1e-6, atol=0.0)
 
 
-def test_infeasible(kernel):
-    cost = torch.tensor([[[0, INF, INF], [1, INF, INF], [2, 0, 0]]])
-    with pytest.raises(ValueError, match="infeasible: problem 0 of 1"):
-        solved(cost, kernel, capacity=1, maximize=False)
+@pytest.mark.parametrize("maximize", [False, True])
+@pytest.mark.parametrize("shape", [(9, 9), (7, 12), (12, 7)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_linear_assignments(generator, kernel, shape, maximize, turned):
+    """``turned``: in memory columns come first."""
+    batch = torch.rand(2, *shape, generator=generator)
+    batch = batch.mT.contiguous().mT if turned else batch
+    with executed_solver(PROCESSORS):
+        found = assignment.linear_assignment(batch, maximize=maximize, return_duals=True)
+        alone = [assignment.linear_assignment(cost, maximize=maximize, return_duals=True) for cost in batch]
+        assert len(assignment.linear_assignment(batch)) == 2
+    for n, cost in enumerate(batch):
+        assert all(torch.equal(x[n], y) for x, y in zip(found, alone[n], strict=True))
+        assert_optimal(cost, *alone[n], maximize=maximize)
+
+
+@pytest.mark.parametrize("shape", [(9, 9), (20, 7), (7, 20), (1, 5)])
+def test_both_ways(generator, kernel, shape):
+    cost = torch.rand(shape, generator=generator)
+    with executed_solver(PROCESSORS):
+        found = assignment.bidirectional_assignment(cost)
+    assert all(map(torch.equal, found, reference.bidirectional_assignment(cost)))
+
+
+def test_infeasible(generator, kernel):
+    cost = torch.rand(3, 5, 5, generator=generator)
+    cost[1, :, 2] = INF
+    with pytest.raises(ValueError, match="infeasible: problem 1 of 3"), executed_solver(PROCESSORS):
+        assignment.linear_assignment(cost)
 
 
 def test_warps_merge_by_their_own_reductions(generator):

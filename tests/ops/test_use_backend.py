@@ -71,14 +71,6 @@ def test_a_name_given_to_an_operator_counts_for_more(called):
     assert called == ["eager", "reference", "reference"]
 
 
-@CPP
-def test_cpu_is_the_best_backend_there(called):
-    contrast(impl="cpu")
-    ops.evaluate_ranking(torch.eye(2), *[torch.arange(2)] * 2, *torch.arange(4).view(2, 2), impl="cpu")
-    ops.rerank_k_reciprocal(torch.eye(3), torch.eye(3), impl="cpu")
-    assert [called[0], called[1], called[-1]] == ["cpp", "numba", "reference"]
-
-
 def test_what_cannot_run_here_raises_and_says_why():
     if torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1":
         pytest.skip("Triton can run here")
