@@ -280,6 +280,33 @@ def test_capacities_cost_no_more_than_repeated_columns(generator, kind, shape):
         np.testing.assert_allclose(*totals, rtol=1e-6)
 
 
+@pytest.mark.parametrize("moved", [0, 1])
+def test_a_search_over_lists_follows_every_row_of_a_column(moved):
+    """Three rows want a column of two places. Only one of them has a second choice that is not dear."""
+    cost = torch.full((410, 780), 100.0, dtype=torch.float64)  # more than half as many rows as columns: lists
+    cost[torch.arange(3, 410), torch.arange(103, 510)] = 0
+    cost[:3, 0] = 0
+    cost[moved, 1] = 1
+    partners = np.empty((1, 410), np.int64)
+    assert _C.solve_assignment(cost.numpy(), False, 2, partners, 1)
+    assert cost[torch.arange(410), torch.from_numpy(partners[0])].sum() == 1
+    assert partners[0, moved] == 1 and (np.delete(partners[0, :3], moved) == 0).all()
+
+
+def test_lists_serve_where_rows_contend_for_columns_of_two_places(generator):
+    """Forty-one rows share fifteen cheap columns, all of which fit a list."""
+    cost = 1 + torch.rand(410, 780, generator=generator, dtype=torch.float64)
+    for rows in torch.arange(410).split(41):
+        cheap = torch.randperm(780, generator=generator)[:15]
+        cost[rows[:, None], cheap] = torch.rand(41, 15, generator=generator, dtype=torch.float64)
+    partners = np.empty((1, 410), np.int64)
+    assert _C.solve_assignment(cost.numpy(), False, 2, partners, 1)
+    assert np.bincount(partners[0]).max() <= 2
+    twice = cost.repeat(1, 2).numpy()
+    total = cost[torch.arange(410), torch.from_numpy(partners[0])].sum()
+    np.testing.assert_allclose(total, twice[linear_sum_assignment(twice)].sum(), rtol=1e-6)
+
+
 def test_bidirectional_worked_by_hand():
     """Four rows, three columns: two rows may share a column, and the column left over has a partner of its own."""
     cost = torch.tensor([[0.0, 5.0, 9.0], [0.0, 5.0, 9.0], [1.0, 6.0, 9.0], [9.0, 0.0, 9.0]])
