@@ -234,6 +234,18 @@ def test_infeasible_raises(cost, impl):
         ops.bidirectional_assignment(cost, impl=impl)
 
 
+@pytest.mark.parametrize("capacity", [1, 2])
+@pytest.mark.parametrize("shape", [(410, 780), (780, 780)])
+def test_infeasible_where_lists_are_kept(shape, capacity):
+    """Too many rows have one column alone, and rows around them have many."""
+    cost = np.add.outer(np.arange(shape[0]), np.arange(shape[1])) % 97.0
+    cost[40 : 41 + capacity, 1:] = INF
+    partners = np.empty((1, shape[0]), np.int64)
+    assert not _C.solve_assignment(cost, False, capacity, partners, 1)
+    cost[40, 9] = 500.0
+    assert _C.solve_assignment(cost, False, capacity, partners, 1) and partners[0, 40] == 9
+
+
 def check_bidirectional(cost, row_to_col, col_to_row):
     num_rows, num_cols = cost.shape
     assert row_to_col.shape == (num_rows,) and col_to_row.shape == (num_cols,)
