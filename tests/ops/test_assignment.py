@@ -83,6 +83,13 @@ def test_the_solver_is_optimal_where_it_keeps_lists_of_a_square_problem(generato
     assert_optimal(cost, *ops.linear_assignment(cost, return_duals=True, impl="cpp"))
 
 
+def test_prices_only_fall_however_sums_are_rounded(generator):
+    """Of tenths: what should be equal differs in the last bit, so that a search may seem to come nearer again."""
+    dear = 7 * torch.randint(0, 5, (34, 1), generator=generator)
+    cost = 0.1 * (dear + torch.randint(0, 30, (500, 34, 37), generator=generator)).double()
+    assert (ops.linear_assignment(cost, return_duals=True, impl="cpp")[3] <= 0).all()
+
+
 def test_lists_are_made_anew_when_all_their_columns_have_become_dear(generator):
     """Forty rows share twenty cheap columns: more than a list holds, and fewer than the rows need."""
     for _ in range(3):
@@ -232,6 +239,14 @@ def test_infeasible_raises(cost, impl):
         ops.linear_assignment(torch.stack([cost, torch.zeros_like(cost)]), impl=impl)
     with pytest.raises(ValueError, match="infeasible"):
         ops.bidirectional_assignment(cost, impl=impl)
+
+
+@pytest.mark.parametrize("size", [90, 780])
+def test_a_row_without_a_column_where_costs_are_counted_from_each_rows_least(generator, size):
+    cost = costs("dear rows", (size, size), generator)
+    cost[5] = INF
+    with pytest.raises(ValueError, match="infeasible"):
+        ops.linear_assignment(cost, impl="cpp")
 
 
 @pytest.mark.parametrize("capacity", [1, 2])
