@@ -79,11 +79,17 @@ class EmulatedScope {
     return all;
   }
 
+  // Lane by lane and then in halves, as a warp does: either side of a merge is of several values.
   template <typename Value>
   auto best_two(int count, Value value) {
-    auto all = decltype(value(0))::none();
-    in_order(count, [&](int i) { all = decltype(all)::merge(all, value(i)); });
-    return all;
+    using T = decltype(value(0));
+    constexpr int kLanes = 32;
+    T lanes[kLanes];
+    for (T& lane : lanes) lane = T::none();
+    in_order(count, [&](int i) { lanes[i % kLanes] = T::merge(lanes[i % kLanes], value(i)); });
+    for (int half = kLanes / 2; half > 0; half /= 2)
+      for (int lane = 0; lane < half; ++lane) lanes[lane] = T::merge(lanes[lane], lanes[lane + half]);
+    return lanes[0];
   }
 
   template <typename Keep, typename Put>

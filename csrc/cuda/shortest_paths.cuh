@@ -166,7 +166,6 @@ struct Solver {
 
   __device__ Offer offer_of(int j) const {
     const Candidate here{state.label[j], j};
-    if (here.label == infinity()) return Offer::none();
     if (state.held[j] < state.capacity) return {here, Candidate::none()};
     return state.waiting[j] ? Offer{Candidate::none(), here} : Offer::none();
   }

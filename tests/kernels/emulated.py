@@ -62,6 +62,7 @@ def _library() -> ctypes.CDLL:
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "emulated.so"
         source = Path(__file__).with_name("emulated_assignment.cpp")
-        command = [*compiler(), "-std=c++17", "-O2", *warnings, *flags, "-shared", "-fPIC", f"-I{SOURCES}"]
+        command = [*compiler(), "-std=c++17", "-O2", "-fno-strict-aliasing", *warnings, *flags, "-shared", "-fPIC"]
+        command.append(f"-I{SOURCES}")
         subprocess.run([*command, source, "-o", target], check=True, capture_output=True, text=True)
         return ctypes.CDLL(str(target))

@@ -11,6 +11,7 @@ from tests.ops.assignment_problems import INF, KINDS, assert_optimal, costs
 
 SHAPES = [(1, 1), (1, 7), (6, 6), (23, 40), (50, 50), (40, 300), (50, 2000)]
 CAPACITIES = [(7, 7, 1), (9, 4, 3), (12, 4, 3), (40, 23, 2), (60, 3, 20), (101, 2, 51), (50, 1, 50), (300, 200, 2)]
+CAPACITIES += [(199, 5, 40), (209, 3, 70)]  # a step expands more rows than are staged at a time
 
 
 def check(cost, *, maximize=False, **team):
@@ -51,9 +52,33 @@ def test_a_search_takes_fewer_steps_than_it_expands_columns(generator):
     assert together < alone / 2
 
 
+def test_rows_alike_bid_for_different_columns():
+    """A barrier at the start, two a round, and one at the end where no row is left to a search."""
+    assert solve(torch.ones(300, 300)).barriers == 4
+    cost = torch.ones(3, 5)
+    cost[:, 2:] = 0  # all want column 2 first; those that lose it want a column with room
+    found = solve(cost)
+    assert found.columns.tolist() == [2, 3, 4] and found.barriers == 8
+
+
+def test_the_row_that_would_lose_more_keeps_the_column():
+    """It lowers the price by all that it would lose, so that the other row goes elsewhere in the next round."""
+    found = solve(torch.tensor([[0.0, 1.0], [0.0, 5.0]]))
+    assert found.columns.tolist() == [1, 0] and found.col_duals.tolist() == [-5.0, -4.0] and found.barriers == 6
+
+
+def test_a_row_with_one_column_bids_no_more_than_it_has_to():
+    """Were its price that of the largest float, nothing would be left of the duals' sums."""
+    cost = torch.tensor([[1.0, INF], [0.0, 2.0]])
+    found = solve(cost)
+    assert found.columns.tolist() == [0, 1]
+    assert (found.row_duals + found.col_duals).tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("threads_per_group", [1, 32])  # 1: so few columns are in different groups
 @pytest.mark.parametrize("shape", CAPACITIES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_capacities_are_repeated_columns(generator, kind, shape):
+def test_capacities_are_repeated_columns(generator, kind, shape, threads_per_group):
     num_rows, num_cols, capacity = shape
     cost = costs(kind, (num_rows, num_cols), generator).double()
     repeated = cost.repeat(1, capacity)
@@ -62,7 +87,8 @@ def test_capacities_are_repeated_columns(generator, kind, shape):
     except ValueError:  # a row of forbidden pairs, or too many rows for a column
         assert not solve(cost, capacity=capacity).solved
         return
-    first, last = (solve(cost, capacity=capacity, backwards=order) for order in (False, True))
+    team = dict(capacity=capacity, threads_per_group=threads_per_group)
+    first, last = (solve(cost, **team, backwards=order) for order in (False, True))
     assert first.solved and all(torch.equal(x, y) for x, y in zip(first[1:4], last[1:4], strict=True))
     held = first.columns.bincount(minlength=num_cols)
     rows = torch.arange(num_rows)

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from salcr import ops, reference
+from salcr import _C, ops, reference
 from salcr.ops.backends.cpp import _tiles
 from salcr.ops.backends.eager import knn as _eager_knn
 from tests.ops.contract import assert_compiles, assert_operator_contract, assert_within_budget
@@ -201,6 +201,20 @@ def test_rows_too_long_to_square_are_refused(generator, metric, impl):
     with pytest.raises(ValueError, match="database has a norm above"):
         ops.knn(x, 2, database=1e30 * x, metric=metric, impl=impl)
     assert ops.knn(1e30 * x.double(), 2, metric=metric, impl=impl)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_lists_hold_numbers_alone(dtype):
+    """Neither NaN nor -Inf, be it in a whole vector of scores or behind the last."""
+    best = (_C.TopKFloat64 if dtype == torch.float64 else _C.TopKFloat32)(2, 3)
+    tile = torch.full((2, 20), -torch.inf, dtype=dtype)
+    tile[:, 1::2] = torch.nan
+    tile[0, [4, 19]] = torch.tensor([1.0, torch.finfo(dtype).min], dtype=dtype)
+    scores, indices = torch.empty(2, 3, dtype=dtype), torch.empty(2, 3, dtype=torch.int64)
+    best.add(tile.numpy(), 0, 0, False, None, None, 1)
+    best.write(scores.numpy(), indices.numpy(), False, 1)
+    assert scores.tolist() == [[1, torch.finfo(dtype).min, -torch.inf], [-torch.inf] * 3]
+    assert indices[0, :2].tolist() == [4, 19] and (indices.flatten()[2:] > 2**61).all()
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

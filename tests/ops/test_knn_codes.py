@@ -20,7 +20,7 @@ def assert_same(queries, k, database, codes=None):
 
 
 @pytest.mark.parametrize("count", [1, 33, 70])  # queries in one panel of 32, in two, in three
-@pytest.mark.parametrize(("rows", "k"), [(1, 1), (12, 7), (40, 40), (1500, 20), (1500, 700)])
+@pytest.mark.parametrize(("rows", "k"), [(1, 1), (12, 7), (23, 4), (40, 40), (1500, 20), (1500, 700)])  # strips of 12
 def test_ties(generator, screen, count, rows, k):
     assert_same(on_a_grid(generator, count, width=4), k, on_a_grid(generator, rows, width=4).half())
 
@@ -119,6 +119,14 @@ def test_one_wrong_code_is_seen(generator, screen, unit, lost):
     codes[20, -8:] = bounds.view(torch.uint8)
     found = knn_by_codes(database[19:21].float(), 40, database, codes)
     assert (found is None) == ((unit, lost) != (1, 0))
+
+
+def test_a_code_that_would_hide_its_row_is_seen(generator, screen):
+    """Rounding cannot take less than nothing; were that believed, the nearest row would never be scored."""
+    database = torch.randn(40, 8, generator=generator).half()
+    codes = code_rows(database)
+    codes[20, -4:] = torch.tensor([-1.0]).view(torch.uint8)
+    assert knn_by_codes(database[20:21].float(), 1, database, codes) is None
 
 
 @pytest.mark.parametrize("lost", LOST)

@@ -61,6 +61,23 @@ def test_rounding_may_take_all_that_a_bound_allows(screen, lost):
         assert ops.knn(query, 1, database=length * database.half(), impl="cpp")[1].tolist() == [[29]]
 
 
+def test_the_sum_of_a_bound_may_be_rounded_one_way_all_along(generator, screen):
+    """A float32 sum of 40,000 equal products lacks 5e-4, of unequal ones hardly any; the others' cosines are 0.9999."""
+    others = 1 + 0.014 * torch.randn(29, 40_000, generator=generator)
+    database = torch.cat([others, torch.ones(1, 40_000)]).half()
+    assert ops.knn(torch.ones(1, 40_000), 1, database=database, impl="cpp")[1].tolist() == [[29]]
+
+
+def test_what_a_search_leaves_out_is_not_among_the_nearest_by_a_bit(generator, screen):
+    """A search for all rows leaves none out; cosines are closer here than sums of 2,048 terms are exact."""
+    centre = torch.randn(2048, generator=generator)
+    queries, database = (centre + 0.01 * torch.randn(n, 2048, generator=generator) for n in (40, 700))
+    everything = ops.knn(queries, 700, database=database.half(), impl="cpp")
+    for k in (1, 9):
+        for got, expected in zip(ops.knn(queries, k, database=database.half(), impl="cpp"), everything, strict=True):
+            assert torch.equal(got, expected[:, :k])
+
+
 def test_neither_screen_nor_threads_change_a_bit(generator, screen, monkeypatch):
     queries = torch.randn(37, 100, generator=generator)
     database = torch.randn(3000, 100, generator=generator).half()

@@ -54,7 +54,7 @@ def assert_equal_pairs(got, expected):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("k", [1, 3, 8, 17, 20, 23, 1000])
+@pytest.mark.parametrize("k", [1, 3, 8, 17, 20, 23, 1000, 2**62])
 def test_propagation_is_the_loop(generator, k, impl):
     visible, infrared = features(generator)
     assert_equal_pairs(ops.propagate_features(visible, infrared, k=k, impl=impl), by_hand(visible, infrared, k))
@@ -99,6 +99,14 @@ def test_an_image_without_any_positive_similarity_keeps_its_own_feature(impl):
     visible = torch.tensor([[1e-38, 0.0, 0.0], [0.0, 1.0, 0.0]])
     got, _ = ops.propagate_features(visible, torch.tensor([[-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]), k=1, impl=impl)
     assert got[0, 0] > 0 and not got[0, 1:].any() and torch.equal(got[1], visible[1])
+
+
+@pytest.mark.parametrize(("dtype", "tiny"), [(torch.float32, 1e-40), (torch.float64, 1e-310)])
+def test_the_smallest_positive_similarity_counts(dtype, tiny, impl):
+    """Alone in its row it has all the weight, below the smallest normal number too."""
+    sides = torch.tensor([[1.0, 0.0]], dtype=dtype), torch.tensor([[tiny, 1.0]], dtype=dtype)
+    for got in ops.propagate_features(*sides, impl=impl):
+        torch.testing.assert_close(got, torch.full_like(got, 0.5**0.5))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
