@@ -131,13 +131,14 @@ class Solver {
   }
 
   // Where some rows are dear as a whole, the others hold all column minima, and most stay free: back to the start, with each
-  // row's costs counted from its least. False as solve(): a row whose least is infinite is NaN then.
+  // row's costs counted from its least. False as solve().
   bool start_again() {
     std::fill_n(prices_, costs_.cols, 0.0);
     std::vector<double> minima(costs_.rows);
     by_widest([&](auto lanes) {
       for (std::int64_t i = 0; i < costs_.rows; ++i) minima[i] = two_least<lanes(), false>(row_of(i)).least;
     });
+    if (std::find(minima.begin(), minima.end(), kInfinity) != minima.end()) return false;
     matching_ = Matching(costs_.rows, costs_.cols, 1);
     if (listing_) listing_->candidates.clear();
     return reduce_columns(minima.data());
