@@ -262,10 +262,13 @@ def batch_norm_relu_backward(
     of_x, left = torch.empty_like(p.x), torch.empty_like(p.x) if shortcut else None
     with on_device(x):
         totals, products = p.scratch()
+        of_blocks = p.of_blocks
+        if shortcut and again is not None and x.element_size() > 2:  # four maps, more than shared memory may hold
+            of_blocks = of_blocks | dict(R=max(1, of_blocks["R"] // 2))
         sums_kernel[p.blocks * p.columns,](
             *(gradient, gradient if again is None else again, p.x, channels_last(y) if shortcut else p.x, *norm),
             *(left if shortcut else p.x, totals, products, p.rows, p.width, p.span, eps, shortcut, again is not None),
-            **p.of_blocks,
+            **of_blocks,
         )
         total, product = totals.sum(0), products.sum(0)
         if shortcut:

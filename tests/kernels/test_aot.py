@@ -9,7 +9,7 @@ import re
 import pytest
 import torch
 
-from tests.kernels.calls import CALLS, update
+from tests.kernels.calls import CALLS, batch_norm, update
 from tests.kernels.lanes import ARCHITECTURES, REGISTERS, compiled, machine_code, products_and_waits, recorded
 
 pytest.importorskip("triton")
@@ -73,6 +73,13 @@ def test_rows_of_a_memory_that_are_under_way_fit_the_smallest_shared_memory(hard
     with recorded(89) as launches:
         update(torch.float32, width=16_384, hardest=hardest)
     check(launches[0]._replace(grid=()), 89)
+
+
+@pytest.mark.parametrize("kind", [dict(shortcut=True)], ids=str)
+def test_four_maps_of_a_norm_that_are_under_way_fit_the_smallest_shared_memory(kind):
+    with recorded(89) as launches:
+        batch_norm(torch.float32, twice=True, **kind)
+    check(next(x for x in launches if x.kernel.__name__ == "sums_kernel")._replace(grid=()), 89)
 
 
 @pytest.mark.parametrize(("name", "mean_row"), [("instance_memory-tf32", "tf32"), ("searches-rounded", "*bf16")])
