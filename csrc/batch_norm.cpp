@@ -1,5 +1,5 @@
-// Every map crosses the memory bus as often as kernels/batch_norm.py says. Blocks of rows keep moments and sums of their own, which
-// are put together in their order: the number of threads changes no bit.
+// Every map crosses the memory bus as often as kernels/batch_norm.py says. Blocks of rows keep moments and sums of their own,
+// which are put together in their order: the number of threads changes no bit.
 
 #include "batch_norm.hpp"
 
