@@ -142,16 +142,26 @@ def pooling(images: int, width: int, cells: int, parts: int, itemsize: int, view
 
 
 def batch_norm(
-    rows: int, width: int, itemsize: int, blocks: int, *, shortcut: bool = False, twice: bool = False
+    rows: int,
+    width: int,
+    itemsize: int,
+    blocks: int,
+    *,
+    shortcut: bool = False,
+    normed: bool = False,
+    twice: bool = False,
 ) -> Kernels:
-    """Statistics, result and gradients of a map of ``rows`` rows, of which ``blocks`` are summed apart."""
-    map_, channels, partial = itemsize * rows * width, 4 * width, 4 * blocks * width
+    """Statistics, result and gradients of a map of ``rows`` rows, of which ``blocks`` are summed apart.
+
+    ``shortcut``: there is one without a norm; ``normed``: there is one with a norm.
+    """
+    map_, channels, partial, norms = itemsize * rows * width, 4 * width, 4 * blocks * width, 1 + normed
     return {
-        "moments_kernel": Work(map_ + 2 * partial),
-        "merge_kernel": Work(2 * partial + 2 * channels),
-        "apply_kernel": Work((2 + shortcut) * map_ + 4 * channels),
-        "sums_kernel": Work((2 + 2 * shortcut + twice) * map_ + 4 * channels + 2 * partial),
-        "input_kernel": Work((3 + (twice and not shortcut)) * map_ + 6 * channels),
+        "moments_kernel": Work(map_ + 2 * partial) * norms,
+        "merge_kernel": Work(2 * partial + 2 * channels) * norms,
+        "apply_kernel": Work((1 + norms + shortcut) * map_ + 4 * norms * channels),
+        "sums_kernel": Work((1 + norms + 2 * shortcut + twice) * map_ + 4 * norms * channels + (1 + norms) * partial),
+        "input_kernel": Work((1 + 2 * norms + (twice and not shortcut)) * map_ + (1 + 5 * norms) * channels),
     }
 
 
@@ -244,7 +254,8 @@ def _batch_norm_case(x: torch.Tensor, *others: torch.Tensor) -> Kernels:
     from salcr.kernels.batch_norm import Plan
 
     p = Plan(x)
-    return batch_norm(p.rows, p.width, x.dtype.itemsize, p.blocks, shortcut=len(others) > 2, twice=True)
+    kind = dict(shortcut=len(others) == 3, normed=len(others) > 3, twice=True)
+    return batch_norm(p.rows, p.width, x.dtype.itemsize, p.blocks, **kind)
 
 
 def _sinkhorn_case(cost: torch.Tensor) -> Kernels:
@@ -262,6 +273,7 @@ OF_CASES: dict[str, Callable[..., Kernels]] = {
     "instance_search": _search_case(),
     "instance_search-bfloat16": _search_case(of_weights=2),
     "batch_norm_relu-bfloat16": _batch_norm_case,
+    "batch_norm_relu-both-bfloat16": _batch_norm_case,
     "semantic_pool": _pooling_case,
     "semantic_pool-bfloat16": _pooling_case,
     "sinkhorn": _sinkhorn_case,

@@ -1,5 +1,5 @@
-// Every map crosses the memory bus as often as kernels/batch_norm.py says: 8 times forward and backward, 11 with a shortcut. Blocks
-// of rows keep moments and sums of their own, which are put together in their order: the number of threads changes no bit.
+// Every map crosses the memory bus as often as kernels/batch_norm.py says. Blocks of rows keep moments and sums of their own,
+// which are put together in their order: the number of threads changes no bit.
 
 #include "batch_norm.hpp"
 
@@ -15,31 +15,50 @@ namespace {
 constexpr std::int64_t kBlocks = 64, kFewRows = 16;  // blocks of a map, and rows of the smallest
 constexpr std::int64_t kTile = 16384;                // entries that are written by one thread at a time
 
+enum class Shortcut { none, added, normalised };
+
+// A norm with what follows from its statistics: 1 / deviation, and that times the weight.
 template <typename Real>
 struct Scaled {
-  explicit Scaled(const BatchNorm<Real>& norm) : inverse(norm.width), scale(norm.width) {
-    for (std::int64_t c = 0; c < norm.width; ++c) {
-      inverse[c] = static_cast<Real>(1 / std::sqrt(norm.var[c] + norm.eps));
+  Scaled(const Norm<Real>& norm, std::int64_t width, double eps) : norm(norm), inverse(width), scale(width) {
+    if (norm.map == nullptr) return;
+    for (std::int64_t c = 0; c < width; ++c) {
+      inverse[c] = static_cast<Real>(1 / std::sqrt(norm.var[c] + eps));
       scale[c] = norm.weight[c] * inverse[c];
     }
   }
+  const Norm<Real>& norm;
   std::vector<Real> inverse, scale;
+};
+
+template <typename Real>
+struct Channels {
+  explicit Channels(const Scaled<Real>& of)
+      : map(of.norm.map), mean(of.norm.mean), scale(of.scale.data()), bias(of.norm.bias) {}
+  Real centred(std::int64_t at, std::int64_t c) const { return map[at] - mean[c]; }
+  Real value(std::int64_t at, std::int64_t c) const { return centred(at, c) * scale[c] + bias[c]; }
+  const Real *map, *mean, *scale, *bias;
+};
+
+template <typename Real>
+struct Both {
+  explicit Both(const BatchNorm<Real>& norm)
+      : x(norm.x, norm.width, norm.eps), of_shortcut(norm.of_shortcut, norm.width, norm.eps) {}
+  Scaled<Real> x, of_shortcut;
 };
 
 std::int64_t span_of(std::int64_t rows) { return std::max(kFewRows, (rows + kBlocks - 1) / kBlocks); }
 
-// body(first row, last row, first, second) for every block of rows, with two numbers of each channel, which start as zeros. Then
-// finish(block, first, second) in the blocks' order.
+// body(first row, last row, sums) for every block of rows, with `count` numbers of each channel, which start as zeros. Then
+// finish(rows of the block, sums) in the blocks' order.
 template <typename Real, typename Body, typename Finish>
-void in_blocks(const BatchNorm<Real>& norm, Body&& body, Finish&& finish) {
-  const std::int64_t span = span_of(norm.rows), width = norm.width, blocks = (norm.rows + span - 1) / span;
-  std::vector<Real> sums(2 * blocks * width);
+void in_blocks(const BatchNorm<Real>& norm, int count, Body&& body, Finish&& finish) {
+  const std::int64_t span = span_of(norm.rows), numbers = count * norm.width, blocks = (norm.rows + span - 1) / span;
+  std::vector<Real> sums(blocks * numbers);
   parallel_chunks(norm.rows, span, norm.threads, [&](std::int64_t begin, std::int64_t end, int) {
-    Real* first = sums.data() + begin / span * 2 * width;
-    body(begin, end, first, first + width);
+    body(begin, end, sums.data() + begin / span * numbers);
   });
-  for (std::int64_t b = 0; b < blocks; ++b)
-    finish(std::min(span, norm.rows - b * span), sums.data() + b * 2 * width, sums.data() + (b * 2 + 1) * width);
+  for (std::int64_t b = 0; b < blocks; ++b) finish(std::min(span, norm.rows - b * span), sums.data() + b * numbers);
 }
 
 // body(first row, last row) for tiles of the map, which fit a cache.
@@ -49,14 +68,16 @@ void in_tiles(const BatchNorm<Real>& norm, Body&& body) {
                   [&](std::int64_t begin, std::int64_t end, int) { body(begin, end); });
 }
 
-template <bool shortcut, typename Real>
-void apply_rows(const BatchNorm<Real>& norm, const Real* scale, std::int64_t begin, std::int64_t end, Real* y) {
+template <Shortcut shortcut, typename Real>
+void apply_rows(const BatchNorm<Real>& norm, const Both<Real>& scaled, std::int64_t begin, std::int64_t end, Real* y) {
+  const Channels<Real> x(scaled.x), other(scaled.of_shortcut);
   for (std::int64_t row = begin; row < end; ++row) {
     const std::int64_t start = row * norm.width;
 #pragma omp simd
     for (std::int64_t c = 0; c < norm.width; ++c) {
-      Real value = (norm.x[start + c] - norm.mean[c]) * scale[c] + norm.bias[c];
-      if (shortcut) value += norm.shortcut[start + c];
+      Real value = x.value(start + c, c);
+      if (shortcut == Shortcut::added) value += norm.shortcut[start + c];
+      if (shortcut == Shortcut::normalised) value += other.value(start + c, c);
       y[start + c] = value <= 0 ? Real(0) : value;
     }
   }
@@ -67,84 +88,108 @@ Real incoming(const BatchNormGradients<Real>& of, std::int64_t at) {
   return twice ? of.gradient[at] + of.again[at] : of.gradient[at];
 }
 
-// Sums of what ReLU leaves of the gradient, and of that times the centred x.
-template <bool shortcut, bool twice, typename Real>
-void add_rows(const BatchNorm<Real>& norm, const BatchNormGradients<Real>& of, const Real* scale, std::int64_t begin,
-              std::int64_t end, Real* total, Real* product) {
-  const Real *mean = norm.mean, *bias = norm.bias;
+// Sums of what ReLU leaves of the gradient, and of that times each centred map.
+template <Shortcut shortcut, bool twice, typename Real>
+void add_rows(const BatchNorm<Real>& norm, const BatchNormGradients<Real>& of, const Both<Real>& scaled, std::int64_t begin,
+              std::int64_t end, Real* total) {
+  const Channels<Real> x(scaled.x), other(scaled.of_shortcut);
+  Real *product = total + norm.width, *of_other = product + norm.width;
   for (std::int64_t row = begin; row < end; ++row) {
     const std::int64_t start = row * norm.width;
 #pragma omp simd
     for (std::int64_t c = 0; c < norm.width; ++c) {
-      const Real centred = norm.x[start + c] - mean[c];
-      const Real kept = shortcut ? of.y[start + c] : centred * scale[c] + bias[c];
+      Real kept = shortcut == Shortcut::added ? of.y[start + c] : x.value(start + c, c);
+      if (shortcut == Shortcut::normalised) kept += other.value(start + c, c);
       const Real sent = incoming<twice>(of, start + c);  // looked at in any case, so that no branch stops the vectors
       const Real left = kept <= 0 ? Real(0) : sent;
-      if (shortcut) of.shortcut[start + c] = left;
+      if (shortcut == Shortcut::added) of.shortcut[start + c] = left;
       total[c] += left;
-      product[c] += left * centred;
+      product[c] += left * x.centred(start + c, c);
+      if (shortcut == Shortcut::normalised) of_other[c] += left * other.centred(start + c, c);
     }
   }
 }
 
-template <bool shortcut, bool twice, bool given, typename Real>
-void spread_rows(const BatchNorm<Real>& norm, const BatchNormGradients<Real>& of, const Real* scale, const Real* of_mean,
-                 const Real* slope, std::int64_t begin, std::int64_t end) {
-  const Real *mean = norm.mean, *bias = norm.bias;
+// What the mean and the deviation send back to every entry of a map.
+template <typename Real>
+struct Sent {
+  Sent(const NormGradients<Real>& of, const Scaled<Real>& scaled, const double* total, const double* product,
+       const BatchNorm<Real>& norm)
+      : mean(norm.width), slope(norm.width) {
+    const double share = 1 / static_cast<double>(norm.rows);
+    for (std::int64_t c = 0; c < norm.width; ++c) {
+      of.bias[c] = static_cast<Real>(total[c]);
+      of.weight[c] = static_cast<Real>(product[c] * scaled.inverse[c]);
+      mean[c] = static_cast<Real>(total[c] * share);
+      slope[c] = static_cast<Real>(product[c] * share * scaled.inverse[c] * scaled.inverse[c]);
+    }
+  }
+  std::vector<Real> mean, slope;
+};
+
+template <Shortcut shortcut, bool twice, bool given, typename Real>
+void spread_rows(const BatchNorm<Real>& norm, const BatchNormGradients<Real>& of, const Both<Real>& scaled,
+                 const Real* of_mean, const Real* slope, const Real* other_slope, std::int64_t begin, std::int64_t end) {
+  const Channels<Real> x(scaled.x), other(scaled.of_shortcut);
   for (std::int64_t row = begin; row < end; ++row) {
     const std::int64_t start = row * norm.width;
 #pragma omp simd
     for (std::int64_t c = 0; c < norm.width; ++c) {
-      const Real centred = norm.x[start + c] - mean[c];
-      Real left = shortcut ? of.shortcut[start + c] : incoming<twice>(of, start + c);
-      if (!shortcut) left = centred * scale[c] + bias[c] <= 0 ? Real(0) : left;
-      of.x[start + c] = scale[c] * (given ? left : left - of_mean[c] - centred * slope[c]);
+      const std::int64_t at = start + c;
+      Real left = shortcut == Shortcut::added ? of.shortcut[at] : incoming<twice>(of, at);
+      if (shortcut != Shortcut::added) {
+        Real kept = x.value(at, c);
+        if (shortcut == Shortcut::normalised) kept += other.value(at, c);
+        left = kept <= 0 ? Real(0) : left;
+      }
+      if (!given) left -= of_mean[c];
+      of.x.map[at] = x.scale[c] * (given ? left : left - x.centred(at, c) * slope[c]);
+      if (shortcut == Shortcut::normalised)
+        of.of_shortcut.map[at] = other.scale[c] * (given ? left : left - other.centred(at, c) * other_slope[c]);
     }
   }
 }
 
-template <bool shortcut, bool twice, typename Real>
+template <Shortcut shortcut, bool twice, typename Real>
 void backward(const BatchNorm<Real>& norm, const BatchNormGradients<Real>& of) {
-  const Scaled<Real> scaled(norm);
+  const Both<Real> scaled(norm);
   const std::int64_t width = norm.width;
-  std::vector<double> total(width), product(width);
+  const int count = shortcut == Shortcut::normalised ? 3 : 2;
+  std::vector<double> total(count * width);
   in_blocks(
-      norm,
-      [&](std::int64_t begin, std::int64_t end, Real* first, Real* second) {
-        add_rows<shortcut, twice>(norm, of, scaled.scale.data(), begin, end, first, second);
+      norm, count,
+      [&](std::int64_t begin, std::int64_t end, Real* sums) {
+        add_rows<shortcut, twice>(norm, of, scaled, begin, end, sums);
       },
-      [&](std::int64_t, const Real* first, const Real* second) {
-        for (std::int64_t c = 0; c < width; ++c) total[c] += first[c], product[c] += second[c];
+      [&](std::int64_t, const Real* sums) {
+        for (std::int64_t c = 0; c < count * width; ++c) total[c] += sums[c];
       });
-  std::vector<Real> of_mean(width), slope(width);
-  const double share = 1 / static_cast<double>(norm.rows);
-  for (std::int64_t c = 0; c < width; ++c) {
-    of.bias[c] = static_cast<Real>(total[c]);
-    of.weight[c] = static_cast<Real>(product[c] * scaled.inverse[c]);
-    of_mean[c] = static_cast<Real>(total[c] * share);
-    slope[c] = static_cast<Real>(product[c] * share * scaled.inverse[c] * scaled.inverse[c]);
-  }
+  const Sent<Real> sent(of.x, scaled.x, total.data(), total.data() + width, norm);
+  std::vector<Real> other_slope;
+  if (shortcut == Shortcut::normalised)
+    other_slope = Sent<Real>(of.of_shortcut, scaled.of_shortcut, total.data(), total.data() + 2 * width, norm).slope;
   in_tiles(norm, [&](std::int64_t begin, std::int64_t end) {
-    const Real* scale = scaled.scale.data();
-    if (of.given)
-      spread_rows<shortcut, twice, true>(norm, of, scale, of_mean.data(), slope.data(), begin, end);
-    else
-      spread_rows<shortcut, twice, false>(norm, of, scale, of_mean.data(), slope.data(), begin, end);
+    const auto spread = of.given ? spread_rows<shortcut, twice, true, Real> : spread_rows<shortcut, twice, false, Real>;
+    spread(norm, of, scaled, sent.mean.data(), sent.slope.data(), other_slope.data(), begin, end);
   });
 }
 
-}  // namespace
+template <Shortcut shortcut, typename Real>
+void backward(const BatchNorm<Real>& norm, const BatchNormGradients<Real>& of) {
+  of.again ? backward<shortcut, true>(norm, of) : backward<shortcut, false>(norm, of);
+}
 
 template <typename Real>
-void batch_norm_statistics(const BatchNorm<Real>& norm) {
+void statistics_of(const Norm<Real>& found, const BatchNorm<Real>& norm) {
   const std::int64_t width = norm.width;
   std::vector<double> mean(width), squares(width);
   double seen = 0;
   in_blocks(
-      norm,
-      [&](std::int64_t begin, std::int64_t end, Real* running, Real* squared) {
+      norm, 2,
+      [&](std::int64_t begin, std::int64_t end, Real* running) {
+        Real* squared = running + width;
         for (std::int64_t row = begin; row < end; ++row) {
-          const Real* x = norm.x + row * width;
+          const Real* x = found.map + row * width;
           const Real inverse = Real(1) / static_cast<Real>(row - begin + 1);
 #pragma omp simd
           for (std::int64_t c = 0; c < width; ++c) {
@@ -154,37 +199,44 @@ void batch_norm_statistics(const BatchNorm<Real>& norm) {
           }
         }
       },
-      [&](std::int64_t rows, const Real* of_block, const Real* squared) {
+      [&](std::int64_t rows, const Real* of_block) {
         const double share = rows / (seen + rows);
         for (std::int64_t c = 0; c < width; ++c) {
           const double difference = of_block[c] - mean[c];
           mean[c] += difference * share;
-          squares[c] += squared[c] + difference * difference * seen * share;
+          squares[c] += of_block[width + c] + difference * difference * seen * share;
         }
         seen += rows;
       });
   for (std::int64_t c = 0; c < width; ++c) {
-    norm.mean[c] = static_cast<Real>(mean[c]);
-    norm.var[c] = static_cast<Real>(squares[c] / seen);
+    found.mean[c] = static_cast<Real>(mean[c]);
+    found.var[c] = static_cast<Real>(squares[c] / seen);
   }
+}
+
+}  // namespace
+
+template <typename Real>
+void batch_norm_statistics(const BatchNorm<Real>& norm) {
+  statistics_of(norm.x, norm);
+  if (norm.of_shortcut.map) statistics_of(norm.of_shortcut, norm);
 }
 
 template <typename Real>
 void batch_norm_relu(const BatchNorm<Real>& norm, Real* y) {
-  const Scaled<Real> scaled(norm);
-  in_tiles(norm, [&](std::int64_t begin, std::int64_t end) {
-    norm.shortcut ? apply_rows<true>(norm, scaled.scale.data(), begin, end, y)
-                  : apply_rows<false>(norm, scaled.scale.data(), begin, end, y);
-  });
+  const Both<Real> scaled(norm);
+  const auto apply = norm.of_shortcut.map ? apply_rows<Shortcut::normalised, Real>
+                     : norm.shortcut      ? apply_rows<Shortcut::added, Real>
+                                          : apply_rows<Shortcut::none, Real>;
+  in_tiles(norm, [&](std::int64_t begin, std::int64_t end) { apply(norm, scaled, begin, end, y); });
 }
 
 template <typename Real>
 void batch_norm_relu_backward(const BatchNorm<Real>& norm, const BatchNormGradients<Real>& of) {
-  const bool twice = of.again != nullptr;
-  if (of.shortcut)
-    twice ? backward<true, true>(norm, of) : backward<true, false>(norm, of);
+  if (norm.of_shortcut.map)
+    backward<Shortcut::normalised>(norm, of);
   else
-    twice ? backward<false, true>(norm, of) : backward<false, false>(norm, of);
+    of.shortcut ? backward<Shortcut::added>(norm, of) : backward<Shortcut::none>(norm, of);
 }
 
 template void batch_norm_statistics(const BatchNorm<float>&);

@@ -6,22 +6,27 @@ The map is ``R = B·H·W`` rows of C channels, as channels-last memory has them;
 it once. Statistics take a pass (``moments_kernel``, whose blocks of rows ``merge_kernel`` puts together), what follows
 from them two, or three with a shortcut (``apply_kernel``). The gradient is the same again: ``sums_kernel`` makes the
 two sums of each channel and ``input_kernel`` the gradient from them. Which entries ReLU has kept is found from ``x``
-where there is no shortcut. Where there is one it is read from the result, once: ``sums_kernel`` then writes the
-gradient that is left, which is the shortcut's, for ``input_kernel`` to read. A result that two consumers have comes
-with two gradients, which are added as they are read. Passes of a training step, against eager PyTorch's:
+where there is no shortcut, and from both maps where the shortcut has a norm, too: its own sums and gradient need that
+map anyway. Where a shortcut has none it is read from the result, once: ``sums_kernel`` then writes the gradient that is
+left, which is the shortcut's, for ``input_kernel`` to read. A result that two consumers have comes with two gradients,
+which are added as they are read. Passes of a training step, against eager PyTorch's:
 
-    ======================== ======= ======== ===== =====
-    \\                        forward backward sum   eager
-    ======================== ======= ======== ===== =====
-    ReLU                     3       5        8     13
-    shortcut, ReLU           4       7        11    16
-    shortcut, ReLU, twice    4       8        12    19
-    ======================== ======= ======== ===== =====
+    ============================= ======= ======== ===== =====
+    \\                             forward backward sum   eager
+    ============================= ======= ======== ===== =====
+    ReLU                          3       5        8     13
+    shortcut, ReLU                4       7        11    16
+    shortcut, ReLU, twice         4       8        12    19
+    shortcut's norm, ReLU         5       8        13    24
+    shortcut's norm, ReLU, twice  5       10       15    27
+    ============================= ======= ======== ===== =====
 
 torch.compile fuses PyTorch's own norms, too: 106 GB a step of stage two outside of convolutions and pooling (ResNet-50,
 432 images, bfloat16), counted once by hand in what PyTorch 2.11 generates for an H100. With this operator it is some
-94 GB, by the passes above and what is generated around them. Only where the shortcut has a norm of its own does the
-compiler read less forward: it merges both norms, in 5 passes, which are 7 here.
+88 GB, by the passes above and what is generated around them. The norms of shortcuts have 6 GB of the difference: they
+follow convolutions to the maps ``[432, 256, 72, 36]``, ``[432, 512, 36, 18]``, ``[432, 1024, 18, 9]`` and
+``[432, 2048, 18, 9]``, 1.29 GB together; with an operator of their own (3 forward, 5 backward, beside the 12 of the
+row above) they take five passes more.
 
 Estimates for an H100 at 3.0 TB/s, not measured: a map [432, 256, 72, 36] in bfloat16 is 573 MB, 0.19 ms a pass;
 ``moments_kernel`` issues some 11 instructions an entry for it, half of what fits into that time. Memory bound.
@@ -110,15 +115,22 @@ def merge_kernel(means, squares, mean, var, blocks, rows, width, span, S: tl.con
 
 @triton.jit
 def apply_kernel(
-    x, shortcut, weight, bias, mean, var, y, rows, width, eps, SHORTCUT: tl.constexpr, R: tl.constexpr, C: tl.constexpr
-):
-    """``y = relu((x - mean) / deviation * weight + bias + shortcut)``. NaN stays NaN."""
+    x, weight, bias, mean, var, shortcut, weight_of, bias_of, mean_of, var_of, y, rows, width, eps,
+    SHORTCUT: tl.constexpr, NORMED: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
+):  # fmt: skip
+    """``y = relu((x - mean) / deviation * weight + bias + shortcut)``. NaN stays NaN.
+
+    NORMED: the shortcut is normalised first, with ``weight_of`` and what else ends in ``of``.
+    """
     columns = tl.cdiv(width, C)
     first = tl.program_id(0) % columns * C
     at, inside = tile((tl.program_id(0) // columns).to(tl.int64) * R, rows, first, width, R, C)
     centre, _, scale, shift = load_norm(weight, bias, mean, var, first, width, eps, C)
     value = (load_tile(x, at, inside) - centre) * scale + shift
-    if SHORTCUT:
+    if NORMED:
+        centre, _, scale, shift = load_norm(weight_of, bias_of, mean_of, var_of, first, width, eps, C)
+        value += (load_tile(shortcut, at, inside) - centre) * scale + shift
+    elif SHORTCUT:
         value += load_tile(shortcut, at, inside)
     tl.store(y + at, tl.where(value <= 0.0, 0.0, value).to(y.dtype.element_ty), mask=inside)
 
@@ -133,12 +145,15 @@ def load_gradient(gradient, again, at, inside, TWICE: tl.constexpr):
 
 @triton.jit
 def sums_kernel(
-    gradient, again, x, y, weight, bias, mean, var, left, totals, products, rows, width, span, eps,
-    SHORTCUT: tl.constexpr, TWICE: tl.constexpr, R: tl.constexpr, C: tl.constexpr, STAGES: tl.constexpr,
+    gradient, again, x, weight, bias, mean, var, shortcut, weight_of, bias_of, mean_of, var_of,
+    y, left, totals, products, products_of, rows, width, span, eps,
+    SHORTCUT: tl.constexpr, NORMED: tl.constexpr, TWICE: tl.constexpr,
+    R: tl.constexpr, C: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Of ``span`` rows the sums of the gradient that ReLU leaves, and of that times the normalised ``x``.
 
-    ``totals`` and ``products [blocks, width]``. With SHORTCUT what ReLU leaves is written to ``left``, like ``x``, too.
+    ``totals`` and ``products [blocks, width]``. With SHORTCUT what ReLU leaves is written to ``left``, like ``x``, too;
+    with NORMED the sums of that times the normalised shortcut are ``products_of``.
     """
     columns = tl.cdiv(width, C)
     block, first = tl.program_id(0) // columns, tl.program_id(0) % columns * C
@@ -146,6 +161,9 @@ def sums_kernel(
     end = tl.minimum(begin + span, rows)
     centre, inverse, scale, shift = load_norm(weight, bias, mean, var, first, width, eps, C)
     total, product = tl.zeros([R, C], tl.float32), tl.zeros([R, C], tl.float32)
+    if NORMED:
+        centre_of, inverse_of, scale_of, shift_of = load_norm(weight_of, bias_of, mean_of, var_of, first, width, eps, C)
+        product_of = tl.zeros([R, C], tl.float32)
     for start in tl.range(begin, end, R, num_stages=STAGES):
         at, inside = tile(start, end, first, width, R, C)
         value = load_gradient(gradient, again, at, inside, TWICE)
@@ -155,20 +173,44 @@ def sums_kernel(
             value = value.to(tl.float32)
         centred = load_tile(x, at, inside) - centre
         if not SHORTCUT:
-            value = tl.where(centred * scale + shift <= 0.0, 0.0, value)
+            kept = centred * scale + shift
+            if NORMED:
+                centred_of = load_tile(shortcut, at, inside) - centre_of
+                kept += centred_of * scale_of + shift_of
+            value = tl.where(kept <= 0.0, 0.0, value)
+            if NORMED:
+                product_of += value * centred_of
         total += value
         product += value * centred
-    c = first + tl.arange(0, C)
-    tl.store(totals + block * width + c, tl.sum(total, 0), mask=c < width)
-    tl.store(products + block * width + c[None, :], tl.sum(product, 0)[None, :] * inverse, mask=(c < width)[None, :])
+    c = block * width + first + tl.arange(0, C)
+    inside = first + tl.arange(0, C) < width
+    tl.store(totals + c, tl.sum(total, 0), mask=inside)
+    tl.store(products + c[None, :], tl.sum(product, 0)[None, :] * inverse, mask=inside[None, :])
+    if NORMED:
+        tl.store(products_of + c[None, :], tl.sum(product_of, 0)[None, :] * inverse_of, mask=inside[None, :])
+
+
+@triton.jit
+def through_norm(
+    value, centred, inverse, scale, total, product, first, width, rows, GIVEN: tl.constexpr, C: tl.constexpr
+):
+    """The gradient of a map from ``value``, that of what its norm has made."""
+    if not GIVEN:
+        of_mean = load_channels(total, first, width, C) / rows
+        of_deviation = load_channels(product, first, width, C) / rows * inverse
+        value -= of_mean + centred * of_deviation
+    return scale * value
 
 
 @triton.jit
 def input_kernel(
-    gradient, again, x, weight, bias, mean, var, total, product, of_x, rows, width, eps,
-    LEFT: tl.constexpr, GIVEN: tl.constexpr, TWICE: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
+    gradient, again, x, weight, bias, mean, var, shortcut, weight_of, bias_of, mean_of, var_of,
+    total, product, product_of, of_x, of_shortcut, rows, width, eps,
+    LEFT: tl.constexpr, NORMED: tl.constexpr, GIVEN: tl.constexpr, TWICE: tl.constexpr,
+    R: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of ``x``. LEFT: ``gradient`` is what ReLU has left, else ReLU is asked again.
+    """The gradient of ``x``, and with NORMED of the shortcut. LEFT: ``gradient`` is what ReLU has left, else ReLU is
+    asked again.
 
     ``total`` and ``product [width]`` are the sums over all rows. GIVEN: the statistics are numbers, and
     do not depend on ``x``.
@@ -180,110 +222,129 @@ def input_kernel(
     value = load_gradient(gradient, again, at, inside, TWICE)
     centred = load_tile(x, at, inside) - centre
     if not LEFT:
-        value = tl.where(centred * scale + shift <= 0.0, 0.0, value)
-    if not GIVEN:
-        of_mean = load_channels(total, first, width, C) / rows
-        of_deviation = load_channels(product, first, width, C) / rows * inverse
-        value -= of_mean + centred * of_deviation
-    tl.store(of_x + at, (scale * value).to(of_x.dtype.element_ty), mask=inside)
+        kept = centred * scale + shift
+        if NORMED:
+            centre, inverse_of, scale_of, shift = load_norm(weight_of, bias_of, mean_of, var_of, first, width, eps, C)
+            centred_of = load_tile(shortcut, at, inside) - centre
+            kept += centred_of * scale_of + shift
+        value = tl.where(kept <= 0.0, 0.0, value)
+    if NORMED:
+        sent = through_norm(value, centred_of, inverse_of, scale_of, total, product_of, first, width, rows, GIVEN, C)
+        tl.store(of_shortcut + at, sent.to(of_x.dtype.element_ty), mask=inside)
+    sent = through_norm(value, centred, inverse, scale, total, product, first, width, rows, GIVEN, C)
+    tl.store(of_x + at, sent.to(of_x.dtype.element_ty), mask=inside)
 
 
 def batch_norm_relu(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
+    maps: list[torch.Tensor],
+    parameters: list[torch.Tensor],
     shortcut: torch.Tensor | None,
-    mean: torch.Tensor | None,
-    var: torch.Tensor | None,
+    statistics: list[torch.Tensor],
     eps: float,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """``(y, mean, var)``.
+) -> tuple[torch.Tensor, ...]:
+    """``(y, mean, var)``, and with a norm of the shortcut its mean and variance, too.
 
     Args:
-        x: ``[B, C, H, W]``, float32, bfloat16 or float16; copied unless it is channels-last.
-        weight: ``[C]``, of any float dtype, as ``bias``.
-        bias: ``[C]``.
-        shortcut: like ``x``, or None.
-        mean: ``[C]``, float32, and ``var`` as well: statistics to use; None for those of ``x``, the variance being that
-            of all rows, not an estimate of what they are drawn from.
-        var: ``[C]``.
-        eps: added to the variance.
+        maps: those that have a norm: ``[x]``, or ``[x, shortcut]``. ``[B, C, H, W]``, float32, bfloat16 or float16;
+            copied unless they are channels-last.
+        parameters: weight and bias of each of these, ``[C]``, of any float dtype.
+        shortcut: one without a norm, like ``x``, or None.
+        statistics: mean and variance of each, ``[C]``, float32, to use; none for those of the maps, the variance being
+            that of all rows, not an estimate of what they are drawn from.
+        eps: added to the variances.
     """
-    p = Plan(x)
-    y = torch.empty_like(p.x)
+    p = Plan(maps[0])
+    maps = [channels_last(x) for x in maps]
     shortcut = None if shortcut is None else channels_last(shortcut)
-    with on_device(x):
-        if mean is None:
-            moments = p.scratch()
-            mean, var = (x.new_empty(p.width, dtype=torch.float32) for _ in range(2))
-            moments_kernel[p.blocks * p.columns,](p.x, *moments, p.rows, p.width, p.span, **p.of_blocks)
-            launch = configuration("batch_norm.merge", x.device)
-            C = launch.pop("C")
-            merge_kernel[triton.cdiv(p.width, C),](
-                *(*moments, mean, var, p.blocks, p.rows, p.width, p.span),
-                *(triton.next_power_of_2(p.blocks), C),
-                **launch,
-            )
+    y = torch.empty_like(maps[0])
+    with on_device(y):
+        statistics = statistics or [found for x in maps for found in moments(p, x)]
+        first, *others = norms(maps, parameters, statistics)
         apply_kernel[p.tiles,](
-            *(p.x, p.x if shortcut is None else shortcut, weight.contiguous(), bias.contiguous()),
-            *(mean.contiguous(), var.contiguous(), y, p.rows, p.width, eps, shortcut is not None),
+            *(*first, *(others[0] if others else (maps[0] if shortcut is None else shortcut, *first[1:]))),
+            *(y, p.rows, p.width, eps, shortcut is not None, bool(others)),
             **p.of_tiles,
         )
-    return y, mean, var
+    return y, *statistics
 
 
 def batch_norm_relu_backward(
     gradient: torch.Tensor,
     again: torch.Tensor | None,
-    x: torch.Tensor,
+    maps: list[torch.Tensor],
+    parameters: list[torch.Tensor],
+    statistics: list[torch.Tensor],
     y: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    mean: torch.Tensor,
-    var: torch.Tensor,
     eps: float,
     *,
     given: bool,
     shortcut: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Gradients of ``(x, weight, bias, shortcut)`` from what :func:`batch_norm_relu` got and returned.
+) -> list[torch.Tensor]:
+    """Gradients of ``maps``, ``parameters`` and a shortcut from what :func:`batch_norm_relu` got and returned.
 
     Args:
         gradient: of ``y``, like it; ``again`` is added to it where a second consumer has one.
         again: see ``gradient``.
-        x: see :func:`batch_norm_relu`, as all that is not listed here.
+        maps: see :func:`batch_norm_relu`, as all that is not listed here.
         given: the statistics were arguments.
-        shortcut: there was one.
+        shortcut: there was one without a norm.
     """
-    p = Plan(x)
-    gradient = channels_last(gradient)
+    p = Plan(maps[0])
+    maps, gradient = [channels_last(x) for x in maps], channels_last(gradient)
     again = None if again is None else channels_last(again)
-    norm = weight.contiguous(), bias.contiguous(), mean.contiguous(), var.contiguous()
-    of_x, left = torch.empty_like(p.x), torch.empty_like(p.x) if shortcut else None
-    with on_device(x):
-        totals, products = p.scratch()
+    first, *others = norms(maps, parameters, statistics)
+    normed, of_maps = bool(others), [torch.empty_like(x) for x in maps]
+    both = *first, *(others[0] if normed else first)
+    left = [torch.empty_like(maps[0])] if shortcut else []
+    with on_device(gradient):
+        sums, of_blocks = p.scratch(3 if normed else 2), p.of_blocks
+        # four maps under way are more than shared memory may hold in float32, three sums more than there are registers
+        if normed or (shortcut and again is not None and y.element_size() > 2):
+            of_blocks = of_blocks | dict(R=max(1, of_blocks["R"] // 2))
         sums_kernel[p.blocks * p.columns,](
-            *(gradient, gradient if again is None else again, p.x, channels_last(y) if shortcut else p.x, *norm),
-            *(left if shortcut else p.x, totals, products, p.rows, p.width, p.span, eps, shortcut, again is not None),
-            **p.of_blocks,
+            *(gradient, gradient if again is None else again, *both),
+            *((channels_last(y), left[0]) if shortcut else (maps[0], maps[0])),
+            *(*sums[:2], sums[-1], p.rows, p.width, p.span, eps, shortcut, normed, again is not None),
+            **of_blocks,
         )
-        total, product = totals.sum(0), products.sum(0)
+        total, *products = (x.sum(0) for x in sums)
         if shortcut:
-            gradient, again = left, None
+            gradient, again = left[0], None
         input_kernel[p.tiles,](
-            *(gradient, gradient if again is None else again, p.x, *norm, total, product, of_x, p.rows, p.width),
-            *(eps, shortcut, given, again is not None),
+            *(gradient, gradient if again is None else again, *both, total, products[0], products[-1]),
+            *(of_maps[0], of_maps[-1], p.rows, p.width, eps, shortcut, normed, given, again is not None),
             **p.of_tiles,
         )
-    return of_x, product.to(weight.dtype), total.to(bias.dtype), left
+    found = [products[0], total, *([products[1], total.clone()] if normed else [])]
+    return [*of_maps, *(x.to(y.dtype) for x, y in zip(found, parameters, strict=True)), *left]
+
+
+def moments(p: "Plan", x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and variance of a map."""
+    parts = p.scratch(2)
+    mean, var = (x.new_empty(p.width, dtype=torch.float32) for _ in range(2))
+    moments_kernel[p.blocks * p.columns,](x, *parts, p.rows, p.width, p.span, **p.of_blocks)
+    launch = configuration("batch_norm.merge", x.device)
+    C = launch.pop("C")
+    merge_kernel[triton.cdiv(p.width, C),](
+        *(*parts, mean, var, p.blocks, p.rows, p.width, p.span, triton.next_power_of_2(p.blocks), C), **launch
+    )
+    return mean, var
+
+
+def norms(
+    maps: list[torch.Tensor], parameters: list[torch.Tensor], statistics: list[torch.Tensor]
+) -> list[tuple[torch.Tensor, ...]]:
+    """Of each map ``(map, weight, bias, mean, var)``."""
+    of_maps = [[y.contiguous() for y in (*parameters[n : n + 2], *statistics[n : n + 2])] for n in (0, 2)]
+    return [(x, *of_map) for x, of_map in zip(maps, of_maps, strict=False)]
 
 
 class Plan:
     """How the rows of a map are cut: into blocks of ``span`` rows, which programs walk, and into tiles."""
 
     def __init__(self, x: torch.Tensor) -> None:
-        self.x = channels_last(x)
-        self.width, self.rows = x.shape[1], x.shape[0] * x.shape[2] * x.shape[3]
+        self.device, self.width, self.rows = x.device, x.shape[1], x.shape[0] * x.shape[2] * x.shape[3]
         C = min(WIDEST, triton.next_power_of_2(self.width))
         self.columns = triton.cdiv(self.width, C)
         self.of_blocks, self.of_tiles = (configuration(f"batch_norm.{name}", x.device) for name in ("blocks", "tiles"))
@@ -296,9 +357,9 @@ class Plan:
         self.blocks = triton.cdiv(self.rows, self.span)
         self.tiles = triton.cdiv(self.rows, self.of_tiles["R"]) * self.columns
 
-    def scratch(self) -> tuple[torch.Tensor, ...]:
-        """Two numbers of each channel and block."""
-        return self.x.new_empty(2, self.blocks, self.width, dtype=torch.float32).unbind()
+    def scratch(self, count: int) -> tuple[torch.Tensor, ...]:
+        """So many numbers of each channel and block."""
+        return torch.empty(count, self.blocks, self.width, device=self.device).unbind()
 
 
 def channels_last(x: torch.Tensor) -> torch.Tensor:

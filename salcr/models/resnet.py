@@ -12,6 +12,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from salcr.models.weights import misfits, tensors_by_name
 from salcr.nn import norm_relu
+from salcr.nn.batch_norm import has_hooks
 
 Twice = tuple[torch.Tensor, torch.Tensor]
 """A map for a block's convolutions, and the same for its shortcut."""
@@ -150,7 +151,7 @@ class BasicBlock(nn.Module):
     def forward(self, maps: Twice) -> Twice | torch.Tensor:
         x, same = maps
         y = norm_relu(self.bn1, self.conv1(x))
-        return norm_relu(self.bn2, self.conv2(y), self.downsample(same), twice=self.twice)
+        return _end(self, self.bn2, self.conv2(y), same)
 
 
 class Bottleneck(nn.Module):
@@ -173,7 +174,15 @@ class Bottleneck(nn.Module):
         x, same = maps
         y = norm_relu(self.bn1, self.conv1(x))
         y = norm_relu(self.bn2, self.conv2(y))
-        return norm_relu(self.bn3, self.conv3(y), self.downsample(same), twice=self.twice)
+        return _end(self, self.bn3, self.conv3(y), same)
+
+
+def _end(block: BasicBlock | Bottleneck, norm: nn.Module, x: torch.Tensor, same: torch.Tensor) -> Twice | torch.Tensor:
+    """The block's last norm, the sum with the shortcut and ReLU. A norm of the shortcut is joined with them."""
+    shortcut, shortcut_norm = block.downsample, None
+    if isinstance(shortcut, nn.Sequential) and not has_hooks(shortcut):
+        shortcut, shortcut_norm = shortcut
+    return norm_relu(norm, x, shortcut(same), shortcut_norm=shortcut_norm, twice=block.twice)
 
 
 def _stage(in_channels: int, channels: int, blocks: int, stride: int, bottleneck: bool) -> nn.Sequential:

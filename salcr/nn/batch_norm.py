@@ -13,9 +13,17 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def norm_relu(
-    norm: nn.Module, x: torch.Tensor, shortcut: torch.Tensor | None = None, *, twice: bool = False
+    norm: nn.Module,
+    x: torch.Tensor,
+    shortcut: torch.Tensor | None = None,
+    *,
+    shortcut_norm: nn.Module | None = None,
+    twice: bool = False,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """``relu(norm(x) + shortcut)``, as :func:`salcr.ops.batch_norm_relu` where ``norm`` is a plain batch norm.
+
+    With ``shortcut_norm`` it is ``relu(norm(x) + shortcut_norm(shortcut))``: one operator where both norms are plain,
+    have the same ``eps`` and are both in training or both in evaluation.
 
     Any other module (a synchronised norm, the identity where the norm is folded) runs by itself. So do a norm that has
     hooks (an observer's, or those by which it is pruned), one without weight, bias or running averages that have a
@@ -26,19 +34,26 @@ def norm_relu(
         norm: often a :class:`torch.nn.BatchNorm2d`.
         x: ``[B, C, H, W]``, which may be overwritten.
         shortcut: like ``x``, or None.
+        shortcut_norm: of the shortcut, often a :class:`torch.nn.BatchNorm2d`; by default it has none.
         twice: return the result two times, for two consumers.
     """
-    if not _is_plain(norm, x) or _is_exported():
+    if shortcut_norm is not None and shortcut is None:
+        raise ValueError("shortcut_norm needs a shortcut")
+    plain = _is_plain(norm, x) and not _is_exported()
+    if shortcut_norm is not None and not (plain and _are_alike(norm, shortcut_norm, shortcut)):
+        shortcut, shortcut_norm = shortcut_norm(shortcut), None
+    if not plain:
         y = norm(x)
         y = y if shortcut is None else y + shortcut
-        y = torch.relu(y) if _has_hooks(norm) else torch.relu_(y)  # a hook may have kept what the norm made
+        y = torch.relu(y) if has_hooks(norm) else torch.relu_(y)  # a hook may have kept what the norm made
         return (y, y) if twice else y
-    statistics = {} if norm.training else dict(mean=norm.running_mean, var=norm.running_var)
-    options = dict(twice=twice, eps=norm.eps) | statistics
-    *results, mean, var = ops.batch_norm_relu(x, norm.weight, norm.bias, shortcut, **options)
+    options = _arguments("", norm) | ({} if shortcut_norm is None else _arguments("shortcut_", shortcut_norm))
+    found = ops.batch_norm_relu(x, shortcut=shortcut, **options, twice=twice, eps=norm.eps)
+    results, statistics = found[: 1 + twice], found[1 + twice :]
     if norm.training:
-        _follow(norm, mean, var, x.numel() // x.shape[1])
-    return tuple(results) if twice else results[0]
+        for followed, mean, var in zip((norm, shortcut_norm), statistics[::2], statistics[1::2], strict=False):
+            _follow(followed, mean, var, x.numel() // x.shape[1])
+    return results if twice else results[0]
 
 
 def synchronised(network: Network) -> Network:
@@ -76,21 +91,35 @@ class BatchNormOverProcesses(_BatchNorm):
         """Of any number of axes, like the norm it stands for."""
 
 
+def has_hooks(module: nn.Module) -> bool:
+    """Whether something is called before or after ``module``, forward or backward."""
+    forward = module._forward_hooks or module._forward_pre_hooks
+    return bool(forward or module._backward_hooks or module._backward_pre_hooks)
+
+
 def _is_plain(norm: nn.Module, x: torch.Tensor) -> bool:
     """A batch norm of which nothing is lost where the operator runs in its place."""
     if type(norm) is not nn.BatchNorm2d or not norm.affine or norm.running_mean is None or norm.momentum is None:
         return False
-    return norm.running_mean.dtype == wide_dtype(x) and not _has_hooks(norm)
+    return norm.running_mean.dtype == wide_dtype(x) and not has_hooks(norm)
+
+
+def _are_alike(norm: nn.Module, other: nn.Module, x: torch.Tensor) -> bool:
+    """Whether ``other``, the norm of ``x``, may be in one operator with ``norm``, which is plain."""
+    return _is_plain(other, x) and other.eps == norm.eps and other.training == norm.training
+
+
+def _arguments(prefix: str, norm: nn.Module) -> dict[str, torch.Tensor]:
+    """Of the operator, for a plain norm."""
+    arguments = dict(weight=norm.weight, bias=norm.bias)
+    if not norm.training:
+        arguments |= dict(mean=norm.running_mean, var=norm.running_var)
+    return {prefix + name: x for name, x in arguments.items()}
 
 
 def _is_exported() -> bool:
     """:func:`torch.compiler.is_exporting`, which PyTorch 2.10 and 2.11 answer with yes wherever they compile."""
     return torch.compiler._is_exporting_flag
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    forward = module._forward_hooks or module._forward_pre_hooks
-    return bool(forward or module._backward_hooks or module._backward_pre_hooks)
 
 
 @torch.no_grad()

@@ -11,12 +11,19 @@ def batch_norm_relu(
     *,
     mean: torch.Tensor | None = None,
     var: torch.Tensor | None = None,
+    shortcut_weight: torch.Tensor | None = None,
+    shortcut_bias: torch.Tensor | None = None,
+    shortcut_mean: torch.Tensor | None = None,
+    shortcut_var: torch.Tensor | None = None,
     eps: float = 1e-5,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, ...]:
     """``relu(batch_norm(x) + shortcut)`` and the statistics used; see :func:`salcr.ops.batch_norm_relu`."""
-    y, mean, var = normalise(x, weight, bias, mean, var, eps)
+    y, *statistics = normalise(x, weight, bias, mean, var, eps)
+    if shortcut is not None and shortcut_weight is not None and shortcut_bias is not None:
+        shortcut, *others = normalise(shortcut, shortcut_weight, shortcut_bias, shortcut_mean, shortcut_var, eps)
+        statistics += others
     y = y if shortcut is None else y + shortcut
-    return y.relu().to(x.dtype), mean.detach(), var.detach()
+    return y.relu().to(x.dtype), *(found.detach() for found in statistics)
 
 
 def normalise(

@@ -294,10 +294,15 @@ def feature_map(d: Draw, batch: int, width: int) -> torch.Tensor:
 def batch_norm_relu(d: Draw) -> Arguments:
     x = feature_map(d, d.size(1, 4), width := d.size())
     arguments = dict(x=x, weight=d.leaf(d.floats(width)), bias=d.leaf(d.floats(width)), twice=d.chance(0.3))
-    if d.chance(0.4):
+    prefixes = [""]
+    if d.chance(0.5):
         arguments |= dict(shortcut=d.leaf(d.floats(*x.shape)))
+        if d.chance(0.5):
+            arguments |= {f"shortcut_{name}": d.leaf(d.floats(width)) for name in ("weight", "bias")}
+            prefixes.append("shortcut_")
     if d.chance(0.4):
-        arguments |= dict(mean=d.floats(width), var=d.floats(width, positive=True))
+        for prefix in prefixes:
+            arguments |= {f"{prefix}mean": d.floats(width), f"{prefix}var": d.floats(width, positive=True)}
     return arguments | dict(eps=d.choice((1e-5, 1e-3)))
 
 
@@ -346,13 +351,17 @@ def of_maps(arguments: Arguments) -> float:
 
 def of_norms(arguments: Arguments) -> float:
     """A gradient is a difference of sums over all rows, of products of what is divided by the deviation."""
-    x = arguments["x"].detach().double().nan_to_num(0, 0, 0)
-    var = arguments["var"].double() if "var" in arguments else x.var((0, 2, 3), correction=0)
-    inverse = float((var.nan_to_num(1, 1, 1).clamp_min(0) + arguments["eps"]).rsqrt().max())
-    largest = float(x.abs().max()) + float(arguments.get("mean", var).detach().double().nan_to_num(0, 0, 0).abs().max())
-    weight = float(arguments["weight"].detach().double().nan_to_num(0, 0, 0).abs().max())
-    normalised = max(1.0, largest * inverse)
-    return 2 * x[:, 0].numel() * normalised**2 * max(1.0, weight * inverse, weight)
+    known = {name: x.detach().double() for name, x in arguments.items() if isinstance(x, torch.Tensor)}
+    prefixes, magnitude = ("", "shortcut_") if "shortcut_weight" in known else ("",), 0.0
+    for prefix, x in zip(prefixes, (known["x"], known.get("shortcut")), strict=False):
+        x = x.nan_to_num(0, 0, 0)
+        var = known.get(f"{prefix}var", x.var((0, 2, 3), correction=0))
+        inverse = float((var.nan_to_num(1, 1, 1).clamp_min(0) + arguments["eps"]).rsqrt().max())
+        largest = float(x.abs().max()) + float(known.get(f"{prefix}mean", var).nan_to_num(0, 0, 0).abs().max())
+        weight = float(known[f"{prefix}weight"].nan_to_num(0, 0, 0).abs().max())
+        normalised = max(1.0, largest * inverse)
+        magnitude += 2 * x[:, 0].numel() * normalised**2 * max(1.0, weight * inverse, weight)
+    return magnitude
 
 
 def of_chains(arguments: Arguments) -> float:

@@ -182,15 +182,15 @@ def pooling(dtype, parts=3, views=3, **shape):
     pool_backward(x, parts, **back, **options)
 
 
-def batch_norm(dtype, shortcut=False, twice=False, given=False, width=256):
+def batch_norm(dtype, shortcut=False, normed=False, twice=False, given=False, width=256):
     from salcr.kernels.batch_norm import batch_norm_relu, batch_norm_relu_backward
 
     x = zeros(432, 72, 36, width, dtype=dtype).permute(0, 3, 1, 2)
-    norm = [zeros(width) for _ in range(4)]
-    statistics = norm[2:] if given else (None, None)
-    y, mean, var = batch_norm_relu(x, *norm[:2], x if shortcut else None, *statistics, 1e-5)
-    again = y if twice else None
-    batch_norm_relu_backward(y, again, x, y, *norm[:2], mean, var, 1e-5, given=given, shortcut=shortcut)
+    maps = [x, x] if normed else [x]
+    parameters = [zeros(width) for _ in range(2 * len(maps))]
+    y, *statistics = batch_norm_relu(maps, parameters, x if shortcut else None, parameters if given else [], 1e-5)
+    options = dict(given=given, shortcut=shortcut)
+    batch_norm_relu_backward(y, y if twice else None, maps, parameters, statistics, y, 1e-5, **options)
 
 
 def power_mean(power):
@@ -274,7 +274,9 @@ CALLS = {
     "augmentation-features": Call(partial(augment, HALF, draws=False), everywhere=False),
     "batch_norm-half": Call(partial(batch_norm, HALF)),
     "batch_norm-shortcut": Call(partial(batch_norm, HALF, shortcut=True, twice=True)),
+    "batch_norm-normed": Call(partial(batch_norm, HALF, normed=True, twice=True)),
     "batch_norm-single": Call(partial(batch_norm, SINGLE, shortcut=True), everywhere=False),
+    "batch_norm-normed-single": Call(partial(batch_norm, SINGLE, normed=True, twice=True), everywhere=False),
     "batch_norm-given": Call(partial(batch_norm, HALF, twice=True, given=True, width=64), everywhere=False),
     "batch_norm-odd": Call(partial(batch_norm, SINGLE, width=7), everywhere=False),
     "pooling-half": Call(partial(pooling, HALF)),

@@ -5,7 +5,7 @@ import torch
 
 from salcr import ops
 from tests.ops.batch_norm_problems import check_budget, check_far_mean, problem, results_and_gradients
-from tests.ops.differentiable import check_nonfinite, check_second_derivative_is_an_error
+from tests.ops.differentiable import NORM_CALLS, check_nonfinite, check_second_derivative_is_an_error
 from tests.ops.test_batch_norm import KINDS
 
 SHAPES = [(3, 20, 5, 3), (1, 1, 1, 2), (2, 130, 3, 7), (4, 7, 1, 1), (5, 128, 4, 2)]
@@ -20,11 +20,14 @@ def test_it_is_within_the_budget(generator, kind, twice, dtype):
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_any_shape(generator, shape, channels_last):
-    tensors, statistics = problem(generator, shape=shape, shortcut=True, channels_last=channels_last)
+@pytest.mark.parametrize("normed", [False, True])
+def test_any_shape(generator, normed, shape, channels_last):
+    kind = dict(shortcut=True, normed=normed, channels_last=channels_last)
+    tensors, statistics = problem(generator, shape=shape, **kind)
     check_budget("triton", tensors, statistics)
-    y, *_, of_shortcut = results_and_gradients(ops.batch_norm_relu, tensors, statistics, impl="triton")
-    assert y.stride() == of_shortcut.stride() == tensors[0].stride()
+    found = results_and_gradients(ops.batch_norm_relu, tensors, statistics, impl="triton")
+    of_shortcut = found[3 - len(tensors)]
+    assert found[0].stride() == of_shortcut.stride() == tensors[0].stride()
 
 
 @pytest.mark.parametrize("offset", [1e2, 1e4])
@@ -32,17 +35,19 @@ def test_a_mean_far_from_zero_costs_no_digits_of_the_variance(generator, offset)
     check_far_mean("triton", generator, offset)
 
 
-def test_it_repeats_bit_for_bit(generator):
-    tensors, statistics = problem(generator, shape=(5, 130, 6, 3), shortcut=True)
+@pytest.mark.parametrize("normed", [False, True])
+def test_it_repeats_bit_for_bit(generator, normed):
+    tensors, statistics = problem(generator, shape=(5, 130, 6, 3), shortcut=True, normed=normed)
     first, second = (results_and_gradients(ops.batch_norm_relu, tensors, statistics, impl="triton") for _ in range(2))
     assert all(map(torch.equal, first, second))
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # NumPy, of Inf - Inf
-@pytest.mark.parametrize("name", ["batch_norm_relu", "batch_norm_relu with a shortcut"])
+@pytest.mark.parametrize("name", NORM_CALLS)
 def test_what_is_not_finite_is_shown(generator, name):
     check_nonfinite(name, "triton", generator, spots=2)
 
 
-def test_a_second_derivative_is_an_error(generator):
-    check_second_derivative_is_an_error("batch_norm_relu with a shortcut", "triton", generator, torch.float32)
+@pytest.mark.parametrize("name", [*NORM_CALLS][1:])
+def test_a_second_derivative_is_an_error(generator, name):
+    check_second_derivative_is_an_error(name, "triton", generator, torch.float32)

@@ -26,6 +26,7 @@ ROWS = [
     ("augment", 0),
     ("batch_norm_relu", 0),
     ("batch_norm_relu", 1),
+    ("batch_norm_relu", 3),
     ("cluster", 0),
     ("cluster_centroids", 0),
     ("cluster_contrast", 3),

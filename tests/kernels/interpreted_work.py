@@ -134,17 +134,17 @@ def test_pooling(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@pytest.mark.parametrize("shortcut", [False, True])
+@pytest.mark.parametrize(("shortcut", "normed"), [(False, False), (True, False), (False, True)])
 @pytest.mark.parametrize("twice", [False, True])
-def test_batch_norm(dtype, shortcut, twice):
-    x = torch.randn(2, 32, 9, 4).to(dtype, memory_format=torch.channels_last)
-    weight, bias = torch.randn(2, 32)
+def test_batch_norm(dtype, shortcut, normed, twice):
+    maps = torch.randn(2 if normed else 1, 2, 9, 4, 32).to(dtype).movedim(-1, 2).unbind()
+    parameters, x = [*torch.randn(2 * len(maps), 32)], maps[0]
     with counted() as found:
-        y, *statistics = batch_norm_relu(x, weight, bias, x.clone() if shortcut else None, None, None, 1e-5)
-        again = y.clone() if twice else None
-        gradients = y.clone(), again
-        batch_norm_relu_backward(*gradients, x, y, weight, bias, *statistics, 1e-5, given=False, shortcut=shortcut)
-    check(found, work.batch_norm(72, 32, dtype.itemsize, Plan(x).blocks, shortcut=shortcut, twice=twice))
+        y, *statistics = batch_norm_relu(maps, parameters, x.clone() if shortcut else None, [], 1e-5)
+        gradients, options = (y.clone(), y.clone() if twice else None), dict(given=False, shortcut=shortcut)
+        batch_norm_relu_backward(*gradients, maps, parameters, statistics, y, 1e-5, **options)
+    kind = dict(shortcut=shortcut, normed=normed, twice=twice)
+    check(found, work.batch_norm(72, 32, dtype.itemsize, Plan(x).blocks, **kind))
 
 
 def test_sinkhorn():

@@ -9,7 +9,7 @@ import re
 import pytest
 import torch
 
-from tests.kernels.calls import CALLS, update
+from tests.kernels.calls import CALLS, batch_norm, update
 from tests.kernels.lanes import ARCHITECTURES, REGISTERS, compiled, machine_code, products_and_waits, recorded
 
 pytest.importorskip("triton")
@@ -26,6 +26,7 @@ BLOCKS = {  # of a multiprocessor of sm_90 at a time, as the docstrings of the k
     "pooling-single": dict(gather_kernel=4, attention_kernel=2, attention_backward_kernel=1, spread_kernel=1),
     "batch_norm-half": dict(moments_kernel=3, apply_kernel=6, sums_kernel=2, input_kernel=3),
     "batch_norm-shortcut": dict(moments_kernel=3, apply_kernel=4, sums_kernel=2, input_kernel=4),
+    "batch_norm-normed": dict(moments_kernel=3, apply_kernel=3, sums_kernel=2, input_kernel=2),
     "labels": dict(weights_kernel=7, pairs_kernel=16, mean_kernel=16),
     **{f"{name}-half": PRODUCTS for name in ("cluster_contrast", "contrasts", "searches", "instance_memory")},
     **{f"{name}-tf32x3": PRODUCTS for name in ("cluster_contrast", "contrasts", "searches")},
@@ -73,6 +74,13 @@ def test_rows_of_a_memory_that_are_under_way_fit_the_smallest_shared_memory(hard
     with recorded(89) as launches:
         update(torch.float32, width=16_384, hardest=hardest)
     check(launches[0]._replace(grid=()), 89)
+
+
+@pytest.mark.parametrize("kind", [dict(shortcut=True), dict(normed=True)], ids=str)
+def test_four_maps_of_a_norm_that_are_under_way_fit_the_smallest_shared_memory(kind):
+    with recorded(89) as launches:
+        batch_norm(torch.float32, twice=True, **kind)
+    check(next(x for x in launches if x.kernel.__name__ == "sums_kernel")._replace(grid=()), 89)
 
 
 @pytest.mark.parametrize(("name", "mean_row"), [("instance_memory-tf32", "tf32"), ("searches-rounded", "*bf16")])

@@ -149,7 +149,7 @@ class TestCompiledKernels:
         pooling_problems.check_budget("triton", *small, calls=pooling_problems.training_step)
 
     def test_batch_norm(self, generator):
-        for kind in (dict(shortcut=False), dict(shortcut=True)):
+        for kind in (dict(shortcut=False), dict(shortcut=True), dict(shortcut=True, normed=True)):
             small = batch_norm_problems.problem(generator, dtype=torch.bfloat16, **kind)
             batch_norm_problems.check_budget("triton", *small)
 

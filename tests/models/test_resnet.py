@@ -246,7 +246,8 @@ def test_gradients_are_those_of_norms_sums_and_relus_one_by_one(generator, monke
         maps = network(images, images)
         return torch.autograd.grad((maps * torch.linspace(-1, 1, maps.numel()).view_as(maps)).sum(), weights)
 
-    def one_by_one(norm, x, shortcut=None, *, twice=False):
+    def one_by_one(norm, x, shortcut=None, *, shortcut_norm=None, twice=False):
+        shortcut = shortcut if shortcut_norm is None else shortcut_norm(shortcut)
         y = torch.relu(norm(x) + (0 if shortcut is None else shortcut))
         return (y, y) if twice else y
 
@@ -263,9 +264,20 @@ def test_every_relu_is_one_operator_with_its_norm(generator, architecture):
         network(images, images)
     called = {event.key: event.count for event in profile.key_averages()}
     norms = sum(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())
-    alone = sum(".downsample.1.weight" in name for name in network.state_dict())
-    assert called["salcr::batch_norm_relu"] == norms - alone
-    assert not {"aten::relu", "aten::relu_"} & called.keys()
+    of_shortcuts = sum(".downsample.1.weight" in name for name in network.state_dict())
+    assert called["salcr::batch_norm_relu"] == norms - of_shortcuts > 0
+    assert not {"aten::relu", "aten::relu_", "aten::batch_norm", "aten::add"} & called.keys()
+
+
+def test_hooks_of_a_shortcut_are_called(generator):
+    network, seen = TwoStreamResNet("tiny").eval(), []
+    images = torch.randn(2, 3, *SMALL["tiny"], generator=generator)
+    expected = network(images, images)
+    for block in (stage[0] for stage in network.stages):
+        if isinstance(block.downsample, torch.nn.Sequential):
+            block.downsample.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    torch.testing.assert_close(network(images, images), expected)
+    assert len(seen) == 3
 
 
 @pytest.mark.parametrize("architecture", SMALL)

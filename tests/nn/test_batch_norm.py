@@ -1,7 +1,11 @@
+import contextlib
+import copy
+
 import pytest
 import torch
 from torch import nn
 from torch.nn.utils import prune
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from salcr.nn import norm_relu
 
@@ -26,6 +30,74 @@ def test_it_is_the_norm_the_sum_and_relu(generator, with_shortcut, training):
     for found, wanted in zip(norm.state_dict().values(), same.state_dict().values(), strict=True):
         torch.testing.assert_close(found, wanted)
     assert int(norm.num_batches_tracked) == training
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_shortcuts_norm_is_in_the_same_operator(generator, training):
+    norm, x, shortcut = block_end(generator, training)
+    other, _, _ = block_end(generator, training)
+    other.momentum = 0.2  # each follows by its own
+    same, same_other = copy.deepcopy([norm, other])
+    expected = torch.relu(same(x) + same_other(shortcut))
+    with operators_called() as called:
+        y, again = norm_relu(norm, x, shortcut, shortcut_norm=other, twice=True)
+    assert called == ["salcr.batch_norm_relu.default"] and torch.equal(y, again)
+    torch.testing.assert_close(y, expected)
+    torch.testing.assert_close(norm.state_dict(), same.state_dict())
+    torch.testing.assert_close(other.state_dict(), same_other.state_dict())
+
+
+def test_a_norm_of_both_maps_follows_both(generator):
+    norm, x, shortcut = block_end(generator, True)
+    same = copy.deepcopy(norm)
+    shortcut_first = same(shortcut)
+    expected = torch.relu(same(x) + shortcut_first)
+    torch.testing.assert_close(norm_relu(norm, x, shortcut, shortcut_norm=norm), expected)
+    for name, found in norm.state_dict().items():
+        assert found.isfinite().all() and (name != "num_batches_tracked" or found == 2)
+
+
+@pytest.mark.parametrize("hindrance", ["eps", "eval", "hook", "instance", "identity", "norm"])
+def test_a_norm_of_the_shortcut_that_does_not_fit_runs_by_itself(generator, hindrance):
+    norm, x, shortcut = block_end(generator, True)
+    other, _, _ = block_end(generator, True)
+    seen = []
+    if hindrance == "eps":
+        other.eps = 0.2
+    elif hindrance == "eval":
+        other.eval()
+    elif hindrance == "hook":
+        other.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    elif hindrance == "norm":
+        norm = nn.InstanceNorm2d(6)
+    else:
+        other = dict(instance=nn.InstanceNorm2d(6), identity=nn.Identity())[hindrance]
+    same, same_other = copy.deepcopy([norm, other])
+    expected = torch.relu(same(x) + same_other(shortcut))
+    torch.testing.assert_close(norm_relu(norm, x, shortcut, shortcut_norm=other), expected)
+    torch.testing.assert_close(norm.state_dict(), same.state_dict())
+    torch.testing.assert_close(other.state_dict(), same_other.state_dict())
+    assert bool(seen) == (hindrance == "hook")
+
+
+def test_a_norm_of_no_shortcut_is_an_error(generator):
+    norm, x, _ = block_end(generator, True)
+    with pytest.raises(ValueError, match="shortcut_norm needs a shortcut"):
+        norm_relu(norm, x, shortcut_norm=norm)
+
+
+@contextlib.contextmanager
+def operators_called():
+    """Those of norms, the operators of others aside."""
+    called = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), options=None):
+            called.extend([str(function)] if "batch_norm" in str(function) else [])
+            return function(*arguments, **(options or {}))
+
+    with Watch():
+        yield called
 
 
 OTHERS = {
@@ -80,12 +152,12 @@ def test_a_norm_of_half_precision_runs_by_itself(generator, training):
 
 
 class End(nn.Module):
-    def __init__(self, norm):
+    def __init__(self, norm, shortcut_norm=None):
         super().__init__()
-        self.norm = norm
+        self.norm, self.shortcut_norm = norm, shortcut_norm
 
     def forward(self, x, shortcut):
-        return norm_relu(self.norm, x, shortcut)
+        return norm_relu(self.norm, x, shortcut, shortcut_norm=self.shortcut_norm)
 
 
 def operators(program):
@@ -93,23 +165,31 @@ def operators(program):
     return [str(node.target) for graph in graphs for node in graph.nodes]
 
 
+def ends(generator, training):
+    """With a norm of the shortcut, and without."""
+    (norm, x, shortcut), (other, _, _) = (block_end(generator, training) for _ in range(2))
+    return [End(norm), End(norm, other)], (x, shortcut)
+
+
 @pytest.mark.parametrize("strict", [False, True])
 def test_an_exported_norm_is_of_pytorchs_operators(generator, strict):
-    norm, x, shortcut = block_end(generator, False)
-    program = torch.export.export(End(norm), (x, shortcut), strict=strict)
-    assert not any("salcr" in name for name in operators(program.graph_module))
-    torch.testing.assert_close(program.module()(x, shortcut), norm_relu(norm, x, shortcut))
+    modules, maps = ends(generator, False)
+    for end in modules:
+        program = torch.export.export(end, maps, strict=strict)
+        assert not any("salcr" in name for name in operators(program.graph_module))
+        torch.testing.assert_close(program.module()(*maps), end(*maps))
 
 
+@pytest.mark.parametrize("joined", [False, True])
 @pytest.mark.parametrize("training", [False, True])
-def test_a_compiled_norm_is_the_operator(generator, training):
-    norm, x, shortcut = block_end(generator, training)
+def test_a_compiled_norm_is_the_operator(generator, training, joined):
+    modules, maps = ends(generator, training)
     captured = []
 
     def backend(program, _):
         captured.append(operators(program))
         return program
 
-    torch.compile(End(norm), backend=backend, fullgraph=True)(x, shortcut)
+    torch.compile(modules[joined], backend=backend, fullgraph=True)(*maps)
     norms = [name for name in captured[0] if "batch_norm" in name]
     assert norms == ["salcr.batch_norm_relu", "salcr.batch_norm_relu_backward"]

@@ -59,6 +59,9 @@ POOLING_CALLS = {
 NORM_CALLS = {
     "batch_norm_relu": lambda i, x, w, b: ops.batch_norm_relu(x, w, b, impl=i)[0],
     "batch_norm_relu with a shortcut": lambda i, x, w, b, shortcut: ops.batch_norm_relu(x, w, b, shortcut, impl=i)[0],
+    "batch_norm_relu with a norm of the shortcut": lambda i, x, w, b, shortcut, v, c: ops.batch_norm_relu(
+        x, w, b, shortcut, shortcut_weight=v, shortcut_bias=c, impl=i
+    )[0],
 }
 DIFFERENTIABLE = [*MEMORY_CALLS, *POOLING_CALLS, *NORM_CALLS]
 OTHERS = {
@@ -83,8 +86,9 @@ def case(name: str, generator: torch.Generator, dtype: torch.dtype = torch.float
         tensors = tensors[:1] if operator == "gem_pool" else tensors
         return Case("pool", POOLING_CALLS[name], tensors, len(tensors))
     if name in NORM_CALLS:
-        tensors = random(3, 4, 3, 2), random(4), random(4), random(3, 4, 3, 2)
-        tensors = tensors if "shortcut" in name else tensors[:3]
+        norms = 2 if "norm of" in name else 1
+        tensors = tuple(random(*shape) for _ in range(norms) for shape in ((3, 4, 3, 2), (4,), (4,)))
+        tensors += (random(3, 4, 3, 2),) if "a shortcut" in name else ()
         return Case(operator, NORM_CALLS[name], tensors, len(tensors))
     tensors = random(2, 5, 3), F.normalize(random(2, 4, 3), dim=-1)
     if name in MEMORY_CALLS:

@@ -2,11 +2,21 @@ import pytest
 import torch
 
 from salcr import ops, reference
-from tests.ops.batch_norm_problems import EPS, by_torch, check_budget, check_far_mean, problem, results_and_gradients
+from tests.ops.batch_norm_problems import (
+    EPS,
+    arguments,
+    by_torch,
+    check_budget,
+    check_far_mean,
+    maps_with_a_norm,
+    problem,
+    results_and_gradients,
+)
 from tests.ops.contract import assert_compiles, assert_operator_contract
 
 IMPLEMENTATIONS = "reference", "eager", "cpp"
-KINDS = [dict(shortcut=shortcut, given=given) for shortcut in (False, True) for given in (False, True)]
+SHORTCUTS = [dict(shortcut=False), dict(shortcut=True), dict(shortcut=True, normed=True)]
+KINDS = [shortcut | dict(given=given) for shortcut in SHORTCUTS for given in (False, True)]
 
 
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
@@ -18,18 +28,18 @@ def test_it_is_what_pytorchs_functions_make(generator, options, kind, channels_l
     expected = results_and_gradients(by_torch, tensors, statistics, **options)
     found = results_and_gradients(ops.batch_norm_relu, tensors, statistics, impl=impl, **options)
     torch.testing.assert_close(found, expected)
-    assert found[0].stride() == found[3].stride() == tensors[0].stride()
+    assert found[0].stride() == found[-len(tensors)].stride() == tensors[0].stride()
 
 
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
-@pytest.mark.parametrize("shortcut", [False, True])
+@pytest.mark.parametrize("shortcut", SHORTCUTS, ids=str)
 def test_gradients_of_two_consumers_are_added(generator, shortcut, impl):
-    tensors, _ = problem(generator, dtype=torch.float64, shortcut=shortcut)
+    tensors, _ = problem(generator, dtype=torch.float64, **shortcut)
     leaves = [x.requires_grad_() for x in tensors]
-    y, same, _, _ = ops.batch_norm_relu(*leaves, twice=True, impl=impl)
+    y, same, *_ = ops.batch_norm_relu(**arguments(*leaves), twice=True, impl=impl)
     assert same.data_ptr() == y.data_ptr() and torch.equal(same, y)
     found = torch.autograd.grad((y.sin() + 2 * same.square()).sum(), leaves, retain_graph=True)
-    once = ops.batch_norm_relu(*leaves, impl=impl)[0]
+    once = ops.batch_norm_relu(**arguments(*leaves), impl=impl)[0]
     expected = torch.autograd.grad((once.sin() + 2 * once.square()).sum(), leaves, retain_graph=True)
     torch.testing.assert_close(found, expected)
     of_one = torch.autograd.grad(same.sin().sum(), leaves)
@@ -58,8 +68,9 @@ def test_a_constant_channel_without_a_bias_sends_nothing_back(impl):
     assert not y.any() and not gradient.any()
 
 
-def test_the_number_of_threads_changes_no_bit(generator):
-    tensors, statistics = problem(generator, shape=(9, 33, 12, 11), shortcut=True)
+@pytest.mark.parametrize("normed", [False, True])
+def test_the_number_of_threads_changes_no_bit(generator, normed):
+    tensors, statistics = problem(generator, shape=(9, 33, 12, 11), shortcut=True, normed=normed)
     found = []
     for threads in (1, 3):
         torch.set_num_threads(threads)
@@ -73,17 +84,16 @@ def test_a_mean_far_from_zero_costs_no_digits_of_the_variance(generator, offset)
 
 
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
-@pytest.mark.parametrize("given", [False, True])
-def test_what_a_channel_has_may_lie_apart(generator, given, impl):
-    (x, *parameters), statistics = problem(generator, given=given)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind["shortcut"] == kind.get("normed", False)], ids=str)
+def test_what_a_channel_has_may_lie_apart(generator, kind, impl):
+    tensors, statistics = problem(generator, **kind)
 
     def apart(y):
-        return y.repeat_interleave(2)[::2]
+        return y.repeat_interleave(2)[::2] if y.ndim == 1 else y
 
-    tensors = [x, *map(apart, parameters)], {name: apart(y) for name, y in statistics.items()}
+    spread = [*map(apart, tensors)], {name: apart(y) for name, y in statistics.items()}
     found, expected = (
-        results_and_gradients(ops.batch_norm_relu, *some, impl=impl)
-        for some in (tensors, ([x, *parameters], statistics))
+        results_and_gradients(ops.batch_norm_relu, *some, impl=impl) for some in (spread, (tensors, statistics))
     )
     assert all(map(torch.equal, found, expected))
 
@@ -100,14 +110,16 @@ def test_parameters_may_be_of_half_precision_too(generator, impl):
 
 
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
-@pytest.mark.parametrize("given", [False, True])
-def test_nan_stays(generator, given, impl):
-    tensors, statistics = problem(generator, given=given, shortcut=True)
-    tensors[0][1, 4, 2, 2] = torch.nan
-    y, *_ = ops.batch_norm_relu(*tensors, **statistics, impl=impl)
-    spoilt = torch.zeros_like(y, dtype=torch.bool)
-    spoilt[(1, 4, 2, 2) if given else (slice(None), 4)] = True
-    assert torch.equal(y.isnan(), spoilt)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind["shortcut"]], ids=str)
+def test_nan_stays(generator, kind, impl):
+    tensors, statistics = problem(generator, **kind)
+    for spoilt in (0, 3) if "normed" in kind else (0,):
+        changed = [x.clone() for x in tensors]
+        changed[spoilt][1, 4, 2, 2] = torch.nan
+        y, *_ = ops.batch_norm_relu(**arguments(*changed), **statistics, impl=impl)
+        expected = torch.zeros_like(y, dtype=torch.bool)
+        expected[(1, 4, 2, 2) if kind["given"] else (slice(None), 4)] = True
+        assert torch.equal(y.isnan(), expected)
 
 
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
@@ -128,16 +140,19 @@ def test_statistics_have_no_gradient(generator):
 
 
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
-@pytest.mark.parametrize(("kind", "dtype"), [(KINDS[0], torch.float64), (KINDS[-1], torch.float32)], ids=str)
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [(KINDS[0], torch.float64), (KINDS[3], torch.float32), (KINDS[4], torch.float32)], ids=str
+)
 def test_contract(generator, kind, dtype, impl):
     tensors, statistics = problem(generator, shape=(2, 3, 2, 2), dtype=dtype, **kind)
-    inputs = [*tensors, *[None] * (4 - len(tensors))]
-    given = [statistics.get(name) for name in ("mean", "var")]
-    assert_operator_contract(torch.ops.salcr.batch_norm_relu, (*inputs, *given, 1e-5, impl))
-    y, *found = ops.batch_norm_relu(*tensors, **statistics, impl=impl)
+    maps, shortcut = maps_with_a_norm(tensors), tensors[3] if len(tensors) == 4 else None
+    parameters = [x for x in tensors if x.ndim == 1]
+    norms = maps, parameters, shortcut, list(statistics.values())
+    assert_operator_contract(torch.ops.salcr.batch_norm_relu, (*norms, 1e-5, impl))
+    y, *found = ops.batch_norm_relu(**arguments(*tensors), **statistics, impl=impl)
     backward = torch.ops.salcr.batch_norm_relu_backward
-    flags = bool(kind["shortcut"]), bool(statistics)
-    assert_operator_contract(backward, ([y, y.cos()], *inputs[:3], *found, y, *flags, 1e-5, impl))
+    flags = shortcut is not None, kind["given"]
+    assert_operator_contract(backward, ([y, y.cos()], maps, parameters, found, y, *flags, 1e-5, impl))
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
@@ -145,19 +160,20 @@ def test_gradcheck(generator, kind):
     tensors, statistics = problem(generator, shape=(2, 2, 2, 2), dtype=torch.float64, **kind)
     leaves = [x.requires_grad_() for x in tensors]
     for impl in IMPLEMENTATIONS:
-        call = lambda *x, i=impl: ops.batch_norm_relu(*x, **statistics, impl=i)[0]  # noqa: E731
+        call = lambda *x, i=impl: ops.batch_norm_relu(**arguments(*x), **statistics, impl=i)[0]  # noqa: E731
         assert torch.autograd.gradcheck(call, leaves)
-    formula = lambda *x: ops.batch_norm_relu(*x, **statistics, impl="reference")[0]  # noqa: E731
+    formula = lambda *x: ops.batch_norm_relu(**arguments(*x), **statistics, impl="reference")[0]  # noqa: E731
     assert torch.autograd.gradgradcheck(formula, leaves)
 
 
+@pytest.mark.parametrize("normed", [False, True])
 @pytest.mark.parametrize("twice", [False, True])
-def test_it_compiles_whole(generator, twice):
-    def block(x, weight, bias, shortcut):
-        y, *others, _, _ = ops.batch_norm_relu(x.sin(), weight, bias, shortcut, twice=twice)
-        return y.cos() + sum(others)
+def test_it_compiles_whole(generator, twice, normed):
+    def block(x, *others):
+        found = ops.batch_norm_relu(**arguments(x.sin(), *others), twice=twice)
+        return found[0].cos() + sum(found[1 : 1 + twice])
 
-    examples = [problem(generator, shape=(n, 4, 3, 2), shortcut=True)[0] for n in (3, 5)]
+    examples = [problem(generator, shape=(n, 4, 3, 2), shortcut=True, normed=normed)[0] for n in (3, 5)]
     assert_compiles(block, *([x.requires_grad_() for x in tensors] for tensors in examples))
 
 
@@ -172,6 +188,10 @@ def test_a_map_that_is_its_own_shortcut_compiles(generator):
     torch._dynamo.reset()
     compiled = torch.compile(block, fullgraph=True, backend="eager")
     assert torch.equal(*(torch.autograd.grad(function(x), x)[0] for function in (block, compiled)))
+
+
+X, GIVEN = torch.ones(2, 3, 4, 5), dict(mean=torch.ones(3), var=torch.ones(3))
+NORM = dict(shortcut_weight=torch.ones(3), shortcut_bias=torch.ones(3))
 
 
 @pytest.mark.parametrize(
@@ -198,15 +218,27 @@ def test_a_map_that_is_its_own_shortcut_compiles(generator):
         ),
         (dict(shortcut=torch.ones(2, 3, 5, 4)), ValueError, r"shortcut \(2, 3, 5, 4\) does not fit x \(2, 3, 4, 5\)"),
         (dict(shortcut=torch.ones(2, 3, 4, 5).half()), TypeError, "shortcut is torch.float16, x torch.float32"),
+        (dict(shortcut=X, shortcut_weight=torch.ones(3)), ValueError, "a norm of the shortcut needs .* shortcut_bias"),
+        (dict(shortcut_mean=torch.ones(3)), ValueError, "a norm of the shortcut needs shortcut, shortcut_weight and"),
+        (NORM, ValueError, "a norm of the shortcut needs shortcut"),
+        (NORM | dict(shortcut=X, shortcut_bias=torch.ones(2)), ValueError, r"shortcut_bias \(2,\) does not fit the 3"),
+        (NORM | dict(shortcut=X, shortcut_weight=torch.ones(3).half()), TypeError, "shortcut_weight is torch.float16"),
+        (NORM | GIVEN | dict(shortcut=X), ValueError, "shortcut_mean go together: give statistics of both norms"),
+        (NORM | dict(shortcut=X, shortcut_var=torch.ones(3)), ValueError, "shortcut_mean and shortcut_var go together"),
+        (
+            NORM | GIVEN | dict(shortcut=X, shortcut_mean=torch.ones(3), shortcut_var=torch.ones(3).requires_grad_()),
+            ValueError,
+            "shortcut_mean and shortcut_var have no gradient here",
+        ),
         (dict(twice=1), TypeError, "twice must be True or False, got 1"),
         (dict(eps=0.0), ValueError, "eps must be positive, got 0.0"),
         (dict(impl="cuda"), ValueError, "batch_norm_relu has the backends cpp, triton, eager, reference"),
     ],
 )
 def test_what_does_not_fit_is_named(change, error, message):
-    arguments = dict(x=torch.ones(2, 3, 4, 5), weight=torch.ones(3), bias=torch.ones(3)) | change
+    given = dict(x=X, weight=torch.ones(3), bias=torch.ones(3)) | change
     with pytest.raises(error, match=message):
-        ops.batch_norm_relu(**arguments)
+        ops.batch_norm_relu(**given)
 
 
 @pytest.mark.cuda

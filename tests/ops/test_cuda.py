@@ -115,6 +115,11 @@ TABLE: dict[str, list[Row]] = {
             dict(mean=normal(20), var=lambda g: torch.rand(20, generator=g) + 0.5),
             (0, 1, 2),
         ),
+        Row(
+            (normal(6, 20, 7, 5), normal(20), normal(20), normal(6, 20, 7, 5)),
+            dict(shortcut_weight=normal(20), shortcut_bias=normal(20)),
+            (0, 1, 2, 3),
+        ),
     ],
     "bidirectional_assignment": [Row((normal(7, 17),)), Row((normal(17, 7),)), Row((normal(9, 9),))],
     "cluster": [Row(GRAPH, dict(eps=0.5, k1=12, k2=4)), Row(GRAPH, dict(eps=0.4, k1=10, k2=1, min_samples=2))],

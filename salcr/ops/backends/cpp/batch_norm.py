@@ -4,46 +4,42 @@ import torch
 
 
 def batch_norm_relu(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
+    maps: list[torch.Tensor],
+    parameters: list[torch.Tensor],
     shortcut: torch.Tensor | None,
-    mean: torch.Tensor | None,
-    var: torch.Tensor | None,
+    statistics: list[torch.Tensor],
     eps: float,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """``(y, mean, var)``; see ``salcr::batch_norm_relu``."""
+) -> tuple[torch.Tensor, ...]:
+    """``(y, mean, var, ...)``; see ``salcr::batch_norm_relu``."""
     from salcr import _C
 
-    given = mean is not None
-    mean, var = (mean, var) if given else (torch.empty_like(weight), torch.empty_like(weight))
-    y = _empty(x)
-    arrays = _rows(x), *map(_array, (weight, bias)), _rows(shortcut), *map(_array, (mean, var)), _rows(y)
-    _C.batch_norm_relu(*arrays, given=given, eps=eps, threads=torch.get_num_threads())
-    return y, mean, var
+    y, used = _empty(maps[0]), statistics or [torch.empty_like(p) for p in parameters]
+    arrays = [*map(_rows, maps)], [*map(_array, parameters)], _rows(shortcut), [*map(_array, used)], _rows(y)
+    _C.batch_norm_relu(*arrays, given=bool(statistics), eps=eps, threads=torch.get_num_threads())
+    return y, *used
 
 
 def batch_norm_relu_backward(
     gradients: list[torch.Tensor],
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    mean: torch.Tensor,
-    var: torch.Tensor,
+    maps: list[torch.Tensor],
+    parameters: list[torch.Tensor],
+    statistics: list[torch.Tensor],
     y: torch.Tensor,
     shortcut: bool,
     given: bool,
     eps: float,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Gradients of ``x``, ``weight``, ``bias`` and, where there is one, the shortcut."""
+) -> list[torch.Tensor]:
+    """Gradients of ``maps`` and ``parameters`` and, where there is one without a norm, the shortcut."""
     from salcr import _C
 
     first, again = gradients if len(gradients) > 1 else (gradients[0], None)
-    found = _empty(x), torch.empty_like(mean), torch.empty_like(mean), _empty(x) if shortcut else None
-    arrays = _rows(first), _rows(again), _rows(x), *map(_array, (weight, bias, mean, var)), _rows(y)
-    results = _rows(found[0]), *map(_array, found[1:3]), _rows(found[3])
-    _C.batch_norm_relu_backward(*arrays, *results, given=given, eps=eps, threads=torch.get_num_threads())
-    return found
+    of_maps, of_parameters = [_empty(x) for x in maps], [torch.empty_like(y) for y in statistics]
+    left = _empty(y) if shortcut else None
+    arrays = [*map(_rows, maps)], [*map(_array, parameters)], [*map(_array, statistics)], _rows(y)
+    results = [*map(_rows, of_maps)], [*map(_array, of_parameters)], _rows(left)
+    options = dict(given=given, eps=eps, threads=torch.get_num_threads())
+    _C.batch_norm_relu_backward(_rows(first), _rows(again), *arrays, *results, **options)
+    return [*of_maps, *of_parameters, *([] if left is None else [left])]
 
 
 def _empty(x: torch.Tensor) -> torch.Tensor:

@@ -8,38 +8,43 @@ from salcr.reference.batch_norm import normalise
 
 
 def batch_norm_relu(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
+    maps: list[torch.Tensor],
+    parameters: list[torch.Tensor],
     shortcut: torch.Tensor | None,
-    mean: torch.Tensor | None,
-    var: torch.Tensor | None,
+    statistics: list[torch.Tensor],
     eps: float,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """``(y, mean, var)``; see ``salcr::batch_norm_relu``."""
-    return reference.batch_norm_relu(x, weight, bias, shortcut, mean=mean, var=var, eps=eps)
+) -> tuple[torch.Tensor, ...]:
+    """``(y, mean, var, ...)``; see ``salcr::batch_norm_relu``."""
+    (x, *others), (weight, bias, *norm) = maps, parameters
+    shortcut = others[0] if others else shortcut
+    names = ("shortcut_weight", "shortcut_bias"), ("mean", "var", "shortcut_mean", "shortcut_var")
+    options = dict(zip(names[0], norm, strict=False)) | dict(zip(names[1], statistics, strict=False))
+    return reference.batch_norm_relu(x, weight, bias, shortcut, **options, eps=eps)
 
 
 def batch_norm_relu_backward(
     gradients: list[torch.Tensor],
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    mean: torch.Tensor,
-    var: torch.Tensor,
+    maps: list[torch.Tensor],
+    parameters: list[torch.Tensor],
+    statistics: list[torch.Tensor],
     y: torch.Tensor,
     shortcut: bool,
     given: bool,
     eps: float,
     *,
     create_graph: bool = False,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Gradients of ``x``, ``weight``, ``bias`` and, where there is one, the shortcut."""
-    statistics = (mean, var) if given else (None, None)
+) -> list[torch.Tensor]:
+    """Gradients of ``maps`` and ``parameters`` and, where there is one without a norm, the shortcut."""
     left = torch.where(y <= 0, 0, sum(gradients[1:], gradients[0]))
+    of_maps, of_parameters = [], []
+    for n, x in enumerate(maps):
+        used = statistics[2 * n : 2 * n + 2] if given else (None, None)
 
-    def result(x, weight, bias):
-        return (normalise(x, weight, bias, *statistics, eps)[0].to(x.dtype),)
+        def result(x, weight, bias, used=used):
+            return (normalise(x, weight, bias, *used, eps)[0].to(x.dtype),)
 
-    found = reference_gradient(result, [x, weight, bias], (left,), create_graph=create_graph)
-    return *found, left if shortcut else None
+        inputs = [x, *parameters[2 * n : 2 * n + 2]]
+        of_x, *others = reference_gradient(result, inputs, (left,), create_graph=create_graph)
+        of_maps.append(of_x)
+        of_parameters += others
+    return [*of_maps, *of_parameters, *([left] if shortcut else [])]
