@@ -359,7 +359,7 @@ class Plan:
 
     def scratch(self, count: int) -> tuple[torch.Tensor, ...]:
         """So many numbers of each channel and block."""
-        return torch.empty(count, self.blocks, self.width, device=self.device).unbind()
+        return torch.empty(count, self.blocks, self.width, dtype=torch.float32, device=self.device).unbind()
 
 
 def channels_last(x: torch.Tensor) -> torch.Tensor:

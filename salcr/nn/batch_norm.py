@@ -10,6 +10,7 @@ from salcr import distributed, ops
 from salcr.ops._checks import wide_dtype
 
 Network = TypeVar("Network", bound=nn.Module)
+EXPORTING_IS_KNOWN = torch.__version__ >= "2.13"
 
 
 def norm_relu(
@@ -118,8 +119,8 @@ def _arguments(prefix: str, norm: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _is_exported() -> bool:
-    """:func:`torch.compiler.is_exporting`, which PyTorch 2.10 and 2.11 answer with yes wherever they compile."""
-    return torch.compiler._is_exporting_flag
+    """:func:`torch.compiler.is_exporting`, which PyTorch before 2.13 may answer with yes wherever it compiles."""
+    return torch.compiler.is_exporting() if EXPORTING_IS_KNOWN else torch.compiler._is_exporting_flag
 
 
 @torch.no_grad()
