@@ -106,7 +106,7 @@ class _BatchNormReLU(Differentiable):
         y, found = output[0], output[1 + twice :]
         ctx.mark_non_differentiable(*found)
         ctx.save_for_backward(*maps, *parameters, *(given or found), y)
-        ctx.norms, ctx.results, ctx.options = len(maps), 1 + twice, (shortcut is not None, bool(given), eps, impl)
+        ctx.norms, ctx.results, ctx.options = len(maps), 1 + twice, (shortcut is not None, len(given) > 0, eps, impl)
         ctx.set_materialize_grads(False)
 
     @staticmethod
