@@ -75,9 +75,11 @@ def test_a_row_with_one_column_bids_no_more_than_it_has_to():
     assert (found.row_duals + found.col_duals).tolist() == [1.0, 2.0]
 
 
-@pytest.mark.parametrize("threads_per_group", [1, 32])  # 1: so few columns are in different groups
 @pytest.mark.parametrize("shape", CAPACITIES)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "threads_per_group"),
+    [*((kind, 32) for kind in KINDS), ("uniform", 1), ("integer", 1)],  # 1: so few columns are in different groups
+)
 def test_capacities_are_repeated_columns(generator, kind, shape, threads_per_group):
     num_rows, num_cols, capacity = shape
     cost = costs(kind, (num_rows, num_cols), generator).double()

@@ -180,16 +180,6 @@ def test_bad_arguments_are_named(arguments, error, message):
         ops.dbscan(**(dict(distances=torch.zeros(2, 2), eps=0.5) | arguments))
 
 
-def test_in_a_compiled_function_sparse_distances_are_clustered_outside_of_the_graph(generator):
-    """Dynamo leaves a function alone that has a sparse matrix, but follows what it calls with a view of one."""
-    features = images(generator, "groups", 40)
-
-    def label(features):
-        return ops.dbscan(ops.jaccard_graph(features, k1=8, k2=3, max_distance=0.6), eps=0.6)
-
-    assert torch.equal(torch.compile(label, backend="eager")(features), label(features))
-
-
 def test_a_backend_gets_numbers_of_python(monkeypatch):
     """Triton launches nothing with one of NumPy's."""
     found = {}

@@ -13,6 +13,7 @@ from salcr import ops
 from salcr.objectives import associate
 from salcr.objectives.fgsal import random_orders
 from salcr.ops._register import reference_gradient
+from tests.ops.label_problems import images
 
 ROWS, OTHERS = (torch.randn(n, 5, generator=torch.Generator().manual_seed(n)) for n in (8, 9))
 DISTANCES = torch.cdist(ROWS, ROWS)
@@ -120,3 +121,13 @@ def test_what_a_mode_has_switched_off_is_off_again_after_a_gradient():
     finally:
         torch._C._dispatch_tls_set_dispatch_key_excluded(key, False)
     assert torch.equal(gradient, 2 * x)
+
+
+def test_in_a_compiled_function_sparse_distances_are_clustered_outside_of_the_graph(generator):
+    """Dynamo leaves a function alone that has a sparse matrix, but follows what it calls with a view of one."""
+    features = images(generator, "groups", 40)
+
+    def label(features):
+        return ops.dbscan(ops.jaccard_graph(features, k1=8, k2=3, max_distance=0.6), eps=0.6)
+
+    assert torch.equal(torch.compile(label, backend="eager")(features), label(features))
