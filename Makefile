@@ -8,7 +8,7 @@ BIN := .venv/bin
 # processes after, whatever the environment says.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: install test lint style records docs wheel demo sanitize gpu-check clean
+.PHONY: install test lint style records variants docs wheel demo sanitize gpu-check clean
 
 install: .venv/installed
 
@@ -24,7 +24,7 @@ test: install
 	$(BIN)/python -m pytest -m 'not serial' --numprocesses $(JOBS) --dist worksteal
 	$(BIN)/python -m pytest -m serial $$(grep -rl --include='test_*.py' mark.serial tests)
 
-lint: style records
+lint: style records variants
 
 style: install
 	$(BIN)/ruff check .
@@ -33,7 +33,11 @@ style: install
 
 records: install
 	$(BIN)/python -m benchmarks.report --check
-	$(BIN)/python -m pytest -q tests/committed_records.py tests/kernel_variants.py
+	$(BIN)/python -m pytest -q tests/committed_records.py
+
+# How many kernels the tests compile on a GPU, which takes half a minute to count.
+variants: install
+	$(BIN)/python -m pytest -q tests/kernel_variants.py
 
 # build/docs/index.html: the pages of docs/ and the API reference; a reference to what is not there is an error.
 docs: install
