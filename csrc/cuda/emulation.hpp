@@ -79,7 +79,7 @@ class EmulatedScope {
     return all;
   }
 
-  // Lane by lane and then in halves, as a warp does: either side of a merge is of several values.
+  // Lane by lane and then in halves, so that either side of a merge is of several values.
   template <typename Value>
   auto best_two(int count, Value value) {
     using T = decltype(value(0));

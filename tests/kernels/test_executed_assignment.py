@@ -98,5 +98,5 @@ def test_warps_merge_by_their_own_reductions(generator):
     counts = []
     with executed_solver(PROCESSORS, counts=counts):
         assignment.solve(torch.rand(1, 100, 100, generator=generator), capacity=1, maximize=False)
-    assert counts[0].instructions < 200_000  # 171,000 of these costs; exchanges of all words took 250,000
+    assert counts[0].instructions < 200_000  # 171,000 of these costs
     assert all("redux.sync" in ptx and "shfl" not in ptx for ptx in map(ptx_of, KERNELS))
