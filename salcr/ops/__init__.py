@@ -12,6 +12,10 @@ to what exists there:
 A backend asked for by name that cannot run raises :class:`BackendError` and says why; ``salcr info`` prints which exist
 on this machine. :func:`use_backend` chooses for everything that is called inside it.
 
+In functions that torch.compile or torch.export compiles, an operator is one opaque node of the graph. Two end the graph
+instead and run uncompiled: :func:`evaluate_ranking`, which computes in NumPy, and :func:`jaccard_graph`, since PyTorch
+compiles no sparse matrix (``torch.ops.salcr.jaccard_graph`` returns its parts); so does :func:`dbscan` of a sparse one.
+
 :func:`torch.func.vmap` calls an operator once for each element, which is as fast as a loop; a leading part axis is
 faster where there is one.
 

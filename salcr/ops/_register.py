@@ -9,7 +9,7 @@ import torch
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from salcr.ops._dispatch import pick
-from salcr.ops._precision import without_autocast
+from salcr.ops._precision import Function, without_autocast
 
 
 def register(name: str, schema: str, implementation: Callable, fake: Callable) -> None:
@@ -49,6 +49,18 @@ class Differentiable(torch.autograd.Function):
     @classmethod
     def vmap(cls, info, in_dims, *arguments):
         return _each_alone(partial(apply, cls), info, in_dims, *arguments)
+
+
+def untraced(function: Function) -> Function:
+    """``function``, which ends the graph of a compiled caller: Dynamo traces neither it nor what it calls."""
+
+    @wraps(function)
+    def call(*arguments: Any, **options: Any) -> Any:
+        if torch.compiler.is_dynamo_compiling():
+            return torch.compiler.disable(call)(*arguments, **options)
+        return function(*arguments, **options)
+
+    return call  # type: ignore[return-value]
 
 
 def is_plain(x: torch.Tensor) -> bool:
@@ -183,15 +195,7 @@ def _by_itself(implementation: Callable) -> Callable:
 
     Nor does Dynamo trace it: where a compiled function calls an operator outside of a graph, it would.
     """
-    run = without_autocast(implementation)
-
-    @wraps(implementation)
-    def call(*arguments):
-        if torch.compiler.is_dynamo_compiling():
-            return torch._dynamo.disable(call)(*arguments)
-        return run(*arguments)
-
-    return call
+    return untraced(without_autocast(implementation))
 
 
 @contextmanager

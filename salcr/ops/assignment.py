@@ -1,8 +1,4 @@
-"""Minimum-cost assignment: association of clusters with clusters.
-
-``linear_assignment`` is registered, so that compiled and exported graphs may contain it; the other two are plain
-functions on the host side of an epoch.
-"""
+"""Minimum-cost assignment: association of clusters with clusters."""
 
 from collections.abc import Callable
 from functools import partial
@@ -124,7 +120,7 @@ def bidirectional_assignment(cost: torch.Tensor, *, impl: str = "auto") -> tuple
     check_tensor("cost", cost, ndim=2)
     impl = check_impl(impl)
     check_values("cost", cost)
-    return pick("bidirectional_assignment", impl, cost)(_as_read(cost))
+    return torch.ops.salcr.bidirectional_assignment(cost.detach(), impl)
 
 
 def progressive_matching(cost: torch.Tensor, *, impl: str = "auto") -> tuple[torch.Tensor, torch.Tensor]:
@@ -166,18 +162,7 @@ def progressive_matching(cost: torch.Tensor, *, impl: str = "auto") -> tuple[tor
     check_tensor("cost", cost, ndim=2)
     impl = check_impl(impl)
     check_values("cost", cost)
-    match = partial(pick("linear_assignment", impl, cost), maximize=False, return_duals=False)
-    cost = _as_read(cost)
-    _check_costs(cost, maximize=False)  # a round would name a place among those left
-    turned = cost.shape[0] < cost.shape[1]
-    cost = cost.mT if turned else cost
-    rows, cols = match(cost)
-    small_to_large = rows[cols.argsort()]
-    large_to_small = torch.full((len(cost),), -1, device=cost.device).index_copy_(0, rows, cols)
-    while len(left := (large_to_small < 0).nonzero()[:, 0]):
-        rows, cols = match(cost[left])
-        large_to_small[left[rows]] = cols
-    return (small_to_large, large_to_small) if turned else (large_to_small, small_to_large)
+    return torch.ops.salcr.progressive_matching(cost.detach(), impl)
 
 
 def assign_array(
@@ -217,6 +202,30 @@ def _linear_assignment_fake(
     pairs = [cost.new_empty((*batch, torch.sym_min(num_rows, num_cols)), dtype=torch.int64) for _ in range(2)]
     lengths = (num_rows, num_cols) if return_duals else ()
     return (*pairs, *(cost.new_empty((*batch, length), dtype=torch.float64) for length in lengths))
+
+
+def _bidirectional_assignment(cost: torch.Tensor, impl: str) -> tuple[torch.Tensor, torch.Tensor]:
+    return pick("bidirectional_assignment", impl, cost)(_as_read(cost))
+
+
+def _progressive_matching(cost: torch.Tensor, impl: str) -> tuple[torch.Tensor, torch.Tensor]:
+    match = partial(pick("linear_assignment", impl, cost), maximize=False, return_duals=False)
+    cost = _as_read(cost)
+    _check_costs(cost, maximize=False)  # a round would name a place among those left
+    turned = cost.shape[0] < cost.shape[1]
+    cost = cost.mT if turned else cost
+    rows, cols = match(cost)
+    small_to_large = rows[cols.argsort()]
+    large_to_small = torch.full((len(cost),), -1, device=cost.device).index_copy_(0, rows, cols)
+    while len(left := (large_to_small < 0).nonzero()[:, 0]):
+        rows, cols = match(cost[left])
+        large_to_small[left[rows]] = cols
+    return (small_to_large, large_to_small) if turned else (large_to_small, small_to_large)
+
+
+def _fake_partners(cost: torch.Tensor, impl: str) -> tuple[torch.Tensor, torch.Tensor]:
+    row_to_col, col_to_row = (cost.new_empty(length, dtype=torch.int64) for length in cost.shape)
+    return row_to_col, col_to_row
 
 
 def _as_read(cost: torch.Tensor) -> torch.Tensor:
@@ -269,3 +278,6 @@ register(
     lambda *arguments: list(_linear_assignment_fake(*arguments)),
 )
 share_backends("progressive_matching", "linear_assignment")
+_BOTH_WAYS = "(Tensor cost, str impl) -> (Tensor row_to_col, Tensor col_to_row)"
+register("bidirectional_assignment", _BOTH_WAYS, _bidirectional_assignment, _fake_partners)
+register("progressive_matching", _BOTH_WAYS, _progressive_matching, _fake_partners)

@@ -24,8 +24,7 @@ def cluster_centroids(
     Args:
         features: ``[N, D]``, float. Read without a gradient; sums are taken in float64.
         labels: ``[N]``, int64 in ``[0, num_clusters)``; rows with -1 are left out.
-        num_clusters: number of clusters; by default the largest label plus one (0 where all rows are left out). A
-            compiled graph has to give it.
+        num_clusters: number of clusters; by default the largest label plus one (0 where all rows are left out).
         impl: backend, see :mod:`salcr.ops`.
 
     Returns:
@@ -49,12 +48,14 @@ def cluster_centroids(
         raise ValueError(f"labels has {labels.shape[0]} entries, features {features.shape[0]} rows")
     if num_clusters is None:
         check_values("labels", labels)
-        num_clusters = max(0, int(labels.max()) + 1)
-    check_integer("num_clusters", num_clusters, 0)
+    else:
+        check_integer("num_clusters", num_clusters, 0)
     return torch.ops.salcr.cluster_centroids(features.detach(), labels, num_clusters, check_impl(impl))
 
 
 def _centroids(features, labels, num_clusters, impl):
+    if num_clusters is None:
+        num_clusters = max(0, int(labels.max()) + 1)
     _check_members(labels, num_clusters)
     if num_clusters == 0:
         return features.new_empty(0, features.shape[1])
@@ -78,6 +79,8 @@ def _check_members(labels: torch.Tensor, num_clusters: int) -> None:
 
 
 def _fake_centroids(features, labels, num_clusters, impl):
+    if num_clusters is None:
+        num_clusters = torch.library.get_ctx().new_dynamic_size(min=0)
     return features.new_empty(num_clusters, features.shape[1])
 
 
@@ -86,7 +89,7 @@ add_backend("cluster_centroids", "triton", _triton.cluster_centroids)
 add_backend("cluster_centroids", "reference", reference.cluster_centroids)
 register(
     "cluster_centroids",
-    "(Tensor features, Tensor labels, SymInt num_clusters, str impl) -> Tensor",
+    "(Tensor features, Tensor labels, SymInt? num_clusters, str impl) -> Tensor",
     _centroids,
     _fake_centroids,
 )

@@ -8,9 +8,9 @@ import torch.distributed as dist
 from salcr import reference
 from salcr.defaults import NEIGHBORS
 from salcr.ops._checks import (
+    check_all_lengths,
     check_indices,
     check_integer,
-    check_lengths,
     check_number,
     check_positive,
     check_same,
@@ -19,7 +19,6 @@ from salcr.ops._checks import (
     known_values,
 )
 from salcr.ops._dispatch import add_backend, check_impl, pick, share_backends
-from salcr.ops._precision import without_autocast
 from salcr.ops._register import register
 from salcr.ops._sharded import labels_of_shard
 from salcr.ops.backends.eager import clustering as _eager
@@ -128,13 +127,9 @@ def label_agreement(labels: torch.Tensor, other: torch.Tensor, *, impl: str = "a
     check_same("other", other, "labels", labels)
     if len(labels) != len(other):
         raise ValueError(f"other has {len(other)} entries, labels {len(labels)}")
-    for name, y in (("labels", labels), ("other", other)):
-        if (low := int(y.min())) < -1:
-            raise ValueError(f"{name} must be at least -1, got {low}")
-    return pick("label_agreement", check_impl(impl), labels)(labels, other)
+    return torch.ops.salcr.label_agreement(labels, other, check_impl(impl))
 
 
-@without_autocast
 def pair_votes(
     x: torch.Tensor,
     x_labels: torch.Tensor,
@@ -180,7 +175,6 @@ def pair_votes(
     for name, rows in (("x", x), ("y", y)):
         check_tensor(name, rows, ndim=2)
         check_values(name, rows)
-        check_lengths(name, rows)
     check_same("y", y, "x", x)
     if x.shape[1] != y.shape[1]:
         raise ValueError(f"y has rows of width {y.shape[1]}, x of width {x.shape[1]}")
@@ -190,12 +184,10 @@ def pair_votes(
         check_same(name, labels, "x", x, dtype=False)
         if len(labels) != len(rows):
             raise ValueError(f"{name} has {len(labels)} entries for {len(rows)} rows")
-        check_indices(name, labels, -1, len(rows))
     check_number("threshold", threshold)
     if threshold != threshold:
         raise ValueError("threshold is NaN")
-    function = pick("pair_votes", check_impl(impl), x)
-    return function(x.detach(), x_labels, y.detach(), y_labels, threshold)
+    return torch.ops.salcr.pair_votes(x.detach(), x_labels, y.detach(), y_labels, threshold, check_impl(impl))
 
 
 def _cluster(features, k1, k2, values, indices, eps, min_samples, impl):
@@ -208,6 +200,29 @@ def _cluster(features, k1, k2, values, indices, eps, min_samples, impl):
 
 def _fake_cluster(features, *others):
     return features.new_empty(features.shape[0], dtype=torch.int64)
+
+
+def _label_agreement(labels, other, impl):
+    for name, y in (("labels", labels), ("other", other)):
+        if (low := int(y.min())) < -1:
+            raise ValueError(f"{name} must be at least -1, got {low}")
+    return pick("label_agreement", impl, labels)(labels, other)
+
+
+def _fake_label_agreement(labels, other, impl):
+    return labels.new_empty(labels.shape, dtype=torch.float32)
+
+
+def _pair_votes(x, x_labels, y, y_labels, threshold, impl):
+    check_all_lengths({"x": x, "y": y})
+    for name, labels in (("x_labels", x_labels), ("y_labels", y_labels)):
+        check_indices(name, labels, -1, len(labels))
+    return pick("pair_votes", impl, x)(x, x_labels, y, y_labels, threshold)
+
+
+def _fake_pair_votes(x, x_labels, y, y_labels, threshold, impl):
+    clusters = (torch.library.get_ctx().new_dynamic_size(min=0) for _ in range(2))
+    return x_labels.new_empty(tuple(clusters))
 
 
 def _check(eps: float, min_samples: int, impl: str) -> None:
@@ -226,5 +241,14 @@ register(
 )
 add_backend("label_agreement", "eager", _eager.label_agreement)
 add_backend("label_agreement", "reference", reference.label_agreement)
+register(
+    "label_agreement", "(Tensor labels, Tensor other, str impl) -> Tensor", _label_agreement, _fake_label_agreement
+)
 add_backend("pair_votes", "eager", _eager.pair_votes)
 add_backend("pair_votes", "reference", reference.pair_votes)
+register(
+    "pair_votes",
+    "(Tensor x, Tensor x_labels, Tensor y, Tensor y_labels, float threshold, str impl) -> Tensor",
+    _pair_votes,
+    _fake_pair_votes,
+)

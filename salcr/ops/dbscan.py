@@ -6,6 +6,7 @@ import torch
 from salcr import reference
 from salcr.ops._checks import check_integer, check_positive, check_values, values_are_known
 from salcr.ops._dispatch import add_backend, check_impl, pick
+from salcr.ops._register import register
 from salcr.ops.backends.cpp import dbscan as _cpp
 from salcr.ops.backends.triton import dbscan as _triton
 
@@ -59,11 +60,21 @@ def dbscan(distances: torch.Tensor, *, eps: float, min_samples: int = 4, impl: s
     check_values("distances", distances)
     distances = distances.detach()
     if distances.layout == torch.strided:
+        return torch.ops.salcr.dbscan(distances, float(eps), min_samples, impl)
+    return _dbscan(distances, eps, min_samples, impl)
+
+
+def _dbscan(distances, eps, min_samples, impl):
+    if distances.layout == torch.strided:
         distances = distances.resolve_neg()
     if not values_are_known():
         _check_distances(distances)
     eps = float(np.float32(min(eps, float(np.finfo(np.float32).max))))
     return pick("dbscan", impl, distances)(distances, eps=eps, min_samples=int(min_samples))
+
+
+def _fake_dbscan(distances, eps, min_samples, impl):
+    return distances.new_empty(len(distances), dtype=torch.int64)
 
 
 def _check_distances(distances: torch.Tensor) -> None:
@@ -91,3 +102,4 @@ def _check_distances(distances: torch.Tensor) -> None:
 add_backend("dbscan", "cpp", _cpp.dbscan)
 add_backend("dbscan", "triton", _triton.dbscan)
 add_backend("dbscan", "reference", reference.dbscan)
+register("dbscan", "(Tensor distances, float eps, SymInt min_samples, str impl) -> Tensor", _dbscan, _fake_dbscan)

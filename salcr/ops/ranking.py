@@ -8,6 +8,7 @@ import torch
 from salcr import reference
 from salcr.ops._checks import INT64_MAX, check_choice, check_integer, check_tensor, check_values
 from salcr.ops._dispatch import add_backend, check_impl, pick
+from salcr.ops._register import untraced
 from salcr.reference.ranking import RankingResult
 from salcr.reference.ranking import is_ranked as is_ranked  # for who shows a ranking
 
@@ -16,6 +17,7 @@ Integers = torch.Tensor | np.ndarray | Sequence[int]
 PROTOCOLS = ("sysu", "regdb", "llcm", "market1501", "cuhk03")
 
 
+@untraced
 def evaluate_ranking(
     distances: torch.Tensor | np.ndarray,
     query_ids: Integers,

@@ -4,22 +4,22 @@ import torch
 
 from salcr import reference
 from salcr.ops._checks import (
+    check_all_lengths,
     check_finite,
     check_integer,
-    check_lengths,
     check_positive,
     check_same,
     check_share,
     check_tensor,
     check_values,
+    wide_dtype,
 )
 from salcr.ops._dispatch import add_backend, check_impl, pick
-from salcr.ops._precision import without_autocast
+from salcr.ops._register import register
 from salcr.ops.backends.cpp import reranking as _cpp
 from salcr.ops.backends.eager import reranking as _eager
 
 
-@without_autocast
 def rerank_k_reciprocal(
     query: torch.Tensor,
     gallery: torch.Tensor,
@@ -66,11 +66,9 @@ def rerank_k_reciprocal(
     impl = _check(query, gallery, impl, dict(k1=k1, k2=k2))
     check_share("lambda_value", lambda_value)
     check_positive("power", power)
-    function = pick("rerank_k_reciprocal", impl, query)
-    return function(query.detach(), gallery.detach(), k1=k1, k2=k2, lambda_value=lambda_value, power=power)
+    return torch.ops.salcr.rerank_k_reciprocal(query.detach(), gallery.detach(), k1, k2, lambda_value, power, impl)
 
 
-@without_autocast
 def rerank_distances(
     query_gallery: torch.Tensor,
     query_query: torch.Tensor,
@@ -115,9 +113,6 @@ def rerank_distances(
         check_tensor(name, x, ndim=2)
         check_same(name, x, "query_gallery", query_gallery)
         check_values(name, x)
-        check_finite(name, x)
-        if x.min() < 0:
-            raise ValueError(f"{name} has a negative distance: {float(x.min())}")
     queries, images = query_gallery.shape
     for name, size in (("query_query", queries), ("gallery_gallery", images)):
         if given[name].shape != (size, size):
@@ -125,12 +120,10 @@ def rerank_distances(
     _check_counts(dict(k1=k1, k2=k2))
     check_share("lambda_value", lambda_value)
     check_positive("power", power)
-    function = pick("rerank_distances", check_impl(impl), query_gallery)
     distances = (x.detach() for x in given.values())
-    return function(*distances, k1=k1, k2=k2, lambda_value=lambda_value, power=power)
+    return torch.ops.salcr.rerank_distances(*distances, k1, k2, lambda_value, power, check_impl(impl))
 
 
-@without_autocast
 def rerank_gnn(
     query: torch.Tensor,
     gallery: torch.Tensor,
@@ -178,13 +171,9 @@ def rerank_gnn(
     """
     impl = _check(query, gallery, impl, dict(k1=k1, k2=k2))
     check_positive("power", power)
-    features = torch.cat([query.detach(), gallery.detach()])
-    cosines, search = pick("rerank_gnn", impl, features), pick("knn", impl, features)
-    values, ranks = search(features, min(k1, len(features)), metric="cosine")
-    return (1 - cosines(ranks, values[:, :k2].clamp(0, 1) ** power, len(query))).clamp_min(0)
+    return torch.ops.salcr.rerank_gnn(query.detach(), gallery.detach(), k1, k2, power, impl)
 
 
-@without_autocast
 def rerank_cross_modality(
     query: torch.Tensor, gallery: torch.Tensor, *, k: int = 15, eta: float = 0.1, impl: str = "auto"
 ) -> torch.Tensor:
@@ -219,10 +208,9 @@ def rerank_cross_modality(
     """
     impl = _check(query, gallery, impl, dict(k=k))
     check_share("eta", eta)
-    return pick("rerank_cross_modality", impl, query)(query.detach(), gallery.detach(), k=k, eta=eta)
+    return torch.ops.salcr.rerank_cross_modality(query.detach(), gallery.detach(), k, eta, impl)
 
 
-@without_autocast
 def affinity_inference(
     query: torch.Tensor, gallery: torch.Tensor, *, k1: int = 4, k2: int = 1, impl: str = "auto"
 ) -> torch.Tensor:
@@ -253,7 +241,7 @@ def affinity_inference(
     Inference (Fang et al., 2023).
     """
     impl = _check(query, gallery, impl, dict(k1=k1, k2=k2))
-    return pick("affinity_inference", impl, query)(query.detach(), gallery.detach(), k1=k1, k2=k2)
+    return torch.ops.salcr.affinity_inference(query.detach(), gallery.detach(), k1, k2, impl)
 
 
 def _check(query: torch.Tensor, gallery: torch.Tensor, impl: str, counts: dict[str, int]) -> str:
@@ -265,13 +253,58 @@ def _check(query: torch.Tensor, gallery: torch.Tensor, impl: str, counts: dict[s
     _check_counts(counts)
     for name, rows in (("query", query), ("gallery", gallery)):
         check_values(name, rows)
-        check_lengths(name, rows)
     return check_impl(impl)
 
 
 def _check_counts(counts: dict[str, int]) -> None:
     for name, value in counts.items():
         check_integer(name, value)
+
+
+def _rerank_k_reciprocal(query, gallery, k1, k2, lambda_value, power, impl):
+    _check_rows(query, gallery)
+    rerank = pick("rerank_k_reciprocal", impl, query)
+    return rerank(query, gallery, k1=k1, k2=k2, lambda_value=lambda_value, power=power).contiguous()
+
+
+def _rerank_distances(query_gallery, query_query, gallery_gallery, k1, k2, lambda_value, power, impl):
+    given = dict(query_gallery=query_gallery, query_query=query_query, gallery_gallery=gallery_gallery)
+    for name, x in given.items():
+        check_finite(name, x)
+        if x.min() < 0:
+            raise ValueError(f"{name} has a negative distance: {float(x.min())}")
+    rerank = pick("rerank_distances", impl, query_gallery)
+    return rerank(*given.values(), k1=k1, k2=k2, lambda_value=lambda_value, power=power).contiguous()
+
+
+def _rerank_gnn(query, gallery, k1, k2, power, impl):
+    _check_rows(query, gallery)
+    features = torch.cat([query, gallery])
+    cosines, search = pick("rerank_gnn", impl, features), pick("knn", impl, features)
+    values, ranks = search(features, min(k1, len(features)), metric="cosine")
+    return (1 - cosines(ranks, values[:, :k2].clamp(0, 1) ** power, len(query))).clamp_min(0)
+
+
+def _rerank_cross_modality(query, gallery, k, eta, impl):
+    _check_rows(query, gallery)
+    return pick("rerank_cross_modality", impl, query)(query, gallery, k=k, eta=eta).contiguous()
+
+
+def _affinity_inference(query, gallery, k1, k2, impl):
+    _check_rows(query, gallery)
+    return pick("affinity_inference", impl, query)(query, gallery, k1=k1, k2=k2).contiguous()
+
+
+def _check_rows(query: torch.Tensor, gallery: torch.Tensor) -> None:
+    check_all_lengths({"query": query, "gallery": gallery})
+
+
+def _fake_of_features(query, gallery, *options):
+    return query.new_empty(len(query), len(gallery), dtype=wide_dtype(query))
+
+
+def _fake_of_distances(query_gallery, *others):
+    return query_gallery.new_empty(query_gallery.shape, dtype=wide_dtype(query_gallery))
 
 
 add_backend("rerank_k_reciprocal", "reference", reference.rerank_k_reciprocal)
@@ -281,3 +314,18 @@ add_backend("rerank_gnn", "eager", _eager.graph_cosines)
 add_backend("rerank_gnn", "reference", reference.reranking.graph_cosines)
 add_backend("rerank_cross_modality", "reference", reference.rerank_cross_modality)
 add_backend("affinity_inference", "reference", reference.affinity_inference)
+for _function, _options in (
+    (_rerank_k_reciprocal, "SymInt k1, SymInt k2, float lambda_value, float power"),
+    (_rerank_gnn, "SymInt k1, SymInt k2, float power"),
+    (_rerank_cross_modality, "SymInt k, float eta"),
+    (_affinity_inference, "SymInt k1, SymInt k2"),
+):
+    _schema = f"(Tensor query, Tensor gallery, {_options}, str impl) -> Tensor"
+    register(_function.__name__.removeprefix("_"), _schema, _function, _fake_of_features)
+register(
+    "rerank_distances",
+    "(Tensor query_gallery, Tensor query_query, Tensor gallery_gallery, SymInt k1, SymInt k2, float lambda_value, "
+    "float power, str impl) -> Tensor",
+    _rerank_distances,
+    _fake_of_distances,
+)
