@@ -209,7 +209,7 @@ def _bidirectional_assignment(cost: torch.Tensor, impl: str) -> tuple[torch.Tens
 
 
 def _progressive_matching(cost: torch.Tensor, impl: str) -> tuple[torch.Tensor, torch.Tensor]:
-    match = partial(pick("linear_assignment", impl, cost), maximize=False, return_duals=False)
+    match = partial(pick("progressive_matching", impl, cost), maximize=False, return_duals=False)
     cost = _as_read(cost)
     _check_costs(cost, maximize=False)  # a round would name a place among those left
     turned = cost.shape[0] < cost.shape[1]
