@@ -28,7 +28,10 @@ NOT_COUNTED = (
     "test_it_compiles_whole",  # launches what the CUDA graph of the same step does
 )
 OPERATORS, FAKES, VARIANTS, RECORDING = {}, {}, set(), [True]
-OF_UNKNOWN_SIZE = "salcr::jaccard_graph"
+
+
+class UnknownSize(Exception):
+    """Only contents would tell how many results there are."""
 
 
 class WithoutAssertions(importlib.machinery.SourceFileLoader):
@@ -136,9 +139,11 @@ class Shaped(OnGpu):
 
 
 def compare_with_fake(name, args, found):
-    if name == OF_UNKNOWN_SIZE:
+    try:
+        with mock.patch.object(torch.library, "get_ctx", side_effect=UnknownSize):
+            promised = FAKES[name](*tree_map(behind, args))
+    except UnknownSize:
         return
-    promised = FAKES[name](*tree_map(behind, args))
     kinds = [
         [(tuple(x.shape), x.stride(), x.dtype, x.device.type) for x in tree_leaves(tree_map(behind, results))]
         for results in (found, promised)
