@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from salcr.models import SALCRNetwork
 
@@ -142,3 +143,26 @@ def test_a_seed_makes_the_network(seed):
         torch.manual_seed(seed)
         states.append(SALCRNetwork("tiny").state_dict())
     assert all(torch.equal(x, states[1][name]) for name, x in states[0].items())
+
+
+@pytest.mark.parametrize(("dtype", "gigabytes"), [(torch.bfloat16, 17.7), (torch.float32, 34.8)])
+def test_maps_kept_for_the_backward_pass_of_a_batch_are_as_many_as_the_page_says(dtype, gigabytes):
+    """docs/method.md, "Batches"."""
+    kept = {}
+
+    def keep(x):
+        kept[x.untyped_storage()._cdata] = x
+        return x
+
+    with FakeTensorMode():
+        network = SALCRNetwork("resnet50").train()
+        visible, infrared = (
+            torch.empty(views, 3, 288, 144, dtype=dtype, device="cpu").contiguous(memory_format=torch.channels_last)
+            for views in (288, 144)
+        )
+        hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x)
+        with hooks, torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            network(visible, infrared, with_parts=True)
+        for parameter in network.parameters():
+            kept.pop(parameter.untyped_storage()._cdata, None)
+        assert round(sum(x.untyped_storage().nbytes() for x in kept.values()) / 1e9, 1) == gigabytes
