@@ -71,7 +71,7 @@ def check_alike(features: Sequence[torch.Tensor], memories: Sequence[Sequence[to
     kinds = {(x.dtype, x.shape[-1], x.device) for x in features}
     if len(kinds) != 1:
         raise ValueError(f"features must have one dtype, width and device, got {', '.join(map(str, kinds)) or 'none'}")
-    counts = [len(some) for some in memories]
+    counts = [len(group) for group in memories]
     if len(set(counts)) > 1:
         raise ValueError(f"features must have equally many memories each, got {', '.join(map(str, counts))}")
 
@@ -81,13 +81,13 @@ def by_memory(groups: Sequence[Sequence[torch.Tensor]]) -> list[torch.Tensor]:
 
     The first memory of all features comes first, then the second: entry ``i * G + g`` is memory i of features g.
     """
-    return [x for some in zip(*groups, strict=True) for x in some]
+    return [x for of_memory in zip(*groups, strict=True) for x in of_memory]
 
 
 def of_features(features: Sequence[torch.Tensor], *terms: Sequence[torch.Tensor]) -> Iterator[list[tuple]]:
     """The inverse: for each of ``features``, by memory, itself and that memory's entry of each of ``terms``."""
     for n, x in enumerate(features):
-        yield [(x, *term) for term in zip(*(some[n :: len(features)] for some in terms), strict=True)]
+        yield [(x, *term) for term in zip(*(entries[n :: len(features)] for entries in terms), strict=True)]
 
 
 def by_features(x: torch.Tensor, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
