@@ -273,6 +273,18 @@ def jaccard_graph(encodings: Encodings, max_distance: float) -> tuple[torch.Tens
     return pointers, columns, distances
 
 
+def jaccard_distance(encodings: Encodings) -> torch.Tensor:
+    """All distances ``[N, N]``. Does not wait for the device."""
+    rows, device = len(encodings.uses), encodings.uses.device
+    with on_device(encodings.uses):
+        dense_row = torch.zeros(resident_programs(rows, 4 * rows, device), rows, dtype=torch.int32, device=device)
+        distances = torch.empty(rows, rows, device=device)
+        blocks = configuration("jaccard.pairs", device)
+        del blocks["COLUMNS"]
+        dense_kernel[(len(dense_row),)](*encodings[:3], dense_row, distances, rows, **blocks)
+    return distances
+
+
 def _index(encodings: Encodings, least: float) -> tuple[Index, torch.Tensor]:
     """The inverted index of the prefixes, whose rest weighs less than ``least``; and of every row sum_l uses_l V_il."""
     pointers, columns, values, uses = encodings
@@ -288,15 +300,3 @@ def _index(encodings: Encodings, least: float) -> tuple[Index, torch.Tensor]:
     index = Index(prefixes, starts, torch.empty_like(columns), torch.empty_like(values))
     index_kernel[grid](pointers, columns, values, prefixes, starts.clone(), index.postings, index.values, **blocks)
     return index, weights
-
-
-def jaccard_distance(encodings: Encodings) -> torch.Tensor:
-    """All distances ``[N, N]``. Does not wait for the device."""
-    rows, device = len(encodings.uses), encodings.uses.device
-    with on_device(encodings.uses):
-        dense_row = torch.zeros(resident_programs(rows, 4 * rows, device), rows, dtype=torch.int32, device=device)
-        distances = torch.empty(rows, rows, device=device)
-        blocks = configuration("jaccard.pairs", device)
-        del blocks["COLUMNS"]
-        dense_kernel[(len(dense_row),)](*encodings[:3], dense_row, distances, rows, **blocks)
-    return distances
