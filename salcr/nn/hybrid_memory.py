@@ -122,7 +122,7 @@ class HybridMemory(nn.Module):
             counted, finite = same & ~again & (indices >= 0), moved.isfinite().all(1)
             total = counted.to(moved.dtype) @ moved.masked_fill(~finite[:, None], 0)  # else NaN reaches all
             total.masked_fill_((counted & ~finite).any(1, keepdim=True), torch.nan)
-            first = same.int().argmax(1)  # samples of a class write the same bits, whichever is the last
+            first = same.int().argmax(1)  # of the class: all its samples write these bits, whichever is the last
             self.centroids.index_copy_(0, classes, self.centroids[classes] + total[first])
 
     def extra_repr(self) -> str:

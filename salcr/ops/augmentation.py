@@ -76,7 +76,7 @@ def augment(
             raise ValueError(f"draws must have {views} rows, one a view, got {len(draws)}")
     if scalings is not None:
         if draws is None:
-            raise ValueError("scalings are given without draws, whose last column says which view has which")
+            raise ValueError("scalings are given without draws, whose last column says which of them each view has")
         _check_table("scalings", scalings, images, ndim=3, columns=SCALING_COLUMNS)
     if dtype not in (*HALF_TO_SINGLE, torch.float64):
         raise TypeError(f"dtype must be a floating-point dtype of 16 to 64 bits, got {dtype}")
