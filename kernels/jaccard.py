@@ -288,11 +288,8 @@ def jaccard_distance(encodings: Encodings) -> torch.Tensor:
 def _index(encodings: Encodings, least: float) -> tuple[Index, torch.Tensor]:
     """The inverted index of the prefixes, whose rest weighs less than ``least``; and of every row sum_l uses_l V_il."""
     pointers, columns, values, uses = encodings
-    prefixes, posting_counts, weights = (
-        torch.empty_like(uses),
-        torch.zeros_like(uses),
-        torch.empty_like(uses, dtype=torch.float32),
-    )
+    prefixes, posting_counts = torch.empty_like(uses), torch.zeros_like(uses)
+    weights = torch.empty_like(uses, dtype=torch.float32)
     grid, blocks = (len(uses),), configuration("jaccard.rows", uses.device)
     least_units = math.floor(least * SUM_ONE.value)
     prefixes_kernel[grid](pointers, columns, values, uses, prefixes, posting_counts, weights, least_units, **blocks)

@@ -62,22 +62,9 @@ def evaluate_ranking(
 
 @njit(nogil=True)
 def _measure(
-    distances,
-    query,
-    members,
-    bounds,
-    gallery,
-    query_cams,
-    gallery_cams,
-    protocol,
-    start,
-    stop,
-    first,
-    curves,
-    query_ap,
-    query_inp,
-    matches_at,
-):
+    distances, query, members, bounds, gallery, query_cams, gallery_cams, protocol, start, stop, first, curves,
+    query_ap, query_inp, matches_at,
+):  # fmt: skip
     """Fill ``first`` or ``curves``, ``query_ap`` and ``query_inp`` of the queries from ``start`` to ``stop``.
 
     ``first`` is the first match's place in the CMC, among images or identities. ``matches_at`` counts matches by rank.
