@@ -40,7 +40,7 @@ constexpr std::int64_t kSearched = 128;  // up to so many columns, searches amon
 constexpr std::int64_t kTies = 32;       // bids that tie, until a round may end for them
 constexpr std::int64_t kContests = 16;   // bids that free a row, until rows of a square problem make lists
 constexpr char kSweeps = 3;              // sweeps of a row of any other, until it makes one
-constexpr std::int64_t kWorth = 8;       // a search sweeps more than 1 / kWorth of all rows: what the bids that spare it may cost
+constexpr std::int64_t kWorth = 8;       // bids go on while placing a row takes fewer than cols / kWorth: a search costs more
 
 template <typename Real>
 class Solver {
@@ -92,7 +92,7 @@ class Solver {
     return free;
   }
 
-  // v_j = min_i c_ij, less what each row is dear as a whole if that is given. False as solve().
+  // v_j = min_i (c_ij - row_minima[i]), where null stands for zeros. False as solve().
   bool reduce_columns(const double* row_minima) {
     std::vector<std::int64_t> cheapest(all_prices_.size());
     const bool legal =
@@ -106,7 +106,7 @@ class Solver {
     return true;
   }
 
-  // Bids until a round places too few rows for what it costs; `free` are those without a column. False as solve().
+  // Rounds of bids, until one places too few rows for what it costs; `free` are the rows without a column. False as solve().
   bool reduce_rows(std::vector<std::int32_t>& free) {
     if (!bid_round(free, true)) return false;
     const auto left = static_cast<std::int64_t>(free.size());
@@ -116,7 +116,7 @@ class Solver {
       const std::int64_t served = served_;
       if (!start_again()) return false;
       free = free_rows();
-      if (served_ <= served) return true;  // rows contend for the same columns still: bids would only do so too
+      if (served_ <= served) return true;  // rows still contend for the same columns, and so would bids
       bid_round(free);
     }
     if (all_tie || (costs_.cols > kSearched && tied_ > 0 && 2 * tied_ >= static_cast<std::int64_t>(free.size())))
@@ -130,8 +130,8 @@ class Solver {
     return true;
   }
 
-  // Where some rows are dear as a whole, the others hold all column minima, and most stay free: back to the start, with each
-  // row's costs counted from its least. False as solve().
+  // Where some rows cost more than others in every column, the cheap ones hold all column minima, and most rows stay free: back
+  // to the start, with column minima of the costs less each row's least. False as solve().
   bool start_again() {
     std::fill_n(prices_, costs_.cols, 0.0);
     std::vector<double> minima(costs_.rows);
@@ -204,7 +204,7 @@ class Solver {
     return bid_from_sweep<kLanes>(row, unread);
   }
 
-  // No column where another than the leaders of the row's last sweep may be as good by now, or two of them tie.
+  // The bid, if the two best columns are sure to be among the leaders of the row's last sweep and do not tie; else no column.
   template <int kLanes>
   Bid bid_from_leaders(std::int32_t i) const {
     const Leaders& leaders = leaders_[i];
@@ -234,7 +234,7 @@ class Solver {
                                                    : two_least<kLanes, false>(row);
     legal_ = legal;
     if (least == kInfinity) return {};
-    // Rows alike do not all bid for one column.
+    // Of columns that tie, equal rows take different ones.
     if (!(least < second)) column = find_round<kLanes>(row, least, i % costs_.cols, matching_.open.data());
     return {static_cast<std::int32_t>(column), costs_(i, column), least, second};
   }
@@ -285,7 +285,7 @@ class Solver {
   std::unique_ptr<Leaders[]> leaders_;  // of a row that has been swept
   std::vector<char> swept_;  // how often each row was, up to kSweeps, where there are leaders or lists
   std::int64_t bids_ = 0, contests_ = 0, ties_ = 0;  // bids, those that freed a row, those of rows with several best columns
-  std::int64_t tied_ = 0;  // of this round, those that freed a row of several
+  std::int64_t tied_ = 0;  // of this round: bids of rows with several best columns that freed a row
   std::int64_t served_ = 0;  // rows that have a column minimum
   bool legal_ = true;  // no entry seen is NaN or -inf
   bool too_long_ = false;  // a search over lists was, or would be

@@ -28,8 +28,8 @@ struct TwoLeast {
   bool legal;            // false only where that was asked: an entry is NaN or -inf
 };
 
-// What a sweep by so many lanes leaves of a row: the columns of the least reduced cost in each lane of both parts, infinite where
-// a lane saw none, and the least of all other columns; -inf where two columns tie for the least of all.
+// What a sweep keeps of a row for its next bid: the least reduced cost that each lane of both parts saw (infinite if none) and its
+// column; and `floor`, the least of all other columns, or -inf where two columns tie for the least of all.
 struct Leaders {
   double reduced[2 * kMostLanes];
   std::int64_t column[2 * kMostLanes];
@@ -67,8 +67,8 @@ inline bool is_legal(const Row<Real>& row) {
   return all_zero(bad);
 }
 
-// The minimum of each column, and the first row that has it, where each row's costs are less its shift if those are given.
-// Returns whether no entry is NaN or -inf.
+// The minimum of each column, and the first row that has it; of the costs less shifts[row] if there are shifts. Returns whether
+// no entry is NaN or -inf.
 template <int kLanes, typename Real>
 inline bool column_minima(const Costs<Real>& costs, const double* shifts, double* minima, std::int64_t* cheapest) {
   using Doubles = typename Vectors<kLanes>::Doubles;
@@ -87,7 +87,7 @@ inline bool column_minima(const Costs<Real>& costs, const double* shifts, double
   return all_zero(bad);
 }
 
-// The two least reduced costs, and if it is to be checked, whether no entry is NaN or -inf. Writes leaders if these are wanted.
+// The two least reduced costs. kChecked: looks whether an entry is NaN or -inf. kLed: writes `leaders`.
 template <int kLanes, bool kChecked, bool kLed = false, typename Real>
 inline TwoLeast two_least(const Row<Real>& row, [[maybe_unused]] Leaders* leaders = nullptr) {
   using Doubles = typename Vectors<kLanes>::Doubles;
@@ -145,7 +145,8 @@ inline std::uint64_t equal_bits(const Row<Real>& row, double value, std::int64_t
   return word[0];
 }
 
-// A column of this finite reduced cost, from `start` on and round: the first that is open, or if none is the first; else -1.
+// Of the columns with this finite reduced cost, from `start` on and round: the first that is open, or just the first where none
+// is; -1 without any.
 template <int kLanes, typename Real>
 inline std::int64_t find_round(const Row<Real>& row, double value, std::int64_t start, const std::uint64_t* open) {
   const std::int64_t words = (row.cols + 63) / 64, first = start / 64;

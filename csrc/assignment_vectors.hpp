@@ -1,6 +1,6 @@
 // Four or eight doubles, or integers as wide, at a time: one register of AVX2, or of AVX-512. GCC and Clang compute with these
-// types as with numbers, but GCC takes a vector apart that is wider than a register; and loops of this kind that it vectorises by
-// itself it fills with branches around masked stores.
+// types as with numbers. Not more at a time, since GCC takes wider vectors apart; and written out, since GCC puts branches around
+// masked stores into loops of this kind that it vectorises by itself.
 #pragma once
 #include <cstdint>
 #include <cstring>

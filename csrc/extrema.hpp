@@ -1,5 +1,5 @@
-// std::max and std::min by value, for loops marked `omp simd`. Of references to numbers that such a loop has just made GCC 12
-// loses track if pointers may wrap around (-fno-strict-overflow, with which Python 3.12 and newer build): it then keeps another.
+// std::max and std::min by value, for loops marked `omp simd`: with -fno-strict-overflow, with which Python 3.12 and newer build,
+// GCC 12 confuses references to numbers that such a loop has just made, and keeps the wrong one.
 #pragma once
 
 namespace salcr {

@@ -5,7 +5,8 @@
 // from there on, so m is at most what either row weighs from there on. Hence a pair with m >= t shares a column at a place of both
 // rows from which the row still weighs t (its head), and only there new pairs are met. Columns that a large part of all
 // images use, hubs, lie at the ends of rows. The inverted index goes further, to where a row still weighs r < t (its body), and
-// adds up what the bodies of a pair share: they share less than r elsewhere, so a pair with less than t - r is dropped unseen.
+// adds up what the bodies of a pair share: elsewhere the two rows share less than r, so a pair whose bodies share less than t - r
+// is dropped, and its distance is not computed.
 //
 // For the pairs i < j that are left, m is summed in float64 over the entries of row j against row i spread out in an array; the
 // pair (j, i) gets the same number. Rows are independent, so nothing depends on the threads.
@@ -77,7 +78,7 @@ struct Prefixes {
   std::vector<std::int32_t> heads, bodies;
 };
 
-// For every column, the rows that have it in their body, ascending, and their values.
+// For every column its postings: the rows that have it in their body, ascending, and their values there.
 template <typename Real>
 struct Index {
   template <typename Rows>
@@ -85,22 +86,23 @@ struct Index {
     for (std::int64_t i = 0; i < rows.rows(); ++i)
       for (std::int64_t n = 0; n < bodies[i]; ++n) ++begin[rows[i].first[n].column + 1];
     std::partial_sum(begin.begin(), begin.end(), begin.begin());
-    holders.resize(begin.back());
+    postings.resize(begin.back());
     values.resize(begin.back());
     std::vector<std::int64_t> cursor(begin.begin(), begin.end() - 1);
     for (std::int64_t i = 0; i < rows.rows(); ++i)
       for (std::int64_t n = 0; n < bodies[i]; ++n) {
         const auto& entry = rows[i].first[n];
-        holders[cursor[entry.column]] = static_cast<std::int32_t>(i);
+        postings[cursor[entry.column]] = static_cast<std::int32_t>(i);
         values[cursor[entry.column]++] = entry.value;
       }
   }
   std::vector<std::int64_t> begin;
-  std::vector<std::int32_t> holders;
+  std::vector<std::int32_t> postings;
   std::vector<Real> values;
 };
 
-// Of rows i with rows j that are the same rows, or rows behind them: j stands for row j + offset of the rows i.
+// The pairs of rows i of `rows` with rows j of `others`, which are the same rows or lie behind them: among the rows i, row j would
+// be number j + offset.
 template <typename Real, typename Rows>
 class Join {
  public:
@@ -138,6 +140,7 @@ class Join {
     std::vector<std::int32_t> met;   // the j with a sum
   };
 
+  // Adds up what the bodies of row i and of the rows j after it share. Only the head of i meets new j; returns how many.
   std::int64_t meet(std::int64_t i, Scratch& s) const {
     const auto row = rows_[i];
     Real* sums = s.sums.data();
@@ -145,26 +148,27 @@ class Join {
     std::int64_t count = 0;
     for (std::int64_t n = 0; n < prefixes_.bodies[i]; ++n) {
       const auto [column, value] = row.first[n];
-      const std::int32_t* holders = index_.holders.data();
+      const std::int32_t* postings = index_.postings.data();
       const std::int64_t end = index_.begin[column + 1];
-      std::int64_t h = std::upper_bound(holders + index_.begin[column], holders + end, i - offset_) - holders;
+      std::int64_t p = std::upper_bound(postings + index_.begin[column], postings + end, i - offset_) - postings;
       if (n < prefixes_.heads[i]) {
-        for (; h < end; ++h) {
-          const std::int32_t j = holders[h];
+        for (; p < end; ++p) {
+          const std::int32_t j = postings[p];
           met[count] = j;
           count += sums[j] == 0;
-          sums[j] += std::min(value, index_.values[h]);
+          sums[j] += std::min(value, index_.values[p]);
         }
       } else {
-        for (; h < end; ++h) {
-          const Real sum = sums[holders[h]];
-          sums[holders[h]] = sum + (sum > 0 ? std::min(value, index_.values[h]) : 0);
+        for (; p < end; ++p) {
+          const Real sum = sums[postings[p]];
+          sums[postings[p]] = sum + (sum > 0 ? std::min(value, index_.values[p]) : 0);
         }
       }
     }
     return count;
   }
 
+  // Calls pair() for the rows met that share enough; clears the scratch.
   template <typename Pair>
   void compare(std::int64_t i, std::int64_t met, Scratch& s, Pair pair) const {
     for (const auto& entry : rows_[i]) s.spread[entry.column] = entry.value;

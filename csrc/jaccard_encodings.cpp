@@ -5,7 +5,7 @@
 // has for itself and clears by walking the list again. Inner products come from the neighbour search wherever i ranks j or j ranks
 // i; only the other pairs of an expanded set (a few per image) read two features.
 //
-// Weights that have underflowed to zero are left out: whoever adds entries up knows by a sum of zero that it is a column's first.
+// Weights that have underflowed to zero are left out: code that adds entries up takes a sum of zero for a column not met before.
 
 #include "jaccard_encodings.hpp"
 
@@ -27,7 +27,7 @@ std::int64_t place(const std::int32_t* ranks, std::int64_t k, std::int32_t image
   return kAbsent;
 }
 
-// Of so few pairs that the lengths are summed with the product: cheaper than a pass over all rows.
+// Lengths are summed with the product: for so few pairs that is cheaper than a pass over all rows.
 template <typename Real>
 Real cosine(const Real* a, const Real* b, std::int64_t width) {
   constexpr Real kShortest = 1e-12;  // as in torch.nn.functional.normalize
@@ -68,8 +68,8 @@ class Encoder {
     });
   }
 
-  // For every row of the range each(n, set, rank), n counted from its first: the expanded set, and by image where the row ranks
-  // it. A chunk of rows stays in one thread, in order.
+  // Calls each(n, set, rank) for every row of the range, n counted from its first: `set` is the row's expanded set, and rank[j]
+  // the place at which the row ranks image j, or kAbsent. A chunk of rows stays in one thread, in order.
   template <typename Each>
   void each_set(Range range, Each each) const {
     struct Scratch {
@@ -96,7 +96,8 @@ class Encoder {
     });
   }
 
-  // unlisted(n) gives a function of j that is called for the images of row n in whose list or its own neither has the other.
+  // unlisted(n) gives a function that is called, in the order of the set, for the images j of row n's expanded set of which
+  // neither row n ranks j nor j row n; it returns their inner product.
   template <typename Unlisted>
   SparseRows<Real> weights(Range range, Unlisted unlisted) const {
     SparseRows<Real> out(range.count());

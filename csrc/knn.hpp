@@ -22,7 +22,7 @@ class TopK {
   std::int64_t rows() const { return static_cast<std::int64_t>(count_.size()); }
   std::int64_t k() const { return k_; }
 
-  // Shows the tile's rows their columns; own: row i does not see column i.
+  // Shows the tile's rows their columns; own: row i is not shown column i.
   void add_rows(const Tile& tile, bool own, int threads);
 
   // Shows the tile's columns from `begin` (of the whole matrix) on their rows: the part of a symmetric matrix that lies
@@ -41,8 +41,8 @@ class TopK {
   // Adds the lists of another, which has seen other columns.
   void join(const TopK& other);
 
-  // Writes scores [rows, k] and indices [rows, k] at a distance of `stride` between rows. What a short list lacks scores -Inf at an
-  // index beyond 2^61.
+  // Writes scores [rows, k] and indices [rows, k], `stride` apart from row to row. Short lists are filled up with scores of -Inf
+  // and indices beyond 2^61.
   void write(Real* scores, std::int64_t* indices, std::int64_t stride, int threads);
 
  private:

@@ -21,9 +21,6 @@ namespace salcr {
 namespace {
 
 constexpr std::int64_t kBytes = 64;  // of a register
-constexpr float kRounding = 1.0001f;  // for the float32 arithmetic around a rounding to bytes
-constexpr float kSlack = 1e-5f;       // and for that of a cosine itself, of a norm, and of a bound
-constexpr float kSmallest = 1e-30f;   // a row whose largest entry is smaller is not rounded: nothing is known of it
 
 std::int64_t padded(std::int64_t width) { return (width + kBytes - 1) / kBytes * kBytes; }
 
@@ -83,8 +80,8 @@ SALCR_VNNI_INLINE __m512i round_some(const Stored* x, __mmask16 some, __m512 sca
   return whole;
 }
 
-// Rounds a row to bytes [padded(width)], given its largest magnitude. What it loses is measured, or half a unit of each entry:
-// a row that is read for few queries is not worth the time, and one that is compared with many is.
+// Rounds a row to bytes [padded(width)], given its largest magnitude. What it loses is measured where many queries are compared
+// with the row, which is worth the time; else it is bounded by half a unit for each entry.
 template <bool kMeasured, typename Stored>
 SALCR_VNNI_INLINE Rounded round_row(const Stored* x, std::int64_t width, float most, std::int8_t* bytes) {
   const __m512 scale = _mm512_set1_ps(most < kSmallest ? 0.0f : 127 / most);
@@ -106,7 +103,8 @@ SALCR_VNNI_INLINE Rounded round_row(const Stored* x, std::int64_t width, float m
                                        : 0.25f * static_cast<float>(width);
   const float lost = std::sqrt(squares_lost) * unit * kRounding;
   return {unit, std::sqrt(_mm512_reduce_add_ps(_mm512_add_ps(even, odd))),
-          most > 0 && most < kSmallest ? INFINITY : lost, _mm512_reduce_add_epi32(sums)};
+          most > 0 && most < kSmallest ? INFINITY : lost,  // nothing is known of such a row
+          _mm512_reduce_add_epi32(sums)};
 }
 
 // Of one strip of rows: their bytes, and what turns a product of bytes into a bound.

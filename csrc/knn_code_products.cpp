@@ -17,8 +17,7 @@
 namespace salcr {
 namespace {
 
-constexpr float kSmallest = 1e-30f;   // a row whose largest entry is smaller is all lost
-constexpr int kTogether = 4;          // rows whose sums with a query are in registers
+constexpr int kTogether = 4;  // rows whose sums with a query are in registers
 
 #ifdef SALCR_HAS_BYTES
 SALCR_VNNI_INLINE void multiply_row(__m512i& low, __m512i& high, __m512i low_queries, __m512i high_queries,

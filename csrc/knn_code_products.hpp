@@ -7,9 +7,6 @@
 
 namespace salcr {
 
-constexpr float kRounding = 1.0001f;  // for the float32 arithmetic around a rounding to bytes
-constexpr float kSlack = 1e-5f;       // and for that of a cosine itself, of a norm, and of a bound
-
 // A row of float32 in 8 bits.
 struct RoundedRow {
   float unit;   // what a code counts
@@ -35,8 +32,8 @@ class CodedQueries {
   std::int64_t panels() const { return static_cast<std::int64_t>(panels_.size()); }
   const Panel& panel(std::int64_t at) const { return panels_[at]; }
 
-  // Writes products [kStrip][kPanel] of kStrip rows with a panel; `ahead` is where a strip is needed next, or null. A strip stays
-  // in `memory`, scratch() numbers, from one panel to the next; `fresh`: it is another one.
+  // Writes products [kStrip][kPanel] of kStrip rows with a panel; `ahead` points to the strip that is read next, or is null. A
+  // strip stays in `memory`, scratch() numbers, from one panel to the next; `fresh`: this one is not there yet.
   void multiply(const std::uint8_t* strip, std::int64_t panel, const std::uint8_t* ahead, bool fresh,
                 std::int16_t* memory, std::int32_t* products) const;
 

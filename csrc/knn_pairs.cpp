@@ -1,8 +1,8 @@
-// A search among float32 rows by products of bytes. Blocks of rows are bounded against blocks of columns whose bytes stay in the
-// second-level cache; where columns are the rows, a block serves both sides, and half of the pairs are multiplied. A pair
-// whose bound reaches the k-th best of a row, as far as that is known, waits in the row's buffer. A full buffer is scored in float32
-// from the largest bound on, until a bound stays below the k-th best: of a row's products hardly more than k are made twice.
-// Where other columns were searched before, rows begin with the k-th best of these, and few pairs have to wait.
+// A search among float32 rows by products of bytes. Products of bytes bound the pairs of a block of rows with a block of columns,
+// whose bytes stay in the second-level cache; where the columns are the rows, a block serves both sides, and half of the pairs are
+// multiplied. A pair whose bound reaches the k-th best of a row, as far as that is known, waits in the row's buffer. A full buffer
+// is scored in float32 from the largest bound on, until a bound stays below the k-th best: of a row's products hardly more than k
+// are made twice. Where other columns were searched before, rows begin with the k-th best of these, and few pairs have to wait.
 //
 // Per pair that is width / 64 instructions of 64 products, against width / 16 in float32.
 
@@ -29,9 +29,9 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr std::int64_t kTile = 96;         // rows of whole strips and whole panels
 constexpr std::int64_t kMostTiles = 5;     // in a block
 constexpr std::int64_t kWaiting = 128;     // pairs of a row that wait to be scored, and 2 k
-constexpr std::int64_t kSampled = 2 * kStrip;  // rows that are searched to judge by
+constexpr std::int64_t kSampled = 2 * kStrip;  // rows of the trial
 
-// The columns of a panel, a bit each, whose bound reaches the threshold of each row of a strip, or their own.
+// For each row of a strip, the columns of a panel, a bit each, whose bound reaches the row's threshold or the column's own.
 #ifdef SALCR_HAS_BYTES
 SALCR_VNNI void reaching(const float* bounds, const float* of_rows, const float* of_columns, std::uint32_t* reach) {
   static_assert(kPanel == 32);
@@ -54,7 +54,7 @@ struct Pair {
 // Hands out pairs of blocks, so that no block whose lists change is with two threads at a time.
 class Schedule {
  public:
-  // wanted(pair) says which there are.
+  // All pairs that wanted(pair) accepts.
   template <typename Wanted>
   Schedule(std::int64_t blocks, std::int64_t column_blocks, bool own, Wanted wanted) : own_(own), busy_(blocks, false) {
     for (std::int64_t n = 0; n < column_blocks; ++n)
@@ -207,7 +207,7 @@ class Search {
     if (counts_[row] > room_ - kWaiting / 2) score(row);
   }
 
-  // Leaves out what is below k others.
+  // Leaves out pairs that cannot be among the k largest: whose bound is below what k others have at least.
   void drop(std::int64_t row) {
     Waiting* const waiting = waiting_.data() + row * room_;
     std::nth_element(waiting, waiting + k_ - 1, waiting + counts_[row],
@@ -252,14 +252,14 @@ class Search {
   std::atomic<std::int64_t> scored_{0};
 };
 
-// Entries from all over.
+// `count` rows of `of`, evenly spaced.
 std::vector<float> sample(const float* rows, std::int64_t width, std::int64_t of, std::int64_t count) {
-  std::vector<float> some;
+  std::vector<float> sampled;
   for (std::int64_t n = 0; n < count; ++n) {
     const float* const row = rows + n * of / count * width;
-    some.insert(some.end(), row, row + width);
+    sampled.insert(sampled.end(), row, row + width);
   }
-  return some;
+  return sampled;
 }
 
 }  // namespace
@@ -270,12 +270,12 @@ bool nearest_pairs(FloatRows rows, FloatRows columns, std::int64_t width, std::i
   if (limit < static_cast<double>(columns.count)) {
     const std::int64_t count = std::min(kSampled, rows.count);
     const std::vector<float> some = sample(rows.data, width, rows.count, count);
-    std::vector<float> least;
-    if (floors != nullptr) least = sample(floors, 1, rows.count, count);
-    const float* const its_floors = floors == nullptr ? nullptr : least.data();
-    Search judged(*screener, {some.data(), count}, columns, width, k, false, 0, its_floors, threads);
-    judged.run();
-    if (static_cast<double>(judged.scored()) > limit * static_cast<double>(count)) return false;
+    std::vector<float> some_floors;
+    if (floors != nullptr) some_floors = sample(floors, 1, rows.count, count);
+    const float* const their_floors = floors == nullptr ? nullptr : some_floors.data();
+    Search trial(*screener, {some.data(), count}, columns, width, k, false, 0, their_floors, threads);
+    trial.run();
+    if (static_cast<double>(trial.scored()) > limit * static_cast<double>(count)) return false;
   }
   Search search(*screener, rows, columns, width, k, own, split, floors, threads);
   search.run();

@@ -9,6 +9,10 @@ namespace salcr {
 constexpr std::int64_t kPanel = 32;  // queries that rows are compared with at a time
 constexpr std::int64_t kStrip = 12;  // rows that are compared at a time
 
+constexpr float kRounding = 1.0001f;  // for the float32 arithmetic around a rounding to bytes
+constexpr float kSlack = 1e-5f;       // and for that of a cosine itself, of a norm, and of a bound
+constexpr float kSmallest = 1e-30f;   // a row whose largest entry is smaller is not rounded
+
 // Upper bounds of the cosines of a strip of rows with a panel of queries, of unit length or zero, by approximate products of
 // which it is known how far they are off (docs/numerics.md, "Neighbours in bytes").
 template <typename Stored>
@@ -25,8 +29,8 @@ class Screener {
   // Writes the strip of `rows` from row `first` on to `prepared`; false: one of them has NaN or Inf.
   virtual bool prepare(const StoredRows<Stored>& rows, std::int64_t first, void* prepared) const = 0;
 
-  // Writes bounds [kStrip][kPanel] of a strip's products with the panel's queries; `ahead` is memory of which a strip is needed
-  // next, or null.
+  // Writes bounds [kStrip][kPanel] of a strip's products with the panel's queries; `ahead` points to the strip that is read next
+  // from memory, or is null.
   virtual void bound(const void* prepared, std::int64_t panel, const Stored* ahead, float* bounds) const = 0;
 
   // By how much such a bound may be above the product, at most.

@@ -1,4 +1,4 @@
-// What is read of a mapped file stays in a process's memory until someone unmaps it. Reading once, we do.
+// Pages of a mapped file that were read stay in the process's memory until they are unmapped. Searches read each once and unmap it.
 #pragma once
 #include <cinttypes>
 #include <cstdint>
@@ -39,8 +39,8 @@ inline bool is_shared_mapping(const void* begin, std::int64_t bytes) {
 
 enum class Pages { kMap, kUnmap };
 
-// Maps the pages of a part of a shared mapping at once, since a prefetch does not reach one that is not mapped; or unmaps them:
-// who reads there again gets them back.
+// Maps the pages of a part of a shared mapping at once, since a prefetch does not reach one that is not mapped; or unmaps them,
+// until they are read again.
 inline void advise(Pages what, const void* begin, std::int64_t bytes) {
 #ifdef MADV_POPULATE_READ
   const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE)), at = reinterpret_cast<std::uintptr_t>(begin);

@@ -16,7 +16,7 @@ namespace {
 
 using stripe::Index;
 
-// The map that view `view` asks for a form (own 0, pg1 1, pg2 2; maps v 0, a 1, r 2): each of the three once.
+// The map (v 0, a 1, r 2) that view `view` asks for a form (own 0, pg1 1, pg2 2). For its three forms a view asks each map once.
 int asked(int form, int view) {
   if (form == 0) return view;
   if (form == 1) return view == 2 ? 0 : 2;
@@ -28,77 +28,80 @@ template <typename Real>
 class Position {
  public:
   explicit Position(const Pooling<Real>& pooling)
-      : k(pooling),
-        views(k.views),
-        cell_count(k.parts ? k.cells / k.parts : 0),
-        size(k.cells * k.width),
-        scale(1 / std::sqrt(double(k.width))),
-        copies(k.channels_last ? 0 : views * size),
-        gradient_copies(k.channels_last || !k.map_gradient ? 0 : views * size),
+      : pooling(pooling),
+        views(pooling.views),
+        cell_count(pooling.parts ? pooling.cells / pooling.parts : 0),
+        size(pooling.cells * pooling.width),
+        scale(1 / std::sqrt(double(pooling.width))),
+        copies(pooling.channels_last ? 0 : views * size),
+        gradient_copies(pooling.channels_last || !pooling.map_gradient ? 0 : views * size),
         wide(3 * cell_count),
         narrow(3 * cell_count),
-        rows(3 * k.width) {}
+        rows(3 * pooling.width) {}
 
   void forward(Index position) {
     load(position);
-    for (int m = 0; k.means && m < views; ++m)
-      stripe::power_means(maps[m], k.cells, k.width, k.power, k.means + image(m) * k.width);
-    for (Index p = 0; p < k.parts; ++p) {
-      for (int v = 0; k.tokens && v < views; ++v) prototype(v, p);
-      for (int m = 0; k.weights && m < views; ++m) views == 3 ? attend<3>(m, p) : attend<1>(m, p);
+    for (int m = 0; pooling.means && m < views; ++m)
+      stripe::power_means(maps[m], pooling.cells, pooling.width, pooling.power, pooling.means + image(m) * pooling.width);
+    for (Index p = 0; p < pooling.parts; ++p) {
+      for (int v = 0; pooling.tokens && v < views; ++v) prototype(v, p);
+      for (int m = 0; pooling.weights && m < views; ++m) views == 3 ? attend<3>(m, p) : attend<1>(m, p);
     }
   }
 
   void backward(Index position) {
     load(position);
     for (int m = 0; m < views; ++m) start_gradient(m);
-    for (Index p = 0; p < k.parts; ++p) {
-      for (int m = 0; k.weights && m < views; ++m) views == 3 ? attend_backward<3>(m, p) : attend_backward<1>(m, p);
-      for (int v = 0; k.tokens && v < views; ++v) prototype_backward(v, p);
+    for (Index p = 0; p < pooling.parts; ++p) {
+      for (int m = 0; pooling.weights && m < views; ++m) views == 3 ? attend_backward<3>(m, p) : attend_backward<1>(m, p);
+      for (int v = 0; pooling.tokens && v < views; ++v) prototype_backward(v, p);
     }
-    if (!k.channels_last)
+    if (!pooling.channels_last)
       for (int m = 0; m < views; ++m)
-        stripe::transpose(gradient_copies.data() + m * size, k.cells, k.width, k.map_gradient + image(m) * size);
+        stripe::transpose(gradient_copies.data() + m * size, pooling.cells, pooling.width, pooling.map_gradient + image(m) * size);
   }
 
  private:
-  Index image(int view) const { return view * (k.images / views) + position; }
-  const Real* cells(int view, Index p) const { return maps[view] + p * cell_count * k.width; }
-  Real* scores(int view, Index p) const { return k.scores + (image(view) * k.parts + p) * cell_count; }
-  Real* query(int view, Index p) const { return k.queries + (image(view) * k.parts + p) * k.width; }
-  Real* query_gradient(int view, Index p) const { return k.query_gradient + (image(view) * k.parts + p) * k.width; }
+  Index image(int view) const { return view * (pooling.images / views) + position; }
+  const Real* cells(int view, Index p) const { return maps[view] + p * cell_count * pooling.width; }
+  Real* scores(int view, Index p) const { return pooling.scores + (image(view) * pooling.parts + p) * cell_count; }
+  Real* query(int view, Index p) const { return pooling.queries + (image(view) * pooling.parts + p) * pooling.width; }
+  Real* query_gradient(int view, Index p) const {
+    return pooling.query_gradient + (image(view) * pooling.parts + p) * pooling.width;
+  }
   Real* weights(int map, int view, Index p) const {
-    return k.weights + ((image(map) * views + view) * k.parts + p) * cell_count;
+    return pooling.weights + ((image(map) * views + view) * pooling.parts + p) * cell_count;
   }
   Real* gradient(int view, Index p) {
-    Real* whole = k.channels_last ? k.map_gradient + image(view) * size : gradient_copies.data() + view * size;
-    return whole + p * cell_count * k.width;
+    Real* whole = pooling.channels_last ? pooling.map_gradient + image(view) * size : gradient_copies.data() + view * size;
+    return whole + p * cell_count * pooling.width;
   }
 
   void load(Index next) {
     position = next;
     for (int v = 0; v < views; ++v) {
-      const Real* map = k.map + image(v) * size;
-      if (!k.channels_last) stripe::transpose(map, k.width, k.cells, copies.data() + v * size);
-      maps[v] = k.channels_last ? map : copies.data() + v * size;
+      const Real* map = pooling.map + image(v) * size;
+      if (!pooling.channels_last) stripe::transpose(map, pooling.width, pooling.cells, copies.data() + v * size);
+      maps[v] = pooling.channels_last ? map : copies.data() + v * size;
     }
   }
 
   // What the power mean sends back, over all cells; zero without it.
   void start_gradient(int view) {
     Real* out = gradient(view, 0);
-    if (!k.mean_gradient) return void(std::fill_n(out, size, Real(0)));
-    stripe::power_means_backward(maps[view], k.cells, k.width, k.power, k.mean_gradient + image(view) * k.width, out);
+    if (!pooling.mean_gradient) return void(std::fill_n(out, size, Real(0)));
+    stripe::power_means_backward(maps[view], pooling.cells, pooling.width, pooling.power,
+                                 pooling.mean_gradient + image(view) * pooling.width, out);
   }
 
   void prototype(int view, Index p) {
-    const Real* token = k.tokens + p * k.width;
+    const Real* token = pooling.tokens + p * pooling.width;
     double* found = wide.data();
     Real *weight = narrow.data(), *out = query(view, p);
-    stripe::dots<1>(cells(view, p), cell_count, k.width, &token, &found);
+    stripe::dots<1>(cells(view, p), cell_count, pooling.width, &token, &found);
     std::copy_n(found, cell_count, scores(view, p));
     stripe::token_weights(found, cell_count, weight);
-    stripe::weighted_sums<1, false>(cells(view, p), cell_count, k.width, &weight, &out);
+    stripe::weighted_sums<1, false>(cells(view, p), cell_count, pooling.width, &weight, &out);
   }
 
   template <int V>
@@ -108,18 +111,18 @@ class Position {
     Real *weight[V], *out[V];
     for (int v = 0; v < V; ++v) {
       asking[v] = query(v, p), found[v] = wide.data() + v * cell_count;
-      weight[v] = weights(map, v, p), out[v] = rows.data() + v * k.width;
+      weight[v] = weights(map, v, p), out[v] = rows.data() + v * pooling.width;
     }
-    stripe::dots<V>(cells(map, p), cell_count, k.width, asking, found);
+    stripe::dots<V>(cells(map, p), cell_count, pooling.width, asking, found);
     for (int v = 0; v < V; ++v) {
       for (Index j = 0; j < cell_count; ++j) found[v][j] *= scale;
       stripe::softmax(found[v], cell_count, weight[v]);
     }
-    stripe::weighted_sums<V, false>(cells(map, p), cell_count, k.width, weight, out);
+    stripe::weighted_sums<V, false>(cells(map, p), cell_count, pooling.width, weight, out);
     for (int v = 0; v < V; ++v)
       for (int form = 0; form < V; ++form)
         if (asked(form, v) == map)
-          std::copy_n(out[v], k.width, k.forms[form] + (image(v) * k.parts + p) * k.width);
+          std::copy_n(out[v], pooling.width, pooling.forms[form] + (image(v) * pooling.parts + p) * pooling.width);
   }
 
   template <int V>
@@ -133,13 +136,13 @@ class Position {
       factors[2 * v] = weights(map, v, p), directions[2 * v] = incoming[v];
       factors[2 * v + 1] = rounded[v], directions[2 * v + 1] = query(v, p);
     }
-    stripe::dots<V>(cells(map, p), cell_count, k.width, incoming, sent);
+    stripe::dots<V>(cells(map, p), cell_count, pooling.width, incoming, sent);
     for (int v = 0; v < V; ++v) {
       stripe::softmax_backward(factors[2 * v], sent[v], cell_count);
       for (Index j = 0; j < cell_count; ++j) rounded[v][j] = Real(sent[v][j] * scale);
     }
-    stripe::weighted_sums<V, true>(cells(map, p), cell_count, k.width, rounded, asking);
-    stripe::spread<2 * V>(gradient(map, p), cell_count, k.width, factors, directions);
+    stripe::weighted_sums<V, true>(cells(map, p), cell_count, pooling.width, rounded, asking);
+    stripe::spread<2 * V>(gradient(map, p), cell_count, pooling.width, factors, directions);
   }
 
   // Gradient of the one form in which `view` asked `map`.
@@ -147,32 +150,32 @@ class Position {
   const Real* form_gradient(int map, int view, Index p) const {
     int form = 0;
     while (form + 1 < V && asked(form, view) != map) ++form;
-    return k.form_gradients[form] + (image(view) * k.parts + p) * k.width;
+    return pooling.form_gradients[form] + (image(view) * pooling.parts + p) * pooling.width;
   }
 
   void prototype_backward(int view, Index p) {
-    const Real *incoming = query_gradient(view, p), *given = scores(view, p), *token = k.tokens + p * k.width;
+    const Real *incoming = query_gradient(view, p), *given = scores(view, p), *token = pooling.tokens + p * pooling.width;
     double *sent = wide.data(), *again = sent + cell_count;
     Real *weight = narrow.data(), *rounded = weight + cell_count;
-    stripe::dots<1>(cells(view, p), cell_count, k.width, &incoming, &sent);
+    stripe::dots<1>(cells(view, p), cell_count, pooling.width, &incoming, &sent);
     std::copy_n(given, cell_count, again);
     stripe::token_weights(again, cell_count, weight);
     stripe::softmax_backward(weight, sent, cell_count);
     for (Index j = 0; j < cell_count; ++j) rounded[j] = Real(sent[j] / (1 + std::exp(double(given[j]))));
-    Real* out = k.token_gradient + (position * k.parts + p) * k.width;
-    if (view == 0) stripe::weighted_sums<1, false>(cells(view, p), cell_count, k.width, &rounded, &out);
-    else stripe::weighted_sums<1, true>(cells(view, p), cell_count, k.width, &rounded, &out);
+    Real* out = pooling.token_gradient + (position * pooling.parts + p) * pooling.width;
+    if (view == 0) stripe::weighted_sums<1, false>(cells(view, p), cell_count, pooling.width, &rounded, &out);
+    else stripe::weighted_sums<1, true>(cells(view, p), cell_count, pooling.width, &rounded, &out);
     const Real *factors[] = {weight, rounded}, *directions[] = {incoming, token};
-    stripe::spread<2>(gradient(view, p), cell_count, k.width, factors, directions);
+    stripe::spread<2>(gradient(view, p), cell_count, pooling.width, factors, directions);
   }
 
-  const Pooling<Real>& k;
+  const Pooling<Real>& pooling;
   const int views;
   const Index cell_count, size;
   const double scale;
-  std::vector<Real> copies, gradient_copies;
-  std::vector<double> wide;
-  std::vector<Real> narrow, rows;
+  std::vector<Real> copies, gradient_copies;  // channels last, of maps that are not
+  std::vector<double> wide;                   // scratch: scores of three stripes' cells
+  std::vector<Real> narrow, rows;             // and weights of as many, and three rows of the width
   const Real* maps[3] = {};
   Index position = 0;
 };

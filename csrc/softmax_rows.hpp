@@ -13,13 +13,13 @@ struct ProductRows {
   int threads;
 };
 
-// The k largest entries of each row, strictly above the (k+1)-th value, ascending and -1 padded: indices [rows, k]. The
-// log-sum-exp of its logits: lse [rows]. With `shares` the products become the softmax of the logits.
+// Writes, for each row, the columns of its k largest entries (those strictly above the (k+1)-th), ascending and -1 padded, to
+// indices [rows, k], and the log-sum-exp of its logits to lse [rows]. With `shares` the products become the softmax of the logits.
 template <typename Real>
 void search_rows(const ProductRows<Real>& block, std::int64_t k, bool shares, std::int64_t* indices, Real* lse);
 
-// lse [rows] - the logit of the target of each row, and lse itself; a negative target has a loss of 0. Where `soft` [rows,
-// columns] is given, the loss is the sum over columns of soft * (lse - logit), and of targets only the sign counts.
+// losses [rows]: lse minus the logit of the row's target, 0 where the target is negative; and lse [rows] itself. Where `soft`
+// [rows, columns] is given, the loss is the sum over columns of soft * (lse - logit), and of targets only the sign counts.
 template <typename Real>
 void contrast_losses(const ProductRows<Real>& block, const std::int64_t* targets, const Real* soft, Real* losses,
                      Real* lse);

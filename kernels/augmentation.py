@@ -32,7 +32,7 @@ ERASED_TOP, ERASED_BOTTOM, ERASED_LEFT, ERASED_RIGHT = (tl.constexpr(column) for
 CHANNELS, SCALING, COLUMNS = (tl.constexpr(column) for column in range(15, 18))
 LINK = tl.constexpr(7)  # numbers of a rectangle in a chain
 BETA = tl.constexpr(4)  # the first of its factors
-ADJUSTS_CONTRAST = tl.constexpr(2)
+ADJUST_BRIGHTNESS, ADJUST_CONTRAST, ADJUST_SATURATION, ADJUST_HUE = (tl.constexpr(n) for n in range(1, 5))
 
 
 @triton.jit
@@ -68,18 +68,18 @@ def bytes_of(image, draw, pixel, height, width, valid):
 @triton.jit
 def adjusted(red, green, blue, step, draw, mean):
     """One adjustment, the same for all pixels of a program."""
-    if step == 1:
+    if step == ADJUST_BRIGHTNESS:
         factor = tl.load(draw + BRIGHTNESS)
         red, green, blue = unit(red * factor), unit(green * factor), unit(blue * factor)
-    if step == ADJUSTS_CONTRAST:
+    if step == ADJUST_CONTRAST:
         factor = tl.load(draw + CONTRAST)
         red, green, blue = mean + factor * (red - mean), mean + factor * (green - mean), mean + factor * (blue - mean)
         red, green, blue = unit(red), unit(green), unit(blue)
-    if step == 3:
+    if step == ADJUST_SATURATION:
         factor, grey = tl.load(draw + SATURATION), grey_of(red, green, blue)
         red, green, blue = grey + factor * (red - grey), grey + factor * (green - grey), grey + factor * (blue - grey)
         red, green, blue = unit(red), unit(green), unit(blue)
-    if step == 4:
+    if step == ADJUST_HUE:
         value, low = tl.maximum(red, tl.maximum(green, blue)), tl.minimum(red, tl.minimum(green, blue))
         chroma = value - low
         difference = tl.where(value == red, green - blue, tl.where(value == green, blue - red, red - green))
@@ -181,7 +181,7 @@ def augment_kernel(
             scale_locally(image, draw, scalings + chain * (CHAIN * LINK), product, height, width, CHAIN, BLOCK)
     if DRAWS:
         for steps in tl.static_range(4):
-            if tl.load(draw + FIRST + steps) == ADJUSTS_CONTRAST:
+            if tl.load(draw + FIRST + steps) == ADJUST_CONTRAST:
                 total = tl.full([BLOCK], 0.0, tl.float32)
                 for start in range(0, size, BLOCK):
                     red, green, blue = pixels_before(

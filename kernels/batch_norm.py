@@ -100,7 +100,7 @@ def moments_kernel(x, means, squares, rows, width, span, R: tl.constexpr, C: tl.
 
 @triton.jit
 def merge_kernel(means, squares, mean, var, blocks, rows, width, span, S: tl.constexpr, C: tl.constexpr):
-    """Mean and variance ``[width]`` of all rows, of what :func:`moments_kernel` has found of up to S blocks."""
+    """Mean and variance ``[width]`` of all rows, from what :func:`moments_kernel` found in up to S blocks."""
     first = tl.program_id(0) * C
     block, c = tl.arange(0, S), first + tl.arange(0, C)
     at = block[:, None] * width + c[None, :]
@@ -115,12 +115,12 @@ def merge_kernel(means, squares, mean, var, blocks, rows, width, span, S: tl.con
 
 @triton.jit
 def apply_kernel(
-    x, weight, bias, mean, var, shortcut, weight_of, bias_of, mean_of, var_of, y, rows, width, eps,
-    SHORTCUT: tl.constexpr, NORMED: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
+    x, weight, bias, mean, var, shortcut, shortcut_weight, shortcut_bias, shortcut_mean, shortcut_var, y, rows, width,
+    eps, SHORTCUT: tl.constexpr, NORMED: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
     """``y = relu((x - mean) / deviation * weight + bias + shortcut)``. NaN stays NaN.
 
-    NORMED: the shortcut is normalised first, with ``weight_of`` and what else ends in ``of``.
+    NORMED: the shortcut is normalised first; else SHORTCUT: it is added as it is.
     """
     columns = tl.cdiv(width, C)
     first = tl.program_id(0) % columns * C
@@ -128,7 +128,9 @@ def apply_kernel(
     centre, _, scale, shift = load_norm(weight, bias, mean, var, first, width, eps, C)
     value = (load_tile(x, at, inside) - centre) * scale + shift
     if NORMED:
-        centre, _, scale, shift = load_norm(weight_of, bias_of, mean_of, var_of, first, width, eps, C)
+        centre, _, scale, shift = load_norm(
+            shortcut_weight, shortcut_bias, shortcut_mean, shortcut_var, first, width, eps, C
+        )
         value += (load_tile(shortcut, at, inside) - centre) * scale + shift
     elif SHORTCUT:
         value += load_tile(shortcut, at, inside)
@@ -145,15 +147,16 @@ def load_gradient(gradient, again, at, inside, TWICE: tl.constexpr):
 
 @triton.jit
 def sums_kernel(
-    gradient, again, x, weight, bias, mean, var, shortcut, weight_of, bias_of, mean_of, var_of,
-    y, left, totals, products, products_of, rows, width, span, eps,
+    gradient, again, x, weight, bias, mean, var, shortcut, shortcut_weight, shortcut_bias, shortcut_mean, shortcut_var,
+    y, left, totals, products, other_products, rows, width, span, eps,
     SHORTCUT: tl.constexpr, NORMED: tl.constexpr, TWICE: tl.constexpr,
     R: tl.constexpr, C: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Of ``span`` rows the sums of the gradient that ReLU leaves, and of that times the normalised ``x``.
+    """Sums over ``span`` rows: of the gradient that ReLU leaves, and of that times the normalised ``x``.
 
-    ``totals`` and ``products [blocks, width]``. With SHORTCUT what ReLU leaves is written to ``left``, like ``x``, too;
-    with NORMED the sums of that times the normalised shortcut are ``products_of``.
+    They go to ``totals`` and ``products [blocks, width]``. SHORTCUT: there is one without a norm, and what ReLU leaves
+    is also written to ``left``, which is like ``x``. NORMED: there is one with a norm, and the sums of what ReLU leaves
+    times the normalised shortcut go to ``other_products``.
     """
     columns = tl.cdiv(width, C)
     block, first = tl.program_id(0) // columns, tl.program_id(0) % columns * C
@@ -162,8 +165,10 @@ def sums_kernel(
     centre, inverse, scale, shift = load_norm(weight, bias, mean, var, first, width, eps, C)
     total, product = tl.zeros([R, C], tl.float32), tl.zeros([R, C], tl.float32)
     if NORMED:
-        centre_of, inverse_of, scale_of, shift_of = load_norm(weight_of, bias_of, mean_of, var_of, first, width, eps, C)
-        product_of = tl.zeros([R, C], tl.float32)
+        other_centre, other_inverse, other_scale, other_shift = load_norm(
+            shortcut_weight, shortcut_bias, shortcut_mean, shortcut_var, first, width, eps, C
+        )
+        other_product = tl.zeros([R, C], tl.float32)
     for start in tl.range(begin, end, R, num_stages=STAGES):
         at, inside = tile(start, end, first, width, R, C)
         value = load_gradient(gradient, again, at, inside, TWICE)
@@ -175,11 +180,11 @@ def sums_kernel(
         if not SHORTCUT:
             kept = centred * scale + shift
             if NORMED:
-                centred_of = load_tile(shortcut, at, inside) - centre_of
-                kept += centred_of * scale_of + shift_of
+                other_centred = load_tile(shortcut, at, inside) - other_centre
+                kept += other_centred * other_scale + other_shift
             value = tl.where(kept <= 0.0, 0.0, value)
             if NORMED:
-                product_of += value * centred_of
+                other_product += value * other_centred
         total += value
         product += value * centred
     c = block * width + first + tl.arange(0, C)
@@ -187,14 +192,14 @@ def sums_kernel(
     tl.store(totals + c, tl.sum(total, 0), mask=inside)
     tl.store(products + c[None, :], tl.sum(product, 0)[None, :] * inverse, mask=inside[None, :])
     if NORMED:
-        tl.store(products_of + c[None, :], tl.sum(product_of, 0)[None, :] * inverse_of, mask=inside[None, :])
+        tl.store(other_products + c[None, :], tl.sum(other_product, 0)[None, :] * other_inverse, mask=inside[None, :])
 
 
 @triton.jit
 def through_norm(
     value, centred, inverse, scale, total, product, first, width, rows, GIVEN: tl.constexpr, C: tl.constexpr
 ):
-    """The gradient of a map from ``value``, that of what its norm has made."""
+    """The gradient of a map, given ``value``, that of its norm's result."""
     if not GIVEN:
         of_mean = load_channels(total, first, width, C) / rows
         of_deviation = load_channels(product, first, width, C) / rows * inverse
@@ -204,16 +209,16 @@ def through_norm(
 
 @triton.jit
 def input_kernel(
-    gradient, again, x, weight, bias, mean, var, shortcut, weight_of, bias_of, mean_of, var_of,
-    total, product, product_of, of_x, of_shortcut, rows, width, eps,
+    gradient, again, x, weight, bias, mean, var, shortcut, shortcut_weight, shortcut_bias, shortcut_mean, shortcut_var,
+    total, product, other_product, of_x, of_shortcut, rows, width, eps,
     LEFT: tl.constexpr, NORMED: tl.constexpr, GIVEN: tl.constexpr, TWICE: tl.constexpr,
     R: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of ``x``, and with NORMED of the shortcut. LEFT: ``gradient`` is what ReLU has left, else ReLU is
-    asked again.
+    """The gradient of ``x``, and with NORMED of the shortcut.
 
-    ``total`` and ``product [width]`` are the sums over all rows. GIVEN: the statistics are numbers, and
-    do not depend on ``x``.
+    ``total``, ``product`` and ``other_product [width]`` are the sums over all rows. LEFT: ``gradient`` is already what
+    ReLU leaves; else that is found from the maps again. GIVEN: the statistics are constants that do not depend on
+    ``x``.
     """
     columns = tl.cdiv(width, C)
     first = tl.program_id(0) % columns * C
@@ -224,12 +229,16 @@ def input_kernel(
     if not LEFT:
         kept = centred * scale + shift
         if NORMED:
-            centre, inverse_of, scale_of, shift = load_norm(weight_of, bias_of, mean_of, var_of, first, width, eps, C)
-            centred_of = load_tile(shortcut, at, inside) - centre
-            kept += centred_of * scale_of + shift
+            other_centre, other_inverse, other_scale, other_shift = load_norm(
+                shortcut_weight, shortcut_bias, shortcut_mean, shortcut_var, first, width, eps, C
+            )
+            other_centred = load_tile(shortcut, at, inside) - other_centre
+            kept += other_centred * other_scale + other_shift
         value = tl.where(kept <= 0.0, 0.0, value)
     if NORMED:
-        sent = through_norm(value, centred_of, inverse_of, scale_of, total, product_of, first, width, rows, GIVEN, C)
+        sent = through_norm(
+            value, other_centred, other_inverse, other_scale, total, other_product, first, width, rows, GIVEN, C
+        )
         tl.store(of_shortcut + at, sent.to(of_x.dtype.element_ty), mask=inside)
     sent = through_norm(value, centred, inverse, scale, total, product, first, width, rows, GIVEN, C)
     tl.store(of_x + at, sent.to(of_x.dtype.element_ty), mask=inside)
@@ -285,7 +294,7 @@ def batch_norm_relu_backward(
     Args:
         gradient: of ``y``, like it; ``again`` is added to it where a second consumer has one.
         again: see ``gradient``.
-        maps: see :func:`batch_norm_relu`, as all that is not listed here.
+        maps: as :func:`batch_norm_relu` got them; so is all that is not listed here.
         given: the statistics were arguments.
         shortcut: there was one without a norm.
     """
@@ -341,7 +350,7 @@ def norms(
 
 
 class Plan:
-    """How the rows of a map are cut: into blocks of ``span`` rows, which programs walk, and into tiles."""
+    """How the rows of a map are cut: into blocks of ``span`` rows, each walked by programs, and into tiles."""
 
     def __init__(self, x: torch.Tensor) -> None:
         self.device, self.width, self.rows = x.device, x.shape[1], x.shape[0] * x.shape[2] * x.shape[3]

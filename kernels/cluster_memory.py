@@ -290,7 +290,7 @@ def contrast_forward(
     terms = Terms(features, memories, tf32=tf32)
     set_width, dtype = tuple(y.shape[-1] for y in positives[: len(features)]), features[0].dtype
     pick = max(set_width) == 1 and lse is None and soft is None
-    every, columns, tile = terms.sizes, coded(terms.columns), 1
+    columns, tile = coded(terms.columns), 1
     with on_device(features[0]):
         losses, total, partial, tiles_each = terms.new(terms.count, terms.all_rows), lse, None, 0
         if lse is None:
@@ -299,7 +299,7 @@ def contrast_forward(
             partial = terms.new(2 if soft is None else 3, terms.count, tiles_each, terms.all_rows)
             lse_tiles_kernel[(terms.tiles(terms.columns, t["M"], t["N"]),)](
                 terms.features, terms.memories, norms, tuple(positives), norms if soft is None else soft,
-                *partial[:2], partial[-1], losses, *every, columns, tiles_each, terms.width, 1 / temperature,
+                *partial[:2], partial[-1], losses, *terms.sizes, columns, tiles_each, terms.width, 1 / temperature,
                 EVEN=terms.width % t["K"] == 0, PRECISION=precision(terms), PICK=pick, SOFT=soft is not None, **t,
             )  # fmt: skip
         slots = 1 if pick else triton.next_power_of_2(max(set_width))
@@ -309,7 +309,7 @@ def contrast_forward(
         sums = (losses,) * 3 if partial is None else (*partial[:2], partial[-1])
         row_losses_kernel[(terms.all_rows, terms.count)](
             terms.features, terms.memories, tuple(positives), losses if weights is None else weights,
-            losses if soft is None else soft.sum(-1, dtype=torch.float32), losses, *sums, total, losses, *every,
+            losses if soft is None else soft.sum(-1, dtype=torch.float32), losses, *sums, total, losses, *terms.sizes,
             columns, coded(set_width), tiles_each, terms.width, 1 / temperature, GIVEN=lse is not None, PICK=pick,
             SOFT=soft is not None, WEIGHTED=weights is not None, SLOTS=slots, N=tile, **t,
         )  # fmt: skip
@@ -317,7 +317,7 @@ def contrast_forward(
             return [losses.to(dtype)], total
         found, t = [terms.new(dtype=dtype) for _ in features], configuration("cluster_memory.mean", terms.device)
         mean_kernel[(len(features),)](
-            losses, tuple(positives), tuple(found), *every, coded(set_width), BANKS=terms.count,
+            losses, tuple(positives), tuple(found), *terms.sizes, coded(set_width), BANKS=terms.count,
             MEAN=reduction == "mean", **t,
         )  # fmt: skip
     return found, total

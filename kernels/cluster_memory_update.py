@@ -90,7 +90,7 @@ def update_kernel(
 
 @triton.jit
 def member_row(features, members, n, part, samples, width, d):
-    """The row of the n-th of the list of samples, in float32."""
+    """The feature row of the n-th sample of the list, in float32."""
     sample = tl.minimum(tl.maximum(tl.load(members + n), 0), samples - 1).to(tl.int64)
     return tl.load(features + (part * samples + sample) * width + d, mask=d < width, other=0.0).to(tl.float32)
 
@@ -100,9 +100,10 @@ def updates_kernel(
     memories, features, targets, orders, members, parts, classes, samples, width, momentum, SCAN: tl.constexpr,
     BLOCK: tl.constexpr, STAGES: tl.constexpr, ORDERED: tl.constexpr,
 ):  # fmt: skip
-    """A chain; see :func:`update_kernel`. Tuples of the memories' tensors and sizes, which differ in all but the width.
+    """The chain of one class of one of several memories; see :func:`update_kernel`.
 
-    ``members`` has room for the samples of all parts.
+    Arguments are tuples, an entry for each memory; ``members`` has room for the samples of all parts. ``place * 0`` is
+    a zero of the type of ``place``: what a branch changes must keep its type.
     """
     place = tl.program_id(1)
     memory, rows, labels, order = memories[0], features[0], targets[0], orders[0]
@@ -115,7 +116,7 @@ def updates_kernel(
             begin = first.to(tl.int64) * 0 + room
         behind += parts[i]
         room += parts[i] * samples[i]
-    # The kernel counts parts from the launch's first: what it gets begins as if all of them were like this one.
+    # update_kernel counts parts from the first of the launch: addresses are moved back by parts of this memory's size.
     skipped = first.to(tl.int64) * count
     memory -= first.to(tl.int64) * height * width
     if tl.program_id(0) < height:

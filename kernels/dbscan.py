@@ -84,10 +84,11 @@ def unite_kernel(pointers, columns, distances, parents, eps, rows, DENSE: tl.con
                 open_pair = a != b
                 above, a_top = climb(parents, a, open_pair)
                 other, b_top = climb(parents, b, open_pair)
-                hooks = open_pair & (above == a) & (other == b)
+                hooks = open_pair & (above == a) & (other == b)  # both are roots
                 high = tl.maximum(a, b)
                 low = tl.minimum(a, b)
                 before = tl.atomic_min(parents + high, low, mask=hooks, sem="relaxed")
+                # before: high itself, or what another program has hooked it below since
                 a = tl.where(hooks, tl.where(before == high, low, before), tl.where(open_pair, a_top, a))
                 b = tl.where(hooks, low, tl.where(open_pair, b_top, b))
 

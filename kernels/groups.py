@@ -8,7 +8,8 @@ tuple with a tensor a term.
 
 Kernels take the tuples and choose by comparing scalars, so that no table of addresses is copied to the device; a launch
 of one term compares nothing. Triton compiles anew where a size is 1 or 16 divides it and it was not so before, and the
-number of clusters changes with every epoch: sizes travel as odd numbers, n as 2n + 1.
+number of clusters changes with every epoch: sizes travel as odd numbers, n as 2n + 1. ``place * 0`` is a zero of the
+type of ``place``, so that results have one type, however many terms there are.
 """
 
 from collections.abc import Iterable, Sequence
@@ -41,7 +42,7 @@ def rows_of(parts, rows, group: tl.constexpr):
 
 @triton.jit
 def row_of(place, parts, rows):
-    """Of a row among all: the features that it belongs to, their first row among all, and the part."""
+    """The features that a row among all belongs to, their first row among all, and the row's part."""
     group, first, behind = 0, place * 0, place * 0
     for g in tl.static_range(1, len(rows)):
         behind += rows_of(parts, rows, g - 1)
@@ -52,8 +53,8 @@ def row_of(place, parts, rows):
 
 @triton.jit
 def tile_of(program, parts, rows, columns, M: tl.constexpr, N: tl.constexpr):
-    """Of a program among the tiles of all terms, rows first: its term, the row of all at which the part begins, the
-    part, and the tile's first row and column in it."""
+    """What a program works on: its term, the row among all at which its part begins, the part, and the first row and
+    column of its tile in that. Programs take the tiles of one term after the other, down the rows first."""
     GROUPS: tl.constexpr = len(rows)
     term, place, behind = 0, program, program * 0
     for i in tl.static_range(1, len(columns)):

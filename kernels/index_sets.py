@@ -17,6 +17,10 @@ from .launch import configuration, on_device
 
 @triton.jit
 def sets_kernel(entries, keeps, out, wide, out_wide, needed, W: tl.constexpr, BLOCK: tl.constexpr):
+    """``out [rows, out_wide]``: what is at least ``needed`` times in a row of ``entries [rows, wide]``, each once.
+
+    Both are int64; ``keeps [rows, wide]``, int8, is scratch.
+    """
     row = tl.program_id(0).to(tl.int64)
     entries += row * wide
     keeps += row * wide

@@ -164,7 +164,7 @@ def instance_search(
     """
     terms, slots = Terms(features, memories), triton.next_power_of_2(k + 1)
     sums = Terms(features, rounded or memories, tf32=tf32)
-    every = terms.count, terms.all_rows
+    lead = terms.count, terms.all_rows
     pieces = [chunk_columns(features[0], columns) for columns in terms.columns]
     chunks = chunk_widths(terms, pieces)
     select = configuration("instance_memory.select", terms.device)
@@ -180,9 +180,9 @@ def instance_search(
         logits = weights = tuple(terms.new(*size) for size in sizes)
         if sums.dtype != torch.float32:
             weights = tuple(terms.new(*size, dtype=sums.dtype) for size in sizes)
-        scale, row_max, row_sum, lse = (terms.new(*every) for _ in range(4))
-        values, places = terms.new(*every, slots), terms.new(*every, slots, dtype=torch.int32)
-        mean_row = terms.new(*every, terms.width) if mean else None
+        scale, row_max, row_sum, lse = (terms.new(*lead) for _ in range(4))
+        values, places = terms.new(*lead, slots), terms.new(*lead, slots, dtype=torch.int32)
+        mean_row = terms.new(*lead, terms.width) if mean else None
         start = (0,) * len(chunks)
         while any(first < columns for first, columns in zip(start, terms.columns, strict=True)):
             chunk_values(terms, norms, logits, start, temperature)
@@ -193,7 +193,7 @@ def instance_search(
             if mean:
                 add_chunk(sums, weights, mean_row, start, scale=scale, sums=row_sum)
             start = tuple(first + chunk for first, chunk in zip(start, chunks, strict=True))
-        indices = terms.new(*every, k, dtype=torch.int64)
+        indices = terms.new(*lead, k, dtype=torch.int64)
         neighbors_kernel[(terms.count * terms.all_rows,)](
             values, places, row_max, row_sum, indices, lse, k, k + 1, K=slots, **t
         )

@@ -273,23 +273,6 @@ def jaccard_graph(encodings: Encodings, max_distance: float) -> tuple[torch.Tens
     return pointers, columns, distances
 
 
-def _index(encodings: Encodings, least: float) -> tuple[Index, torch.Tensor]:
-    """The inverted index of the prefixes, whose rest weighs less than ``least``; and of every row sum_l uses_l V_il."""
-    pointers, columns, values, uses = encodings
-    prefixes, posting_counts, weights = (
-        torch.empty_like(uses),
-        torch.zeros_like(uses),
-        torch.empty_like(uses, dtype=torch.float32),
-    )
-    grid, blocks = (len(uses),), configuration("jaccard.rows", uses.device)
-    least_units = math.floor(least * SUM_ONE.value)
-    prefixes_kernel[grid](pointers, columns, values, uses, prefixes, posting_counts, weights, least_units, **blocks)
-    starts = row_pointers(posting_counts)
-    index = Index(prefixes, starts, torch.empty_like(columns), torch.empty_like(values))
-    index_kernel[grid](pointers, columns, values, prefixes, starts.clone(), index.postings, index.values, **blocks)
-    return index, weights
-
-
 def jaccard_distance(encodings: Encodings) -> torch.Tensor:
     """All distances ``[N, N]``. Does not wait for the device."""
     rows, device = len(encodings.uses), encodings.uses.device
@@ -300,3 +283,17 @@ def jaccard_distance(encodings: Encodings) -> torch.Tensor:
         del blocks["COLUMNS"]
         dense_kernel[(len(dense_row),)](*encodings[:3], dense_row, distances, rows, **blocks)
     return distances
+
+
+def _index(encodings: Encodings, least: float) -> tuple[Index, torch.Tensor]:
+    """The inverted index of the prefixes, whose rest weighs less than ``least``; and of every row sum_l uses_l V_il."""
+    pointers, columns, values, uses = encodings
+    prefixes, posting_counts = torch.empty_like(uses), torch.zeros_like(uses)
+    weights = torch.empty_like(uses, dtype=torch.float32)
+    grid, blocks = (len(uses),), configuration("jaccard.rows", uses.device)
+    least_units = math.floor(least * SUM_ONE.value)
+    prefixes_kernel[grid](pointers, columns, values, uses, prefixes, posting_counts, weights, least_units, **blocks)
+    starts = row_pointers(posting_counts)
+    index = Index(prefixes, starts, torch.empty_like(columns), torch.empty_like(values))
+    index_kernel[grid](pointers, columns, values, prefixes, starts.clone(), index.postings, index.values, **blocks)
+    return index, weights

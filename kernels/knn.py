@@ -33,7 +33,7 @@ import triton
 import triton.language as tl
 
 from .launch import configuration, on_device
-from .products import tile_products
+from .products import left_and_right, tile_products
 
 MAX_K = 1024
 CHUNK_BYTES = 2**28  # of group maxima and lists, for the rows of a chunk
@@ -70,7 +70,7 @@ def halve_kernel(
 
 @triton.jit
 def place_of(num_rows, tiles, M: tl.constexpr):
-    """Block of rows and tile of columns of a program: programs close in time share both."""
+    """Block of rows and tile of columns of a program. Programs that run together share few of either, for the cache."""
     program = tl.program_id(0)
     blocks = tl.cdiv(num_rows, M)
     band = program // (BANDS * tiles)
@@ -99,20 +99,12 @@ def maxima_kernel(
     block, tile = place_of(num_rows, tiles, M)
     rows = block * M + tl.arange(0, M)
     sample = tile + tl.arange(0, N) * tiles
-    columns = sample * STRIDE + ((sample * 40503) >> 8 & (STRIDE - 1))  # any of STRIDE: their order may have a period
+    columns = sample * STRIDE + ((sample * 40503) >> 8 & (STRIDE - 1))  # as by chance: alike images may lie at a period
     scores = tile_scores(x, y, bias, rows, columns, num_rows, num_columns, width, M, N, K)
     groups: tl.constexpr = N // GROUP
     best = tl.max(tl.reshape(scores, [M, groups, GROUP]), 2)
     to = rows.to(tl.int64)[:, None] * (tiles * groups) + (tile * groups + tl.arange(0, groups))[None, :]
     tl.store(maxima + to, best, mask=(rows < num_rows)[:, None])
-
-
-@triton.jit
-def halves(x):
-    """Left and right half of a tile."""
-    M: tl.constexpr = x.shape[0]
-    N: tl.constexpr = x.shape[1]
-    return tl.split(tl.permute(tl.reshape(x, [M, 2, N // 2]), (0, 2, 1)))
 
 
 @triton.jit
@@ -130,11 +122,11 @@ def collect_kernel(
     total = tl.sum(reached, 1)
     before = tl.atomic_add(counts + rows, total, mask=total > 0, sem="relaxed")
     to = rows.to(tl.int64) * CAPACITY
-    left, right = halves(scores)
-    first, second = halves(left)
-    third, fourth = halves(right)
-    strips = halves(first) + halves(second) + halves(third) + halves(fourth)  # in turn, for want of registers
-    for i in tl.static_range(8):
+    left, right = left_and_right(scores)
+    first, second = left_and_right(left)
+    third, fourth = left_and_right(right)
+    strips = left_and_right(first) + left_and_right(second) + left_and_right(third) + left_and_right(fourth)
+    for i in tl.static_range(8):  # in turn, for want of registers
         reached = (strips[i] >= bound[:, None]).to(tl.int32)
         n = before[:, None] + tl.cumsum(reached, 1) - 1
         there = (reached > 0) & (n < CAPACITY)
@@ -164,10 +156,10 @@ def narrow_kernel(
     place = tl.load(places + entries, mask=there, other=0)
     bits = score.to(tl.uint32, bitcast=True)
     level = bits ^ tl.where(bits >= SIGN, ALL, SIGN)  # in the order of the scores
-    largest = tl.zeros([ROWS], tl.uint32)  # level that k entries reach, bit by bit
+    largest = tl.zeros([ROWS], tl.uint32)  # the highest level that k entries reach, found bit by bit
     step = tl.full([], SIGN, tl.uint32)
     for _ in range(32):
-        surplus = tl.sum(tl.where(level >= (largest + step)[:, None], 1, -1), 1)  # of entries that reach it
+        surplus = tl.sum(tl.where(level >= (largest + step)[:, None], 1, -1), 1)  # entries that reach it, less others
         largest += tl.where(surplus >= 2 * k - CAPACITY, step, 0)
         step = step >> 1
     kth = (largest ^ tl.where(largest >= SIGN, SIGN, ALL)).to(tl.float32, bitcast=True)
@@ -253,8 +245,8 @@ def search(
     rescore["BLOCK"] = min(rescore["BLOCK"], triton.next_power_of_2(width))
     height, strip, depth = tile["M"], tile["N"], tile["K"]
     ranks = k + exclude_self  # a row would find itself
-    every, group = sampling(size, ranks, strip)
-    tiles, groups = triton.cdiv(triton.cdiv(size, every), strip), strip // group
+    stride, group = sampling(size, ranks, strip)
+    tiles, groups = triton.cdiv(triton.cdiv(size, stride), strip), strip // group
     lists = max(1, narrow.pop("ELEMENTS") // capacity)  # of a program
     step = max(height, CHUNK_BYTES // (4 * tiles * groups + 12 * capacity) // height * height)
     totals = torch.empty(count, dtype=torch.int32, device=x.device)
@@ -269,7 +261,7 @@ def search(
             places, kept = (torch.empty(number, capacity, dtype=torch.int32, device=x.device) for _ in range(2))
             counts = torch.zeros(number, dtype=torch.int32, device=x.device)
             products, shape = (half_x[rows], half_y, bias), (number, size, half_y.shape[1])
-            maxima_kernel[(blocks * tiles,)](*products, maxima, *shape, tiles, STRIDE=every, GROUP=group, **tile)
+            maxima_kernel[(blocks * tiles,)](*products, maxima, *shape, tiles, STRIDE=stride, GROUP=group, **tile)
             bounds = maxima.topk(ranks).values[:, -1] - 2 * errors[rows]
             collect_kernel[(blocks * wide,)](
                 *products, bounds, found, places, counts, *shape, wide, CAPACITY=capacity, **tile
@@ -288,16 +280,17 @@ def search(
 
 
 def sampling(size: int, k: int, columns: int) -> tuple[int, int]:
-    """Every which column is scored for the bound, and how many make a group: so that about 256 reach the bound.
+    """The step between columns that are scored for the bound, and how many of them make a group.
 
-    With six groups for every neighbour the k-th largest maximum is about the 1.1 k-th largest of the scores sampled.
+    About 256 columns then reach the bound: with six groups for every neighbour the k-th largest maximum is about the
+    1.1 k-th largest of the scores sampled.
     """
-    every, group = 8, columns
-    while every > 1 and (every * k > 256 or size < 6 * k * every):
-        every //= 2
-    while group > 1 and size < 6 * k * every * group:
+    stride, group = 8, columns
+    while stride > 1 and (stride * k > 256 or size < 6 * k * stride):
+        stride //= 2
+    while group > 1 and size < 6 * k * stride * group:
         group //= 2
-    return every, group
+    return stride, group
 
 
 def rounded(

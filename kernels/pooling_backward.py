@@ -279,23 +279,10 @@ def pool_backward(
                 by_view = query_gradient.view(views, -1, parts, width).transpose(0, 1)
                 query_gradients.view(views, -1, views, parts, width)[0].add_(by_view)
         factor = None if mean_gradient is None else mean_gradient.contiguous() * (power / p.cells)
-        own, pg1, pg2 = three(forms) if forms else (None, None, None)
-        arrays = (
-            tokens,
-            scores,
-            queries,
-            weights,
-            own,
-            pg1,
-            pg2,
-            score_gradients,
-            query_gradients,
-            factor,
-            gradient,
-            token_parts,
-        )
+        forms = three(forms) if forms else [None] * 3
+        arrays = tokens, scores, queries, weights, *forms, score_gradients, query_gradients, factor
         spread_kernel[p.grid](
-            *(p.x, *given(p.x, *arrays), *common),
+            *(p.x, *given(p.x, *arrays, gradient, token_parts), *common),
             *(weights is not None, tokens is not None, float(power) if factor is not None else 0.0, views),
             **p.launch,
         )

@@ -111,6 +111,7 @@ def plan_kernel(
     cost, smallest, log_alpha, log_beta, plan, num_rows, vectors, blocks, lam, VECTOR: tl.constexpr, R: tl.constexpr,
     C: tl.constexpr,
 ):  # fmt: skip
+    """``plan = exp(log_alpha - lam (cost - smallest) + log_beta)``."""
     num_columns = vectors * VECTOR
     problem = (tl.program_id(0) // blocks).to(tl.int64)
     r = tl.program_id(0) % blocks * R + tl.arange(0, R)
@@ -167,13 +168,13 @@ def sinkhorn(cost: torch.Tensor, *, lam: float, tol: float, max_iter: int, check
 
 
 class _Running:
-    """Whether any problem still runs, as of the chunk of steps before the last."""
+    """Whether any problem still runs, known one call late so that the host need not wait for the device."""
 
     def __init__(self) -> None:
         self.pending: tuple[torch.Tensor, torch.cuda.Event | None] | None = None
 
     def after(self, done: torch.Tensor) -> bool:
-        """Takes ``done [B]`` of now; False once all were done at the call before."""
+        """Start to read ``done [B]``; False where all were done at the call before this one."""
         before, everything, event = self.pending, done.all(), None
         if done.is_cuda:
             everything = torch.empty((), dtype=torch.bool, pin_memory=True).copy_(everything, non_blocking=True)

@@ -147,9 +147,9 @@ def gather(x: torch.Tensor, dim: int = 0, runs: int = 1) -> torch.Tensor:
     """The processes' shares of a batch together, in the order of its positions, without a gradient.
 
     Args:
-        x: axis ``dim`` has ``runs`` runs, one behind the other, of this process's positions.
+        x: along ``dim``, this process's positions ``runs`` times, one run behind the other.
         dim: the axis.
-        runs: that ``dim`` of the result has too, each of all positions.
+        runs: how many; the result has as many, each of all positions.
     """
     if world() == 1:
         return x
@@ -175,7 +175,7 @@ def data_parallel(network: nn.Module) -> nn.Module:
 
 
 def check_same(tensors: Mapping[str, torch.Tensor]) -> None:
-    """Whether all processes hold the same bits.
+    """All processes hold the same bits.
 
     Raises:
         Drifted: they do not.

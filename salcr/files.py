@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def make_parent(path: Path) -> None:
-    """Make the folder of a file that some work will end with, so that a path that cannot be is an error before it.
+    """Make the folder of a file that is written when long work ends: an impossible path is an error before the work.
 
     Raises:
         OSError: the folder cannot be made or written to, or ``path`` is a folder.

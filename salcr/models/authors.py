@@ -55,7 +55,7 @@ class AuthorsWeights(NamedTuple):
     power: float
 
     def network(self) -> SALCRNetwork:
-        """The network that they are of; part modules that are missing are drawn, the same in every call."""
+        """The network of these weights; what is missing of part modules is drawn at random, the same at every call."""
         network = SALCRNetwork(self.architecture, self.parts or 3)
         network.parts.reset_parameters(torch.Generator().manual_seed(0))
         network.load_state_dict(self.weights, strict=False)
@@ -107,7 +107,7 @@ def authors_name(ours: str) -> str:
         return ".".join([STAGES, f"layer{int(rest[1]) + 1}", *rest[2:]])
     if first == "norm":
         return ".".join(["bottleneck", *rest])
-    return {"tokens": TOKENS}.get(rest[0]) or ".".join([PART_NORM, *rest[1:]])
+    return TOKENS if rest == ["tokens"] else ".".join([PART_NORM, *rest[1:]])
 
 
 def authors_state(network: SALCRNetwork) -> dict[str, torch.Tensor]:
@@ -184,5 +184,5 @@ def _power(tensors: Mapping[str, torch.Tensor]) -> float:
 
 
 def _shown(name: str) -> str:
-    """A name that anyone may have written, for a line of the log."""
+    """A name from a foreign file, escaped and shortened for a line of the log."""
     return repr(name[:80])[1:-1]

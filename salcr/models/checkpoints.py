@@ -30,8 +30,8 @@ def load(path: Path) -> dict[str, Any]:
 
     Raises:
         OSError: no such file, or the disk does not give it.
-        ValueError: it is truncated, damaged (every byte of what this project writes is checked), grows as it is read,
-            or no checkpoint.
+        ValueError: it is truncated, damaged (every byte of what this project writes is checked), unpacks to more than
+            its size, or is no checkpoint.
     """
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: a checkpoint is a file, of a run checkpoints/epoch_NNNN.pt")

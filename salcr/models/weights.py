@@ -102,7 +102,7 @@ def read_content(content: bytes) -> Any:
     elif not content.startswith(b"\x80"):
         raise ValueError(f"neither torch's format nor safetensors, it begins with {content[:16]!r}")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of pickle's protocol, where an error with the file's name follows
+        warnings.simplefilter("ignore")  # about pickle's protocol: an error that names the file follows
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
@@ -135,7 +135,7 @@ def _read_safetensors(content: bytes) -> dict[str, torch.Tensor]:
 
 
 def _check_zip(content: bytes) -> None:
-    """Raise where it is no zip file that ``torch.save`` could have written."""
+    """Raise unless ``torch.save`` could have written this zip file."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         entries = archive.infolist()
         if any(entry.filename.endswith("/constants.pkl") for entry in entries):

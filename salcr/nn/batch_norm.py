@@ -26,10 +26,11 @@ def norm_relu(
     With ``shortcut_norm`` it is ``relu(norm(x) + shortcut_norm(shortcut))``: one operator where both norms are plain,
     have the same ``eps`` and are both in training or both in evaluation.
 
-    Any other module (a synchronised norm, the identity where the norm is folded) runs by itself. So do a norm that has
-    hooks (an observer's, or those by which it is pruned), one without weight, bias or running averages that have a
-    momentum, or with averages of half precision, and one that is exported: a program that others run knows no operator
-    of salcr.
+    Any other module (a synchronised norm, the identity where the norm is folded) runs by itself. So does a norm
+
+    - with hooks: those of an observer, or of pruning
+    - without weight and bias, without running averages or their momentum, or with averages in half precision
+    - that is being exported: whoever runs the program may not have salcr's operators
 
     Args:
         norm: often a :class:`torch.nn.BatchNorm2d`.
@@ -73,12 +74,12 @@ def synchronised(network: Network) -> Network:
 
 
 class BatchNormOverProcesses(_BatchNorm):
-    """:class:`torch.nn.SyncBatchNorm` on a CPU, which that refuses: by differentiable sums over the processes."""
+    """:class:`torch.nn.SyncBatchNorm` for CPUs, which it refuses: by differentiable sums over the processes."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training:
             return super().forward(x)
-        wide = x if x.dtype == torch.float64 else x.float()
+        wide = x.to(wide_dtype(x))
         axes, shape = [0, *range(2, x.ndim)], (1, -1, *(1,) * (x.ndim - 2))
         count = x.numel() // x.shape[1] * distributed.world()
         mean = distributed.total(wide.sum(axes)) / count
@@ -99,7 +100,7 @@ def has_hooks(module: nn.Module) -> bool:
 
 
 def _is_plain(norm: nn.Module, x: torch.Tensor) -> bool:
-    """A batch norm of which nothing is lost where the operator runs in its place."""
+    """Whether ``norm`` is a batch norm that the operator may replace with nothing lost."""
     if type(norm) is not nn.BatchNorm2d or not norm.affine or norm.running_mean is None or norm.momentum is None:
         return False
     return norm.running_mean.dtype == wide_dtype(x) and not has_hooks(norm)
@@ -111,7 +112,7 @@ def _are_alike(norm: nn.Module, other: nn.Module, x: torch.Tensor) -> bool:
 
 
 def _arguments(prefix: str, norm: nn.Module) -> dict[str, torch.Tensor]:
-    """Of the operator, for a plain norm."""
+    """The operator's arguments for a plain norm."""
     arguments = dict(weight=norm.weight, bias=norm.bias)
     if not norm.training:
         arguments |= dict(mean=norm.running_mean, var=norm.running_var)

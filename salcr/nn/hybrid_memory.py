@@ -117,19 +117,19 @@ class HybridMemory(nn.Module):
             classes, before = self.classes[places], self.rows[places]
             ops.update_cluster_memory_(self.rows, features, indices, momentum=self.momentum, order=order)
             moved = (self.rows[places] - before) / self.sizes[classes, None]
-            again = (indices == indices[:, None]).tril(-1).any(1)  # the same image: its row has moved, but once
+            again = (indices == indices[:, None]).tril(-1).any(1)  # an image's whole move counts at its first sample
             same = classes == classes[:, None]
             counted, finite = same & ~again & (indices >= 0), moved.isfinite().all(1)
             total = counted.to(moved.dtype) @ moved.masked_fill(~finite[:, None], 0)  # else NaN reaches all
             total.masked_fill_((counted & ~finite).any(1, keepdim=True), torch.nan)
-            first = same.int().argmax(1)  # samples of a class write the same bits, whichever is the last
+            first = same.int().argmax(1)  # of the class: all its samples write these bits, whichever is the last
             self.centroids.index_copy_(0, classes, self.centroids[classes] + total[first])
 
     def extra_repr(self) -> str:
         return settings_of(self, "momentum", "temperature", "precision")
 
     def _places(self, indices: torch.Tensor) -> torch.Tensor:
-        """The rows of images; the first for -1."""
+        """The row of each image; row 0 for -1."""
         check_tensor("indices", indices, ndim=1, floating=False)
         check_same("indices", indices, "rows", self.rows, dtype=False)
         count = len(self.rows)

@@ -80,7 +80,7 @@ class MemoryContrasts(NamedTuple):
 
 
 def contrast_sums(contrasts: Sequence[MemoryContrasts]) -> tuple[torch.Tensor, ...]:
-    """:func:`contrast_sum` of each of ``contrasts``, on a GPU in as many launches as of one.
+    """:func:`contrast_sum` of each of ``contrasts``, on a GPU in the launches of one.
 
     Raises:
         ValueError: the memories differ in temperature or precision, or the features in dtype, width or the number of
@@ -89,8 +89,8 @@ def contrast_sums(contrasts: Sequence[MemoryContrasts]) -> tuple[torch.Tensor, .
     if not contrasts:
         raise ValueError("contrasts is empty")
     features, memories, targets = zip(*contrasts, strict=True)
-    options = _common([memory for some in memories for memory in some], "temperature", "precision")
-    rows = [[memory.rows for memory in some] for some in memories]
+    options = _common([memory for group in memories for memory in group], "temperature", "precision")
+    rows = [[memory.rows for memory in group] for group in memories]
     return cluster_contrast_sums(features, rows, targets, **options)
 
 
@@ -104,18 +104,19 @@ class MemoryUpdate(NamedTuple):
 
 
 def update_memories_(updates: Sequence[MemoryUpdate]) -> None:
-    """:meth:`ClusterMemory.update_` of several memories of one momentum, on a GPU all side by side in one launch.
+    """:meth:`ClusterMemory.update_` of several memories of one momentum, on a GPU side by side in one launch.
 
     Raises:
-        ValueError: no update; memories that differ in momentum or width, or two that are one; orders for some alone.
+        ValueError: no update; memories that differ in momentum or width; a memory that is there twice; orders for some
+            updates and not for all.
     """
     if not updates:
         raise ValueError("updates is empty")
     memories, features, targets, orders = zip(*updates, strict=True)
-    if any(order is None for order in orders):
-        if any(order is not None for order in orders):
-            raise ValueError("either all updates have an order or none")
-        orders = None
+    missing = [order is None for order in orders]
+    if any(missing) and not all(missing):
+        raise ValueError("either all updates have an order or none")
+    orders = None if any(missing) else orders
     options = _common(memories, "momentum")
     rows = [memory.rows for memory in memories]
     features = [as_rows(x, y) for x, y in zip(features, rows, strict=True)]
@@ -129,8 +130,8 @@ class InstanceMemory(nn.Module):
         rows: ``[N, D]`` or ``[P, N, D]``, normalised here.
         k: neighbours that :meth:`neighbors` looks up.
         temperature: divides the cosine.
-        precision: of the products, see :func:`salcr.ops.instance_search`. On a GPU ``"bfloat16"`` keeps a copy in that
-            beside the rows, which decide sets.
+        precision: of the products, see :func:`salcr.ops.instance_search`. On a GPU ``"bfloat16"`` keeps a copy in
+            bfloat16 beside the rows; which rows are neighbours, the rows themselves decide.
     """
 
     rows: torch.Tensor
@@ -180,8 +181,8 @@ class InstanceMemory(nn.Module):
         contrast = functools.partial(ops.set_contrast, temperature=self.temperature, precision=self.precision)
         if distributed.world() == 1:
             return contrast(features, self.rows, positives, lse=lse, mean_row=mean_row)
-        positives = positives.expand(*features.shape[:-1], -1)  # also those that all parts have in common
-        counts = (positives[..., 0] >= 0).sum(-1).to(features.dtype)  # a part
+        positives = positives.expand(*features.shape[:-1], -1)  # all parts may have the same
+        counts = (positives[..., 0] >= 0).sum(-1).to(features.dtype)  # of each part
         weights = counts * distributed.world() / distributed.total(counts).clamp_min(1)
         each = []
         for p in range(len(features)) if features.ndim == 3 else [...]:
@@ -197,11 +198,10 @@ def search_memories(features: Sequence[torch.Tensor], memories: Sequence[Sequenc
         ValueError: the memories differ in k, temperature or precision, or the features in dtype, width or the number of
             memories.
     """
-    every = [memory for some in memories for memory in some]
-    options = _common(every, "k", "temperature", "precision")
+    options = _common([memory for group in memories for memory in group], "k", "temperature", "precision")
     if options["precision"] == "bfloat16" and features[0].dtype == torch.float32 and features[0].is_cuda:
-        options["rounded"] = [[memory.in_bfloat16() for memory in some] for some in memories]
-    return instance_searches(features, [[memory.rows for memory in some] for some in memories], **options)
+        options["rounded"] = [[memory.in_bfloat16() for memory in group] for group in memories]
+    return instance_searches(features, [[memory.rows for memory in group] for group in memories], **options)
 
 
 def contrast_memories(
@@ -214,9 +214,9 @@ def contrast_memories(
 
     ``found`` is the result of :func:`search_memories` for the same features and memories.
     """
-    options = _common([memory for some in memories for memory in some], "temperature")
+    options = _common([memory for group in memories for memory in group], "temperature")
     if distributed.world() == 1:
-        rows = [[memory.rows for memory in some] for some in memories]
+        rows = [[memory.rows for memory in group] for group in memories]
         return list(set_contrasts(features, rows, positives, found, **options))
     known = (by_features(x, features) for x in (found.lse, found.mean_row))
     losses = []
@@ -256,9 +256,9 @@ def settings_of(memory: nn.Module, *names: str) -> str:
 
 @torch.inference_mode(False)
 def unit_rows(rows: torch.Tensor) -> torch.Tensor:
-    """Rows of a memory, which can be trained against also where it is made in inference mode, as features often are.
+    """Rows of a memory. Made in inference mode, as features often are, they can still be trained against.
 
-    NaN where a row is too long to square: ``normalize`` alone would make it zero.
+    A row too long to square becomes NaN: ``normalize`` alone would make it zero.
     """
     length = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
     return torch.where(length.isfinite(), F.normalize(rows, dim=-1), torch.nan)

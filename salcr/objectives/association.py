@@ -55,7 +55,9 @@ def association_named(name: str) -> Strategy:
 
 
 def answered(name: str, state: Association) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the strategy registered as ``name`` returns. An answer of somebody's own is looked at, and what it calls.
+    """What the strategy registered as ``name`` returns.
+
+    The labels of a strategy that is not built in are checked, and so are its arguments to operators.
 
     Raises:
         TypeError: labels are no int64 tensor.
@@ -63,7 +65,7 @@ def answered(name: str, state: Association) -> tuple[torch.Tensor, torch.Tensor]
     """
     with known_values(False):
         found = association_named(name)(state)
-        if name in OWN:
+        if name in BUILT_IN:
             return found
         rows = state.visible, state.infrared
         centroids = state.infrared_centroids, state.visible_centroids
@@ -77,7 +79,7 @@ def answered(name: str, state: Association) -> tuple[torch.Tensor, torch.Tensor]
 
 
 def squared_distances(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """``[M, N]``, of every row of ``x [M, D]`` to every row of ``y [N, D]``; beside the result, blocks of rows."""
+    """``[M, N]``, of every row of ``x [M, D]`` to every row of ``y [N, D]``. Beside the result it holds a block."""
     distances, of_y = x @ y.mT, y.square().sum(1)
     of_x = torch.linalg.vector_norm(x, dim=1, keepdim=True).square()  # unlike a sum of squares, without a copy of x
     for norms, products in zip(of_x.split(BLOCK_ROWS), distances.split(BLOCK_ROWS), strict=True):
@@ -110,4 +112,4 @@ def _of_partners(
 
 
 _STRATEGIES: dict[str, Strategy] = {"ot": _optimal_transport, "hungarian": _hungarian, "graph": _graph}
-OWN = frozenset(_STRATEGIES)
+BUILT_IN = frozenset(_STRATEGIES)

@@ -52,7 +52,8 @@ class PartObjective(nn.Module):
         banks, samples = len(parts), len(labels.visible)
         visible, infrared = (side.flatten(1, 2) for side in parts.split((2 * samples, samples), dim=2))
         return PartQueries(
-            *(visible, infrared),
+            visible,
+            infrared,
             (labels.visible.repeat(banks, 6), labels.visible_to_infrared.repeat(banks, 6)),
             (labels.infrared_to_visible.repeat(banks, 3), labels.infrared.repeat(banks, 3)),
         )

@@ -62,7 +62,7 @@ def refinement_losses(
     top, forms = found.indices[0], found.indices[1].unflatten(2, (3, -1))  # [sides, 3S, k], [sides, P, 3, 3S, k]
     views = top.unflatten(1, (3, 1, samples)).expand(-1, -1, 3, -1, -1)
     agreed = ops.intersect_sets(*views.unbind(1)).flatten(1, 2)  # [sides, 3S, k]: of each view of a position the same
-    circle = torch.cat([forms, forms[:, :, :2]], 2)
+    circle = torch.cat([forms, forms[:, :, :2]], 2)  # own, pg1, pg2, own, pg1: a form's others are the next two
     others = ops.unite_sets(circle[:, :, 1:4], circle[:, :, 2:5])
     positives = ops.intersect_sets(others, top[:, None, None]).flatten(2, 3)  # [sides, P, 9S, k]
     whole, of_parts = contrast_memories(features, memories, (agreed.unbind(0), positives.unbind(0)), found)

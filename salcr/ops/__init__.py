@@ -6,8 +6,8 @@ to what exists there:
 - ``"cpp"``: C++ with OpenMP; ``"numba"``: compiled loops, for rankings; ``"faiss"``: approximate neighbours
 - ``"triton"`` and ``"cuda"``: GPU kernels
 - ``"eager"``: PyTorch on any device, in blocks and with gradients written out
-- ``"reference"``: the formula in plain PyTorch, NumPy or SciPy, on any device; alone in having second derivatives, for
-  which any other backend raises
+- ``"reference"``: the formula in plain PyTorch, NumPy or SciPy, on any device; the only one with second derivatives:
+  the others raise
 
 A backend asked for by name that cannot run raises :class:`BackendError` and says why; ``salcr info`` prints which exist
 on this machine. :func:`use_backend` chooses for everything that is called inside it.

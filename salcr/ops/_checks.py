@@ -14,9 +14,9 @@ _known = ContextVar("values_are_known", default=False)
 
 @contextmanager
 def known_values(known: bool = True) -> Iterator[None]:
-    """Inside, values of arguments are known to be good, and no check looks at them: a look waits for the device.
+    """Inside, checks take the values of arguments to be good: to look at them would wait for the device.
 
-    With ``known=False`` checks look again. Those of shapes and types, which wait for nothing, are made anyway.
+    With ``known=False`` they look again. Shapes and types, which are on the host, are checked in either case.
     """
     token = _known.set(known)
     try:
@@ -150,25 +150,26 @@ def check_all_lengths(rows: Mapping[str, torch.Tensor], first: int = 0) -> None:
     """:func:`check_lengths` of several by their names. Synchronises with the device once."""
     if values_are_known():
         return
-    short = [_are_short(x) for x in rows.values()]
-    if torch.stack([of_one.all() for of_one in short]).all():
+    squares_fit = [_squares_fit(x) for x in rows.values()]
+    if torch.stack([fit.all() for fit in squares_fit]).all():
         return
-    for (name, x), of_one in zip(rows.items(), short, strict=True):
-        if of_one.all():
+    for (name, x), fit in zip(rows.items(), squares_fit, strict=True):
+        if fit.all():
             continue
         check_finite(name, x, first)
-        row, dtype = first + int((~of_one).nonzero()[0]), wide_dtype(x)
+        row, dtype = first + int((~fit).nonzero()[0]), wide_dtype(x)
         longest = f"{_longest(dtype):.3g}"
         raise ValueError(f"{name} has a norm above {longest}, whose square {dtype} cannot hold, first in row {row}")
 
 
-def _are_short(x: torch.Tensor) -> torch.Tensor:
+def _squares_fit(x: torch.Tensor) -> torch.Tensor:
+    """``[N]``, bool: which rows have a norm that is a number and may be squared."""
     dtype = wide_dtype(x)
     return torch.linalg.vector_norm(x, dim=1, dtype=dtype) <= _longest(dtype)
 
 
 def _longest(dtype: torch.dtype) -> float:
-    """The squared distance of two rows of this length is finite, with 4 % to spare for the roundings of long sums."""
+    """Norm up to which the squared distance of two rows is finite, with 4 % to spare for the roundings of long sums."""
     return 0.49 * torch.finfo(dtype).max ** 0.5
 
 
@@ -183,7 +184,7 @@ def check_written(name: str, x: torch.Tensor, other_name: str, other: torch.Tens
 
 
 def _strides_are_nested(x: torch.Tensor) -> bool:
-    """Each axis steps over all that shorter steps reach, so that no two elements are one in memory."""
+    """Each axis steps over all that axes of shorter steps reach, so that no two elements are one in memory."""
     reach = 1
     for stride, size in sorted(zip(x.stride(), x.shape, strict=True)):
         if size > 1 and stride < reach:
@@ -193,7 +194,7 @@ def _strides_are_nested(x: torch.Tensor) -> bool:
 
 
 def _places(x: torch.Tensor) -> torch.Tensor:
-    """Where in its storage each element lies, found without a look at it."""
+    """The offset in its storage of each element."""
     return torch.arange(_first(x), _end(x)).as_strided(x.shape, x.stride())
 
 

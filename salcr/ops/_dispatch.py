@@ -1,4 +1,4 @@
-"""Which implementation of an operator runs: a table of backends an operator, and the rule that picks one.
+"""Which implementation of an operator runs: a table of each operator's backends, and the rule that picks one.
 
 An operator's file calls ``add_backend(operator, name, function)`` for each implementation it has, preferred ones first.
 Its public function turns ``impl`` into the name to use with :func:`check_impl`, which also looks at

@@ -43,12 +43,12 @@ class Shards:
     def visits(
         self, pieces: Sequence[tuple[torch.Tensor, ...]], by_turns: bool = False
     ) -> Iterator[tuple[int, tuple[torch.Tensor, ...]]]:
-        """All pieces of all ranks in order, each with its rank. While one is looked at, the next is under way.
+        """All pieces of all ranks in order, each with its rank. While the caller works on one, the next is sent.
 
         Args:
             pieces: this rank's, at least one; contiguous tensors of any sizes, the same dtypes on all ranks.
-            by_turns: first the first of every rank, then the second, and so on; as many as there are ranks are under
-                way, so that one may look longer at a piece than others do.
+            by_turns: the first piece of every rank, then the second of every rank, and so on. As many are sent ahead as
+                there are ranks, so that a rank that works longer on a piece does not hold up the others.
         """
         shapes = _gathered(self.group, [[tuple(x.shape) for x in piece] for piece in pieces])
         plan = [(rank, n) for rank, of_rank in enumerate(shapes) for n in range(len(of_rank))]

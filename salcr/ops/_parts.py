@@ -71,30 +71,33 @@ def check_alike(features: Sequence[torch.Tensor], memories: Sequence[Sequence[to
     kinds = {(x.dtype, x.shape[-1], x.device) for x in features}
     if len(kinds) != 1:
         raise ValueError(f"features must have one dtype, width and device, got {', '.join(map(str, kinds)) or 'none'}")
-    counts = [len(some) for some in memories]
+    counts = [len(group) for group in memories]
     if len(set(counts)) > 1:
         raise ValueError(f"features must have equally many memories each, got {', '.join(map(str, counts))}")
 
 
 def by_memory(groups: Sequence[Sequence[torch.Tensor]]) -> list[torch.Tensor]:
-    """What each of the features has of its memories, as kernels take it: of all features the first, and so on."""
-    return [x for some in zip(*groups, strict=True) for x in some]
+    """One flat list, as kernels take it, of what each of G features has for each memory.
+
+    The first memory of all features comes first, then the second: entry ``i * G + g`` is memory i of features g.
+    """
+    return [x for of_memory in zip(*groups, strict=True) for x in of_memory]
 
 
 def of_features(features: Sequence[torch.Tensor], *terms: Sequence[torch.Tensor]) -> Iterator[list[tuple]]:
-    """The other way: for each of ``features``, itself and the ``terms`` of each of its memories."""
+    """The inverse: for each of ``features``, by memory, itself and that memory's entry of each of ``terms``."""
     for n, x in enumerate(features):
-        yield [(x, *term) for term in zip(*(some[n :: len(features)] for some in terms), strict=True)]
+        yield [(x, *term) for term in zip(*(entries[n :: len(features)] for entries in terms), strict=True)]
 
 
 def by_features(x: torch.Tensor, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """``[n, R, ...]`` of the R rows of all features with their n memories as ``[n, ..., B, ...]`` of each."""
+    """``[n, R, ...]``, of the R rows of all features and their n memories, as ``[n, ..., B, ...]`` of each features."""
     pieces = x.split([one.shape[:-1].numel() for one in features], dim=1)
     return [piece.unflatten(1, one.shape[:-1]) for piece, one in zip(pieces, features, strict=True)]
 
 
 def split_rows(x: torch.Tensor, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """The same by memory, ``[..., B, ...]`` a term."""
+    """The same in the order of :func:`by_memory`, ``[..., B, ...]`` each."""
     return by_memory([piece.unbind(0) for piece in by_features(x, features)])
 
 

@@ -44,11 +44,11 @@ def multiplied(precision: str, *memories: torch.Tensor) -> Sequence[torch.Tensor
 
 
 def in_float32(function: Callable, place: int = 0) -> Callable:
-    """A contrast's ``function`` that has no products of bfloat16, for its table: it gets their operands in float32.
+    """A backend for a contrast's table, of a ``function`` without products of bfloat16: it gets operands in float32.
 
     Args:
-        function: takes no precision.
-        place: of the features among the arguments. The memories, in bfloat16, come behind them; the precision is last.
+        function: takes no precision, which is the last argument of what is returned.
+        place: of the features among the arguments; the memories, which come in bfloat16, are next to them.
     """
 
     @wraps(function)
@@ -77,12 +77,12 @@ def without_autocast(function: Function) -> Function:
 
 
 def _rounded(x: torch.Tensor) -> torch.Tensor:
-    """The gradient is that for the rounded numbers, and is not rounded itself."""
+    """``x`` as bfloat16 holds it, in float32. The gradient passes as it is."""
     return x + (x.detach().bfloat16().float() - x.detach())
 
 
 def autocasts(device: str) -> bool:
-    """Whether autocast is on for tensors of a kind of ``device``; meta is none that it knows."""
+    """Whether autocast is on for tensors of this type of ``device``; it does not know meta."""
     return device != "meta" and torch.is_autocast_enabled(device)
 
 

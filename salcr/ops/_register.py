@@ -98,19 +98,6 @@ def apply(function: type[torch.autograd.Function], *arguments: Any) -> Any:
     return super(torch.autograd.Function, function).apply(*arguments)
 
 
-def _each_once(arguments: Sequence) -> list:
-    """``arguments``, a tensor that is there again as a view of it: Dynamo takes no tensor twice."""
-    given: list[Any] = []
-    for x in arguments:
-        again = isinstance(x, torch.Tensor) and any(x is y for y in given)
-        given.append(x.view_as(x) if again else x)
-    return given
-
-
-def _requires_grad(x: Any) -> bool:
-    return isinstance(x, torch.Tensor) and x.requires_grad
-
-
 def first_derivative(operator: str, formula: Callable, arguments: Sequence) -> torch.Tensor | tuple[torch.Tensor, ...]:
     """``salcr::<operator>_backward(*arguments)``, to be called in the backward pass of an ``autograd.Function``.
 
@@ -121,15 +108,14 @@ def first_derivative(operator: str, formula: Callable, arguments: Sequence) -> t
     backward = getattr(torch.ops.salcr, f"{operator}_backward")
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return backward(*arguments)
-    tensors = [x for given in arguments for x in (given if isinstance(given, (list, tuple)) else [given])]
-    tensors = [x for x in tensors if isinstance(x, torch.Tensor)]
+    tensors = [x for x in tree_leaves(arguments) if isinstance(x, torch.Tensor)]
     picked = pick(f"{operator}_backward", arguments[-1], tensors[0])
     if getattr(picked, "__wrapped__", picked) is formula:
         return without_autocast(picked)(*arguments[:-1], create_graph=True)
     with torch.no_grad():
         found = backward(*arguments)
     several = isinstance(found, (list, tuple))
-    results = apply(_NotAgain, operator, len(found) if several else 1, *(found if several else [found]), *tensors)
+    results = apply(_NoSecond, operator, len(found) if several else 1, *(found if several else [found]), *tensors)
     return results if several else results[0]
 
 
@@ -147,6 +133,19 @@ def reference_gradient(
         leaves = [x.detach().requires_grad_() for x in inputs]
         found = torch.autograd.grad(function(*leaves), leaves, gradients, allow_unused=True)
     return tuple(torch.zeros_like(x) if g is None else g for x, g in zip(leaves, found, strict=True))
+
+
+def _each_once(arguments: Sequence) -> list:
+    """``arguments``, with a view in place of a tensor that was there before: Dynamo takes no tensor twice."""
+    given: list[Any] = []
+    for x in arguments:
+        again = isinstance(x, torch.Tensor) and any(x is y for y in given)
+        given.append(x.view_as(x) if again else x)
+    return given
+
+
+def _requires_grad(x: Any) -> bool:
+    return isinstance(x, torch.Tensor) and x.requires_grad
 
 
 def _each_alone(function: Callable, info: Any, in_dims: Sequence, *arguments: Any) -> tuple[Any, Any]:
@@ -170,8 +169,8 @@ def _each_alone(function: Callable, info: Any, in_dims: Sequence, *arguments: An
     return stacked, tree_map(lambda _: 0, stacked)
 
 
-class _NotAgain(torch.autograd.Function):
-    """The first ``count`` of ``tensors``, as results of the others; a derivative of them is an error."""
+class _NoSecond(torch.autograd.Function):
+    """The first ``count`` of ``tensors``, which to autograd depend on the others; a derivative of them is an error."""
 
     generate_vmap_rule = True
 
@@ -193,7 +192,7 @@ class _NotAgain(torch.autograd.Function):
 def _by_itself(implementation: Callable) -> Callable:
     """``implementation`` without autocast, which would change the dtypes that the operator's fake has promised.
 
-    Nor does Dynamo trace it: where a compiled function calls an operator outside of a graph, it would.
+    Dynamo does not trace it either, as it would where a compiled function calls an operator outside of a graph.
     """
     return untraced(without_autocast(implementation))
 

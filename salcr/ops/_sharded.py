@@ -1,9 +1,10 @@
 """Neighbours and pseudo labels of rows that are spread over processes: what ``group=`` does in knn and cluster.
 
-Features travel in pieces, see ``_sharded_search.py``. The lists of neighbours, k1 ranks and products a row, are small
-and go to every rank. Each rank then makes the encodings of its own rows, which travel in pieces too, and finds the near
-pairs of its own rows with rows that come after them. Near pairs do not travel: of the components that its pairs form, a
-rank sends at most one link a row, and every rank joins the links of all.
+Features travel in pieces, see ``_sharded_search.py``. The lists of neighbours, k1 ranks and products for each row, are
+small and go to every rank. Each rank then makes the encodings of its own rows, which travel in pieces too, and finds
+the near pairs of its own rows with rows that come after them. Near pairs do not travel: a rank finds the connected
+components that its pairs form and sends one link for each row, at most, to the smallest row of its component. Every
+rank joins the links of all.
 """
 
 from collections.abc import Callable, Iterator
@@ -34,7 +35,7 @@ def nearest(
     group: "dist.ProcessGroup",
     check: Callable[[], None],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of this rank's ``queries`` the neighbours among all ranks' rows; ``check`` raises where an argument is wrong."""
+    """The neighbours of this rank's ``queries`` among all ranks' rows; ``check`` raises where an argument is wrong."""
 
     def describe():
         check()
@@ -142,9 +143,9 @@ def _unlisted_products(
     products = torch.empty(len(order), dtype=dtype, device=order.device)
     for _, (piece,) in shards.visits(pieces(features)):
         bounds = torch.searchsorted(others, others.new_tensor([first, first + len(piece)])).tolist()
-        for some in torch.arange(*bounds, device=others.device).split(PAIRS):
-            left, right = features[rows[some].to(features.device)], piece[(others[some] - first).to(features.device)]
-            products[order[some]] = _rows.row_cosines(left.to(dtype), right.to(dtype)).cpu()
+        for pairs in torch.arange(*bounds, device=others.device).split(PAIRS):
+            left, right = features[rows[pairs].to(features.device)], piece[(others[pairs] - first).to(features.device)]
+            products[order[pairs]] = _rows.row_cosines(left.to(dtype), right.to(dtype)).cpu()
         first += len(piece)
     return products
 
@@ -187,18 +188,19 @@ def _labels(shards: Shards, left: np.ndarray, right: np.ndarray, min_samples: in
     def over_ranks(combine, x: np.ndarray) -> np.ndarray:
         return combine(torch.from_numpy(x).to(device)).cpu().numpy()
 
+    def links(roots: np.ndarray) -> np.ndarray:
+        """``[2, L]``: the rows that are not their own root, and their roots."""
+        linked = np.flatnonzero(roots != np.arange(total)).astype(np.int32)
+        return np.stack([linked, roots[linked]])
+
     total = shards.total
     near = np.bincount(left, minlength=total) + np.bincount(right, minlength=total)
     core = 1 + over_ranks(shards.sum_, near) >= min_samples
     both = core[left] & core[right]
     roots = _roots(total, left[both], right[both])
-    linked = np.flatnonzero(roots != np.arange(total)).astype(np.int32)
-    links = torch.from_numpy(np.stack([linked, roots[linked]])).to(device)
-    for rank, (theirs,) in shards.visits([(links,)]):
+    for rank, (theirs,) in shards.visits([(torch.from_numpy(links(roots)).to(device),)]):
         if rank != shards.rank:
-            i, j = np.concatenate([np.stack([linked, roots[linked]]), theirs.cpu().numpy()], 1)
-            roots = _roots(total, i, j)
-            linked = np.flatnonzero(roots != np.arange(total)).astype(np.int32)
+            roots = _roots(total, *np.concatenate([links(roots), theirs.cpu().numpy()], 1))
     numbers = np.cumsum(core & (roots == np.arange(total))) - 1
     found = np.where(core, numbers[roots], total)  # total: none
     for i, j in ((left, right), (right, left)):
@@ -209,7 +211,7 @@ def _labels(shards: Shards, left: np.ndarray, right: np.ndarray, min_samples: in
 
 
 def _roots(total: int, i: np.ndarray, j: np.ndarray) -> np.ndarray:
-    """Of every row the smallest row that it hangs together with."""
+    """The smallest row of each row's component in the graph of the pairs (i, j)."""
     from scipy import sparse
     from scipy.sparse.csgraph import connected_components
 

@@ -1,10 +1,10 @@
 """Neighbours of rows that are spread over processes: lists that every rank keeps of its rows while others' pass.
 
-Features travel in pieces, each broadcast by its rank while all look at the piece before. The C++ backend finds the
+Features travel in pieces, each broadcast by its rank while all work on the piece before. The C++ backend finds the
 neighbours of two pieces in one another from the same products. So of two ranks only one has to multiply a pair of their
-pieces: it keeps its own piece while the other's passes, and sends back what it finds for that. Which of the two does it
-goes by turns. Each rank searches its own rows first: a piece travels with the last score of every list, and few of the
-other ranks' rows score more. With other backends both ranks make the products.
+pieces: it keeps its own piece while the other's passes, and sends back what it finds for that. The two take turns. Each
+rank searches its own rows first: a piece travels with the last score of every list, and few of the other ranks' rows
+score more. With other backends both ranks make the products.
 """
 
 from collections import deque
@@ -39,7 +39,7 @@ def search(
 
 @dataclass(frozen=True)
 class _Part:
-    """A piece of the rows, and its lists: what scores less than their last entries is not looked for."""
+    """A piece of the rows, and its lists of neighbours: what scores less than a list's last entry is not looked for."""
 
     rows: torch.Tensor
     first: int  # of all ranks' rows
@@ -81,7 +81,11 @@ def _each_product_once(shards: Shards, rows: torch.Tensor, k: int) -> Lists:
 
 
 def _among_own(part: _Part, others: Sequence[_Part]) -> torch.Tensor:
-    """Neighbours of one part of a rank's rows in itself and in ``others``; the score of each row with itself."""
+    """Put the neighbours that ``part`` and ``others``, of one rank, are to one another into their lists.
+
+    Returns:
+        The score of each row of ``part`` with itself.
+    """
     own_scores = part.lists[0].new_empty(len(part.rows))
     if len(part.rows):
         scores, indices = cpp.knn(part.rows, min(part.lists[0].shape[1], len(part.rows)))
@@ -113,15 +117,15 @@ def _row_by_row(
     own_scores, sign = lists[0].new_empty(len(queries)), 1 if metric == "cosine" else -1
     for rank, (piece,) in shards.visits(pieces(queries if database is None else database)):
         for start in range(0, len(queries) if len(piece) else 0, step):
-            some = slice(start, min(start + step, len(queries)))
+            block = slice(start, min(start + step, len(queries)))
             itself = database is None and rank == shards.rank and start == first - shards.own.start
             among = None if itself else piece
-            values, found = backend(queries[some], min(k, len(piece)), database=among, metric=metric)
+            values, found = backend(queries[block], min(k, len(piece)), database=among, metric=metric)
             values = sign * values
             if itself:
-                own_scores[some] = values[:, 0]
+                own_scores[block] = values[:, 0]
                 values[:, 0] = torch.inf  # before all others, whatever they score
-            _merge(_part(lists, some), values, found, first)
+            _merge(_part(lists, block), values, found, first)
         first += len(piece)
     if database is None:
         lists[0][:, 0] = own_scores
@@ -159,9 +163,9 @@ def _part(lists: Lists, rows: slice) -> Lists:
 
 def _merge(lists: Lists, scores: torch.Tensor, indices: torch.Tensor, first: int = 0) -> None:
     """Put into ``lists`` what scores higher; of equals the smaller index. ``indices`` count from ``first``."""
-    k, some = lists[0].shape[1], (indices[:, 0] < NO_ROW).nonzero()[:, 0]  # that found something
-    indices, order = torch.cat([lists[1][some], indices[some] + first], 1).sort(dim=1)
-    scores = torch.cat([lists[0][some], scores[some]], 1).gather(1, order)
+    k, rows = lists[0].shape[1], (indices[:, 0] < NO_ROW).nonzero()[:, 0]  # that found something
+    indices, order = torch.cat([lists[1][rows], indices[rows] + first], 1).sort(dim=1)
+    scores = torch.cat([lists[0][rows], scores[rows]], 1).gather(1, order)
     scores, order = scores.sort(dim=1, descending=True, stable=True)
-    lists[0][some] = scores[:, :k]
-    lists[1][some] = indices.gather(1, order[:, :k])
+    lists[0][rows] = scores[:, :k]
+    lists[1][rows] = indices.gather(1, order[:, :k])

@@ -9,11 +9,10 @@ import torch
 from salcr import reference
 from salcr.ops._checks import check_flag, check_tensor, check_values
 from salcr.ops._dispatch import add_backend, check_impl, pick, prefers_none, share_backends
+from salcr.ops._parts import SINGLE_AND_DOUBLE
 from salcr.ops._register import is_plain, register
 from salcr.ops.backends.cpp import assignment as _cpp
 from salcr.ops.backends.cuda import assignment as _cuda
-
-READ = (torch.float32, torch.float64)  # by solvers
 
 
 def linear_assignment(
@@ -168,10 +167,10 @@ def progressive_matching(cost: torch.Tensor, *, impl: str = "auto") -> tuple[tor
 def assign_array(
     cost: np.ndarray, maximize: bool, return_duals: bool = False, impl: str = "auto"
 ) -> tuple[np.ndarray, ...] | None:
-    """``linear_assignment`` of one or more matrices straight by the C++ extension: checks take as long as a small one.
+    """``linear_assignment`` of one or more matrices by the C++ extension, without the checks: these take as long as it.
 
-    None where the long way has to be taken: another backend is wanted, the extension is not built, or it has no result
-    for this array (another dtype, NaN, no assignment), and the checks say why.
+    None where the checks have to be made: another backend is wanted, the extension is not built, or it has no result
+    for this array (another dtype, NaN, no assignment), and they say why.
     """
     extension = _cpp.extension()
     if extension is None or not (impl == "cpp" or prefers_none()):
@@ -182,7 +181,7 @@ def assign_array(
 def _array(cost: torch.Tensor) -> np.ndarray | None:
     """``cost`` as an array; None on another device, with a gradient, sparse or in bfloat16.
 
-    NumPy's error is quicker than to ask for all of that first.
+    To catch NumPy's error is quicker than to look for what causes it.
     """
     try:
         return cost.numpy() if cost.is_cpu and not cost.requires_grad else None
@@ -232,7 +231,7 @@ def _as_read(cost: torch.Tensor) -> torch.Tensor:
     """``cost`` as solvers read it: without a gradient, in float32 or float64."""
     cost = cost.detach() if cost.requires_grad else cost
     cost = cost.resolve_neg() if cost.is_neg() else cost
-    return cost if cost.dtype in READ else cost.float()
+    return cost if cost.dtype in SINGLE_AND_DOUBLE else cost.float()
 
 
 def _check_costs(cost: torch.Tensor, maximize: bool) -> None:

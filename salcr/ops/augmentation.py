@@ -76,7 +76,7 @@ def augment(
             raise ValueError(f"draws must have {views} rows, one a view, got {len(draws)}")
     if scalings is not None:
         if draws is None:
-            raise ValueError("scalings are given without draws, whose last column says which view has which")
+            raise ValueError("scalings are given without draws, whose last column says which of them each view has")
         _check_table("scalings", scalings, images, ndim=3, columns=SCALING_COLUMNS)
     if dtype not in (*HALF_TO_SINGLE, torch.float64):
         raise TypeError(f"dtype must be a floating-point dtype of 16 to 64 bits, got {dtype}")
@@ -121,13 +121,16 @@ def _check_values(images, draws, rows, scalings):
     if scalings is not None:
         check_finite("scalings", scalings)
     chains = 0 if scalings is None else len(scalings)
-    limits = {range(Draw.FIRST, Draw.FOURTH + 1): (0, len(Adjust) - 1), (Draw.CHANNELS,): (-1, Mix.GREY)}
-    for columns, (low, high) in (limits | {(Draw.SCALING,): (-1, chains - 1)}).items():
-        column = draws[:, list(columns)]
-        if column.min() < low or column.max() > high or (column != column.round()).any():
-            names = " to ".join(Draw(c).name for c in sorted({columns[0], columns[-1]}))
+    for first, last, low, high in (
+        (Draw.FIRST, Draw.FOURTH, 0, len(Adjust) - 1),
+        (Draw.CHANNELS, Draw.CHANNELS, -1, Mix.GREY),
+        (Draw.SCALING, Draw.SCALING, -1, chains - 1),
+    ):
+        found = draws[:, first : last + 1]
+        if found.min() < low or found.max() > high or (found != found.round()).any():
+            names = first.name if first == last else f"{first.name} to {last.name}"
             raise ValueError(
-                f"draws must have whole numbers in [{low}, {high}] in {names}, got {column.unique().tolist()}"
+                f"draws must have whole numbers in [{low}, {high}] in {names}, got {found.unique().tolist()}"
             )
     order = draws[:, Draw.FIRST : Draw.FOURTH + 1].sort(1)[0]
     twice = ((order[:, 1:] == order[:, :-1]) & (order[:, 1:] != Adjust.NOTHING)).any(1)

@@ -87,10 +87,7 @@ def batch_norm_relu(
 
 
 class _BatchNormReLU(Differentiable):
-    """``(y, ...)`` or ``(y, y, ...)`` and the statistics that are not given.
-
-    The second ``y`` is a view of the first, so that each has a gradient.
-    """
+    """``y``, or ``y`` and a view of it, which has a gradient of its own; then the statistics that are not given."""
 
     @staticmethod
     def forward(x, shortcut, *others):
@@ -117,9 +114,8 @@ class _BatchNormReLU(Differentiable):
         n, (*saved, y) = ctx.norms, ctx.saved_tensors
         arguments = given, saved[:n], saved[n : 3 * n], saved[3 * n :], y, *ctx.options
         found = first_derivative("batch_norm_relu", _formula.batch_norm_relu_backward, arguments)
-        of_maps, of_parameters, of_shortcut = found[:n], found[n : 3 * n], found[3 * n :]
-        of_x, *of_shortcut = *of_maps, *of_shortcut
-        return of_x, *_padded(of_shortcut, 1), *_padded(of_parameters, 4), *(None,) * 7
+        (of_x, *of_normed), of_parameters, of_added = found[:n], found[n : 3 * n], found[3 * n :]
+        return of_x, *_padded([*of_normed, *of_added], 1), *_padded(of_parameters, 4), *(None,) * 7
 
 
 def _normalised(x, shortcut, weight, bias, shortcut_weight, shortcut_bias, *statistics):
@@ -130,8 +126,8 @@ def _normalised(x, shortcut, weight, bias, shortcut_weight, shortcut_bias, *stat
     return [x, shortcut], None, [weight, bias, shortcut_weight, shortcut_bias], statistics
 
 
-def _padded(found, length):
-    return *found, *(None,) * (length - len(found))
+def _padded(gradients, length):
+    return *gradients, *(None,) * (length - len(gradients))
 
 
 def _check(x, weight, bias, shortcut, shortcut_weight, shortcut_bias, mean, var, shortcut_mean, shortcut_var):
@@ -155,7 +151,7 @@ def _check(x, weight, bias, shortcut, shortcut_weight, shortcut_bias, mean, var,
 
 
 def _check_norm(prefix: str, x, weight, bias, mean, var) -> None:
-    """Of the norm whose arguments begin with ``prefix``."""
+    """Parameters and statistics of the norm whose arguments begin with ``prefix``."""
     if (mean is None) != (var is None):
         raise ValueError(f"{prefix}mean and {prefix}var go together: give both, or neither")
     _check_channels(f"{prefix}weight", weight, x, (x.dtype, wide_dtype(x)))
@@ -186,11 +182,11 @@ def _batch_norm_relu_backward(gradients, maps, parameters, statistics, y, shortc
     """Gradients of ``maps`` and ``parameters``, and of the shortcut where there is one that has no norm."""
     arguments = gradients, maps, parameters, statistics, y, shortcut, given, eps
     found = pick("batch_norm_relu_backward", impl, maps[0])(*arguments)
-    return [like(a, g) for a, g in zip(_learnt(maps, parameters, shortcut), found, strict=True)]
+    return [like(a, g) for a, g in zip(_with_gradient(maps, parameters, shortcut), found, strict=True)]
 
 
-def _learnt(maps, parameters, shortcut):
-    """What has the gradients' shapes and strides."""
+def _with_gradient(maps, parameters, shortcut):
+    """What the gradients are of, or what is like it: a shortcut is like the map that it is added to."""
     return [*maps, *parameters, *maps[: int(shortcut)]]
 
 
@@ -200,7 +196,7 @@ def _fake_batch_norm_relu(maps, parameters, shortcut, statistics, eps, impl):
 
 
 def _fake_batch_norm_relu_backward(gradients, maps, parameters, statistics, y, shortcut, *_):
-    return [torch.empty_like(a) for a in _learnt(maps, parameters, shortcut)]
+    return [torch.empty_like(a) for a in _with_gradient(maps, parameters, shortcut)]
 
 
 for _name, _module, _dtypes in (

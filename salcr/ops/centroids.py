@@ -5,6 +5,7 @@ import torch
 from salcr import reference
 from salcr.ops._checks import check_integer, check_same, check_tensor, check_values, values_are_known
 from salcr.ops._dispatch import add_backend, check_impl, pick
+from salcr.ops._parts import SINGLE_AND_DOUBLE
 from salcr.ops._register import register
 from salcr.ops.backends.cpp import centroids as _cpp
 from salcr.ops.backends.triton import centroids as _triton
@@ -63,12 +64,12 @@ def _centroids(features, labels, num_clusters, impl):
 
 
 def _check_members(labels: torch.Tensor, num_clusters: int) -> None:
-    """Labels are from -1 to below ``num_clusters``, and each of these has one; synchronises with the device once."""
+    """Labels are in ``[-1, num_clusters)``, and every cluster has a row. Synchronises with the device once."""
     if values_are_known():
         return
     first = min(num_clusters, len(labels) + 1)  # with more clusters than labels one of these has no member
     empty = torch.ones(first + 2, dtype=torch.bool, device=labels.device)
-    empty.index_fill_(0, labels.clamp(-1, first) + 1, False)  # the first place is noise's, the last of those too large
+    empty.index_fill_(0, labels.clamp(-1, first) + 1, False)  # the first place is of noise, the last of larger labels
     smallest, largest, some_empty = torch.stack([*labels.aminmax(), empty[1:-1].any().long()]).tolist()
     if smallest < -1 or largest >= num_clusters:
         raise ValueError(f"labels must be in [-1, {num_clusters}), got {smallest} to {largest}")
@@ -84,7 +85,7 @@ def _fake_centroids(features, labels, num_clusters, impl):
     return features.new_empty(num_clusters, features.shape[1])
 
 
-add_backend("cluster_centroids", "cpp", _cpp.cluster_centroids, dtypes=(torch.float32, torch.float64))
+add_backend("cluster_centroids", "cpp", _cpp.cluster_centroids, dtypes=SINGLE_AND_DOUBLE)
 add_backend("cluster_centroids", "triton", _triton.cluster_centroids)
 add_backend("cluster_centroids", "reference", reference.cluster_centroids)
 register(

@@ -78,7 +78,7 @@ def cluster_contrast_sums(
     precision: str = "auto",
     impl: str = "auto",
 ) -> tuple[torch.Tensor, ...]:
-    """Equivalent to :func:`salcr.ops.cluster_contrast_sum` of each of ``features``; on a GPU as many launches as one.
+    """Equivalent to :func:`salcr.ops.cluster_contrast_sum` of each of ``features``; on a GPU in the launches of one.
 
     Args:
         features: of one dtype, width and device.
@@ -93,16 +93,15 @@ def cluster_contrast_sums(
             their memories.
     """
     for name, groups in (("memories", memories), ("targets", targets)):
-        for given in groups:
-            if isinstance(given, torch.Tensor) or not isinstance(given, Sequence):
-                raise TypeError(f"{name} must be a sequence of tensors, got {type(given).__name__}")
-    for banks, labels in zip(memories, targets, strict=True):
-        if not banks or len(banks) != len(labels):
-            raise ValueError(f"memories and targets must be as many, and some: got {len(banks)} and {len(labels)}")
-    banks = [[followed(memory, x) for memory in some] for x, some in zip(features, memories, strict=True)]
-    for x, some, of_some in zip(features, banks, targets, strict=True):
-        for memory, labels in zip(some, of_some, strict=True):
-            check_contrast(x, memory, labels, temperature, impl)
+        for group in groups:
+            if isinstance(group, torch.Tensor) or not isinstance(group, Sequence):
+                raise TypeError(f"{name} must be a sequence of tensors, got {type(group).__name__}")
+    banks = [[followed(memory, x) for memory in group] for x, group in zip(features, memories, strict=True)]
+    for x, group, labels in zip(features, banks, targets, strict=True):
+        if not group or len(group) != len(labels):
+            raise ValueError(f"targets must be as many as memories, one at least: got {len(labels)} and {len(group)}")
+        for memory, of_memory in zip(group, labels, strict=True):
+            check_contrast(x, memory, of_memory, temperature, impl)
     check_alike(features, banks)
     precision = check_precision(precision, features[0])
     tensors = *features, *multiplied(precision, *by_memory(banks)), *by_memory(targets)

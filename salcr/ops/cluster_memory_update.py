@@ -35,8 +35,8 @@ def update_cluster_memory_(
 
         if select == "hardest":  # one sample a class: the first of smallest cosine to the row as it is
             cosines = (normalize(features) * memory[targets]).sum(1)
-            members = [[b for b in order if targets[b] == k] for k in targets.unique()]
-            order = [min(some, key=lambda b: cosines[b]) for some in members]
+            classes = [[b for b in order if targets[b] == k] for k in targets.unique()]
+            order = [min(members, key=lambda b: cosines[b]) for members in classes]
         for b in order:
             memory[targets[b]] = normalize(momentum * memory[targets[b]] + (1 - momentum) * normalize(features[b]))
 
@@ -129,7 +129,7 @@ def _check(
 def _check_values(
     memory: torch.Tensor, features: torch.Tensor, targets: torch.Tensor, order: torch.Tensor | None
 ) -> None:
-    """Elements that are one in memory; on the CPU also targets and the order."""
+    """No element is one in memory with another; on the CPU also targets and the order are right."""
     check_written("memory", memory, "features", features)
     check_targets(targets, memory.shape[-2])
     if order is not None and order.device.type == "cpu" and not torch.equal(order.sort()[0], torch.arange(len(order))):

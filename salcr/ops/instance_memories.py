@@ -54,13 +54,13 @@ def instance_searches(
     rounded: Groups | None = None,
     impl: str = "auto",
 ) -> Searches:
-    """Equivalent to :func:`salcr.ops.instance_search` of features and memories; on a GPU as many launches as one.
+    """Equivalent to :func:`salcr.ops.instance_search` of features and memories; on a GPU in the launches of one.
 
     Args:
         features: each ``[B, D]`` or ``[P, B, D]``, of one dtype, width and device.
         memories: of each of the features equally many, n, each as the single search takes it.
         k, temperature, precision, impl: as there.
-        rounded: the memories in bfloat16, which a precision of that needs and otherwise makes at every call.
+        rounded: the memories in bfloat16, for a precision of that; by default they are rounded at every call.
 
     Raises:
         TypeError, ValueError: as the single search; features that differ in dtype, width or device, or in the number of
@@ -100,11 +100,10 @@ def set_contrasts(
         TypeError, ValueError: as the single contrast and as :func:`instance_searches`.
     """
     banks = _checked(features, memories, temperature)
-    for x, some in zip(features, positives, strict=True):
-        for one in some:
-            per_row("positives", one, x, axes=1)
-    terms = by_memory(banks), by_memory(positives)
-    tensors = *features, *(x for some in terms for x in some), found.lse, found.mean_row
+    for x, group in zip(features, positives, strict=True):
+        for sets in group:
+            per_row("positives", sets, x, axes=1)
+    tensors = *features, *by_memory(banks), *by_memory(positives), found.lse, found.mean_row
     return apply(_SetContrasts, temperature, check_impl(impl), len(features), *tensors)
 
 
@@ -139,9 +138,9 @@ def _terms(tensors: Sequence[torch.Tensor], groups: int) -> tuple:
 
 def _checked(features: Sequence[torch.Tensor], memories: Groups, temperature: float) -> list[list[torch.Tensor]]:
     """Memories in the dtype of their features."""
-    banks = [[followed(memory, x) for memory in some] for x, some in zip(features, memories, strict=True)]
-    for x, some in zip(features, banks, strict=True):
-        for memory in some:
+    banks = [[followed(memory, x) for memory in group] for x, group in zip(features, memories, strict=True)]
+    for x, group in zip(features, banks, strict=True):
+        for memory in group:
             check_parts(x, memory)
             if memory.requires_grad:
                 raise ValueError("memory requires a gradient, and contrasts give it none: pass memory.detach()")
@@ -151,14 +150,14 @@ def _checked(features: Sequence[torch.Tensor], memories: Groups, temperature: fl
 
 
 def _checked_rounded(rounded: Groups, banks: Groups) -> Groups:
-    """As kernels read them: by the sizes of ``banks``, wherever they end."""
+    """``rounded``, which kernels read by the sizes of ``banks``: shorter ones would be read beyond their end."""
     if len(rounded) == 0:
         return rounded
-    if [len(some) for some in rounded] != [len(some) for some in banks]:
-        counts = [", ".join(str(len(some)) for some in groups) for groups in (rounded, banks)]
+    if [len(group) for group in rounded] != [len(group) for group in banks]:
+        counts = [", ".join(str(len(group)) for group in groups) for groups in (rounded, banks)]
         raise ValueError(f"rounded must be as many as memories, {counts[1]}, got {counts[0]}")
-    for some, of in zip(rounded, banks, strict=True):
-        for x, memory in zip(some, of, strict=True):
+    for group, memories in zip(rounded, banks, strict=True):
+        for x, memory in zip(group, memories, strict=True):
             check_tensor("rounded", x, ndim=memory.ndim)
             check_same("rounded", x, "memory", memory, dtype=False)
             if x.dtype != torch.bfloat16:
@@ -184,19 +183,19 @@ def _search_one_by_one(search, features, memories, rounded, k, temperature, prec
     found = []
     for terms in of_features(features, memories):
         results = zip(*(search(*term, k, temperature, mean=True) for term in terms), strict=True)
-        found.append([torch.stack([x.flatten(0, terms[0][0].ndim - 2) for x in of_all]) for of_all in results])
-    return tuple(torch.cat(some, dim=1) for some in zip(*found, strict=True))
+        found.append([torch.stack([x.flatten(0, terms[0][0].ndim - 2) for x in by_term]) for by_term in results])
+    return tuple(torch.cat(pieces, dim=1) for pieces in zip(*found, strict=True))
 
 
 def _contrast_one_by_one(contrast, features, memories, positives, lse, temperature):
-    terms = of_features(features, memories, positives, split_rows(lse, features))
-    return [functools.reduce(torch.add, (contrast(*term, temperature)[0] for term in some)) for some in terms]
+    groups = of_features(features, memories, positives, split_rows(lse, features))
+    return [functools.reduce(torch.add, (contrast(*term, temperature)[0] for term in terms)) for terms in groups]
 
 
 def _backward_one_by_one(backward, gradients, features, memories, positives, lse, mean_row, temperature):
     known = split_rows(lse, features), split_rows(mean_row, features)
-    terms = zip(gradients, of_features(features, memories, positives, *known), strict=True)
-    return [functools.reduce(torch.add, (backward(one, *term, temperature) for term in some)) for one, some in terms]
+    groups = zip(gradients, of_features(features, memories, positives, *known), strict=True)
+    return [functools.reduce(torch.add, (backward(g, *term, temperature) for term in terms)) for g, terms in groups]
 
 
 def _fake_searches(features, memories, rounded, k, *_):

@@ -1,6 +1,7 @@
 """Jaccard distance of k-reciprocal encodings."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -169,7 +170,7 @@ def detached(neighbors: Neighbors | None) -> tuple[torch.Tensor | None, torch.Te
 
 
 def check_neighbors(neighbors: Neighbors, features: torch.Tensor, wanted: int) -> None:
-    """They are of the kind that fits ``features`` and ``wanted`` or more a row; what they say is not looked at."""
+    """Their shapes, dtypes and device fit ``features``, and a row has ``wanted`` or more; no value is looked at."""
     if not isinstance(neighbors, (tuple, list)) or len(neighbors) != 2:
         raise TypeError("neighbors must be a pair (values, indices)")
     values, indices = neighbors
@@ -190,7 +191,7 @@ def check_neighbors(neighbors: Neighbors, features: torch.Tensor, wanted: int) -
 def check_lists(
     values: torch.Tensor, indices: torch.Tensor, features: torch.Tensor, first: int = 0, total: int | None = None
 ) -> None:
-    """They are lists of ``features``, which are rows ``first`` and following of ``total``, as far as one can see."""
+    """They look like lists of ``features``, which are the rows from ``first`` on among ``total``."""
     total = len(features) if total is None else total
     check_finite("neighbors[0]", values)
     itself = torch.arange(first, first + len(features), device=features.device)
@@ -204,7 +205,7 @@ def check_lists(
 
 
 def _check_products(values: torch.Tensor, indices: torch.Tensor, features: torch.Tensor, first: int) -> None:
-    """In some rows the values are what they say: neighbours of other features, or distances, would not be.
+    """In some rows the values are the products of these features: of other features, or distances, they would not be.
 
     ``indices`` count from this process's first row; those of other processes' rows are not looked at.
     """
@@ -218,16 +219,13 @@ def _check_products(values: torch.Tensor, indices: torch.Tensor, features: torch
         raise ValueError(f"neighbors[0] does not belong to features: row {row} has other inner products")
 
 
-def _distance(features, k1, k2, scale, include_self, values, indices, impl):
-    return _on_neighbours("jaccard_distance", features, k1, k2, scale, include_self, values, indices, impl)
-
-
-def _graph(features, k1, k2, scale, include_self, values, indices, max_distance, impl):
-    form, largest = (k1, k2, scale, include_self, values, indices, impl), float(np.float32(min(max_distance, 1)))
+def _graph(features, *arguments):
+    *form, max_distance, impl = arguments
+    largest = float(np.float32(min(max_distance, 1)))
     if largest >= 1:
-        graph = csr_of_all(_on_neighbours("jaccard_distance", features, *form))
+        graph = csr_of_all(_on_neighbors("jaccard_distance", features, *form, impl))
     else:
-        graph = _on_neighbours("jaccard_graph", features, *form, max_distance=largest)
+        graph = _on_neighbors("jaccard_graph", features, *form, impl, max_distance=largest)
     return graph.crow_indices(), graph.col_indices(), graph.values()
 
 
@@ -241,7 +239,7 @@ def _fake_graph(features, *others):
     return rows, features.new_empty(entries, **places), features.new_empty(entries, dtype=torch.float32)
 
 
-def _on_neighbours(operator, features, k1, k2, scale, include_self, values, indices, impl, **options):
+def _on_neighbors(operator, features, k1, k2, scale, include_self, values, indices, impl, **options):
     """Run the backend, which takes features ``[N, D]``, unit rows' products and ranks ``[N, k1]``, and set sizes."""
     check_lengths("features", features)
     neighbors = None if values is None else (values, indices)
@@ -261,7 +259,7 @@ def _on_neighbours(operator, features, k1, k2, scale, include_self, values, indi
 
 
 def set_sizes(ranks: int, k2: int, others: int = 0) -> tuple[int, int]:
-    """Of a row's ``ranks``, ``k1 + others``: how many the half sets use, and over how many encodings are averaged."""
+    """How many of a row's ``ranks`` (``k1 + others``) the half sets use, and how many encodings are averaged."""
     half = round((ranks - others) / 2)  # to even; a set of k uses k + 1 ranks, but no more than there are
     return min(half + 1, ranks), min(k2, ranks)
 
@@ -273,12 +271,12 @@ def _inverse_farthest(search: Callable, features: torch.Tensor) -> torch.Tensor:
 
 
 def _on_sets(function: Callable) -> Callable:
-    """A backend that needs ``half`` and ``k2`` alone: how many ranks are ``others`` is in ``half`` already."""
+    """A backend that takes no ``others``: ``half`` and ``k2`` tell it all that it needs of the form."""
 
-    def on_neighbours(features, products, ranks, *, others, **options):
+    def on_neighbors(features, products, ranks, *, others, **options):
         return function(features, products, ranks, **options)
 
-    return on_neighbours
+    return on_neighbors
 
 
 def _formula(function: Callable) -> Callable:
@@ -287,11 +285,11 @@ def _formula(function: Callable) -> Callable:
     So it gets the features as they are: to normalise twice changes a row that is far shorter than 1e-12.
     """
 
-    def on_neighbours(features, products, ranks, *, half, k2, others, factors=None, **options):
+    def on_neighbors(features, products, ranks, *, half, k2, others, factors=None, **options):
         options |= dict(scale="none" if factors is None else "farthest", include_self=not others)
         return function(features, k1=max(1, ranks.shape[1] - others), k2=k2, neighbors=(products, ranks), **options)
 
-    return on_neighbours
+    return on_neighbors
 
 
 for _operator in ("jaccard_distance", "jaccard_graph"):
@@ -300,7 +298,9 @@ for _operator in ("jaccard_distance", "jaccard_graph"):
     for _name in ("eager", "reference"):  # they differ in the neighbour search
         add_backend(_operator, _name, _formula(getattr(reference, _operator)))
 _FORM = "Tensor features, SymInt k1, SymInt k2, str scale, bool include_self, Tensor? values, Tensor? indices"
-register("jaccard_distance", f"({_FORM}, str impl) -> Tensor", _distance, _fake_distance)
+register(
+    "jaccard_distance", f"({_FORM}, str impl) -> Tensor", partial(_on_neighbors, "jaccard_distance"), _fake_distance
+)
 register(
     "jaccard_graph",
     f"({_FORM}, float max_distance, str impl) -> (Tensor rows, Tensor columns, Tensor values)",

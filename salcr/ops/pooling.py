@@ -246,22 +246,10 @@ def _pool(x, tokens, queries, views, power, attend, impl):
     return *(nothing.clone() if y is None else y for y in others), forms
 
 
-def _pool_backward(
-    x,
-    tokens,
-    queries,
-    scores,
-    prototypes,
-    weights,
-    mean_gradient,
-    prototype_gradient,
-    form_gradients,
-    views,
-    power,
-    impl,
-):
+def _pool_backward(x, tokens, queries, *arguments):
     """Gradients of ``x``, ``tokens`` and ``queries``, given those of ``means``, ``prototypes`` and ``forms``."""
-    saved = [_unless_empty(y) for y in (scores, prototypes, weights)]
+    *saved, mean_gradient, prototype_gradient, form_gradients, views, power, impl = arguments
+    saved = [_unless_empty(y) for y in saved]
     gradients = _unless_empty(mean_gradient), _unless_empty(prototype_gradient), form_gradients
     given = [tokens, queries]
     if gradients[1] is None and not form_gradients:  # of the means alone, which depend on neither tokens nor queries

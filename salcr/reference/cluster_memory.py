@@ -73,8 +73,8 @@ def update_cluster_memory_(
 
 
 def _hardest(memory: torch.Tensor, features: torch.Tensor, targets: torch.Tensor, samples: Sequence[int]) -> list[int]:
-    """Of ``samples`` the first of smallest cosine to its memory row, a class; NaN counts as the smallest."""
+    """Of each class the first of ``samples`` whose cosine to its row is smallest; NaN counts as the smallest."""
     wide = torch.promote_types(features.dtype, torch.float32)
     cosines = (normalize(features.to(wide)) * memory[targets.clamp_min(0)].to(wide)).sum(-1)
     members = ([b for b in samples if targets[b] == k] for k in targets.unique())
-    return [some[int(cosines[some].argmin())] for some in members]
+    return [of_class[int(cosines[of_class].argmin())] for of_class in members]

@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from salcr.defaults import NEIGHBORS
 from salcr.reference.knn import knn
 
-BLOCK_ROWS = 2048  # pairs of features that are gathered at a time
+BLOCK_PAIRS = 2048  # whose features are gathered at a time
 TINY_DISTANCE = 1e-6  # rounding of float32: rows that are no farther apart have nothing to rank
-
 
 Neighbors = tuple[torch.Tensor, torch.Tensor]
 
@@ -89,11 +88,11 @@ def _rows(features: torch.Tensor, k1: int, k2: int, scale: str, include_self: bo
 
 def unit_rows(features: torch.Tensor) -> torch.Tensor:
     """Normalised rows: float64 stays float64, all else becomes float32."""
-    return F.normalize(features.to(torch.float64 if features.dtype == torch.float64 else torch.float32), dim=-1)
+    return F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)
 
 
 def pair_distances(left: torch.Tensor, right: torch.Tensor, i: np.ndarray, j: np.ndarray) -> np.ndarray:
     """``2 - 2 left[i]·right[j]`` of unit rows, for the pairs (i, j)."""
-    i, j = (torch.as_tensor(x, dtype=torch.int64, device=left.device).split(BLOCK_ROWS) for x in (i, j))
+    i, j = (torch.as_tensor(x, dtype=torch.int64, device=left.device).split(BLOCK_PAIRS) for x in (i, j))
     products = [(left[a] * right[b]).sum(1) for a, b in zip(i, j, strict=True)]
     return (2 - 2 * torch.cat(products)).cpu().numpy()

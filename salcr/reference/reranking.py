@@ -25,11 +25,11 @@ def rerank_k_reciprocal(
     ranks = knn(features, min(k1 + 1, len(features)))[1].cpu().numpy()
     scale = far.cpu().numpy()
 
-    def near(i: np.ndarray, j: np.ndarray) -> np.ndarray:
+    def scaled_distances(i: np.ndarray, j: np.ndarray) -> np.ndarray:
         squared = pair_distances(features, features, i, j) / scale[i]
         return squared if power == 2 else np.maximum(squared, 0) ** (power / 2)
 
-    encodings = encode(ranks, k1 + 1, half(k1) + 1, near, k2)
+    encodings = encode(ranks, k1 + 1, half(k1) + 1, scaled_distances, k2)
     jaccard = _tensor(jaccard_distances(encodings[:queries], encodings[queries:]), features)
     distances = (2 - 2 * features[:queries] @ features[queries:].T).clamp_min(0) / far[:queries, None]
     return (1 - lambda_value) * jaccard + lambda_value * distances ** (power / 2)
@@ -51,13 +51,13 @@ def rerank_distances(
     queries = len(query_gallery)
     above, below = torch.cat([query_query, query_gallery], 1), torch.cat([query_gallery.T, gallery_gallery], 1)
     distances = torch.cat([above, below]).to(torch.promote_types(query_gallery.dtype, torch.float32))
-    farthest = distances.amax(0)
-    distances = (distances / torch.where(farthest > 0, farthest, 1)).T.contiguous()
+    largest = distances.amax(0)
+    distances = (distances / torch.where(largest > 0, largest, 1)).T.contiguous()
     itself_first = distances.clone().fill_diagonal_(-torch.inf)
     ranks = itself_first.sort(dim=1, stable=True).indices[:, : k1 + 1].cpu().numpy()
     distances = distances**power  # now: small ones may become 0 and no longer tell who is nearer
-    near = distances.cpu().numpy()
-    encodings = encode(ranks, k1 + 1, half(k1) + 1, lambda i, j: near[i, j], k2)
+    powers = distances.cpu().numpy()
+    encodings = encode(ranks, k1 + 1, half(k1) + 1, lambda i, j: powers[i, j], k2)
     jaccard = _tensor(jaccard_distances(encodings[:queries], encodings[queries:]), distances)
     return (1 - lambda_value) * jaccard + lambda_value * distances[:queries, queries:]
 
@@ -99,7 +99,7 @@ def rerank_gnn(
 
 
 def graph_cosines(ranks: torch.Tensor, weights: torch.Tensor, queries: int) -> torch.Tensor:
-    """Of the first ``queries`` rows with all others, after both aggregations over ``weights [N, k2]``."""
+    """Cosines of the first ``queries`` rows with all others, after both aggregations over ``weights [N, k2]``."""
     rows = weights.new_zeros(len(ranks), len(ranks)).scatter(1, ranks, 1)
     rows = (rows + rows.T) / 2
     for _ in range(2):

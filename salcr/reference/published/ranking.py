@@ -26,5 +26,5 @@ def evaluate_trials(
         columns = ids[query], ids[gallery], cams[query], cams[gallery]
         results.append(evaluate_ranking(distances, *columns, protocol=protocol, max_rank=max_rank))
     means = (np.mean([getattr(result, name) for result in results], axis=0) for name in ("cmc", "mAP", "mINP"))
-    cmc, precision, penalty = means
-    return cmc, float(precision), float(penalty)
+    cmc, mean_ap, mean_inp = means
+    return cmc, float(mean_ap), float(mean_inp)

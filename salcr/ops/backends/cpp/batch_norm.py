@@ -33,13 +33,13 @@ def batch_norm_relu_backward(
     from salcr import _C
 
     first, again = gradients if len(gradients) > 1 else (gradients[0], None)
-    of_maps, of_parameters = [_empty(x) for x in maps], [torch.empty_like(y) for y in statistics]
-    left = _empty(y) if shortcut else None
+    of_maps, of_parameters = [_empty(x) for x in maps], [torch.empty_like(s) for s in statistics]
+    of_shortcut = [_empty(y)] if shortcut else []
     arrays = [*map(_rows, maps)], [*map(_array, parameters)], [*map(_array, statistics)], _rows(y)
-    results = [*map(_rows, of_maps)], [*map(_array, of_parameters)], _rows(left)
+    results = [*map(_rows, of_maps)], [*map(_array, of_parameters)], _rows(of_shortcut[0] if shortcut else None)
     options = dict(given=given, eps=eps, threads=torch.get_num_threads())
     _C.batch_norm_relu_backward(_rows(first), _rows(again), *arrays, *results, **options)
-    return [*of_maps, *of_parameters, *([] if left is None else [left])]
+    return [*of_maps, *of_parameters, *of_shortcut]
 
 
 def _empty(x: torch.Tensor) -> torch.Tensor:

@@ -113,6 +113,5 @@ def _dense(x: torch.Tensor) -> torch.Tensor:
 
 def _rows(x: torch.Tensor) -> torch.Tensor:
     """``[B, H*W, D]`` or ``[B, D, H*W]``, as it lies in memory."""
-    return (
-        (x.permute(0, 2, 3, 1) if _channels_last(x) else x).detach().flatten(*((1, 2) if _channels_last(x) else (2, 3)))
-    )
+    x = x.detach()
+    return x.permute(0, 2, 3, 1).flatten(1, 2) if _channels_last(x) else x.flatten(2)

@@ -2,11 +2,13 @@
 
 import torch
 
+from salcr.ops._checks import wide_dtype
+
 
 def unit_products(queries: torch.Tensor, memory: torch.Tensor, temperature: float) -> torch.Tensor:
     """Products in the precision of the arguments; what follows is done in float32 at least."""
     logits = queries @ memory.mT
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).div_(temperature)
+    return logits.to(wide_dtype(logits)).div_(temperature)
 
 
 def through_normalisation(gradient: torch.Tensor, queries: torch.Tensor, features: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,8 @@ On CPUs these are right only where all maps are dense and lie in the same order,
 
 import torch
 
+from salcr.ops._checks import wide_dtype
+
 
 def batch_norm_relu(
     maps: list[torch.Tensor],
@@ -17,10 +19,9 @@ def batch_norm_relu(
     results: list[torch.Tensor] = []
     used: list[torch.Tensor] = []
     for n, x in enumerate(_dense(maps)[0]):
-        wide = torch.promote_types(x.dtype, torch.float32)
-        weight, bias = (y.to(wide).contiguous() for y in parameters[2 * n : 2 * n + 2])
+        weight, bias = (p.to(wide_dtype(x)).contiguous() for p in parameters[2 * n : 2 * n + 2])
         if statistics:
-            mean, var = (y.contiguous() for y in statistics[2 * n : 2 * n + 2])
+            mean, var = (s.contiguous() for s in statistics[2 * n : 2 * n + 2])
             y = torch.native_batch_norm(x, weight, bias, mean, var, False, 0.0, eps)[0]
         else:  # running averages with momentum 1 are the statistics of the batch
             mean, unbiased, rows = torch.zeros_like(weight), torch.zeros_like(weight), x.numel() // x.shape[1]
@@ -51,7 +52,7 @@ def batch_norm_relu_backward(
     of_parameters: list[torch.Tensor] = []
     for n, x in enumerate(maps):
         norm = slice(2 * n, 2 * n + 2)
-        mean, var = (y.contiguous() for y in statistics[norm])
+        mean, var = (s.contiguous() for s in statistics[norm])
         weight = parameters[norm][0].to(mean.dtype).contiguous()
         used = mean, var, mean, (var + eps).rsqrt()
         of_x, *others = torch.ops.aten.native_batch_norm_backward(left, x, weight, *used, not given, eps, [True] * 3)
@@ -61,7 +62,7 @@ def batch_norm_relu_backward(
 
 
 def _dense(maps: list[torch.Tensor]) -> tuple[list[torch.Tensor], torch.memory_format]:
-    """In the order of the first."""
+    """The maps in the memory format of the first, and that."""
     in_rows = maps[0].is_contiguous(memory_format=torch.channels_last)
     layout = torch.channels_last if in_rows else torch.contiguous_format
     return [x.contiguous(memory_format=layout) for x in maps], layout

@@ -2,6 +2,7 @@
 
 import torch
 
+from salcr.ops._checks import wide_dtype
 from salcr.reference._rows import normalize
 
 
@@ -42,7 +43,7 @@ def update(
 
 
 def _cosines(rows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """In float32 at least, up to a factor that ``others`` have; NaN becomes the smallest."""
-    wide = torch.promote_types(rows.dtype, torch.float32)
+    """In float32 at least, times the norms of ``others``; NaN becomes the smallest."""
+    wide = wide_dtype(rows)
     cosines = (normalize(rows.to(wide)) * others.to(wide)).sum(-1)
     return torch.where(cosines.isnan(), -torch.inf, cosines)

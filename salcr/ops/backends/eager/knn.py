@@ -51,16 +51,16 @@ def fill(
     """Write the ``rows`` of ``scores [Q, k]``, the larger the nearer, and of ``indices [Q, k]``, block by block.
 
     Args:
-        rows: ``[R]``, int64, which queries; there may be none.
+        rows: ``[R]``, int64: which queries; R may be 0.
         queries, database: float32 or float64; rows of unit length for ``"cosine"``. The same tensor where
             ``exclude_self``, which leaves every query out of its own search and puts it first in its list.
     """
     if len(rows) == 0:
         return
-    for some in rows.split(max(1, BLOCK_BYTES // (len(database) * queries.element_size()))):
+    for block in rows.split(max(1, BLOCK_BYTES // (len(database) * queries.element_size()))):
         with _full_precision_products():
-            found = scores_of(queries[some], database, metric)
-        scores[some], indices[some] = largest(found, scores.shape[1], some if exclude_self else None)
+            found = scores_of(queries[block], database, metric)
+        scores[block], indices[block] = largest(found, scores.shape[1], block if exclude_self else None)
 
 
 def largest(scores: torch.Tensor, k: int, first: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:

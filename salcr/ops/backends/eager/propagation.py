@@ -41,7 +41,7 @@ def means_of_neighbours(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """New features of both ``sides``, unit rows, from the ``k + 1`` largest products ``within`` and ``across`` them.
 
-    ``left_out [N]`` says of each side's images which have no products; their columns are rows like any other.
+    ``left_out``, ``[N]`` bool of each side, says which images have no products: their columns are any valid indices.
     """
     means = []
     for own, other, near, far in zip(sides, reversed(sides), within, across, strict=True):
@@ -53,14 +53,14 @@ def means_of_neighbours(
     rows, count = given_up.nonzero()[:, 0], len(sides[0])  # of both sides: the host waits once
     if len(rows):
         of_each = rows[rows < count], rows[rows >= count] - count
-        for own, other, mean, some in zip(sides, reversed(sides), means, of_each, strict=True):
-            if len(some):
-                mean[some] = propagate_rows(own[some], own, other, k)
+        for own, other, mean, images in zip(sides, reversed(sides), means, of_each, strict=True):
+            if len(images):
+                mean[images] = propagate_rows(own[images], own, other, k)
     return means[0], means[1]
 
 
 def propagate_rows(rows: torch.Tensor, own: torch.Tensor, other: torch.Tensor, k: int) -> torch.Tensor:
-    """New features of ``rows``, some of the unit features ``own`` of a modality, from whole rows of products."""
+    """New features of ``rows``, which are some of a modality's unit features ``own``, from whole rows of products."""
     size = max(1, BLOCK_ENTRIES // max(len(own), len(other)))
     return torch.cat([_from_whole_rows(block, own, other, k) for block in rows.split(size)])
 

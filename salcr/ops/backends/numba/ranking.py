@@ -36,7 +36,7 @@ def evaluate_ranking(
     count = len(query)
     if protocol == "regdb":
         query_cams, gallery_cams = np.zeros(count, np.int64), np.zeros(len(gallery), np.int64)
-    first, (precision, penalty) = np.zeros(count, np.int64), np.full((2, count), np.nan)
+    first, (query_ap, query_inp) = np.zeros(count, np.int64), np.full((2, count), np.nan)
     curves = np.zeros((count if protocol == "cuhk03" else 0, min(max_rank, len(identities))))
     members = gallery.argsort(kind="stable")
     bounds = np.searchsorted(gallery[members], np.arange(len(identities) + 1))
@@ -46,7 +46,7 @@ def evaluate_ranking(
     matches = np.zeros((threads, max_rank), np.int64)
 
     def measure(thread, share):
-        _measure(*arguments, *share, first, curves, precision, penalty, matches[thread])
+        _measure(*arguments, *share, first, curves, query_ap, query_inp, matches[thread])
 
     if threads == 1:
         measure(0, shares)
@@ -57,30 +57,17 @@ def evaluate_ranking(
         found = np.pad(curves.sum(0), (0, max_rank - curves.shape[1]), "edge")
     else:
         found = np.searchsorted(np.sort(first[first > 0]), np.arange(1, max_rank + 1), side="right")
-    return summarise(found, matches.sum(0), precision, penalty)
+    return summarise(found, matches.sum(0), query_ap, query_inp)
 
 
 @njit(nogil=True)
 def _measure(
-    distances,
-    query,
-    members,
-    bounds,
-    gallery,
-    query_cams,
-    gallery_cams,
-    protocol,
-    start,
-    stop,
-    first,
-    curves,
-    precision,
-    penalty,
-    matches_at,
-):
-    """Fill ``first`` or ``curves``, ``precision`` and ``penalty`` of the queries from ``start`` to ``stop``.
+    distances, query, members, bounds, gallery, query_cams, gallery_cams, protocol, start, stop, first, curves,
+    query_ap, query_inp, matches_at,
+):  # fmt: skip
+    """Fill ``first`` or ``curves``, ``query_ap`` and ``query_inp`` of the queries from ``start`` to ``stop``.
 
-    ``matches_at`` counts their matches at each rank.
+    ``first`` is the first match's place in the CMC, among images or identities. ``matches_at`` counts matches by rank.
     """
     row = np.empty(distances.shape[1], distances.dtype)
     matches = np.empty(len(row), np.int64)
@@ -123,8 +110,8 @@ def _measure(
             total += (p + 1) / ranks[p]
             if ranks[p] <= len(matches_at):
                 matches_at[ranks[p] - 1] += 1
-        precision[q] = total / positives
-        penalty[q] = positives / ranks[positives - 1]
+        query_ap[q] = total / positives
+        query_inp[q] = positives / ranks[positives - 1]
 
 
 @njit(nogil=True)
@@ -153,7 +140,7 @@ def _expected_cmc(row, matches, own, gallery, bounds, curve):
 
 @njit(nogil=True)
 def _count_before(row, place):
-    """How many entries a stable sort puts before ``row[place]``: two loops without a branch, which vectorise."""
+    """How many entries a stable sort puts before ``row[place]``. Two loops without a branch vectorise."""
     value, count = row[place], 0
     for g in range(place):
         count += row[g] <= value

@@ -17,9 +17,9 @@ def batch_norm_relu(
     """``(y, mean, var, ...)``; see ``salcr::batch_norm_relu``."""
     (x, *others), (weight, bias, *norm) = maps, parameters
     shortcut = others[0] if others else shortcut
-    names = ("shortcut_weight", "shortcut_bias"), ("mean", "var", "shortcut_mean", "shortcut_var")
-    options = dict(zip(names[0], norm, strict=False)) | dict(zip(names[1], statistics, strict=False))
-    return reference.batch_norm_relu(x, weight, bias, shortcut, **options, eps=eps)
+    of_shortcut = dict(zip(("shortcut_weight", "shortcut_bias"), norm, strict=False))
+    given = dict(zip(("mean", "var", "shortcut_mean", "shortcut_var"), statistics, strict=False))
+    return reference.batch_norm_relu(x, weight, bias, shortcut, **of_shortcut, **given, eps=eps)
 
 
 def batch_norm_relu_backward(

@@ -3,6 +3,7 @@
 import torch
 
 from salcr import reference
+from salcr.ops._checks import wide_dtype
 from salcr.ops._parts import pooled_parts
 from salcr.ops._register import reference_gradient
 
@@ -19,7 +20,7 @@ def pool(
     means, prototypes, forms = _results(x, tokens, queries, views, power, attend)
     parts = pooled_parts(tokens, queries)
     stripe = x.shape[2] * x.shape[3] // max(1, parts)
-    wide = torch.promote_types(x.dtype, torch.float32)
+    wide = wide_dtype(x)
     scores = None if tokens is None else x.new_zeros(len(x), parts, stripe, dtype=wide)
     weights = x.new_zeros(len(x), views, parts, stripe, dtype=wide) if attend else None
     return means, scores, prototypes, weights, forms
@@ -41,24 +42,24 @@ def pool_backward(
     create_graph: bool = False,
 ) -> tuple[torch.Tensor | None, ...]:
     """Gradients of ``x``, ``tokens`` and ``queries``, None where there is no such input."""
-    given = [None if y is None else n for n, y in enumerate((x, tokens, queries))]
-    inputs = [y for y in (x, tokens, queries) if y is not None]
+    arguments = x, tokens, queries
+    inputs = [y for y in arguments if y is not None]
     gradients = tuple(g for g in (mean_gradient, prototype_gradient, *form_gradients) if g is not None)
 
     def results(*leaves: torch.Tensor) -> tuple[torch.Tensor, ...]:
         remaining = iter(leaves)
-        map_, token, query = (None if n is None else next(remaining) for n in given)
+        map_, token, query = (None if y is None else next(remaining) for y in arguments)
         power_asked = power if mean_gradient is not None else None
         means, prototypes, forms = _results(map_, token, query, views, power_asked, len(form_gradients) > 0)
         prototypes = prototypes if prototype_gradient is not None else None
         return tuple(y for y in (means, prototypes, *forms) if y is not None)
 
     found = iter(reference_gradient(results, inputs, gradients, create_graph=create_graph))
-    return tuple(None if n is None else next(found) for n in given)
+    return tuple(None if y is None else next(found) for y in arguments)
 
 
 def _results(x, tokens, queries, views, power, attend):
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    wide = x.to(wide_dtype(x))
     means = None if power is None else (wide**power).mean((2, 3))
     prototypes = None if tokens is None else reference.part_prototypes(x, tokens).to(wide.dtype)
     if not attend:

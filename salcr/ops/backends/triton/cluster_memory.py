@@ -44,17 +44,9 @@ def contrast_backward(
     from salcr.kernels.cluster_memory import contrast_backward
 
     rows, memories = with_parts(features, memory)
-    (found,) = contrast_backward(
-        [gradient],
-        [rows],
-        [memories],
-        _as_sets([targets], [rows]),
-        lse.contiguous(),
-        temperature=temperature,
-        reduction=reduction,
-        tf32=precision == "tf32",
-        **_terms(soft_targets, weights, rows, memories),
-    )
+    sets, terms = _as_sets([targets], [rows]), _terms(soft_targets, weights, rows, memories)
+    options = dict(temperature=temperature, reduction=reduction, tf32=precision == "tf32")
+    (found,) = contrast_backward([gradient], [rows], [memories], sets, lse.contiguous(), **terms, **options)
     return found.view(features.shape)
 
 
