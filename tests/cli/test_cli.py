@@ -93,6 +93,7 @@ def test_help_is_quick():
         (["--stage", "two"], ["model.checkpoint=FILE"]),
         (["--preset", "sysu"], ["data.root is not set"]),
         (["data.root=no/such/folder"], ["no/such/folder"]),
+        (["data.root=."], ["no split file exp/train_id.txt", "data.name is sysu", "--preset folder"]),
         (["device=gpu", "data.root=."], ["device 'gpu'"]),
     ],
 )
