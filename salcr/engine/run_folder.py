@@ -13,7 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from salcr.engine import best, checkpoint
-from salcr.files import write_atomically
+from salcr.files import naming, write_atomically
 
 
 class RunInUse(OSError):
@@ -75,13 +75,10 @@ class RunFolder:
         Raises:
             OSError: it cannot be written (a full disk).
         """
-        try:
-            with self.metrics.open("a") as file:
-                file.write(json.dumps(record) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise OSError(error.errno, f"cannot write the file: {error.strerror}", str(self.metrics)) from error
+        with naming(self.metrics), self.metrics.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
 
     def rewind(self, epoch: int) -> None:
         """Drop what ``metrics.jsonl`` says of ``epoch`` and later, and what a killed process left half written.

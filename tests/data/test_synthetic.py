@@ -1,3 +1,4 @@
+import errno
 import functools
 import math
 import os
@@ -290,13 +291,17 @@ def test_an_existing_folder_is_kept_unless_empty(tmp_path):
     assert (tmp_path / "empty/exp/test_id.txt").is_file()
 
 
-def test_a_failure_in_the_middle_leaves_nothing(tmp_path):
-    def fail(done, total):
-        if done == 5:
-            raise OSError("disk full")
+def test_a_disk_that_fills_is_told_with_the_file_and_nothing_is_left(tmp_path, monkeypatch):
+    real, room = Image.Image.save, iter(range(5))
 
-    with pytest.raises(OSError, match="disk full"):
-        write_dataset("sysu", tmp_path / "set", ids=9, images_per_camera=3, height=16, width=8, progress=fail)
+    def save(image, file, **options):
+        if next(room, None) is None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(image, file, **options)
+
+    monkeypatch.setattr(Image.Image, "save", save)
+    with pytest.raises(OSError, match=r"cannot write the file: No space left on device: '.*cam\d/000\d/000\d\.jpg'"):
+        write_dataset("sysu", tmp_path / "set", ids=9, images_per_camera=3, height=16, width=8)
     assert not list(tmp_path.iterdir())
 
 
