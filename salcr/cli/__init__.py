@@ -20,10 +20,11 @@ from salcr import __version__
 from salcr.cli import retrieval, settings
 from salcr.cli.export import export
 from salcr.cli.options import Checkpoint, Layout
-from salcr.cli.report import PAGE, report, write_page
+from salcr.cli.report import report, write_page
 from salcr.cli.text import printable
 from salcr.data.registry import DATASETS
 from salcr.data.sysu import SYSU
+from salcr.defaults import REPORT
 
 if TYPE_CHECKING:
     from salcr.engine import Config
@@ -275,8 +276,8 @@ def demo(
         _report(lambda: run(out, seed=seed, overrides=tuple(overrides or ()), resume=resume), out)
         is_first = rank() == 0
     if is_first:
-        write_page([out], out / PAGE)
-        typer.echo(f"report: {out / PAGE}")
+        write_page([out], out / REPORT)
+        typer.echo(f"report: {out / REPORT}")
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """The folder of a run: ``config.yaml``, ``metrics.jsonl``, ``summary.json``, ``checkpoints/`` and, where TensorBoard is
-asked for, ``tensorboard/``; and its lock. ``profile/`` is written by :mod:`salcr.engine.profiling`."""
+asked for, ``tensorboard/``; and its lock. ``profile/`` is written by :mod:`salcr.engine.profiling`, ``report.html`` by
+``salcr report``."""
 
 import json
 import os
@@ -12,6 +13,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from salcr.defaults import REPORT
 from salcr.engine import best, checkpoint
 from salcr.files import naming, write_atomically
 
@@ -64,9 +66,9 @@ class RunFolder:
         return self.metrics.exists() and self.metrics.read_bytes().count(b"\n") > 1
 
     def clear(self) -> None:
-        """Remove the training's results; the configuration and what others put here stays."""
+        """Remove the training's results and their report; the configuration and what others put here stays."""
         own = *checkpoint.files(self.checkpoints), *best.files(self.checkpoints), *self.board.glob("events.out.*")
-        for path in (self.summary, *own, self.metrics):
+        for path in (self.summary, *own, self.path / REPORT, self.metrics):
             path.unlink(missing_ok=True)
 
     def log(self, record: dict[str, Any]) -> None:
