@@ -92,9 +92,9 @@ class Row(NamedTuple):
 def page(events: Sequence[Event], title: str) -> str:
     """A page in Markdown of the ``traceEvents`` of a trace: a row a phase, then what ran longest.
 
-    On a GPU busy is when a kernel, copy or fill runs, gaps are the rest; copies, of them pageable ones, for which the
-    host waits, and waits are calls that let the host wait for the device. Without a GPU the outermost operators stand
-    for kernels, ``copy_`` for copies and ``item`` for waits.
+    On a GPU a phase is busy while a kernel, copy or fill runs, and the rest are gaps. ``pageable`` are those of the
+    copies for which the host waits, ``waits`` the calls by which it waits for the device. Without a GPU the outermost
+    operators stand for kernels, ``copy_`` for copies and ``item`` for waits.
     """
     has_device = any(event.get("cat") == "kernel" for event in events)
     lines = [f"# {title}", "", f"| phase | seconds | busy | gaps | {'kernels' if has_device else 'operators'} | "]
