@@ -141,7 +141,7 @@ def train(
         elif jobs != 1:
             raise ValueError("--jobs is of --trials")
         else:
-            _report(lambda: run(settings, out, resume=resume, restart=restart, profile=profile), out)
+            _train_and_print(lambda: run(settings, out, resume=resume, restart=restart, profile=profile), out)
 
 
 def _train_trials(settings: "Config", out: Path, trials: str, **options: Any) -> None:
@@ -273,7 +273,7 @@ def demo(
     from salcr.engine.demo import demo as run
 
     with joined():
-        _report(lambda: run(out, seed=seed, overrides=tuple(overrides or ()), resume=resume), out)
+        _train_and_print(lambda: run(out, seed=seed, overrides=tuple(overrides or ()), resume=resume), out)
         is_first = rank() == 0
     if is_first:
         write_page([out], out / REPORT)
@@ -322,8 +322,8 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _report(training: Callable[[], dict[str, Any]], folder: Path) -> None:
-    """Run a training and print what it found, or where it goes on after a signal."""
+def _train_and_print(training: Callable[[], dict[str, Any]], folder: Path) -> None:
+    """Call ``training`` and print what it found, or where it goes on after a signal."""
     from salcr.distributed import rank
     from salcr.engine.demo import cross_label_line, summary_table
 
