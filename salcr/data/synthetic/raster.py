@@ -16,7 +16,7 @@ TEXTURES = (
     "plain", "horizontal", "vertical", "diagonal", "checks", "plaid", "dots", "gradient", "blocks", "band", "zigzag",
     "blotches", "rings", "triangles", "bricks", "diamonds", "crosses", "waves", "scales", "grain",
 )  # fmt: skip
-"""By their numbers in :func:`_pattern`. Who wears what: ``CLOTH_TEXTURES`` and ``OBJECT_TEXTURES``, which share none."""
+"""By number, as in :func:`_pattern`. Who wears what: ``CLOTH_TEXTURES`` and ``OBJECT_TEXTURES``, which share none."""
 FIELDS = 26
 
 
