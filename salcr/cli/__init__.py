@@ -41,7 +41,7 @@ _PRESETS = ", ".join(["demo", *(spec.preset for spec in DATASETS.values() if spe
 _LAYOUTS = ", ".join(name for name, spec in DATASETS.items() if spec.layout)
 _DESCRIPTIONS = "; ".join(f"{name}: {spec.description}" for name, spec in DATASETS.items())
 
-SettingsOf = Annotated[
+PresetOfCheckpoint = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option("--preset", help=f"For a checkpoint that holds no settings: one of {_PRESETS}."),
 ]
@@ -166,7 +166,7 @@ def evaluate(
     overrides: Overrides = None,
     out: Annotated[Optional[Path], typer.Option(help="JSON file for the figures; else they are printed.")] = None,  # noqa: UP045
     layout: Layout = "auto",
-    preset: SettingsOf = None,
+    preset: PresetOfCheckpoint = None,
 ) -> None:
     """Evaluate a checkpoint by all protocols of its data set (outside of its run folder give data.root=DIR)."""
     import json
@@ -193,7 +193,7 @@ def extract(
     out: Annotated[Path, typer.Option(help="The .npz file to write.")],
     overrides: Overrides = None,
     layout: Layout = "auto",
-    preset: SettingsOf = None,
+    preset: PresetOfCheckpoint = None,
 ) -> None:
     """Write features, ids, cameras, modality and paths of the test images to a .npz file."""
     from salcr import distributed

@@ -73,7 +73,7 @@ class Model(Section):
     """A checkpoint whose network to start from, for stage two alone, of this project or of the authors' code
     (docs/checkpoints.md)."""
     checkpoint_layout: Literal["auto", "salcr", "authors"] = "auto"
-    """Whose names the checkpoint has; ``auto`` is what it has."""
+    """Whose names the checkpoint has; ``auto`` tells by the file."""
     authors_pg1: bool = False
     """Take the channel-augmented view's first guided part features from the second, as the published code does."""
     compile: Literal["auto"] | bool = "auto"

@@ -172,7 +172,7 @@ class StepQueries(NamedTuple):
 
 
 def total(losses: dict[str, torch.Tensor]) -> torch.Tensor:
-    """The sum of a step's losses."""
+    """The sum of a step's losses, without a launch for the 0 that Python's begins with."""
     return functools.reduce(torch.add, losses.values())
 
 

@@ -316,7 +316,7 @@ def test_anything_else_is_a_traceback(monkeypatch):
         cli.main()
 
 
-def test_info(salcr):
+def test_info_prints_the_operators_of_its_report(salcr):
     code, out, _ = salcr("info")
     assert code == 0 and "evaluate_ranking" in out
 

@@ -201,7 +201,7 @@ def test_an_image_does_not_depend_on_how_many_others_there_are(tmp_path):
     assert all(many[name] == data for name, data in few.items() if name.endswith(".jpg"))
 
 
-def test_sysu_layout_loads(tmp_path):
+def test_a_rendered_sysu_has_its_split_files_and_names(tmp_path):
     seen = []
     options = dict(ids=7, images_per_camera=2, height=32, width=16)
     write_dataset("sysu", tmp_path / "set", **options, progress=lambda done, total: seen.append((done, total)))
@@ -219,7 +219,7 @@ def test_sysu_layout_loads(tmp_path):
     assert len(data.test) == 2 * 6 * 2 and set(data.test.ids) == ids["test"]
 
 
-def test_regdb_layout_loads(tmp_path):
+def test_a_rendered_regdb_has_its_split_files_and_names(tmp_path):
     write_dataset("regdb", tmp_path / "set", ids=6, test_ids=3, images_per_camera=2, height=32, width=16)
     tests = set()
     for trial in range(1, 11):
@@ -242,7 +242,7 @@ def test_regdb_layout_loads(tmp_path):
     assert set(data.test.cams) == {1, 2} and data.test.paths[0].startswith("Visible/")
 
 
-def test_llcm_layout_loads(tmp_path):
+def test_a_rendered_llcm_has_its_split_files_and_names(tmp_path):
     write_dataset("llcm", tmp_path / "set", ids=4, images_per_camera=1, height=32, width=16)
     data = load_dataset("llcm", tmp_path / "set")
     assert len(data.train_visible) == 3 * 9 and len(data.train_infrared) == 3 * 8 and len(data.test) == 17
