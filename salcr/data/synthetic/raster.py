@@ -17,7 +17,7 @@ TEXTURES = (
     "blotches", "rings", "triangles", "bricks", "diamonds", "crosses", "waves", "scales", "grain",
 )  # fmt: skip
 """By number, as in :func:`_pattern`. Who wears what: ``CLOTH_TEXTURES`` and ``OBJECT_TEXTURES``, which share none."""
-FIELDS = 26
+FIELDS = 25  # of a row, in the order in which :func:`shape` returns them
 
 
 def shape(
@@ -37,7 +37,6 @@ def shape(
     folds: float = 0.0,
     fold_period: float = 8.0,
     fold_seed: int = 0,
-    opacity: float = 1.0,
 ) -> tuple[float, ...]:
     """One row of a scene.
 
@@ -51,11 +50,10 @@ def shape(
         period, phase, angle: of the texture: pixels, fractions of a period (across, along), radians.
         shade, light: how much darker the sides are than the middle, and to which side the light falls, in [-1, 1].
         folds, fold_period, fold_seed: strength, size in pixels and pattern of uneven brightness.
-        opacity: 1 hides what lies below.
     """
     return (
         kind, *start, *end, *widths, rounding, texture, period, *phase, angle, shade, light, folds, fold_period,
-        fold_seed, opacity, *colors[0], *colors[1],
+        fold_seed, *colors[0], *colors[1],
     )  # fmt: skip
 
 
@@ -198,7 +196,7 @@ def _paint(canvas, scene):
         w1, wm, w2, rounding = row[5], row[6], row[7], row[8]
         texture, period, phase_u, phase_v = int(row[9]), row[10], row[11], row[12]
         cos, sin = math.cos(row[13]), math.sin(row[13])
-        shade, light, folds, fold_period, fold_seed, opacity = row[14], row[15], row[16], row[17], row[18], row[19]
+        shade, light, folds, fold_period, fold_seed = row[14], row[15], row[16], row[17], row[18]
         length = max(math.hypot(bx - ax, by - ay), np.float32(1e-3))
         ux, uy = (bx - ax) / length, (by - ay) / length
         reach = max(w1, wm, w2) + 1
@@ -225,7 +223,7 @@ def _paint(canvas, scene):
                     ex, ey = (s - a) / a, t / wm
                     k0, k1 = math.sqrt(ex * ex + ey * ey), math.sqrt((ex / a) ** 2 + (ey / wm) ** 2)
                     d = k0 * (k0 - 1) / max(k1, np.float32(1e-6)) if k0 > 0.1 else -0.5 * wm
-                cover = _clamp(0.5 - d, 0.0, 1.0) * opacity
+                cover = _clamp(0.5 - d, 0.0, 1.0)
                 if cover <= 0:
                     continue
                 mix = 0.0
@@ -238,7 +236,7 @@ def _paint(canvas, scene):
                 if folds > 0:
                     bright += folds * (_lattice_noise(t / fold_period, s / (2 * fold_period), fold_seed) - 0.5)
                 for c in range(channels):
-                    color = (row[20 + c] * (1 - mix) + row[23 + c] * mix) * bright
+                    color = (row[19 + c] * (1 - mix) + row[22 + c] * mix) * bright
                     canvas[y, x, c] += cover * (color - canvas[y, x, c])
 
 
