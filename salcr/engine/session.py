@@ -42,7 +42,7 @@ class EpochState(NamedTuple):
     """What the steps of an epoch work with, beside the network, the optimiser and the random generator."""
 
     labels: tuple[torch.Tensor, ...]  # of all images, on the CPU
-    memories: nn.Module  # which the steps change
+    memories: nn.Module  # a memory of each modality or, in stage two, its objective; the steps change them
     batches: list[Rows]
 
 
