@@ -227,11 +227,10 @@ def _begin(session: Session) -> EpochState:
         objective = StageTwoObjective.build(session.config, features, clusters)
         labels = distributed.on_first(lambda: cross_labels(features, clusters, session.config.dagi))
     with session.timed("batches"):
-        batches = stage_two_batches(
-            *(labels.visible, labels.infrared_to_visible, labels.visible_to_infrared, labels.infrared),
-            **session.batch_plan(),
-        )
-        return EpochState(labels, objective, list(batches))
+        as_visible = labels.visible, labels.infrared_to_visible
+        as_infrared = labels.visible_to_infrared, labels.infrared
+        batches = list(stage_two_batches(*as_visible, *as_infrared, **session.batch_plan()))
+        return EpochState(labels, objective, batches)
 
 
 def _resume(session: Session, middle: dict[str, Any]) -> EpochState:
