@@ -103,12 +103,12 @@ def train(
     out: Annotated[Path, typer.Option(help="Run folder.")],
     overrides: Overrides = None,
     preset: Annotated[Optional[str], typer.Option(help=f"One of {_PRESETS}.")] = None,  # noqa: UP045
-    config: Annotated[Optional[Path], typer.Option(help="A YAML file over the preset.")] = None,  # noqa: UP045
+    config: Annotated[Optional[Path], typer.Option(help="A YAML file that wins over the preset.")] = None,  # noqa: UP045
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Train it again from nothing.")] = False,
     stage: Annotated[str, typer.Option(help="both, one or two (two needs model.checkpoint=FILE).")] = "both",
     trials: Annotated[Optional[str], typer.Option(help="Train on several splits (1-10), in OUT/trial_K.")] = None,  # noqa: UP045
-    jobs: Annotated[int, typer.Option(help="Of --trials: how many run at once, on a GPU each.")] = 1,
+    jobs: Annotated[int, typer.Option(help="With --trials: how many run at once, on a GPU each.")] = 1,
     profile: Annotated[bool, typer.Option("--profile", help="Trace an epoch of each stage, in OUT/profile.")] = False,
 ) -> None:
     """Train both stages (or one of them) and evaluate; salcr config lists every setting.
@@ -120,12 +120,13 @@ def train(
     from salcr.engine import load_config, single_stage
     from salcr.engine import train as run
 
-    def read_settings() -> Any:
-        own = out / ("config.yaml" if trials is None else "trials.yaml")
-        bare = (resume or restart) and preset is None and config is None
-        if bare and not own.exists() and not overrides:
-            raise ValueError(f"{out} holds no run to go on with: no {own.name}")
-        settings = load_config(preset=preset, file=own if bare and own.exists() else config, overrides=overrides or [])
+    def read_settings() -> "Config":
+        kept = out / ("config.yaml" if trials is None else "trials.yaml")
+        from_folder = (resume or restart) and preset is None and config is None
+        if from_folder and not kept.exists() and not overrides:
+            raise ValueError(f"{out} holds no run to go on with: no {kept.name}")
+        file = kept if from_folder and kept.exists() else config
+        settings = load_config(preset=preset, file=file, overrides=overrides or [])
         if stage != "both":
             settings = single_stage(settings, stage)
         if stage == "two" and settings.model.checkpoint is None:
@@ -136,10 +137,10 @@ def train(
         settings = distributed.on_first(read_settings)
         if trials is not None:
             if profile:
-                raise ValueError("--profile is of one run, not of --trials")
+                raise ValueError("--profile goes with one run, not with --trials")
             _train_trials(settings, out, trials, jobs=jobs, resume=resume, restart=restart)
         elif jobs != 1:
-            raise ValueError("--jobs is of --trials")
+            raise ValueError("--jobs goes with --trials")
         else:
             _train_and_print(lambda: run(settings, out, resume=resume, restart=restart, profile=profile), out)
 

@@ -33,7 +33,7 @@ def open_dataset(config: Config) -> Dataset:
     except FileNotFoundError as error:
         if not root.is_dir():
             raise
-        raise FileNotFoundError(f"{error}: data.name is {name} (images of your own: --preset folder)") from error
+        raise FileNotFoundError(f"{error}: data.name is {name} (images of your own: data.name=folder)") from error
     if dataset.left_out:
         logger.warning(say_left_out(dataset.root, dataset.left_out))
     return dataset

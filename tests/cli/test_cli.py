@@ -93,7 +93,7 @@ def test_help_is_quick():
         (["--stage", "two"], ["model.checkpoint=FILE"]),
         (["--preset", "sysu"], ["data.root is not set"]),
         (["data.root=no/such/folder"], ["no/such/folder"]),
-        (["data.root=."], ["no split file exp/train_id.txt", "data.name is sysu", "--preset folder"]),
+        (["data.root=."], ["no split file exp/train_id.txt", "data.name is sysu", "data.name=folder"]),
         (["device=gpu", "data.root=."], ["device 'gpu'"]),
     ],
 )
@@ -168,7 +168,7 @@ def test_profile_is_of_one_run(salcr, tree, tmp_path, asked):
     assert salcr("train", "--profile", "--out", tmp_path, *tiny(tree))[0] == 0
     assert [options["profile"] for _, options in asked] == [True]
     status, _, said = salcr("train", "--profile", "--trials", "1", "--out", tmp_path, *tiny(tree))
-    assert status == 1 and "--profile is of one run" in said
+    assert status == 1 and "--profile goes with one run" in said
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
