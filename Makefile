@@ -1,4 +1,5 @@
-# make install | test | lint | docs | wheel | demo | sanitize | gpu-check   (PYTHON=python3.11: the interpreter of .venv; JOBS=8: of builds and test)
+# make install | test | lint | docs | wheel | demo | sanitize | gpu-check
+# PYTHON=python3.11: the interpreter of .venv; JOBS=8: processes of builds and of test
 PYTHON ?= python3
 SEED ?= 0
 JOBS ?= 2

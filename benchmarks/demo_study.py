@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import demo_page, ledger
+from benchmarks import demo_page
 from benchmarks.machine import ROOT, commit, machine, versions
+from benchmarks.records import read_json, write_json
 
 if TYPE_CHECKING:
     from salcr.engine import Config
@@ -97,13 +98,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for seed in size.seeds if options.seeds is None else options.seeds:
         for row in size.rows if options.only is None else options.only:
             study = Study(options.out, options.size, seed, variant)
-            done = ledger.read(RECORD).get(study.name(row))
+            done = read_json(RECORD).get(study.name(row))
             if options.again or done is None or done["settings"] != study.digest(row):
                 entry = study.run(row)
-                ledger.write(RECORD, ledger.read(RECORD) | {study.name(row): entry})
+                write_json(RECORD, read_json(RECORD) | {study.name(row): entry})
     page = PAGE.read_text()
     head, tail = page.split(demo_page.BEGIN)[0], page.split(demo_page.END)[1]
-    PAGE.write_text(f"{head}{demo_page.BEGIN}\n\n{tables(ledger.read(RECORD))}\n{demo_page.END}{tail}")
+    PAGE.write_text(f"{head}{demo_page.BEGIN}\n\n{tables(read_json(RECORD))}\n{demo_page.END}{tail}")
 
 
 def tables(record: dict[str, dict]) -> str:

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import ledger
 from benchmarks.machine import ROOT, commit, machine, versions
+from benchmarks.records import read_json, write_json
 from benchmarks.report import epoch_table
 from salcr.data.sysu import SYSU
 from salcr.engine.profiling import ON_DEVICE, PHASE, STEP, rows
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = " ".join(options.settings)
     print(epoch_table({name: entry}))
     if options.out is not None and not options.quick:
-        ledger.write(options.out, ledger.read(options.out) | {name: entry})
+        write_json(options.out, read_json(options.out) | {name: entry})
     return 0
 
 

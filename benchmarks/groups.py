@@ -20,10 +20,10 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from benchmarks import ledger
 from benchmarks.features import pedestrians
 from benchmarks.machine import ROOT, commit, machine, versions
 from benchmarks.memory import peak, reset_peak
+from benchmarks.records import read_json, write_json
 
 RECORD = ROOT / "benchmarks" / "results" / "groups.json"
 PROCESSES = 1, 2
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found[f"{n}"] = {key: statistics.median(turn[n][key] for turn in rounds) for key in rounds[0][n]}
         print(f"{n} process{'es' if n > 1 else ''}: {found[f'{n}']}", flush=True)
     name = "train" if options.what == "train" else f"cluster {options.images}"
-    ledger.write(options.out, ledger.read(options.out) | {name: found})
+    write_json(options.out, read_json(options.out) | {name: found})
     return 0
 
 
@@ -112,7 +112,7 @@ def same_labels(folder: Path) -> None:
 
 
 def train(options: argparse.Namespace) -> None:
-    """In one process of a group: medians of an epoch's seconds."""
+    """In one process of a group: seconds of each phase, of the stage's epoch in which it took fewest."""
     from salcr import distributed, engine
     from salcr.engine.demo import PEOPLE, render
     from salcr.engine.run_folder import RunFolder

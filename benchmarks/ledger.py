@@ -7,13 +7,11 @@ imports are part of it: its hash covers them, and they have no entry of their ow
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks.records import read_json
-from salcr.files import write_atomically
 
 LEDGER = "benchmarks/results/verified.json"
 PATTERNS = ("kernels/*.py", "csrc/cuda/*.cu", "csrc/cuda/*.cuh")
@@ -29,30 +27,6 @@ def hashes(root: Path) -> dict[str, str]:
         for path, own in parts.items()
         if path not in included
     }
-
-
-def _with_includes(path: Path, before: tuple[Path, ...] = ()) -> tuple[Path, ...]:
-    """``path`` and the files of its folder that it includes, directly or not, in the order of their first inclusion."""
-    found = (*before, path)
-    for name in _imported(path) if path.suffix == ".py" else _included(path):
-        part = path.parent / name
-        if part not in found and part.exists():
-            found = _with_includes(part, found)
-    return found
-
-
-def _included(path: Path) -> list[str]:
-    return re.findall(r'^\s*#\s*include\s+"([^"]+)"', path.read_text(), re.M)
-
-
-def _imported(path: Path) -> list[str]:
-    """Files that ``from .name import …`` and ``from . import name, name`` ask for."""
-    found = re.findall(r"^\s*from \.(\w*) import ([\w, ]+|\()", path.read_text(), re.M)
-    return [f"{name.strip()}.py" for module, names in found for name in ([module] if module else names.split(","))]
-
-
-def _defines_kernels(path: Path) -> bool:
-    return path.suffix == ".py" and "triton.jit" in path.read_text()
 
 
 def tests_of(kernel: str) -> str:
@@ -79,7 +53,7 @@ def verdict(kernel: str, outcomes: Mapping[str, Mapping[str, str]]) -> str | Non
 
 def unverified(root: Path) -> dict[str, str]:
     """For every kernel file of the checkout at ``root`` whose content is not the one last seen green: why."""
-    ledger, found = read(root / LEDGER), {}
+    ledger, found = read_json(root / LEDGER), {}
     for kernel, digest in hashes(root).items():
         if kernel not in ledger:
             found[kernel] = "never had a green hardware run"
@@ -88,14 +62,28 @@ def unverified(root: Path) -> dict[str, str]:
     return found
 
 
-def read(path: Path) -> dict[str, dict]:
-    """The ledger at ``path``, empty where there is none."""
-    return read_json(path) if path.exists() else {}
+def _with_includes(path: Path, before: tuple[Path, ...] = ()) -> tuple[Path, ...]:
+    """``path`` and the files of its folder that it includes, directly or not, in the order of their first inclusion."""
+    found = (*before, path)
+    for name in _imported(path) if path.suffix == ".py" else _included(path):
+        part = path.parent / name
+        if part not in found and part.exists():
+            found = _with_includes(part, found)
+    return found
 
 
-def write(path: Path, content: Mapping) -> None:
-    """Write ``content`` as JSON; readers see the old file or the new one."""
-    write_atomically(path, json.dumps(content, indent=2) + "\n")
+def _included(path: Path) -> list[str]:
+    return re.findall(r'^\s*#\s*include\s+"([^"]+)"', path.read_text(), re.M)
+
+
+def _imported(path: Path) -> list[str]:
+    """Files that ``from .name import …`` and ``from . import name, name`` ask for."""
+    found = re.findall(r"^\s*from \.(\w*) import ([\w, ]+|\()", path.read_text(), re.M)
+    return [f"{name.strip()}.py" for module, names in found for name in ([module] if module else names.split(","))]
+
+
+def _defines_kernels(path: Path) -> bool:
+    return path.suffix == ".py" and "triton.jit" in path.read_text()
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """``python -m benchmarks.million``: exact search in an index of 1,000,000 features of 2048 in float16 on the disk.
 
 Writes 4.1 GB and codes of 2.1 GB into a temporary folder (``TMPDIR``) and removes them. Searches of 32 queries take
-turns: by the codes; in all features, as an index without codes is searched; and, unless they are left out, block by
-block, each converted to float32, as one is searched where nothing compiled is there. All have to find what products of
-all features in float64 do. CPU seconds are those of all threads. Making the codes, and a search of either of the first
-two kinds, have to stay below 500 MB of resident memory, mapped pages included.
+turns: by the codes; in all features, as an index without codes is searched; and block by block, each converted to
+float32, as one is searched where nothing compiled is there. All have to find what products of all features in float64
+do. CPU seconds are those of all threads. Making the codes, and a search of either of the first two kinds, have to stay
+below 500 MB of resident memory, mapped pages included.
 """
 
 import argparse
@@ -32,7 +32,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.million", description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--no-blocks", action="store_true", help="leave out the search block by block")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="salcr-index-") as folder:
         storage, queries = write_index(Path(folder), options.rows, 2048)
@@ -41,8 +40,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         peaks = {"making the codes": peak()}
         print(f"making the codes: {wall:.1f} s, {cpu:.1f} CPU s, peak {peak() / 1e6:.0f} MB", flush=True)
         forms = {"codes": nearest, "features": search_features, "blocks": search_blocks}
-        if options.no_blocks:
-            forms.pop("blocks")
         times = measure(forms, storage, queries, options.rounds)
     for name, rounds in times.items():
         wall, cpu, most = zip(*rounds, strict=True)
@@ -50,9 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         seconds = f"{statistics.median(wall):.3f} s, {statistics.median(cpu):.3f} CPU s"
         print(f"{name}: {seconds}, peak {peaks[name] / 1e6:.0f} MB", flush=True)
     cpu = {name: statistics.median(x[1] for x in rounds) for name, rounds in times.items()}
-    for name in [name for name in forms if name != "codes"]:
+    for name in ("features", "blocks"):
         print(f"CPU seconds of {name} over codes: {cpu[name] / cpu['codes']:.1f}")
-    peaks.pop("blocks", None)
+    del peaks["blocks"]
     for name, most in peaks.items():
         if most > LIMIT:
             raise SystemExit(f"{name}: {most / 1e6:.0f} MB of resident memory, {LIMIT / 1e6:.0f} allowed")

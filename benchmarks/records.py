@@ -1,9 +1,12 @@
-"""Records of ``salcr bench`` read back: checked, since a file that is given on the command line may be anything."""
+"""What measurements write down, as JSON; a record of ``salcr bench`` is checked as it is read: it may be anyone's."""
 
 import json
+from collections.abc import Mapping
 from numbers import Real
 from pathlib import Path
 from types import UnionType
+
+from salcr.files import write_atomically
 
 TOP = {"date": str, "commit": str | None, "device": str, "quick": bool}
 TOP |= {"machine": dict, "versions": dict, "cases": dict}
@@ -20,15 +23,24 @@ def read_record(path: Path) -> dict:
         OSError: it cannot be read.
         ValueError: it is none; the message, one line, names the file and what was expected.
     """
-    record = read_json(path)
+    record = _content(path)
     wrong = _wrong(record)
     if wrong is not None:
         raise ValueError(f"{path} is no record of salcr bench: {wrong}")
     return record
 
 
-def read_json(path: Path) -> object:
-    """What ``path`` holds; errors as :func:`read_record`'s."""
+def read_json(path: Path) -> dict[str, dict]:
+    """What ``path`` holds, by name; empty where there is no such file. Errors as :func:`read_record`'s."""
+    return _content(path) if path.exists() else {}
+
+
+def write_json(path: Path, content: Mapping) -> None:
+    """Write ``content``; readers see the old file or the new one."""
+    write_atomically(path, json.dumps(content, indent=2) + "\n")
+
+
+def _content(path: Path) -> object:
     content = path.read_bytes()
     try:
         return json.loads(content)

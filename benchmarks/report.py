@@ -8,10 +8,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import ledger
 from benchmarks.machine import ROOT
 from benchmarks.plots import picture_names, write_plots
-from benchmarks.records import read_record
+from benchmarks.records import read_json, read_record
 from benchmarks.summary import HEADLINE, factor, milliseconds, place, speed_up, summarise
 
 BEGIN, END = "<!-- generated: python -m benchmarks.report -->", "<!-- end of what is generated -->"
@@ -25,7 +24,7 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     check = parser.parse_args(arguments).check
     try:
         records = read_records(root)
-        scaling, epochs, groups = (ledger.read(_path(root, name)) for name in ("scaling", "epoch", "groups"))
+        scaling, epochs, groups = (read_json(_path(root, name)) for name in ("scaling", "epoch", "groups"))
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1

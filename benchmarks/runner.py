@@ -9,13 +9,12 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import ledger
 from benchmarks.case import Case
 from benchmarks.compare import compare
 from benchmarks.devices import floor_ms
 from benchmarks.machine import commit, machine, versions
 from benchmarks.measure import PLAIN, REASONS, variants_on
-from benchmarks.records import read_record
+from benchmarks.records import read_record, write_json
 from benchmarks.registry import CASES, LEFT_OUT
 from benchmarks.worker import TOO_LONG, Worker
 
@@ -115,7 +114,7 @@ def fill(
             record["cases"][case.name] = result
             print("\n".join(lines(case.name, result)), flush=True)
         if out is not None:
-            ledger.write(out, record)
+            write_json(out, record)
     return left
 
 

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import ledger
 from benchmarks.cases import clustering
 from benchmarks.features import pedestrians
 from benchmarks.machine import commit, machine, versions
 from benchmarks.memory import peak, reset_peak
+from benchmarks.records import write_json
 from salcr import ops
 
 SIZES = (  # images, width of a feature: lower where the product of all pairs would take many minutes
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(rows[-1], flush=True)
     if options.out is not None:
         record = {"commit": commit(), "machine": machine(), "versions": versions(), "features": made, "rows": rows}
-        ledger.write(options.out, record)
+        write_json(options.out, record)
     return 0
 
 

@@ -25,8 +25,9 @@ from unittest import mock
 
 import torch
 
-from benchmarks import ledger, work
+from benchmarks import work
 from benchmarks.machine import ROOT, machine, versions
+from benchmarks.records import read_json, write_json
 from salcr.files import write_atomically
 
 LAUNCH = ROOT / "kernels/launch.py"
@@ -151,7 +152,7 @@ def tune(
     from salcr.kernels import launch
 
     table = {name: {key: dict(entry) for key, entry in row.items()} for name, row in launch.TABLE.items()}
-    state = ledger.read(out)
+    state = read_json(out)
     if {key: state.get(key) for key in stamp} != dict(stamp):
         state = {**stamp, "times": {}}
     for place, name in enumerate(names):
@@ -161,7 +162,7 @@ def tune(
         start = table[name][launch.nearest(table[name], capability)]
         try:
             with bench(name) as this:
-                save = functools.partial(ledger.write, out, state)
+                save = functools.partial(write_json, out, state)
                 best = search(start, this, times, save, expired, CANDIDATES.get(name, ()))
                 if best is None:
                     return list(names[place:])

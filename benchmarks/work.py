@@ -40,9 +40,10 @@ def of_case(name: str, *inputs: torch.Tensor) -> Kernels:
 
 
 def knn(queries: int, size: int, width: int, entries: int, every: int, group: int, tile: Mapping[str, int]) -> Kernels:
-    """The products, in one chunk, and ``entries`` of the lists; ``every`` which column is sampled, in groups.
+    """Products of all rows, in one chunk of columns, and so many ``entries`` of the lists of candidates.
 
-    ``tile`` is their entry of the launch table.
+    The first kernel multiplies one of ``every`` so many columns, and keeps the largest of each ``group`` of products.
+    ``tile`` is the launch table's entry of both.
     """
     row, sampled = 2 * _up(width, tile["K"]), _cdiv(size, every)
     blocks, across, sampled_across = (_cdiv(n, tile[side]) for n, side in ((queries, "M"), (size, "N"), (sampled, "N")))
@@ -178,8 +179,8 @@ def sinkhorn(rows: int, columns: int, block: int, strip: int) -> Kernels:
 def jaccard(rows: int, entries: int, prefixes: int, pairs: int, candidates: int, left: int, compared: int) -> Kernels:
     """The near pairs of encodings with so many ``entries``, of which ``prefixes`` are in the index.
 
-    Two prefixes share a column in so many ``pairs`` of entries, and any in so many ``candidates``, pairs of rows; those
-    that are ``left`` have ``compared`` entries together. How many of each there are only the data tell.
+    Only the data tell how many there are of the rest: ``pairs`` of entries in which two prefixes share a column,
+    ``candidates``, pairs of rows with such an entry, and those ``left`` to compare, with ``compared`` entries together.
     """
     of_rows = rows * (8 + 4 + 2 * 16 + 16) + 24 * prefixes + 12 * entries
     return {"pairs_kernel": Work(0, fetched=of_rows + 8 * (pairs + candidates) + 20 * left + 12 * compared)}

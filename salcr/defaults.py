@@ -1,4 +1,4 @@
-"""Parameters of the paper that several rooms have as a default."""
+"""Defaults that several folders share: parameters of the paper, and a file's name."""
 
 TEMPERATURE = 0.05
 """Divides every cosine in a contrast."""
@@ -11,3 +11,6 @@ NEIGHBORS = 30
 
 HEIGHT, WIDTH = 288, 144
 """Pixels of the images that the network is trained with."""
+
+REPORT = "report.html"
+"""What ``salcr report`` writes to a run's folder."""

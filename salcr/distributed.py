@@ -147,9 +147,10 @@ def gather(x: torch.Tensor, dim: int = 0, runs: int = 1) -> torch.Tensor:
     """The processes' shares of a batch together, in the order of its positions, without a gradient.
 
     Args:
-        x: along ``dim``, this process's positions ``runs`` times, one run behind the other.
+        x: this process's share, its positions along axis ``dim``.
         dim: the axis.
-        runs: how many; the result has as many, each of all positions.
+        runs: how often the positions stand there one behind the other, as views do in ``[v, a, r]``; the result has all
+            positions in each run.
     """
     if world() == 1:
         return x
@@ -208,7 +209,7 @@ def _meet() -> None:
 
 
 def _checksum(x: torch.Tensor) -> torch.Tensor:
-    """Of the bits of ``x`` taken as whole numbers: a sum of its rows' sums, each times the row's number."""
+    """The bits of ``x`` as whole numbers, summed over each row, and the rows' sums times the rows' numbers summed."""
     whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]
     rows = x.detach().view(whole).reshape(len(x) if x.ndim else 1, -1).sum(1, dtype=torch.int64)
     return (rows * torch.arange(1, len(rows) + 1, device=rows.device)).sum()

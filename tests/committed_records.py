@@ -2,12 +2,13 @@
 
 import pytest
 
-from benchmarks import demo_page, demo_study, ledger
+from benchmarks import demo_page, demo_study
+from benchmarks.records import read_json
 
 
 @pytest.fixture(scope="module")
 def record():
-    return ledger.read(demo_study.RECORD)
+    return read_json(demo_study.RECORD)
 
 
 def test_the_page_says_what_the_records_say(record):

@@ -97,8 +97,6 @@ for module, check in OF_CONTENTS_AND_ADDRESSES:
 class Shaped(OnGpu):
     """Holds a tensor of the meta device. ``wrong``: a bool that is read back as false."""
 
-    layout = property(lambda self: self.held.layout)
-
     @staticmethod
     def __new__(cls, held, wrong=False):
         self = OnGpu.__new__(cls, held)

@@ -15,6 +15,7 @@ class OnGpu(torch.Tensor):
     """Says that it is on a GPU; holds a tensor of another device."""
 
     device, is_cuda, is_cpu, is_meta = GPU, True, False, False
+    layout = property(lambda self: self.held.layout)
 
     @staticmethod
     def __new__(cls, held: torch.Tensor):

@@ -68,8 +68,6 @@ UNFIT |= (
 class Computed(OnGpu):
     """Holds a tensor of the CPU."""
 
-    layout = property(lambda self: self.held.layout)
-
     @classmethod
     def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
         name, kwargs = function.overloadpacket.__name__, dict(kwargs or {})

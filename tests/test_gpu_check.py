@@ -383,8 +383,7 @@ def test_the_second_try_may_come_in_the_next_call(tmp_path, registry, monkeypatc
 def test_tuning_makes_what_was_found_before_due_again(tmp_path, capsys):
     parts = {"passing": passing, "tune": measure.tune}
     check = Check(tmp_path, tmp_path / "out", *STAMP)
-    assert gpu_check.run(check, parts, list(parts)) == 0
-    assert "left out: benchmarks.tune (it is not in this checkout)" in capsys.readouterr().out
+    assert gpu_check.run(check, parts, ["passing"]) == 0
     for folder in ("benchmarks", "kernels"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "__init__.py").touch()

@@ -8,6 +8,7 @@ from benchmarks.gpu_check import __main__ as gpu_check
 from benchmarks.gpu_check.record import Check
 from benchmarks.gpu_check.tests import run_tests
 from benchmarks.machine import ROOT
+from benchmarks.records import read_json, write_json
 
 STAMP = {"device": "a GPU", "versions": {"torch": "2.11"}}
 TESTS = {  # family → body of its test file; no such test touches a GPU
@@ -45,7 +46,7 @@ def check(root):
 
 
 def test_the_committed_ledger_names_kernel_files_of_this_checkout():
-    entries = ledger.read(ROOT / ledger.LEDGER)
+    entries = read_json(ROOT / ledger.LEDGER)
     assert (ROOT / ledger.LEDGER).exists()
     assert set(entries) <= set(ledger.hashes(ROOT))
     assert all({"sha256", "device", "versions", "date"} == set(entry) for entry in entries.values())
@@ -89,7 +90,7 @@ def test_only_files_whose_every_check_passed_are_entered(tmp_path, capsys):
     kernels += [f"kernels/{family}.py" for family in ("good", "shy", "unmarked", "broken", "untidy")]
     tree(tmp_path, kernels, TESTS)
     assert check(tmp_path) == 1
-    entries = ledger.read(tmp_path / ledger.LEDGER)
+    entries = read_json(tmp_path / ledger.LEDGER)
     assert set(entries) == {"csrc/cuda/good.cu", "kernels/good.py"}
     entry = entries["kernels/good.py"]
     assert entry.pop("date").endswith("Z")
@@ -122,7 +123,7 @@ def test_a_red_run_takes_the_entry_away(tmp_path):
     assert check(tmp_path) == 0
     (tmp_path / "tests/ops/test_good.py").write_text(f"import pytest\n\n{TESTS['wrong']}\n")
     assert check(tmp_path) == 1
-    assert ledger.read(tmp_path / ledger.LEDGER) == {}
+    assert read_json(tmp_path / ledger.LEDGER) == {}
 
 
 def test_a_run_that_dies_leaves_the_ledger_as_it_was(tmp_path, capsys):
@@ -137,13 +138,13 @@ def test_a_run_that_dies_leaves_the_ledger_as_it_was(tmp_path, capsys):
 
 def test_failing_cuda_tests_fail_the_check_where_no_kernel_is_theirs(tmp_path):
     assert check(tree(tmp_path, ["kernels/good.py"], ["good", "wrong"])) == 1
-    assert set(ledger.read(tmp_path / ledger.LEDGER)) == {"kernels/good.py"}
+    assert set(read_json(tmp_path / ledger.LEDGER)) == {"kernels/good.py"}
 
 
 def test_writing_is_atomic(tmp_path):
     path = tmp_path / "ledger.json"
-    ledger.write(path, {"a": 1})
+    write_json(path, {"a": 1})
     with pytest.raises(TypeError):
-        ledger.write(path, {"a": object()})
-    assert ledger.read(path) == {"a": 1}
+        write_json(path, {"a": object()})
+    assert read_json(path) == {"a": 1}
     assert list(tmp_path.iterdir()) == [path]

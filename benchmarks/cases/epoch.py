@@ -85,7 +85,7 @@ def _same(outputs: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
 
 def _epoch_inputs(device: str, quick: bool) -> tuple:
     """Stores and labels of all images beside what :mod:`benchmarks.cases.training_step` has."""
-    network, optimiser, views, _, losses, _ = training_step.step_inputs(device, quick)
+    network, optimiser, views, _, modules, _ = training_step.step_inputs(device, quick)
     positions, height = len(views[1]), views[1].shape[2]
     del views
     large = device == "cuda" and not quick
@@ -93,7 +93,7 @@ def _epoch_inputs(device: str, quick: bool) -> tuple:
     stores = [torch.from_numpy(store).to(device) for store in _stores(counts, height)]
     own, across = ([torch.arange(count, device=device) // k % clusters for count in counts] for k in (1, 3))
     labels = CrossLabels(own[0], across[0], own[1], across[1])
-    return network, optimiser, losses, labels, stores, STEPS_ON_GPU if large else STEPS_ON_CPU, positions
+    return network, optimiser, modules, labels, stores, STEPS_ON_GPU if large else STEPS_ON_CPU, positions
 
 
 def _batches(labels: CrossLabels, steps: int, positions: int, generator: torch.Generator) -> list:
@@ -103,30 +103,30 @@ def _batches(labels: CrossLabels, steps: int, positions: int, generator: torch.G
     return list(stage_two_batches(own_v, to_v, to_r, own_r, **shape, generator=generator))
 
 
-def _engine_epoch(network, optimiser, losses, labels, stores, steps, positions) -> list[torch.Tensor]:
+def _engine_epoch(network, optimiser, modules, labels, stores, steps, positions) -> list[torch.Tensor]:
     """As :meth:`salcr.engine.session.Session.run_steps` trains; the network is not compiled."""
     generator, device = torch.Generator().manual_seed(0), stores[0].device
     watch, values = LossWatch(0, ((), ())), []
-    memory, size, orders = BatchMemory(device), stores[0].shape[1:3], losses.orders(positions)
+    memory, size, orders = BatchMemory(device), stores[0].shape[1:3], modules.orders(positions)
     for loaded in load_batches(_batches(labels, steps, positions, generator), *stores, device):
         drawn = draw_batch(loaded, size, Augmentation(), generator, local_scaling=False, orders=orders)
         batch = memory.load(drawn)
         output = network(*training_views(batch, stores), with_parts=True)
-        queries = losses.queries(output, labels.of_batch(*share_of(batch.rows)))
-        terms = losses.losses(output, queries)
+        queries = modules.queries(output, labels.of_batch(*share_of(batch.rows)))
+        terms = modules.losses(output, queries)
         optimise(optimiser, total(terms))
-        losses.update_(output, queries, batch.orders)
+        modules.update_(output, queries, batch.orders)
         watch.add(terms, loaded.rows)
         values.append(total(terms).detach())
     watch.means()
-    return _results(values, losses)
+    return _results(values, modules)
 
 
-def _published_epoch(network, optimiser, losses, labels, stores, steps, positions) -> list[torch.Tensor]:
+def _published_epoch(network, optimiser, modules, labels, stores, steps, positions) -> list[torch.Tensor]:
     """Views are made image after image on the CPU and copied; the losses are read after every step."""
     generator, device = torch.Generator().manual_seed(0), stores[0].device
     hosts, made, values = [store.cpu() for store in stores], Augmentation(), []
-    memories, part_memories = stage_two.memories(losses)
+    memories, part_memories = stage_two.memories(modules)
     for rows in _batches(labels, steps, positions, generator):
         visible, infrared = (host[index] for host, index in zip(hosts, rows, strict=True))
         size = (len(visible), *visible.shape[1:3], generator)
@@ -135,18 +135,18 @@ def _published_epoch(network, optimiser, losses, labels, stores, steps, position
         views = [view.to(device) for view in (first, augmentation.augment(infrared, other.table))]
         f, parts = training_step.published_forward(network, views)
         batch = labels.of_batch(*(index.to(device) for index in rows))
-        loss = objective.stage_two_loss(f, parts, batch, memories, part_memories, stage_two.images_of(losses))
+        loss = objective.stage_two_loss(f, parts, batch, memories, part_memories, stage_two.images_of(modules))
         optimise(optimiser, loss)
         values.append(torch.tensor(loss.item(), device=device))
-        lengths = losses.orders(positions)
+        lengths = modules.orders(positions)
         orders = random_orders(lengths, generator).to(device).split(lengths)
         with torch.no_grad():
             objective.stage_two_update_(f, parts, batch, memories, part_memories, orders)
-    return _results(values, losses)
+    return _results(values, modules)
 
 
-def _results(values: list[torch.Tensor], losses: StageTwoObjective) -> list[torch.Tensor]:
-    whole, of_parts = stage_two.memories(losses)
+def _results(values: list[torch.Tensor], modules: StageTwoObjective) -> list[torch.Tensor]:
+    whole, of_parts = stage_two.memories(modules)
     return [torch.stack(values), *whole, *of_parts]
 
 

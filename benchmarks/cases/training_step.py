@@ -17,7 +17,7 @@ TOKENS_GRADIENT = 2  # among a step's results
 
 
 def step_inputs(device: str, quick: bool) -> tuple:
-    """Network, optimiser, the views of a batch, its labels, the memories of an epoch and the orders of their updates.
+    """Network, optimiser, the views of a batch, its labels, the modules of an epoch and the orders of their updates.
 
     The learning rate is 0: the optimiser does all its work, and every run starts from the same weights.
     """
@@ -31,8 +31,8 @@ def step_inputs(device: str, quick: bool) -> tuple:
     optimiser = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=0.0, weight_decay=5e-4)
     sizes = IMAGES if device == "cuda" else tuple(count // 10 for count in IMAGES)
     _, labels, modules, orders = stage_two.step_inputs(device, quick, sizes, samples, network.width)
-    losses = StageTwoObjective(*modules, weight=stage_two.WEIGHT)
-    return network, optimiser, views, labels, losses, orders
+    modules = StageTwoObjective(*modules, weight=stage_two.WEIGHT)
+    return network, optimiser, views, labels, modules, orders
 
 
 def published_forward(network: SALCRNetwork, views: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -45,24 +45,24 @@ def published_forward(network: SALCRNetwork, views: list[torch.Tensor]) -> tuple
     return network.norm(pooled), parts
 
 
-def _published_step(network, optimiser, views, labels, losses, orders) -> list[torch.Tensor]:
+def _published_step(network, optimiser, views, labels, modules, orders) -> list[torch.Tensor]:
     f, parts = published_forward(network, views)
-    memories, part_memories = stage_two.memories(losses)
-    loss = objective.stage_two_loss(f, parts, labels, memories, part_memories, stage_two.images_of(losses))
+    memories, part_memories = stage_two.memories(modules)
+    loss = objective.stage_two_loss(f, parts, labels, memories, part_memories, stage_two.images_of(modules))
     optimise(optimiser, loss)
     with torch.no_grad():
         objective.stage_two_update_(f, parts, labels, memories, part_memories, orders)
     return [loss.detach(), f.detach(), network.parts.tokens.grad, *memories, *part_memories]
 
 
-def _engine_step(network, optimiser, views, labels, losses, orders) -> list[torch.Tensor]:
+def _engine_step(network, optimiser, views, labels, modules, orders) -> list[torch.Tensor]:
     """As :func:`salcr.engine.stage_two.stage_two_epoch` runs it, with given orders of the updates."""
     output = network(*views, with_parts=True)
-    queries = losses.queries(output, labels)
-    loss = total(losses.losses(output, queries))
+    queries = modules.queries(output, labels)
+    loss = total(modules.losses(output, queries))
     optimise(optimiser, loss)
-    stage_two.update_(losses, output.f, labels, queries.parts, orders)
-    memories, part_memories = stage_two.memories(losses)
+    stage_two.update_(modules, output.f, labels, queries.parts, orders)
+    memories, part_memories = stage_two.memories(modules)
     return [loss.detach(), output.f.detach(), network.parts.tokens.grad, *memories, *part_memories]
 
 

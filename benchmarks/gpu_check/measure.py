@@ -5,9 +5,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import ledger, processes, registry, runner
+from benchmarks import processes, registry, runner
 from benchmarks.gpu_check.record import NO_DEVICE, NOT_BEGUN, SOURCES, Check, Found, digest, files, fingerprint
 from benchmarks.processes import Command
+from benchmarks.records import read_json
 from benchmarks.worker import Worker
 
 CASE_LIMIT = 150  # seconds
@@ -23,7 +24,7 @@ def bench(check: Check) -> Found:
         return Found(left=dict.fromkeys((case.name for case in cases), NO_DEVICE), left_out=dict(registry.LEFT_OUT))
     check.out.mkdir(parents=True, exist_ok=True)
     file, sources = check.out / "cuda.json", digest(check.root, files(check.root, *SOURCES))
-    record = ledger.read(file)
+    record = read_json(file)
     with Worker(limit=CASE_LIMIT) as worker:
         if record.get("sources") != sources:
             record = {**runner.new_record("cuda", False, worker), "sources": sources}
@@ -49,8 +50,6 @@ def epoch(check: Check) -> Found:
 
 def tune(check: Check) -> Found:
     """Tune in what time there is. It changes sources, so that afterwards the parts before it are due again."""
-    if not (check.root / TUNE.replace(".", "/")).with_suffix(".py").exists():
-        return Found(left_out={TUNE: "it is not in this checkout"})
     minutes = max(0.0, check.left - 30) / 60
     return _found_by(check, "tune", [Command(TUNE, (sys.executable, "-m", TUNE, "--minutes", f"{minutes:.1f}"))])
 

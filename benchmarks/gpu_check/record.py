@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from benchmarks import ledger
 from benchmarks.machine import commit
 from benchmarks.processes import Ended
+from benchmarks.records import read_json, write_json
 
 SOURCES = ("setup.py", "pyproject.toml", "kernels/*.py", "csrc/**/*.*", "salcr/**/*.py", "benchmarks/**/*.py")
 TESTS, TEST_FILES = "tests/**/*.*", "tests/**/test_*.py"
@@ -56,7 +56,7 @@ class Check:
     ) -> None:
         self.root, self.out, self.deadline, self.at_once = root, out, deadline, at_once
         self.device, self.stamp = device, {"device": device, "versions": dict(versions)}
-        before = ledger.read(out / "gpu_check.json")
+        before = read_json(out / "gpu_check.json")
         same = {name: before.get(name) for name in self.stamp} == self.stamp
         self.results: dict[str, dict[str, dict]] = before["results"] if same else {}
         self.parts: dict[str, dict] = before["parts"] if same else {}
@@ -100,7 +100,7 @@ class Check:
             return
         self.out.mkdir(parents=True, exist_ok=True)
         content = {**self.stamp, "commit": commit(), "parts": self.parts, "results": self.results}
-        ledger.write(self.out / "gpu_check.json", content)
+        write_json(self.out / "gpu_check.json", content)
 
 
 def fingerprint(root: Path) -> str:

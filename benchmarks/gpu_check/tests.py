@@ -25,6 +25,7 @@ from benchmarks.gpu_check.record import (
     fingerprint,
 )
 from benchmarks.processes import Command, Ended
+from benchmarks.records import read_json, write_json
 
 PYTEST = (sys.executable, "-m", "pytest", "-m", "cuda", "-p", "no:cacheprovider")
 NONE_COLLECTED = 5  # pytest's exit status
@@ -134,7 +135,7 @@ def read_outcomes(results: Path) -> dict[str, str]:
 def write_ledger(check: Check, hashes: Mapping[str, str], keys: Mapping[str, str]) -> None:
     """Enter the kernel files whose tests all passed, take out those with one that did not; the others stay."""
     file = check.out / Path(ledger.LEDGER).name
-    entries = {kernel: entry for kernel, entry in ledger.read(file).items() if kernel in hashes}
+    entries = {kernel: entry for kernel, entry in read_json(file).items() if kernel in hashes}
     for kernel, sha256 in hashes.items():
         test_file = ledger.tests_of(kernel)
         found = check.result("tests", test_file, keys.get(test_file, ""))
@@ -144,5 +145,5 @@ def write_ledger(check: Check, hashes: Mapping[str, str], keys: Mapping[str, str
             entries[kernel] = {"sha256": sha256, **check.stamp, "date": found["date"]}
         else:
             entries.pop(kernel, None)
-    if entries != ledger.read(file):
-        ledger.write(file, entries)
+    if entries != read_json(file):
+        write_json(file, entries)

@@ -20,10 +20,11 @@ from salcr import __version__
 from salcr.cli import retrieval, settings
 from salcr.cli.export import export
 from salcr.cli.options import Checkpoint, Layout
-from salcr.cli.report import PAGE, report, write_page
+from salcr.cli.report import report, write_page
 from salcr.cli.text import printable
 from salcr.data.registry import DATASETS
 from salcr.data.sysu import SYSU
+from salcr.defaults import REPORT
 
 if TYPE_CHECKING:
     from salcr.engine import Config
@@ -40,7 +41,7 @@ _PRESETS = ", ".join(["demo", *(spec.preset for spec in DATASETS.values() if spe
 _LAYOUTS = ", ".join(name for name, spec in DATASETS.items() if spec.layout)
 _DESCRIPTIONS = "; ".join(f"{name}: {spec.description}" for name, spec in DATASETS.items())
 
-SettingsOf = Annotated[
+PresetOfCheckpoint = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option("--preset", help=f"For a checkpoint that holds no settings: one of {_PRESETS}."),
 ]
@@ -102,12 +103,12 @@ def train(
     out: Annotated[Path, typer.Option(help="Run folder.")],
     overrides: Overrides = None,
     preset: Annotated[Optional[str], typer.Option(help=f"One of {_PRESETS}.")] = None,  # noqa: UP045
-    config: Annotated[Optional[Path], typer.Option(help="A YAML file over the preset.")] = None,  # noqa: UP045
+    config: Annotated[Optional[Path], typer.Option(help="A YAML file that wins over the preset.")] = None,  # noqa: UP045
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Train it again from nothing.")] = False,
     stage: Annotated[str, typer.Option(help="both, one or two (two needs model.checkpoint=FILE).")] = "both",
     trials: Annotated[Optional[str], typer.Option(help="Train on several splits (1-10), in OUT/trial_K.")] = None,  # noqa: UP045
-    jobs: Annotated[int, typer.Option(help="Of --trials: how many run at once, on a GPU each.")] = 1,
+    jobs: Annotated[int, typer.Option(help="With --trials: how many run at once, on a GPU each.")] = 1,
     profile: Annotated[bool, typer.Option("--profile", help="Trace an epoch of each stage, in OUT/profile.")] = False,
 ) -> None:
     """Train both stages (or one of them) and evaluate; salcr config lists every setting.
@@ -119,12 +120,13 @@ def train(
     from salcr.engine import load_config, single_stage
     from salcr.engine import train as run
 
-    def read_settings() -> Any:
-        own = out / ("config.yaml" if trials is None else "trials.yaml")
-        bare = (resume or restart) and preset is None and config is None
-        if bare and not own.exists() and not overrides:
-            raise ValueError(f"{out} holds no run to go on with: no {own.name}")
-        settings = load_config(preset=preset, file=own if bare and own.exists() else config, overrides=overrides or [])
+    def read_settings() -> "Config":
+        kept = out / ("config.yaml" if trials is None else "trials.yaml")
+        from_folder = (resume or restart) and preset is None and config is None
+        if from_folder and not kept.exists() and not overrides:
+            raise ValueError(f"{out} holds no run to go on with: no {kept.name}")
+        file = kept if from_folder and kept.exists() else config
+        settings = load_config(preset=preset, file=file, overrides=overrides or [])
         if stage != "both":
             settings = single_stage(settings, stage)
         if stage == "two" and settings.model.checkpoint is None:
@@ -135,12 +137,12 @@ def train(
         settings = distributed.on_first(read_settings)
         if trials is not None:
             if profile:
-                raise ValueError("--profile is of one run, not of --trials")
+                raise ValueError("--profile goes with one run, not with --trials")
             _train_trials(settings, out, trials, jobs=jobs, resume=resume, restart=restart)
         elif jobs != 1:
-            raise ValueError("--jobs is of --trials")
+            raise ValueError("--jobs goes with --trials")
         else:
-            _report(lambda: run(settings, out, resume=resume, restart=restart, profile=profile), out)
+            _train_and_print(lambda: run(settings, out, resume=resume, restart=restart, profile=profile), out)
 
 
 def _train_trials(settings: "Config", out: Path, trials: str, **options: Any) -> None:
@@ -165,7 +167,7 @@ def evaluate(
     overrides: Overrides = None,
     out: Annotated[Optional[Path], typer.Option(help="JSON file for the figures; else they are printed.")] = None,  # noqa: UP045
     layout: Layout = "auto",
-    preset: SettingsOf = None,
+    preset: PresetOfCheckpoint = None,
 ) -> None:
     """Evaluate a checkpoint by all protocols of its data set (outside of its run folder give data.root=DIR)."""
     import json
@@ -192,7 +194,7 @@ def extract(
     out: Annotated[Path, typer.Option(help="The .npz file to write.")],
     overrides: Overrides = None,
     layout: Layout = "auto",
-    preset: SettingsOf = None,
+    preset: PresetOfCheckpoint = None,
 ) -> None:
     """Write features, ids, cameras, modality and paths of the test images to a .npz file."""
     from salcr import distributed
@@ -272,11 +274,11 @@ def demo(
     from salcr.engine.demo import demo as run
 
     with joined():
-        _report(lambda: run(out, seed=seed, overrides=tuple(overrides or ()), resume=resume), out)
+        _train_and_print(lambda: run(out, seed=seed, overrides=tuple(overrides or ()), resume=resume), out)
         is_first = rank() == 0
     if is_first:
-        write_page([out], out / PAGE)
-        typer.echo(f"report: {out / PAGE}")
+        write_page([out], out / REPORT)
+        typer.echo(f"report: {out / REPORT}")
 
 
 @app.command()
@@ -321,8 +323,8 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _report(training: Callable[[], dict[str, Any]], folder: Path) -> None:
-    """Run a training and print what it found, or where it goes on after a signal."""
+def _train_and_print(training: Callable[[], dict[str, Any]], folder: Path) -> None:
+    """Call ``training`` and print what it found, or where it goes on after a signal."""
     from salcr.distributed import rank
     from salcr.engine.demo import cross_label_line, summary_table
 

@@ -16,7 +16,7 @@ PACKAGES = ("numpy", "scipy", "scikit-learn", "numba", "triton", "cupy-cuda13x",
 
 def report() -> str:
     """Versions, devices, the extension, and every operator's backends."""
-    extension, kernels = missing("cpp"), missing_extension()
+    extension, cuda = missing("cpp"), missing_extension()
     if extension is not None:
         extension += ": install a C++17 compiler with OpenMP, then salcr again"
     sections = {
@@ -24,7 +24,7 @@ def report() -> str:
         "devices": _devices(),
         "extensions": [
             f"salcr._C      {'built' if extension is None else extension}",
-            f"salcr._cuda   {'built' if kernels is None else kernels}",
+            f"salcr._cuda   {'built' if cuda is None else cuda}",
         ],
         "backends of every operator, preferred first": _operators(),
     }

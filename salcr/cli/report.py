@@ -7,24 +7,23 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from salcr.cli.text import printable
+from salcr.defaults import REPORT
 
 if TYPE_CHECKING:
     from salcr.retrieval.report_pictures import Amount
     from salcr.retrieval.report_run import Run
-
-PAGE = "report.html"
 
 
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, also of runs that go on or died.")],
     out: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help=f"The page; by default {PAGE} in the run's folder, or here where there are several."),
+        typer.Option(help=f"The page; by default {REPORT} in the run's folder, or here where there are several."),
     ] = None,
     images: Annotated[bool, typer.Option(help="Ranked lists and clusters, for which the network runs again.")] = True,
 ) -> None:
     """Write a page about one or several runs: figures, curves, settings, ranked lists, the worst queries, clusters."""
-    page = out or (runs[0] / PAGE if len(runs) == 1 else Path(PAGE))
+    page = out or (runs[0] / REPORT if len(runs) == 1 else Path(REPORT))
     write_page(runs, page, images=images)
     typer.echo(f"report: {printable(str(page))}")
 

@@ -9,7 +9,7 @@ from salcr import ops
 from salcr.compat._arrays import Array, as_tensor
 from salcr.ops._sparse import csr_tensor
 
-UNIT = 1e-3  # by which the length of a row may differ from 1, or by what its dtype rounds an entry
+UNIT = 1e-3  # what the length of a row may differ from 1 by; in bfloat16, that dtype's epsilon
 
 
 def compute_jaccard_distance(
@@ -76,16 +76,13 @@ class DBSCAN:
 
     def fit(self, distances: Any) -> "DBSCAN":
         """Cluster ``distances [N, N]``: an array, a SciPy sparse matrix, or a tensor, dense or CSR."""
-        self.labels_ = self._labels(distances)
+        tensor = _csr(distances) if hasattr(distances, "tocsr") else as_tensor("distances", distances)
+        self.labels_ = ops.dbscan(tensor, eps=self.eps, min_samples=self.min_samples).cpu().numpy()
         return self
 
     def fit_predict(self, distances: Any) -> np.ndarray:
         """The labels of :meth:`fit`: ``[N]``, int64, -1 for noise."""
         return self.fit(distances).labels_
-
-    def _labels(self, distances: Any) -> np.ndarray:
-        tensor = _csr(distances) if hasattr(distances, "tocsr") else as_tensor("distances", distances)
-        return ops.dbscan(tensor, eps=self.eps, min_samples=self.min_samples).cpu().numpy()
 
 
 def _csr(distances: Any) -> torch.Tensor:

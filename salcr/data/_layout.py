@@ -36,9 +36,9 @@ def read_ids(path: Path) -> list[int]:
     return sorted({int(token) for token in tokens})
 
 
-def read_list(path: Path) -> tuple[list[str], list[int]]:
-    """Paths and labels of a file whose lines read ``path label``, in its order; no path leads out of the data set."""
-    paths, labels = [], []
+def read_list(path: Path) -> list[tuple[str, int]]:
+    """Path and label of each line ``path label`` of a file, in its order; no path leads out of the data set."""
+    found = []
     for number, line in enumerate(_read_text(path).split("\n"), 1):
         if not line.strip():
             continue
@@ -49,11 +49,10 @@ def read_list(path: Path) -> tuple[list[str], list[int]]:
                 f"{path}, line {number}: must read 'path label' with a path below the data set's folder, "
                 f"got {line[:200]!r}"
             )
-        paths.append(name.removeprefix("./"))
-        labels.append(int(label))
-    if not paths:
+        found.append((name.removeprefix("./"), int(label)))
+    if not found:
         raise ValueError(f"{path} names no image")
-    return paths, labels
+    return found
 
 
 def scan_cameras(
@@ -72,7 +71,7 @@ def scan_cameras(
                     rows.append((f"{place}/{name}", identity, cam, infrared))
                 else:
                     left_out.append(f"{place}/{name}")
-    return records(root, *zip(*rows, strict=True)) if rows else records(root, (), (), (), ()), tuple(left_out)
+    return records(root, rows), tuple(left_out)
 
 
 def files_below(folder: str, above: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
@@ -100,15 +99,10 @@ def is_image(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
-def records(root: Path, paths: Iterable[str], ids: Iterable, cams: Iterable, infrared: Iterable) -> Records:
-    """A table from any iterables."""
-    return Records(
-        root,
-        tuple(paths),
-        np.array(tuple(ids), dtype=np.int64),
-        np.array(tuple(cams), dtype=np.int64),
-        np.array(tuple(infrared), dtype=bool),
-    )
+def records(root: Path, rows: Sequence[tuple[str, int, int, bool]]) -> Records:
+    """A table of rows ``(path, identity, camera, infrared)``."""
+    paths, ids, cams, infrared = zip(*rows, strict=True) if rows else ((), (), (), ())
+    return Records(root, paths, np.array(ids, np.int64), np.array(cams, np.int64), np.array(infrared, bool))
 
 
 def check_filled(table: Records, what: str, where: Path) -> Records:

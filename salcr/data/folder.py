@@ -107,7 +107,7 @@ def _scan(root: Path, part: str) -> tuple[Records, tuple[str, ...]]:
             camera = _CAMERA.search(path)
             identity = int(folder) if known else NO_IDENTITY
             rows.append((place, identity, int(camera[1]) if camera else 0, modality == "infrared"))
-    return records(root, *zip(*rows, strict=True)) if rows else records(root, (), (), (), ()), tuple(left_out)
+    return records(root, rows), tuple(left_out)
 
 
 def _plan(ids: int, images: int, test_ids: int, rng: np.random.Generator) -> Plan:

@@ -60,14 +60,13 @@ def load_llcm(root: str | Path) -> Dataset:
 
 
 def _read_train(root: Path, name: str, *, infrared: bool) -> Records:
-    paths, labels = read_list(root / name)
-    cams = []
-    for path in paths:
+    rows = []
+    for path, label in read_list(root / name):
         found = _CAM_IN_NAME.search(PurePosixPath(path).name)
         if not found:
             raise ValueError(f"{root / name}: no camera (_cNN_) in the file name of {path}")
-        cams.append(int(found[1]))
-    return records(root, paths, labels, cams, [infrared] * len(paths))
+        rows.append((path, label, int(found[1]), infrared))
+    return records(root, rows)
 
 
 def _plan(ids: int, images: int, test_ids: int, rng: np.random.Generator) -> Plan:

@@ -52,13 +52,12 @@ def load_regdb(root: str | Path, trial: int = 1) -> Dataset:
 
 
 def _read_split(root: Path, lists: list[str]) -> Records:
-    paths, ids, infrared = [], [], []
+    rows = []
     for name in lists:
-        list_paths, labels = read_list(root / name)
-        paths += list_paths
-        ids += labels
-        infrared += ["thermal" in name] * len(labels)
-    return records(root, paths, ids, np.where(infrared, THERMAL_CAM, VISIBLE_CAM), infrared)
+        thermal = "thermal" in name
+        cam = THERMAL_CAM if thermal else VISIBLE_CAM
+        rows += [(path, label, cam, thermal) for path, label in read_list(root / name)]
+    return records(root, rows)
 
 
 def _plan(ids: int, images: int, test_ids: int, rng: np.random.Generator) -> Plan:

@@ -29,14 +29,18 @@ def open_store(
     """The pixels of all images of ``records`` at one size, decoded on the first call and memory-mapped ever after.
 
     An image is decoded as :func:`salcr.data._images.read_image` says and resized with Pillow's bilinear filter, which
-    averages over all source pixels when it shrinks. The file is ``cache/<fingerprint>.npy``, where the fingerprint
-    covers the paths below the root, sizes and modification times of the sources, in order, and the target size: a
-    changed source gets a new file. It is written under a temporary name and renamed when complete, so that several
-    processes may build it at once. Behind the pixels stands their CRC-32, which every call checks (a second or two a
-    gigabyte): a file that a disk or a hand has changed, or of a wrong length or header, is built again. What happens to
-    it while it is open goes unnoticed, and a CRC is no protection from someone who means to deceive. Files of older
-    fingerprints stay until someone deletes them; the store's own temporaries that nobody has written to for an hour are
-    removed, and nothing else ever is.
+    averages over all source pixels when it shrinks.
+
+    The file is ``cache/<fingerprint>.npy``. The fingerprint covers the paths below the root, sizes and modification
+    times of the sources, in order, and the target size: a changed source gets a new file. It is written under a
+    temporary name and renamed when complete, so that several processes may build it at once.
+
+    Behind the pixels stands their CRC-32, which every call checks (a second or two a gigabyte): a file that a disk or a
+    hand has changed, or of a wrong length or header, is built again. What happens to it while it is open goes
+    unnoticed, and a CRC is no protection from someone who means to deceive.
+
+    Files of older fingerprints stay until someone deletes them; the store's own temporaries that nobody has written to
+    for an hour are removed, and nothing else ever is.
 
     Args:
         records: the images, one row of the result each.

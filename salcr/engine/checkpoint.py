@@ -13,7 +13,6 @@ import torch
 from salcr.files import write_atomically
 from salcr.models.checkpoints import load
 
-KEPT = 2
 NAME = re.compile(r"epoch_(\d{4,})(?:_step_(\d{4,}))?\.pt")
 
 
@@ -34,21 +33,21 @@ def save_epoch(
     payload: dict[str, Any],
     *,
     steps: int | None = None,
-    last: int = KEPT,
+    last: int = 2,
     spared: Container[int] = (),
 ) -> Path:
-    """Write the checkpoint of ``epoch``, or with ``steps`` that after so many steps of it; then :func:`prune`."""
+    """Write the checkpoint of ``epoch``, or with ``steps`` the one after so many of its steps; then :func:`prune`."""
     path = folder / (f"epoch_{epoch:04d}.pt" if steps is None else f"epoch_{epoch:04d}_step_{steps:04d}.pt")
     save_atomically(payload, path)
     prune(folder, path, last=last, spared=spared)
     return path
 
 
-def prune(folder: Path, newest: Path, *, last: int = KEPT, spared: Container[int] = ()) -> None:
+def prune(folder: Path, newest: Path, *, last: int, spared: Container[int] = ()) -> None:
     """Of :func:`files`, keep ``newest``, the ``last`` of whole epochs and those of the epochs ``spared``.
 
     So a checkpoint of an epoch's middle stays until there is a newer one. Those of later epochs than ``newest`` are
-    removed: that the run went back behind them shows that they cannot be read.
+    removed: the run went back behind them because they could not be read.
     """
     found = files(folder)
     whole = [path for path in found[found.index(newest) :] if position(path)[1] is None]

@@ -73,7 +73,7 @@ class Model(Section):
     """A checkpoint whose network to start from, for stage two alone, of this project or of the authors' code
     (docs/checkpoints.md)."""
     checkpoint_layout: Literal["auto", "salcr", "authors"] = "auto"
-    """Whose names the checkpoint has; ``auto`` is what it has."""
+    """Whose names the checkpoint has; ``auto`` tells by the file."""
     authors_pg1: bool = False
     """Take the channel-augmented view's first guided part features from the second, as the published code does."""
     compile: Literal["auto"] | bool = "auto"
@@ -255,7 +255,8 @@ def load_config(
 ) -> Config:
     """The configuration from a preset, a YAML file, ``sections`` and ``key.sub=value`` overrides, the last one winning.
 
-    What a stranger's file says goes through :func:`salcr.engine.config.config_of_checkpoint`, never into ``sections``.
+    ``sections`` are trusted: the configuration in a checkpoint, which may be anyone's file, is read by
+    :func:`salcr.engine.config.config_of_checkpoint` instead, which leaves out its paths.
 
     Raises:
         ValueError: an unknown preset or key, a wrong type, or no YAML; the message, one line, names the key or file.
@@ -363,7 +364,7 @@ def _validate(tree: Mapping[str, Any], given: Mapping[str, Any], origin: str) ->
 
 
 def _same_value(tree: Any, given: Any, loc: Sequence[str | int]) -> bool:
-    """Whether both have the same object at ``loc``."""
+    """Whether both have the same object at ``loc``: :func:`_merged` copies no value, so that it tells whose one is."""
     for key in loc:
         if tree is given or not isinstance(tree, Mapping):
             break

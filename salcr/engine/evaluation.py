@@ -175,13 +175,9 @@ def _affinity(query, gallery, settings):
 
 
 def _rank(distances: torch.Tensor, dataset: Dataset, trial: Trial, rule: str) -> dict[str, float]:
-    test = dataset.test
-    result = ops.evaluate_ranking(
-        distances,
-        *(test.ids[trial.query], test.ids[trial.gallery], test.cams[trial.query], test.cams[trial.gallery]),
-        protocol=rule,
-        max_rank=max(RANKS),
-    )
+    test, query, gallery = dataset.test, trial.query, trial.gallery
+    columns = test.ids[query], test.ids[gallery], test.cams[query], test.cams[gallery]
+    result = ops.evaluate_ranking(distances, *columns, protocol=rule, max_rank=max(RANKS))
     figures = {f"rank-{rank}": 100 * float(result.cmc[rank - 1]) for rank in RANKS}
     return figures | {"mAP": 100 * float(result.mAP), "mINP": 100 * float(result.mINP)}
 

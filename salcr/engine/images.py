@@ -27,7 +27,13 @@ def open_dataset(config: Config) -> Dataset:
     """
     if config.data.root is None:
         raise ValueError("data.root is not set: the folder that holds the data set")
-    dataset = load_dataset(config.data.name, config.data.root, trial=config.data.trial)
+    name, root = config.data.name, config.data.root
+    try:
+        dataset = load_dataset(name, root, trial=config.data.trial)
+    except FileNotFoundError as error:
+        if not root.is_dir():
+            raise
+        raise FileNotFoundError(f"{error}: data.name is {name} (images of your own: data.name=folder)") from error
     if dataset.left_out:
         logger.warning(say_left_out(dataset.root, dataset.left_out))
     return dataset

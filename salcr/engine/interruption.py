@@ -61,7 +61,7 @@ class Signals:
         self._held = True
 
     def anywhere(self) -> bool:
-        """Whether a signal has come, to this process or to another one of its group, which then all received it."""
+        """Whether a signal has come to any process of the group; each of them has then ``received`` it."""
         number = distributed.largest(self.received or 0)
         if number:  # otherwise one may be coming right now
             self.received = signal.Signals(number)

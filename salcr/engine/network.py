@@ -129,10 +129,6 @@ def timed_convolutions() -> Iterator[None]:
         torch.backends.cudnn.benchmark = before
 
 
-def _weights_file(weights: Path | str) -> Path:
-    return Path(str(resources.files("salcr.models").joinpath(BUNDLED))) if weights == "bundled" else Path(weights)
-
-
 @contextmanager
 def configured_backend(config: Config) -> Iterator[None]:
     """Operators run on ``config.backend``; ``"auto"`` leaves an outer :func:`salcr.ops.use_backend` as it is."""
@@ -140,3 +136,7 @@ def configured_backend(config: Config) -> Iterator[None]:
         if config.backend != "auto":
             stack.enter_context(ops.use_backend(config.backend))
         yield
+
+
+def _weights_file(weights: Path | str) -> Path:
+    return Path(str(resources.files("salcr.models").joinpath(BUNDLED))) if weights == "bundled" else Path(weights)

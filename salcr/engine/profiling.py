@@ -92,13 +92,13 @@ class Row(NamedTuple):
 def page(events: Sequence[Event], title: str) -> str:
     """A page in Markdown of the ``traceEvents`` of a trace: a row a phase, then what ran longest.
 
-    On a GPU busy is when a kernel, copy or fill runs, gaps are the rest; copies, of them pageable ones, for which the
-    host waits, and waits are calls that let the host wait for the device. Without a GPU the outermost operators stand
-    for kernels, ``copy_`` for copies and ``item`` for waits.
+    On a GPU a phase is busy while a kernel, copy or fill runs, and the rest are gaps. ``pageable`` are those of the
+    copies for which the host waits, ``waits`` the calls by which it waits for the device. Without a GPU the outermost
+    operators stand for kernels, ``copy_`` for copies and ``item`` for waits.
     """
-    has_device = any(event.get("cat") == "kernel" for event in events)
-    lines = [f"# {title}", "", f"| phase | seconds | busy | gaps | {'kernels' if has_device else 'operators'} | "]
-    lines[-1] += "copies | pageable | waits |"
+    has_device = _has_device(events)
+    ran = "kernels" if has_device else "operators"
+    lines = [f"# {title}", "", f"| phase | seconds | busy | gaps | {ran} | copies | pageable | waits |"]
     lines.append("|---|--:|--:|--:|--:|--:|--:|--:|")
     for row in rows(events):
         times = f"{row.seconds:.3f} | {row.busy:.3f} | {row.seconds - row.busy:.3f}"
@@ -118,12 +118,12 @@ def rows(events: Sequence[Event]) -> list[Row]:
     if STEP in spans:
         spans[STEP] = [(spans[STEP][0][0], spans[STEP][-1][1])]
     work, found = _work(events), []
-    copies = [x for x in events if x.get("cat") == "gpu_memcpy" or x.get("name") == "aten::copy_"]
-    if any(x.get("cat") == "kernel" for x in events):
-        kernels, copies = [x for x in work if x["cat"] == "kernel"], [x for x in copies if x["cat"] == "gpu_memcpy"]
+    if _has_device(events):
+        kernels, copies = ([x for x in work if x["cat"] == kind] for kind in ("kernel", "gpu_memcpy"))
         waits = [x for x in events if x.get("cat") == "cuda_runtime" and "Synchronize" in x["name"]]
     else:
-        kernels, waits = work, [x for x in events if x.get("name") == "aten::item"]
+        kernels, copies = work, [x for x in events if x.get("name") == "aten::copy_"]
+        waits = [x for x in events if x.get("name") == "aten::item"]
     pageable = [x for x in copies if "Pageable" in x["name"]]
     for name, of_phase in spans.items():
         busy = sum(_covered(map(_span, work), span) for span in of_phase)
@@ -132,9 +132,14 @@ def rows(events: Sequence[Event]) -> list[Row]:
     return found
 
 
+def _has_device(events: Iterable[Event]) -> bool:
+    """Whether a GPU was traced."""
+    return any(event.get("cat") == "kernel" for event in events)
+
+
 def _work(events: Sequence[Event]) -> list[Event]:
     """What ran on the device; without one the outermost operators of every thread."""
-    if any(event.get("cat") == "kernel" for event in events):
+    if _has_device(events):
         return [event for event in events if event.get("cat") in ON_DEVICE]
     found, ends = [], defaultdict[Any, float](float)
     for event in sorted((x for x in events if x.get("cat") == "cpu_op"), key=lambda x: (x["ts"], -x["dur"])):

@@ -33,38 +33,13 @@ def pseudo_labels(
     with known_values():
         found = on_host([ops.cluster(f, **options) for f in features.values()])
     earlier = [None] * len(found) if previous is None else previous
-    sides = zip(features.items(), found, earlier, strict=True)
-    return tuple(y if y.max() >= 1 else _kept(*side, y, settings, before) for side, y, before in sides)
+    sides = zip(features, found, earlier, strict=True)
+    return tuple(y if y.max() >= 1 else _kept(side, features[side], y, settings, before) for side, y, before in sides)
 
 
 def on_host(vectors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
     """The ``vectors`` of a device on the CPU, for which one copy is waited for."""
     return torch.cat(list(vectors)).cpu().split([len(x) for x in vectors])
-
-
-def _kept(
-    modality: str, features: torch.Tensor, labels: torch.Tensor, settings: Clustering, previous: torch.Tensor | None
-) -> torch.Tensor:
-    """The ``previous`` labels in place of ``labels`` that are too few."""
-    found = int(labels.max()) + 1
-    if previous is not None:
-        logger.warning("%s clusters at eps %g: %d, keeping the previous epoch's labels", modality, settings.eps, found)
-        return previous
-    near = ops.jaccard_graph(features, k1=settings.k1, k2=settings.k2, max_distance=0.999).values()
-    near = near[near > 0] if (near > 0).any() else near
-    levels = (0.05, 0.25, 0.5, 0.75, 0.95)
-    quantiles = np.quantile(near.cpu().numpy(), levels)
-    change = (
-        "smaller clustering.eps or clustering.k1"
-        if found
-        else "larger clustering.eps or smaller clustering.min_samples"
-    )
-    raise ClusteringError(
-        f"clusters of at least {settings.min_samples} {modality} images at eps {settings.eps}: {found}, and "
-        f"training needs two; Jaccard distances below 1 between {len(features)} images have quantiles "
-        + ", ".join(f"{level:.0%}: {q:.3f}" for level, q in zip(levels, quantiles, strict=True))
-        + f"; a {change} makes more"
-    )
 
 
 def label_metrics(labels: torch.Tensor, identities: np.ndarray) -> dict[str, Any]:
@@ -94,3 +69,28 @@ def commonest_identities(labels: np.ndarray, identities: np.ndarray) -> np.ndarr
         values, counts = np.unique(identities[known & (labels == cluster)], return_counts=True)
         commonest[cluster] = values[counts.argmax()]
     return commonest
+
+
+def _kept(
+    modality: str, features: torch.Tensor, labels: torch.Tensor, settings: Clustering, previous: torch.Tensor | None
+) -> torch.Tensor:
+    """The ``previous`` labels, in place of ``labels`` that have fewer than two clusters."""
+    found = int(labels.max()) + 1
+    if previous is not None:
+        logger.warning("%s clusters at eps %g: %d, keeping the previous epoch's labels", modality, settings.eps, found)
+        return previous
+    near = ops.jaccard_graph(features, k1=settings.k1, k2=settings.k2, max_distance=0.999).values()
+    near = near[near > 0] if (near > 0).any() else near
+    levels = (0.05, 0.25, 0.5, 0.75, 0.95)
+    quantiles = np.quantile(near.cpu().numpy(), levels)
+    change = (
+        "smaller clustering.eps or clustering.k1"
+        if found
+        else "larger clustering.eps or smaller clustering.min_samples"
+    )
+    raise ClusteringError(
+        f"clusters of at least {settings.min_samples} {modality} images at eps {settings.eps}: {found}, and "
+        f"training needs two; Jaccard distances below 1 between {len(features)} images have quantiles "
+        + ", ".join(f"{level:.0%}: {q:.3f}" for level, q in zip(levels, quantiles, strict=True))
+        + f"; a {change} makes more"
+    )

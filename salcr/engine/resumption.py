@@ -44,15 +44,15 @@ def newest_state(config: Config, run: RunFolder) -> dict[str, Any] | None:
     return state
 
 
-def check_resumable(config: Config, trained: Config, begun: int, place: str, *, ignored: tuple[str, ...] = ()) -> None:
-    """Whether ``config`` goes on with a run of which ``begun`` epochs have begun as ``trained`` says.
+def check_resumable(config: Config, trained: Config, begun: int, origin: str, *, ignored: tuple[str, ...] = ()) -> None:
+    """Whether ``config`` can go on with a run whose first ``begun`` epochs have begun with ``trained``.
 
     Device, backend, where images are kept, whether steps are replayed, evaluation, which checkpoints stay and logging
     may change, and the form in which a path is given. So may the schedule, as long as every epoch that has begun keeps
     its stage and its learning rate: there can be more epochs.
 
     Raises:
-        ValueError: anything else differs; names ``place``, the keys and both values.
+        ValueError: anything else differs; names the ``origin`` of ``trained``, the keys and both values.
     """
     same_course = all(_course(config, epoch) == _course(trained, epoch) for epoch in range(begun))
     free = (*FREE, *ignored, *(COURSE if same_course else ()))
@@ -63,7 +63,8 @@ def check_resumable(config: Config, trained: Config, begun: int, place: str, *, 
     ]
     if found:
         raise ValueError(
-            f"the configuration differs from {place}: {'; '.join(found)}: resume with that one or choose another folder"
+            f"the configuration differs from {origin}: {'; '.join(found)}: "
+            "resume with that one or choose another folder"
         )
 
 

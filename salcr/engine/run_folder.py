@@ -1,5 +1,6 @@
 """The folder of a run: ``config.yaml``, ``metrics.jsonl``, ``summary.json``, ``checkpoints/`` and, where TensorBoard is
-asked for, ``tensorboard/``; and its lock. ``profile/`` is written by :mod:`salcr.engine.profiling`."""
+asked for, ``tensorboard/``; and its lock. ``profile/`` is written by :mod:`salcr.engine.profiling`, ``report.html`` by
+``salcr report``."""
 
 import json
 import os
@@ -12,8 +13,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from salcr.defaults import REPORT
 from salcr.engine import best, checkpoint
-from salcr.files import write_atomically
+from salcr.files import naming, write_atomically
 
 
 class RunInUse(OSError):
@@ -64,9 +66,9 @@ class RunFolder:
         return self.metrics.exists() and self.metrics.read_bytes().count(b"\n") > 1
 
     def clear(self) -> None:
-        """Remove the training's results; the configuration and what others put here stays."""
+        """Remove the training's results and their report; the configuration and what others put here stays."""
         own = *checkpoint.files(self.checkpoints), *best.files(self.checkpoints), *self.board.glob("events.out.*")
-        for path in (self.summary, *own, self.metrics):
+        for path in (self.summary, *own, self.path / REPORT, self.metrics):
             path.unlink(missing_ok=True)
 
     def log(self, record: dict[str, Any]) -> None:
@@ -75,13 +77,10 @@ class RunFolder:
         Raises:
             OSError: it cannot be written (a full disk).
         """
-        try:
-            with self.metrics.open("a") as file:
-                file.write(json.dumps(record) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise OSError(error.errno, f"cannot write the file: {error.strerror}", str(self.metrics)) from error
+        with naming(self.metrics), self.metrics.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
 
     def rewind(self, epoch: int) -> None:
         """Drop what ``metrics.jsonl`` says of ``epoch`` and later, and what a killed process left half written.

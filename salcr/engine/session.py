@@ -42,7 +42,7 @@ class EpochState(NamedTuple):
     """What the steps of an epoch work with, beside the network, the optimiser and the random generator."""
 
     labels: tuple[torch.Tensor, ...]  # of all images, on the CPU
-    memories: nn.Module  # which the steps change
+    memories: nn.Module  # a memory of each modality or, in stage two, its objective; the steps change them
     batches: list[Rows]
 
 
@@ -77,7 +77,8 @@ class Session:
         self.network = synchronised(network.to(self.device, self.dtype, memory_format=torch.channels_last))
         distributed.check_same({"the list of images": _digest(self.paths)} | self.network.state_dict())
         compile_for_training(self.network, config.model.compile, self.device)
-        self.parallel, self.trained = self.network, ()
+        self.parallel = self.network  # its DistributedDataParallel, of several processes
+        self.trained: tuple[bool, ...] = ()  # which parameters required a gradient when that was made
         self.optimiser = self.fresh_optimiser()
         self.labels: tuple[torch.Tensor, torch.Tensor] | None = None  # on the CPU
         self.times: dict[str, float] = {}
@@ -236,7 +237,7 @@ class Session:
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
-        """Add the seconds of the block to ``times[phase]``; what it leaves a GPU to do counts for the next block."""
+        """Add the seconds of the block to ``times[phase]``; what a GPU still has to do then counts in the next."""
         begin = time.perf_counter()
         with profiling.phase(phase):
             yield
@@ -265,6 +266,18 @@ class Session:
             group["lr"] = learning_rate(self.config.schedule, epoch)
 
 
+def learning_rate(schedule: Schedule, epoch: int) -> float:
+    """That of ``epoch``, counted over both stages."""
+    return schedule.lr * schedule.gamma ** sum(epoch >= milestone for milestone in schedule.milestones)
+
+
+def stage_of(schedule: Schedule, epoch: int) -> int | None:
+    """1 or 2; None after the last epoch."""
+    if epoch < schedule.stage_one_epochs:
+        return 1
+    return 2 if epoch < schedule.epochs else None
+
+
 def _check(config: Config) -> None:
     """What ends a run before it starts: an unknown association, no TensorBoard, a batch that has no equal shares."""
     association_named(config.dagi.association)
@@ -281,15 +294,3 @@ def _check(config: Config) -> None:
 def _digest(paths: tuple[tuple[str, ...], ...]) -> torch.Tensor:
     digest = hashlib.sha256(repr(paths).encode(errors="surrogateescape")).digest()
     return torch.frombuffer(bytearray(digest), dtype=torch.int64)
-
-
-def learning_rate(schedule: Schedule, epoch: int) -> float:
-    """That of ``epoch``, counted over both stages."""
-    return schedule.lr * schedule.gamma ** sum(epoch >= milestone for milestone in schedule.milestones)
-
-
-def stage_of(schedule: Schedule, epoch: int) -> int | None:
-    """1 or 2; None after the last epoch."""
-    if epoch < schedule.stage_one_epochs:
-        return 1
-    return 2 if epoch < schedule.epochs else None

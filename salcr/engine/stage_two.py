@@ -24,6 +24,8 @@ from salcr.objectives.fgsal import ROWS as PART_ROWS
 from salcr.objectives.gpcr import refinement_losses
 from salcr.ops._checks import known_values
 
+SIDES = ("visible", "infrared")
+
 
 def stage_two_epoch(session: Session, epoch: int) -> dict[str, Any]:
     """One epoch: features, pseudo labels, association, memories, steps. Returns the epoch's metrics."""
@@ -80,17 +82,16 @@ class StageTwoObjective(nn.Module):
 
     @classmethod
     def build(
-        cls, session: Session, features: tuple[Embedding, Embedding], clusters: tuple[torch.Tensor, torch.Tensor]
+        cls, config: Config, features: tuple[Embedding, Embedding], clusters: tuple[torch.Tensor, torch.Tensor]
     ) -> "StageTwoObjective":
         """Memories of clustered images, from the features ``[N, D]`` of both sides and their clusters.
 
         Clusters are ``[N]`` on the CPU: -1 for noise, else from 0 to the largest, each of which has an image.
         """
-        config, rows = session.config, {}
-        for i, (side, y) in enumerate(zip(features, clusters, strict=True)):
+        rows = {}
+        for i, (name, side, y) in enumerate(zip(SIDES, features, clusters, strict=True)):
             kept, y, count = _clustered(y, side.f.device)
             whole, parts = side.f[kept], _part_features(side, kept, config.model.parts)
-            name = ("visible", "infrared")[i]
             with known_values():
                 centroids = functools.partial(ops.cluster_centroids, labels=y, num_clusters=count)
                 if config.dagi.enabled:
@@ -106,11 +107,11 @@ class StageTwoObjective(nn.Module):
         """Memories that start from ``rows``, which are named as in the objective's ``state_dict``."""
         dagi, fgsal, gpcr = None, None, None
         precision = product_precision(config, next(iter(rows.values())).device)
-        memory, sides = config.memory.model_dump() | {"precision": precision}, ("visible", "infrared")
+        memory = config.memory.model_dump() | {"precision": precision}
         if config.dagi.enabled:
-            dagi = GlobalObjective(*(ClusterMemory(rows[f"dagi.{name}.rows"], **memory) for name in sides))
+            dagi = GlobalObjective(*(ClusterMemory(rows[f"dagi.{name}.rows"], **memory) for name in SIDES))
         if config.fgsal.enabled:
-            fgsal = PartObjective(*(rows[f"fgsal.{name}_to_{name}.rows"] for name in sides), **memory)
+            fgsal = PartObjective(*(rows[f"fgsal.{name}_to_{name}.rows"] for name in SIDES), **memory)
         if config.gpcr.enabled:
             options = dict(k=config.gpcr.k, temperature=config.memory.temperature, precision=precision)
             images = ((rows[f"gpcr.{i}.whole.rows"], rows[f"gpcr.{i}.parts.rows"]) for i in range(2))
@@ -172,7 +173,7 @@ class StepQueries(NamedTuple):
 
 
 def total(losses: dict[str, torch.Tensor]) -> torch.Tensor:
-    """The sum of a step's losses."""
+    """The sum of a step's losses, without a launch for the 0 that Python's begins with."""
     return functools.reduce(torch.add, losses.values())
 
 
@@ -223,14 +224,13 @@ def _begin(session: Session) -> EpochState:
     with session.timed("labels"):
         clusters = session.update_labels(*(side.f for side in features))
     with session.timed("association"):
-        objective = StageTwoObjective.build(session, features, clusters)
+        objective = StageTwoObjective.build(session.config, features, clusters)
         labels = distributed.on_first(lambda: cross_labels(features, clusters, session.config.dagi))
     with session.timed("batches"):
-        batches = stage_two_batches(
-            *(labels.visible, labels.infrared_to_visible, labels.visible_to_infrared, labels.infrared),
-            **session.batch_plan(),
-        )
-        return EpochState(labels, objective, list(batches))
+        as_visible = labels.visible, labels.infrared_to_visible
+        as_infrared = labels.visible_to_infrared, labels.infrared
+        batches = list(stage_two_batches(*as_visible, *as_infrared, **session.batch_plan()))
+        return EpochState(labels, objective, batches)
 
 
 def _resume(session: Session, middle: dict[str, Any]) -> EpochState:

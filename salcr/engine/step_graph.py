@@ -56,9 +56,12 @@ class StepGraphs:
         self.faster = self._first
 
     def losses(self, step: Step, optimiser: torch.optim.Optimizer) -> Generator[Losses, None, None]:
-        """The losses of one step of an epoch after the other, each computed when it is asked for.
+        """The losses of an epoch's steps, one after the other, each computed when it is asked for.
 
-        They are overwritten by the next. Close the iterator at the end of the epoch: that frees the graph's memory.
+        Unless it is known that all are called, first come :data:`WARM_UP` steps that are called, :data:`TIMED` more to
+        compare with where ``auto`` asks for it, then replays, to the end of the epoch if they are faster.
+
+        Losses are overwritten by the next. Close the iterator at the end of the epoch: that frees the graph's memory.
 
         Args:
             step: computes the losses, trains, and differs from call to call only in the contents of its memory.
@@ -90,7 +93,7 @@ class StepGraphs:
         finally:
             del replayed
             optimiser.zero_grad(set_to_none=True)  # gradients lie in the graph's memory
-        while True:
+        while True:  # replays are slower, or a step could not be captured
             yield step()
 
     def _recorded(self, step: Step, optimiser: torch.optim.Optimizer) -> Step | None:

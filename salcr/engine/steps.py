@@ -129,14 +129,14 @@ def begin_copy(x: torch.Tensor) -> tuple[torch.Tensor, Callable[[], None] | None
 
 
 class Loaded(NamedTuple):
-    """Image rows of a whole batch, and where images are in the host's memory this process's, uint8 ``[S, H, W, 3]``."""
+    """Image rows of a whole batch, and this process's images of it, uint8 ``[S, H, W, 3]``, unless a GPU holds all."""
 
     rows: Rows
     images: tuple[torch.Tensor, ...]
 
 
 class Batch(NamedTuple):
-    """All that the steps of an epoch differ in, of the same shapes: on the CPU as drawn, or where a step computes."""
+    """All that differs between an epoch's steps, of the same shapes: on the CPU as drawn, or where a step computes."""
 
     rows: Rows  # of the whole batch
     images: tuple[torch.Tensor, ...]  # as in Loaded
@@ -241,7 +241,7 @@ def optimise(optimiser: torch.optim.Optimizer, loss: torch.Tensor) -> None:
 
 
 def _of_all(scalings: torch.Tensor | None, views: int) -> torch.Tensor:
-    """Room for a chain of each view, of which those that have none leave theirs unread: ``[views, 32, 7]``."""
+    """The chains ``scalings [C, 32, 7]`` with zeros behind them up to ``[views, 32, 7]``: every batch has one shape."""
     room = torch.zeros(views, LOCAL_SCALINGS, SCALING_COLUMNS)
     if scalings is not None:
         room[: len(scalings)] = scalings

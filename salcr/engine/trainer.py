@@ -36,8 +36,9 @@ def train(
 
     Called by every process that ``torchrun`` started, they train together (docs/distributed.md); the first writes.
 
-    Ctrl-C and SIGTERM end the run: within an epoch's steps after the one under way and a checkpoint of the epoch's
-    middle; while features are extracted, labelled or evaluated at once, since the last checkpoint is as far.
+    Ctrl-C and SIGTERM end the run. Within an epoch's steps, the step under way is finished and a checkpoint of the
+    epoch's middle written; while features are extracted, labelled or evaluated it ends at once, for nothing has been
+    trained since the last checkpoint.
 
     Args:
         config: the run. With ``stage_one_epochs`` 0 only stage two runs, from ``model.checkpoint``; with
@@ -50,11 +51,11 @@ def train(
 
     Returns:
         The summary that is also written to ``summary.json``: ``stage_one`` and ``final``, each by protocol; with
-        ``checkpoints.keep.best`` also ``chosen_on_test_data``, the best epoch with its ``figures``, unless it was over
-        before that was set.
+        ``checkpoints.keep.best`` also ``chosen_on_test_data``, the best epoch with its ``figures``, unless that epoch
+        was trained before the setting was made.
 
     Raises:
-        FileExistsError: a run in the folder has got to its first checkpoint, and ``resume`` and ``restart`` are False.
+        FileExistsError: the folder holds a run that has trained, and ``resume`` and ``restart`` are False.
         RunInUse: another process trains in the folder.
         ValueError: no epoch in either stage; a resumed run's configuration differs; none of its checkpoints can be
             read; both ``resume`` and ``restart``; no association of the configured name; no TensorBoard where it is
@@ -105,7 +106,7 @@ class Trainer(Session):
         self.results: dict[str, Any] = {}
         self.figures: dict[str, Any] | None = None  # of the network as it is, once it was evaluated
         self.records: list[dict[str, Any]] = []  # of the epochs so far, in the first process
-        self.unwritten: dict[str, Any] | None = None  # the record of the last epoch, where the run ended before it
+        self.unwritten: dict[str, Any] | None = None  # the last epoch's record, where the run ended before writing it
 
     def fit(self, state: dict[str, Any] | None = None) -> dict[str, Any]:
         """Run the epochs that are left after the checkpoint ``state``, then evaluate; returns the summary."""
@@ -121,7 +122,7 @@ class Trainer(Session):
         return distributed.on_first(self._summarise)
 
     def _run_epoch(self, epoch: int) -> None:
-        """An epoch and its checkpoint; if a signal comes in the middle, that of the middle."""
+        """An epoch and its checkpoint, or one of its middle if a signal comes there."""
         stage = stage_of(self.config.schedule, epoch)
         if epoch == self.config.schedule.stage_one_epochs and self.middle is None:
             self.results["stage_one"] = self._evaluate()

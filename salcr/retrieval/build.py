@@ -121,6 +121,19 @@ def build_index(
     return Summary(added, len(known), bad, infrared)
 
 
+def check_network(storage: Storage, found: str) -> None:
+    """The index holds features of the network whose hash is ``found``.
+
+    Raises:
+        ValueError: of another one.
+    """
+    if storage.manifest.network != found:
+        raise ValueError(
+            f"{storage.folder} is an index of another network: it was made with {storage.manifest.checkpoint}, whose "
+            f"weights have the hash {storage.manifest.network[:12]}…, and the checkpoint given has {found[:12]}…"
+        )
+
+
 def _open(folder: Path, wanted: Manifest, append: bool) -> Storage:
     """The index in ``folder``, where it is one that can be gone on with, or a new one."""
     if not Storage.exists(folder):
@@ -140,16 +153,3 @@ def _open(folder: Path, wanted: Manifest, append: bool) -> Storage:
             f"{folder} holds a finished index (images: {storage.manifest.rows}): --append adds those it does not have"
         )
     return storage
-
-
-def check_network(storage: Storage, found: str) -> None:
-    """The index holds features of the network whose hash is ``found``.
-
-    Raises:
-        ValueError: of another one.
-    """
-    if storage.manifest.network != found:
-        raise ValueError(
-            f"{storage.folder} is an index of another network: it was made with {storage.manifest.checkpoint}, whose "
-            f"weights have the hash {storage.manifest.network[:12]}…, and the checkpoint given has {found[:12]}…"
-        )

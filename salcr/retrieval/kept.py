@@ -35,7 +35,7 @@ class Kept:
 
 
 def read_about(path: Path, kind: type[T]) -> T | None:
-    """None: there is none, or it is damaged."""
+    """What the small file at ``path`` says; None where there is none, or it is damaged."""
     try:
         with path.open("rb") as file:
             content = file.read(LARGEST + 1)

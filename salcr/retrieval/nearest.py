@@ -84,17 +84,6 @@ REFINEMENTS: dict[str, Callable[[Storage, torch.Tensor, torch.Tensor, int], Foun
 }
 
 
-def _by_codes(storage: Storage, queries: torch.Tensor, top: int, features: torch.Tensor) -> Found | None:
-    """What a search in all features finds; None where they have no codes, or wrong ones, or codes do not pay."""
-    codes = read_codes(storage) if FEW * top <= len(features) else None
-    if codes is None:
-        return None
-    found = knn_by_codes(queries, top, features, mapped(codes))
-    if found is None:
-        warn_of_damage(storage, "features that it picks are not those it is of")
-    return found
-
-
 def mapped(array: np.ndarray) -> torch.Tensor:
     """A tensor of an array that is mapped read-only."""
     with warnings.catch_warnings():
@@ -105,3 +94,14 @@ def mapped(array: np.ndarray) -> torch.Tensor:
 def read_features(storage: Storage, start: int, end: int, device: torch.device) -> torch.Tensor:
     """Rows ``start`` to ``end`` of the features in float32, on ``device``."""
     return torch.from_numpy(storage.features(start, end)).to(device, torch.float32)
+
+
+def _by_codes(storage: Storage, queries: torch.Tensor, top: int, features: torch.Tensor) -> Found | None:
+    """What a search in all features finds; None where they have no codes, or wrong ones, or codes do not pay."""
+    codes = read_codes(storage) if FEW * top <= len(features) else None
+    if codes is None:
+        return None
+    found = knn_by_codes(queries, top, features, mapped(codes))
+    if found is None:
+        warn_of_damage(storage, "features that it picks are not those it is of")
+    return found

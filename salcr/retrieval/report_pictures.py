@@ -139,6 +139,7 @@ class _Cluster(NamedTuple):
 
 
 def _sheet(cluster: _Cluster, records: Records, images: int) -> Sheet:
+    """A first image of each person, the most frequent person's first, then a second of each, and so on."""
     ids = records.ids[cluster.rows]
     place = {person: number for number, person in enumerate(cluster.people.tolist())}
     turns, seen = [], Counter[int]()

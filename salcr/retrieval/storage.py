@@ -20,7 +20,7 @@ from typing import BinaryIO
 import numpy as np
 from filelock import FileLock, Timeout
 
-from salcr.files import write_atomically
+from salcr.files import naming, write_atomically
 
 FORMAT = 1
 DTYPES = ("float16", "float32")
@@ -271,10 +271,8 @@ class Writer:
                 file.close()
 
     def _attempt(self, name: str, action: Callable[[BinaryIO], object]) -> None:
-        try:
+        with naming(self.folder / name):
             action(self._files[name])
-        except OSError as error:
-            raise OSError(error.errno, f"cannot write the file: {error.strerror}", str(self.folder / name)) from error
 
 
 @contextmanager

@@ -93,6 +93,7 @@ def test_help_is_quick():
         (["--stage", "two"], ["model.checkpoint=FILE"]),
         (["--preset", "sysu"], ["data.root is not set"]),
         (["data.root=no/such/folder"], ["no/such/folder"]),
+        (["data.root=."], ["no split file exp/train_id.txt", "data.name is sysu", "data.name=folder"]),
         (["device=gpu", "data.root=."], ["device 'gpu'"]),
     ],
 )
@@ -167,7 +168,7 @@ def test_profile_is_of_one_run(salcr, tree, tmp_path, asked):
     assert salcr("train", "--profile", "--out", tmp_path, *tiny(tree))[0] == 0
     assert [options["profile"] for _, options in asked] == [True]
     status, _, said = salcr("train", "--profile", "--trials", "1", "--out", tmp_path, *tiny(tree))
-    assert status == 1 and "--profile is of one run" in said
+    assert status == 1 and "--profile goes with one run" in said
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -315,7 +316,7 @@ def test_anything_else_is_a_traceback(monkeypatch):
         cli.main()
 
 
-def test_info(salcr):
+def test_info_prints_the_operators_of_its_report(salcr):
     code, out, _ = salcr("info")
     assert code == 0 and "evaluate_ranking" in out
 

@@ -251,7 +251,7 @@ def test_errors_of_the_command_are_one_line(salcr, tmp_path):
     for arguments, message in [
         (("--trials", "1-2", "--preset", "sysu"), "sysu has one training"),
         (("--trials", "x", "--preset", "regdb"), "--trials reads like"),
-        (("--jobs", "2", "--preset", "regdb"), "--jobs is of --trials"),
+        (("--jobs", "2", "--preset", "regdb"), "--jobs goes with --trials"),
     ]:
         assert_one_line(salcr("train", "--out", tmp_path, *arguments), message)
 

@@ -296,12 +296,12 @@ def test_colour_is_jittered_in_two_views_and_not_in_the_visible_one(generator):
         assert len(found[:, 0, 0, 0].unique()) > 150, view
 
 
-def scaled(images, generator, probability=1.0, bound=LOCAL_SCALINGS):
+def scaled(images, generator, bound=LOCAL_SCALINGS):
     """Images ``[B, H, W, 3]`` scaled locally by at most ``bound`` rectangles each, ``[B, 3, H, W]`` in [0, 1]."""
     table = draw_crops(len(images), 0, torch.Generator())
     table[:, Draw.MIRRORED] = 0
-    scalings = draw_scalings(table, *images.shape[1:3], generator, probability=probability)
-    found = ops.augment(images, table, scalings=None if scalings is None else scalings[:, :bound])
+    scalings = draw_scalings(table, *images.shape[1:3], generator, probability=1.0)
+    found = ops.augment(images, table, scalings=scalings[:, :bound])
     return (in_bytes(found) / 255).float()
 
 

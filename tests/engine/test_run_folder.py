@@ -133,6 +133,7 @@ def test_a_folder_that_holds_a_training_and_is_cleared(tmp_path, file):
     (run.checkpoints / "best_mAP_on_test_data_epoch_0000.pt").write_bytes(b"")
     run.board.mkdir()
     (run.board / "events.out.tfevents.1").write_bytes(b"")
+    (tmp_path / "report.html").write_text("of what is removed")
     run.log({"epoch": 0})  # its checkpoint was never written
     assert not run.has_trained()
     (tmp_path / file).write_bytes(b"")

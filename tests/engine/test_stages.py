@@ -210,7 +210,7 @@ def test_the_switch_of_the_published_code_reaches_losses_and_memories(first_step
         assert torch.equal(pg1, pg2) == authors_pg1
     parted = {name: seen["losses"][name].item() for name in ("parts", "part_instance")}
     f = seen["output"].f.detach()
-    hand = StageTwoObjective.build(seen["trainer"], seen["sides"], seen["trainer"].labels)
+    hand = StageTwoObjective.build(seen["trainer"].config, seen["sides"], seen["trainer"].labels)
     config = seen["trainer"].config
     labels = cross_labels(seen["sides"], seen["trainer"].labels, config.dagi)
     given = TrainingFeatures(f, parts)
@@ -227,7 +227,7 @@ def test_noise_is_in_no_memory_of_stage_two(tree, tmp_path, generator):
     trainer = Trainer(load_config(overrides=tiny(tree)), RunFolder(tmp_path))
     sides = trainer.extract()
     clusters = tuple(torch.arange(len(side.f)) % 3 - 1 for side in sides)
-    objective = StageTwoObjective.build(trainer, sides, clusters)
+    objective = StageTwoObjective.build(trainer.config, sides, clusters)
     joints = [side.joint.unflatten(1, (4, -1)) for side in sides]
     for refinement, side, joint, y in zip(objective.gpcr, sides, joints, clusters, strict=True):
         torch.testing.assert_close(refinement.whole.rows, side.f[y >= 0])

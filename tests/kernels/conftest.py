@@ -25,6 +25,7 @@ def hasten() -> None:
     from triton.runtime import interpreter
 
     if triton.__version__.startswith("3.6."):
+        # The interpreter patches the modules that it finds among a function's globals: here are both of them.
         patch_once(interpreter, core, eval("lambda: None", {"tl": tl, "core": core}))
         remember_types(interpreter, core)
         take_equal_operands(core, TritonSemantic)
@@ -32,7 +33,7 @@ def hasten() -> None:
 
 def patch_once(interpreter, core, both_languages) -> None:
     patch = functools.cache(interpreter._patch_lang)
-    asks_for_semantic = core.builtin(hasten).__code__
+    asks_for_semantic = core.builtin(hasten).__code__  # of the wrapper that every builtin has, which is left out
 
     def patch_attribute(holder, name, member, builder, scope):
         semantic = interpreter.TritonSemantic(builder)

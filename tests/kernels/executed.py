@@ -145,8 +145,8 @@ def run(
 ) -> Counts | None:
     """Execute the one kernel of ``ptx``, whose ``parameters`` are bits and which may touch ``tensors`` alone.
 
-    Of its blocks the first runs and ``every`` so many further; ``together``, which lets them wait for each other, or a
-    few at a time. Returns what all would take, where ``counting``.
+    Of its blocks every ``every``-th runs, the first among them: a few at a time or, where they wait for each other,
+    all ``together``. Returns what all blocks of the grid would take, where ``counting``.
 
     Raises:
         Fault: line and thread of the first thing that PTX forbids or leaves open.

@@ -110,6 +110,7 @@ class _Ones(TorchDispatchMode):
 
 
 def specialised(kernel: Any, args: tuple, kwargs: dict, grid: tuple[int, ...]) -> Launch:
+    """The launch of ``kernel`` with these arguments, as Triton's JIT specialises it."""
     named = dict(zip(kernel.arg_names, args, strict=False)) | kwargs
     signature, constants, aligned = {}, {}, []
     for place, parameter in enumerate(kernel.params):

@@ -17,14 +17,14 @@ def records(ids, cams=None, infrared=False):
     return Records(ROOT, paths, ids, cams, np.full(len(ids), infrared))
 
 
-def lists(ids, cams, angles, queries, *, rule="sysu", wanted=None):
+def lists(ids, cams, angles, queries, *, rule="sysu"):
     """Ranked lists of the first ``queries`` images in the others, whose features lie at ``angles``."""
     test, none = records(ids, cams), records([])
     trial = Trial(np.arange(queries), np.arange(queries, len(ids)))
     protocol = Protocol("all", rule, (trial,))
     angles = torch.tensor(angles)
     features = torch.stack([angles.cos(), angles.sin()], dim=1)
-    wanted = wanted or Amount(lists=2, hits=3, clusters=0, images=0)
+    wanted = Amount(lists=2, hits=3, clusters=0, images=0)
     return ranked_lists(features, Dataset("mine", ROOT, none, none, test, (protocol,)), protocol, wanted)
 
 

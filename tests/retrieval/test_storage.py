@@ -20,12 +20,12 @@ def rows(start, end):
     return [f"/images/{i}\n\udce9.png" for i in range(start, end)], np.arange(start, end) % 2 == 0, features
 
 
-def filled(folder, count=5):
+def filled(folder):
     folder.mkdir()
     with Storage.create(folder, EMPTY).writing() as writer:
         writer.add(*rows(0, 2))
         writer.commit(complete=False)
-        writer.add(*rows(2, count))
+        writer.add(*rows(2, 5))
         writer.commit(complete=True)
     return Storage(folder)
 

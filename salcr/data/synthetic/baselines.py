@@ -20,7 +20,7 @@ def baseline_rank1(root: str | os.PathLike) -> dict[str, float]:
 
     - ``pixel_cosine``: the image at 48 × 24 in grey, its mean subtracted, compared by cosine;
     - ``raw_pixel_cosine``: the same without subtracting the mean;
-    - ``histogram``: 8 bins of each channel for each of three stripes, compared by intersection;
+    - ``histogram``: 8 bins of each channel for each of three stripes, compared by intersection.
 
     Args:
         root: a folder in SYSU-MM01's layout, rendered or the data set itself.

@@ -16,8 +16,8 @@ TEXTURES = (
     "plain", "horizontal", "vertical", "diagonal", "checks", "plaid", "dots", "gradient", "blocks", "band", "zigzag",
     "blotches", "rings", "triangles", "bricks", "diamonds", "crosses", "waves", "scales", "grain",
 )  # fmt: skip
-"""The numbers of :func:`_pattern`. Who wears what: ``CLOTH_TEXTURES`` and ``OBJECT_TEXTURES``, which share none."""
-FIELDS = 26
+"""By number, as in :func:`_pattern`. Who wears what: ``CLOTH_TEXTURES`` and ``OBJECT_TEXTURES``, which share none."""
+FIELDS = 25  # of a row, in the order in which :func:`shape` returns them
 
 
 def shape(
@@ -37,7 +37,6 @@ def shape(
     folds: float = 0.0,
     fold_period: float = 8.0,
     fold_seed: int = 0,
-    opacity: float = 1.0,
 ) -> tuple[float, ...]:
     """One row of a scene.
 
@@ -51,11 +50,10 @@ def shape(
         period, phase, angle: of the texture: pixels, fractions of a period (across, along), radians.
         shade, light: how much darker the sides are than the middle, and to which side the light falls, in [-1, 1].
         folds, fold_period, fold_seed: strength, size in pixels and pattern of uneven brightness.
-        opacity: 1 hides what lies below.
     """
     return (
         kind, *start, *end, *widths, rounding, texture, period, *phase, angle, shade, light, folds, fold_period,
-        fold_seed, opacity, *colors[0], *colors[1],
+        fold_seed, *colors[0], *colors[1],
     )  # fmt: skip
 
 
@@ -136,52 +134,55 @@ def _wave(x, period):
 
 @_kernel
 def _pattern(texture, u, v, h, period):
-    """Share of the pattern colour at (u, v), both in periods; h in [0, 1] is the place along the axis."""
-    if texture == 1:
+    """Share of the pattern colour at (u, v), both in periods; h in [0, 1] is the place along the axis.
+
+    What is not told apart by then are motifs that repeat in every cell: (x, y) is the place in its cell, from -½ to ½.
+    """
+    if texture == 1:  # horizontal
         return _wave(v, period)
-    if texture == 2:
+    if texture == 2:  # vertical
         return _wave(u, period)
-    if texture == 3:
+    if texture == 3:  # diagonal
         return _wave(0.7071 * (u + v), period)
-    if texture == 4:
+    if texture == 4:  # checks
         a, b = 2 * _wave(0.5 * u, period) - 1, 2 * _wave(0.5 * v, period) - 1
         return 0.5 - 0.5 * a * b
-    if texture == 5:
+    if texture == 5:  # plaid
         return 0.5 * (_wave(0.7 * u, period) + _wave(0.7 * v, period))
-    if texture == 6:
+    if texture == 6:  # dots
         row = math.floor(v)
         x, y = u + 0.5 * (row % 2), v - row - 0.5
         x = x - math.floor(x) - 0.5
         return _clamp(0.5 + (0.33 - math.sqrt(x * x + y * y)) * period, 0.0, 1.0)
-    if texture == 7:
+    if texture == 7:  # gradient
         return h
-    if texture == 8:
+    if texture == 8:  # blocks
         return 1.0 if h > 0.5 else 0.0
-    if texture == 9:
+    if texture == 9:  # band
         return 1.0 if 0.22 < h < 0.48 else 0.0
-    if texture == 10:
+    if texture == 10:  # zigzag
         return _wave(v + abs(u - 2 * math.floor(0.5 * u) - 1), period)
-    if texture == 11:
+    if texture == 11:  # blotches
         return _clamp(0.5 + 6.0 * (_lattice_noise(1.4 * u, 1.4 * v, 0) - 0.5), 0.0, 1.0)
-    if texture == 17:
+    if texture == 17:  # waves
         return _wave(v + 0.3 * math.sin(6.2831853 * 0.5 * u), period)
-    if texture == 19:
+    if texture == 19:  # grain
         return _clamp(0.5 + 5.0 * (_lattice_noise(3.0 * u, 0.5 * v, 1) - 0.5), 0.0, 1.0)
     row = math.floor(v)
     shifted = u + 0.5 * (row % 2) if texture in (14, 18) else u
     x, y = shifted - math.floor(shifted) - 0.5, v - row - 0.5
-    if texture == 12:
+    if texture == 12:  # rings
         return _wave(2.0 * math.sqrt(x * x + y * y), 0.5 * period)
-    if texture == 13:
+    if texture == 13:  # triangles
         return _clamp(0.5 + (0.5 + y - 2.0 * abs(x)) * 0.5 * period, 0.0, 1.0)
-    if texture == 14:
+    if texture == 14:  # bricks
         return _clamp(0.5 + (min(0.5 - abs(x), 0.5 - abs(y)) - 0.1) * period, 0.0, 1.0)
-    if texture == 15:
+    if texture == 15:  # diamonds
         return _clamp(0.5 + (0.42 - abs(x) - abs(y)) * period, 0.0, 1.0)
-    if texture == 16:
+    if texture == 16:  # crosses
         arm = max(min(0.14 - abs(x), 0.42 - abs(y)), min(0.42 - abs(x), 0.14 - abs(y)))
         return _clamp(0.5 + arm * period, 0.0, 1.0)
-    if texture == 18:
+    if texture == 18:  # scales
         return _clamp(0.5 + (0.62 - math.sqrt(x * x + (y + 0.5) * (y + 0.5))) * period, 0.0, 1.0)
     return 0.0
 
@@ -195,7 +196,7 @@ def _paint(canvas, scene):
         w1, wm, w2, rounding = row[5], row[6], row[7], row[8]
         texture, period, phase_u, phase_v = int(row[9]), row[10], row[11], row[12]
         cos, sin = math.cos(row[13]), math.sin(row[13])
-        shade, light, folds, fold_period, fold_seed, opacity = row[14], row[15], row[16], row[17], row[18], row[19]
+        shade, light, folds, fold_period, fold_seed = row[14], row[15], row[16], row[17], row[18]
         length = max(math.hypot(bx - ax, by - ay), np.float32(1e-3))
         ux, uy = (bx - ax) / length, (by - ay) / length
         reach = max(w1, wm, w2) + 1
@@ -222,7 +223,7 @@ def _paint(canvas, scene):
                     ex, ey = (s - a) / a, t / wm
                     k0, k1 = math.sqrt(ex * ex + ey * ey), math.sqrt((ex / a) ** 2 + (ey / wm) ** 2)
                     d = k0 * (k0 - 1) / max(k1, np.float32(1e-6)) if k0 > 0.1 else -0.5 * wm
-                cover = _clamp(0.5 - d, 0.0, 1.0) * opacity
+                cover = _clamp(0.5 - d, 0.0, 1.0)
                 if cover <= 0:
                     continue
                 mix = 0.0
@@ -235,7 +236,7 @@ def _paint(canvas, scene):
                 if folds > 0:
                     bright += folds * (_lattice_noise(t / fold_period, s / (2 * fold_period), fold_seed) - 0.5)
                 for c in range(channels):
-                    color = (row[20 + c] * (1 - mix) + row[23 + c] * mix) * bright
+                    color = (row[19 + c] * (1 - mix) + row[22 + c] * mix) * bright
                     canvas[y, x, c] += cover * (color - canvas[y, x, c])
 
 

@@ -15,6 +15,7 @@ from salcr.data.registry import DATASETS
 from salcr.data.synthetic.camera import Camera, sample_camera
 from salcr.data.synthetic.identity import Identity, sample_identity
 from salcr.data.synthetic.render import render_pedestrian
+from salcr.files import naming
 
 JPEG_QUALITY = 92
 _SPLIT, _IDENTITY, _CAMERA, _IMAGE = range(4)
@@ -51,6 +52,7 @@ def write_dataset(
     Raises:
         ValueError: an unknown layout or a number that is too small.
         FileExistsError: ``out`` exists and is not an empty folder.
+        OSError: a file cannot be written (a full disk).
 
     Source: docs/method.md, "Data sets".
     """
@@ -88,7 +90,8 @@ def _write(root: Path, layout: Layout, ids, images_per_camera, test_ids, seed, s
     }
     for name, text in plan.splits.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text)
+        with naming(root / name):
+            (root / name).write_text(text)
     for folder in {(root / shot.path).parent for shot in plan.shots}:
         folder.mkdir(parents=True)
 
@@ -108,4 +111,5 @@ def _write(root: Path, layout: Layout, ids, images_per_camera, test_ids, seed, s
 def _shoot(root: Path, shot: Shot, person: Identity, camera: Camera, seed: int, size: tuple[int, int]) -> None:
     rng = np.random.default_rng([seed, _IMAGE, shot.identity, shot.camera, shot.image])
     image = render_pedestrian(person, camera, rng, height=size[0], width=size[1])
-    Image.fromarray(image).save(root / shot.path, format="JPEG", quality=JPEG_QUALITY)
+    with naming(root / shot.path):
+        Image.fromarray(image).save(root / shot.path, format="JPEG", quality=JPEG_QUALITY)

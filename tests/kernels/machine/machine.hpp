@@ -1,12 +1,16 @@
 // A GPU that executes the PTX of one kernel on the memory of this process, and of all that PTX allows does what harms
-// most. Warps of a few resident blocks take turns in random order and for a random number of instructions. A cp.async
-// or a wgmma happens as it is issued or only as it is waited for, by chance. Of a divergent branch either side goes
-// first. Shared memory and registers begin as NaN. Faults are reads and writes outside of the launch's tensors or of
-// the block's shared memory, or at addresses that are no multiple of their size; bytes of shared memory that two warps
-// touch without a barrier between, unless both write the same or both read; a store of different numbers to one place
-// by lanes of a warp; barriers that some warps or lanes never reach; exchanges with lanes that are absent; and products
-// that nobody waits for. Sums of tensor cores are exact and then cut, which is what GPUs do to within their guard bits;
-// TF32 operands are cut.
+// most:
+// - warps of a few resident blocks take turns in random order and for a random number of instructions;
+// - a cp.async or a wgmma happens as it is issued or only as it is waited for, by chance;
+// - of a divergent branch either side goes first;
+// - shared memory and registers begin as NaN.
+// Faults are
+// - reads and writes outside of the launch's tensors or of the block's shared memory, or at addresses that are no
+//   multiple of their size;
+// - bytes of shared memory that two warps touch without a barrier between, unless both write the same or both read;
+// - a store of different numbers to one place by lanes of a warp;
+// - barriers that some warps or lanes never reach, exchanges with lanes that are absent, products that nobody waits for.
+// Sums of tensor cores are exact and then cut, which is what GPUs do to within their guard bits; TF32 operands are cut.
 #pragma once
 #include <deque>
 #include <functional>
