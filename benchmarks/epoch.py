@@ -95,7 +95,7 @@ def of_steps(events: Sequence[Mapping]) -> dict:
 
     ``waits_before`` are those of the epoch's phases before its steps.
     """
-    steps = [event["ts"] for event in events if event.get("name") == PHASE + STEP]
+    steps = [event["ts"] for event in events if event.get("name") == PHASE + STEP and event["cat"] == "user_annotation"]
     families, found, kernels = kernel_families(), defaultdict[str, float](float), 0
     for event in events:
         if event.get("cat") in ON_DEVICE and event["ts"] >= min(steps):

@@ -20,6 +20,7 @@ def test_work_of_a_step_by_what_it_went_to():
         event("kernel", "sm90_xmma_fprop", 1.5, 0.6),
         event("gpu_memcpy", "Memcpy HtoD (Pinned -> Device)", 2.1, 0.01),
         event("cuda_runtime", "cudaStreamSynchronize", 2.2, 0.005),
+        *(event("gpu_user_annotation", f"{PHASE}step", begin, 1) for begin in (1.1, 2.2)),  # the device's part of each
     ]
     found = epoch.of_steps(events)
     expected = {"pooling": 100, "augmentation": 20, "optimiser": 15, "copies": 5, epoch.OTHERS: 300}

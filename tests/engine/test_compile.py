@@ -1,5 +1,7 @@
 """Training with the network compiled, by PyTorch's graph capture alone: no code is generated."""
 
+import importlib
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -45,3 +47,9 @@ def test_who_is_compiled(monkeypatch, choice, device, processes, expected):
     calls = []
     compile_for_training(SimpleNamespace(compile=lambda **options: calls.append(options)), choice, torch.device(device))
     assert calls == [dict(fullgraph=True, dynamic=False)] * expected
+
+
+def test_what_generates_code_is_imported_without_an_error(monkeypatch):
+    """As the first compiled training of a test on a GPU imports it: PyTorch warns of itself."""
+    monkeypatch.delitem(sys.modules, "torch.utils.mkldnn", raising=False)
+    importlib.import_module("torch.utils.mkldnn")

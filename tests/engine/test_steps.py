@@ -276,6 +276,8 @@ def test_optimise_takes_one_step_of_this_loss_only():
 @pytest.mark.cuda
 @pytest.mark.parametrize("where", ["device", "pinned"])
 def test_views_on_a_gpu_are_those_of_the_host(seed, where):
+    """Of a hue in sixths, below 16, the host and the GPU may round three sums by 2⁻²¹ each. That is divided by a
+    deviation of 0.224, and brightness, contrast and saturation may come behind it, by 1.5 each: together 4.3e-5."""
     device, stores = torch.device("cuda"), stores_of(seed)
     images = [store.numpy() for store in stores]
     given, memory = resident(images, device, where), BatchMemory(device)
@@ -284,4 +286,4 @@ def test_views_on_a_gpu_are_those_of_the_host(seed, where):
         expected = training_views(batch._replace(images=()), stores)
         for x, y in zip(training_views(memory.load(batch), given), expected, strict=True):
             assert x.is_cuda
-            torch.testing.assert_close(x.cpu(), y, rtol=0, atol=1e-5)
+            torch.testing.assert_close(x.cpu(), y, rtol=0, atol=5e-5)
