@@ -210,6 +210,7 @@ NORM = dict(shortcut_weight=torch.ones(3), shortcut_bias=torch.ones(3))
         (dict(bias=torch.ones(3).half()), TypeError, "bias is torch.float16, wanted is torch.float32"),
         (dict(bias=torch.ones(3, device="meta")), ValueError, "bias is on meta, x on cpu"),
         (dict(mean=torch.ones(3)), ValueError, "mean and var go together"),
+        (dict(mean=torch.ones(2), var=torch.ones(3)), ValueError, r"mean \(2,\) does not fit"),
         (dict(mean=torch.ones(3), var=torch.ones(2)), ValueError, r"var \(2,\) does not fit"),
         (
             dict(mean=torch.ones(3).requires_grad_(), var=torch.ones(3)),
