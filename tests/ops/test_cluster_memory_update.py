@@ -149,6 +149,10 @@ def test_bad_options_are_named(generator):
     features, memory, targets = contrast_problem(generator)
     with pytest.raises(ValueError, match="not a permutation"):
         ops.update_cluster_memory_(memory, features, targets, order=torch.zeros(23, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"targets \(22,\) do not fit features"):
+        ops.update_cluster_memory_(memory, features, targets[1:])
+    with pytest.raises(TypeError, match=r"targets must be int64, got torch\.int32"):
+        ops.update_cluster_memory_(memory, features, targets.int())
 
 
 def test_compiles(generator):
