@@ -222,3 +222,18 @@ def test_numbers_out_of_range_are_refused(name):
             with pytest.raises(ValueError):
                 call(name, {argument: value})
                 pytest.fail(f"{argument}={value}")
+
+
+def test_what_a_thread_raises_reaches_the_caller(rng):
+    """A product of a pair is missing, which shows in the midst of the work."""
+    from salcr import _C
+
+    cosines = np.corrcoef(rng.standard_normal((40, 8))).astype(np.float32)
+    ranks = np.argsort(-cosines, 1)[:, :8].astype(np.int32)
+    near = ranks, np.take_along_axis(cosines, ranks, 1), 0, 40, 4
+    pointers, others = _C.jaccard_unlisted_pairs(*near, 2)
+    products = np.ones(len(others), np.float32)
+    assert len(_C.jaccard_weighted_rows(*near, pointers, products, 2)) == 2
+    pointers[1 + np.diff(pointers).argmax() :] -= 1
+    with pytest.raises(ValueError, match="pairs do not fit"):
+        _C.jaccard_weighted_rows(*near, pointers, products[1:], 2)
