@@ -98,7 +98,7 @@ def test_what_a_channel_has_may_lie_apart(generator, kind, impl):
     assert all(map(torch.equal, found, expected))
 
 
-@pytest.mark.parametrize("impl", ["reference", "eager"])
+@pytest.mark.parametrize("impl", ["reference", "eager", "auto"])
 def test_parameters_may_be_of_half_precision_too(generator, impl):
     (x, weight, bias), _ = problem(generator, dtype=torch.bfloat16)
     narrow = weight.bfloat16().requires_grad_(), bias.bfloat16().requires_grad_()
