@@ -2,6 +2,9 @@
 
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <limits>
+
 #include "binding.hpp"
 #include "index_sets.hpp"
 
@@ -14,7 +17,7 @@ using Merge = void (*)(const std::vector<IndexSets>&, std::int64_t, std::int64_t
 void run(Merge merge, const std::vector<Rows>& sets, Rows& out, bool narrowest, int threads) {
   require(!sets.empty() && out.ndim() == 2 && threads >= 1, "index sets: shapes do not fit");
   std::vector<IndexSets> operands;
-  py::ssize_t width = narrowest ? out.shape(1) : 0;
+  py::ssize_t width = narrowest ? std::numeric_limits<py::ssize_t>::max() : 0;
   for (const Rows& rows : sets) {
     require(rows.ndim() == 2 && rows.shape(0) == out.shape(0), "index sets: shapes do not fit");
     operands.push_back({rows.data(), rows.shape(1)});

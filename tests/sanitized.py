@@ -13,7 +13,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-MORE = ("assignment_lists", "cluster_memory_update", "cpp_memories", "knn_codes", "knn_float16", "knn_pairs", "sharded")
+MORE = (
+    "assignment_lists",
+    "bindings",
+    "cluster_memory_update",
+    "cpp_memories",
+    "knn_codes",
+    "knn_float16",
+    "knn_pairs",
+    "sharded",
+)
 SLOW = "quick", "quadratic", "contract", "1500", "2048", "reference", "any_small_set", "processes"
 UNCALLED: set[str] = set()  # functions of the extension; those that no process has called, once all have ended
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tqdm
 
 from salcr.engine import load_config
-from salcr.engine.images import open_dataset, open_images
+from salcr.engine.images import counting, open_dataset, open_images
 from tests.data.trees import make_sysu
 
 
@@ -107,6 +108,24 @@ def test_what_is_wrong_in_the_users_cache_is_said_as_it_is(root, tmp_path, monke
     monkeypatch.setattr("salcr.engine.images.open_store", fails)
     with pytest.raises(OSError, match="No space left"):
         images(root)
+
+
+def test_progress_is_a_line_or_on_a_terminal_a_bar(monkeypatch, caplog):
+    bars = []
+
+    class Bar(tqdm.tqdm):
+        def __init__(self, **options):
+            super().__init__(**options)
+            bars.append(self)
+
+    monkeypatch.setattr(tqdm, "tqdm", Bar)
+    for terminal in (False, True):
+        monkeypatch.setattr("salcr.engine.images.shows_bars", lambda terminal=terminal: terminal)
+        with caplog.at_level(logging.INFO, "salcr"), counting("decoding") as show:
+            for done in (1, 3, 7):
+                show(done, 7)
+    assert caplog.messages == ["decoding: 7"]
+    assert [(bar.n, bar.total) for bar in bars] == [(0, 7), (7, 7)]  # off a terminal a bar counts nothing
 
 
 def test_the_log_names_what_is_left_out(root, caplog):

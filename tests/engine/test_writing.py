@@ -1,6 +1,7 @@
 """What is written while training goes on."""
 
 import threading
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -51,6 +52,13 @@ def test_beside_another_error_it_is_told_in_the_log(caplog):
     assert done == [1] and "full" in caplog.text
 
 
+class Best(NamedTuple):
+    """Made of its fields, not of one sequence."""
+
+    epoch: int
+    scores: dict
+
+
 def test_a_snapshot_does_not_change_any_more():
     weight = torch.nn.Parameter(torch.ones(2, 3, 4, 4).to(memory_format=torch.channels_last))
     state = {"a": [weight, {"b": (torch.arange(3), "text", None)}], "c": {"seconds": {"steps": 1.0}}}
@@ -63,6 +71,7 @@ def test_a_snapshot_does_not_change_any_more():
     assert found["a"][0].is_contiguous(memory_format=torch.channels_last)
     assert found["a"][1]["b"][0].tolist() == [0, 1, 2] and found["a"][1]["b"][1:] == ("text", None)
     assert found["c"] == {"seconds": {"steps": 1.0}}
+    assert snapshot([Best(3, {"mAP": 0.5})]) == [Best(3, {"mAP": 0.5})]
 
 
 class OnSecondGpu(torch.Tensor):

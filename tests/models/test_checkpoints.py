@@ -262,3 +262,46 @@ def test_the_layout_that_was_asked_for(tmp_path, network):
         load_trained(theirs, CPU, layout="torchvision")
     with pytest.raises(ValueError, match="width must be a whole number from 1 to 4096, got 0"):
         load_trained(theirs, CPU, width=0)
+
+
+SETTINGS = dict(model=dict(architecture="tiny", parts=2), data=dict(height=48, width=24))
+
+
+def own_checkpoint(network, **changes):
+    """A training checkpoint of this project, with these settings changed."""
+    sections = {section: {x: changes.get(x, y) for x, y in given.items()} for section, given in SETTINGS.items()}
+    return {"network": network.state_dict(), "config": sections}
+
+
+def test_own_settings_up_to_the_largest(tmp_path):
+    for parts, height, width in ((1, 1, 4096), (256, 4096, 1)):
+        settings = dict(parts=parts, height=height, width=width)
+        path = write(own_checkpoint(SALCRNetwork("tiny", parts), **settings), tmp_path / "epoch.pt")
+        network, *size = load_trained(path, CPU)
+        assert (len(network.parts.tokens), *size) == (parts, height, width)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("architecture", x) for x in ("resnet51", None, ["tiny"])),
+        *(("parts", x) for x in (0, 257, True, 2.0, "2")),
+        *((side, x) for side in ("height", "width") for x in (0, 4097, None)),
+    ],
+)
+def test_own_settings_that_no_run_has(tmp_path, network, name, value):
+    path = write(own_checkpoint(network, **{name: value}), tmp_path / "epoch.pt")
+    section = "model" if name in SETTINGS["model"] else "data"
+    with pytest.raises(ValueError, match=rf"epoch\.pt: {section}\.{name} must be "):
+        load_trained(path, CPU)
+
+
+@pytest.mark.parametrize(
+    "entry", [{3: torch.ones(1)}, {"x": 1.0}, {"x": torch.ones(1).int()}, {"x": torch.eye(2).to_sparse()}]
+)
+def test_an_own_network_of_anything_but_weights_is_refused(tmp_path, network, entry):
+    state = own_checkpoint(network)
+    state["network"] |= entry
+    path = write(state, tmp_path / "epoch.pt")
+    with pytest.raises(ValueError, match="its network must be tensors of real numbers by name"):
+        load_trained(path, CPU)

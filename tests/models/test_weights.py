@@ -2,6 +2,7 @@ import os
 import pickle
 import struct
 import sys
+import warnings
 import zipfile
 from argparse import Namespace
 from collections import OrderedDict
@@ -12,7 +13,7 @@ import torch
 from salcr.engine.config import Model
 from salcr.engine.network import build_network
 from salcr.models import TwoStreamResNet
-from salcr.models.weights import read_weights
+from salcr.models.weights import read_weights, why_refused
 from tests.models.files import WritesAFile, write
 from tests.models.test_resnet import classifier_state, wrap
 
@@ -40,7 +41,9 @@ def test_training_checkpoints_of_others(tmp_path, generator, written, layout):
         if not name.endswith("num_batches_tracked")
     )
     write(wrap(state, layout), tmp_path / "a.pth", written)
+    filters = warnings.filters.copy()
     found = read_weights(tmp_path / "a.pth")
+    assert warnings.filters == filters
     assert found.keys() == state.keys() and all(torch.equal(found[name], x) for name, x in state.items())
 
 
@@ -92,6 +95,10 @@ def test_a_damaged_file_is_named_with_what_is_wrong(tmp_path, damage):
     with pytest.raises(ValueError, match=reason) as caught:
         read_weights(path)
     assert str(caught.value).startswith(f"{path} cannot be read as network weights: ")
+
+
+def test_an_error_without_a_word_is_called_by_its_name():
+    assert why_refused(EOFError()) == "EOFError" and why_refused(ValueError("so\nand so")) == "so"
 
 
 @pytest.mark.parametrize("written", ["older", "safetensors"])

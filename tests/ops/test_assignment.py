@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
-from salcr import _C, ops
+from salcr import _C, ops, reference
 from salcr.reference.published import association as published
 from tests.ops.assignment_problems import INF, KINDS, assert_optimal, costs
 from tests.ops.contract import assert_compiles, assert_operator_contract
@@ -349,6 +349,8 @@ def test_rounds_are_matched_one_after_the_other_and_evenly(generator, shape, imp
     partners = ops.progressive_matching(cost, impl=impl)
     assert [x.tolist() for x in partners] == expected
     assert [x.tolist() for x in ops.progressive_matching(cost.mT, impl=impl)] == expected[::-1]
+    assert [x.tolist() for x in reference.progressive_matching(cost)] == expected
+    assert [x.tolist() for x in reference.progressive_matching(cost.mT)] == expected[::-1]
     for mine, theirs, found in zip(shape, shape[::-1], partners, strict=True):
         used = found.bincount(minlength=theirs)
         assert found.dtype == torch.int64 and mine // theirs <= used.min() and used.max() <= -(-mine // theirs)

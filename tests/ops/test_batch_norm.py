@@ -98,7 +98,7 @@ def test_what_a_channel_has_may_lie_apart(generator, kind, impl):
     assert all(map(torch.equal, found, expected))
 
 
-@pytest.mark.parametrize("impl", ["reference", "eager"])
+@pytest.mark.parametrize("impl", ["reference", "eager", "auto"])
 def test_parameters_may_be_of_half_precision_too(generator, impl):
     (x, weight, bias), _ = problem(generator, dtype=torch.bfloat16)
     narrow = weight.bfloat16().requires_grad_(), bias.bfloat16().requires_grad_()
@@ -210,6 +210,7 @@ NORM = dict(shortcut_weight=torch.ones(3), shortcut_bias=torch.ones(3))
         (dict(bias=torch.ones(3).half()), TypeError, "bias is torch.float16, wanted is torch.float32"),
         (dict(bias=torch.ones(3, device="meta")), ValueError, "bias is on meta, x on cpu"),
         (dict(mean=torch.ones(3)), ValueError, "mean and var go together"),
+        (dict(mean=torch.ones(2), var=torch.ones(3)), ValueError, r"mean \(2,\) does not fit"),
         (dict(mean=torch.ones(3), var=torch.ones(2)), ValueError, r"var \(2,\) does not fit"),
         (
             dict(mean=torch.ones(3).requires_grad_(), var=torch.ones(3)),

@@ -104,6 +104,15 @@ def test_an_update_with_neighbours_of_the_memory_is_none_with_itself(generator, 
     assert torch.equal(features, untouched)
 
 
+@pytest.mark.parametrize("impl", CPU_BACKENDS)
+def test_rows_that_lie_between_one_another_are_not_one(generator, impl):
+    memory = torch.randn(8, generator=generator).as_strided((3, 2), (2, 3))  # 0 3, 2 5 and 4 7
+    features, targets = torch.randn(4, 2, generator=generator), torch.tensor([0, 2, 1, 2])
+    expected = update_by_hand(memory, features, targets, 0.1)
+    ops.update_cluster_memory_(memory, features, targets, impl=impl)
+    torch.testing.assert_close(memory, expected)
+
+
 @pytest.mark.parametrize("impl", ["eager", *CPU_BACKENDS])
 def test_a_memory_whose_rows_are_one_is_refused(generator, impl):
     row, features, targets = torch.randn(9, generator=generator), torch.ones(2, 4), torch.tensor([0, 1])
@@ -140,6 +149,10 @@ def test_bad_options_are_named(generator):
     features, memory, targets = contrast_problem(generator)
     with pytest.raises(ValueError, match="not a permutation"):
         ops.update_cluster_memory_(memory, features, targets, order=torch.zeros(23, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"targets \(22,\) do not fit features"):
+        ops.update_cluster_memory_(memory, features, targets[1:])
+    with pytest.raises(TypeError, match=r"targets must be int64, got torch\.int32"):
+        ops.update_cluster_memory_(memory, features, targets.int())
 
 
 def test_compiles(generator):

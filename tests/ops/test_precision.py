@@ -5,6 +5,8 @@ Kernels without a GPU: tests/kernels.
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from salcr import ops
 from salcr.ops.instance_memories import instance_searches
@@ -70,6 +72,28 @@ def test_auto_is_what_autocast_computes_in(rows, name):
     assert torch.equal(call(x, memory), exact)
     with torch.autocast("cpu", torch.float16):
         assert torch.equal(call(x, memory), exact)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("name", [name for name in CALLS | SEARCHES if name != "soft targets"])
+def test_fakes_are_like_what_an_operator_makes(rows, name, dtype):
+    """Sums of logits, for one, are float32 where features are not."""
+    x, memory = (y.to(dtype) for y in rows)
+    made = []
+
+    class Comparing(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            found = function(*args, **(kwargs or {}))
+            if function.namespace == "salcr":
+                faked = function(*tree_map_only(torch.Tensor, lambda y: y.to("meta"), args))
+                made.append([[(y.dtype, y.shape, y.stride()) for y in tree_leaves(some)] for some in (found, faked)])
+            return found
+
+    with Comparing():
+        loss = (CALLS | SEARCHES)[name](x.requires_grad_(), memory)
+        if loss.requires_grad:
+            loss.sum().backward()
+    assert made and all(found == faked for found, faked in made)
 
 
 def test_features_in_half_precision_are_multiplied_as_they_are(rows):

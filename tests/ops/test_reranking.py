@@ -113,12 +113,16 @@ def test_gnn_is_the_formula(generator, monkeypatch, impl, k1, k2, power):
     torch.testing.assert_close(single.double(), got, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(("spoilt", "message"), [("rank", "rank out of range"), ("shape", "shapes do not fit")])
+@pytest.mark.parametrize(
+    ("spoilt", "message"),
+    [("rank", "rank out of range"), ("shape", "shapes do not fit"), ("weights", "shapes do not fit")],
+)
 def test_the_extension_reads_nothing_out_of_range(spoilt, message):
-    ranks, weights = np.tile(np.arange(3, dtype=np.int32), (5, 1)), np.ones((5, 2), np.float32)
+    ranks = np.tile(np.arange(3, dtype=np.int32), (5, 1))
     ranks[4, 2] = 5 if spoilt == "rank" else 3
+    weights = np.ones((5, 4 if spoilt == "weights" else 2), np.float32)
     with pytest.raises(ValueError, match=message):
-        _C.graph_cosines(ranks, weights, np.empty((2, 3 if spoilt == "rank" else 4), np.float32), 1)
+        _C.graph_cosines(ranks, weights, np.empty((2, 4 if spoilt == "shape" else 3), np.float32), 1)
 
 
 def blocks(distances, queries):

@@ -49,6 +49,12 @@ def test_it_holds_for_both_passes_and_ends_with_its_block(called, name):
     assert len(called) == 3 and (called[2] == "cpp" or missing("cpp"))
 
 
+def test_it_holds_for_assignments_too_which_have_a_shorter_way(called):
+    with salcr.use_backend("reference"):
+        ops.linear_assignment(torch.eye(3))
+    assert called == ["reference"]
+
+
 def test_an_operator_without_an_eager_backend_takes_the_reference(called):
     with salcr.use_backend("eager"):
         ops.gem_pool(torch.rand(1, 2, 3, 3))
@@ -101,6 +107,9 @@ def test_clustering_without_a_kernel(called, generator):
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="name must be one of auto, reference, eager"), salcr.use_backend("gpu"):
         pass
+    for name in ("gpu", "cpp?", "eager?"):  # the last two stand for use_backend inside
+        with pytest.raises(ValueError, match=r"impl must be one of auto, reference, eager.* got "):
+            ops.gem_pool(torch.rand(1, 2, 3, 3), impl=name)
 
 
 def test_the_environment_sets_it_for_a_process(monkeypatch):
