@@ -4,6 +4,7 @@ import contextlib
 import importlib
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -107,6 +108,15 @@ def test_weights_that_replace_logits_have_a_thread_each(monkeypatch, num_warps, 
         instance_memory(torch.float32, columns=100)
     found = [dict(x.constants)["C"] for x in launches if x.kernel.__name__ == "select_kernel"]
     assert set(found) == {columns}
+
+
+def test_a_number_of_neighbours_may_be_numpys():
+    """rerank_gnn and a search over a group hand on what they were given."""
+    from salcr.ops.backends.triton import knn
+
+    with recorded(90) as launches:
+        knn.knn(torch.rand(60, 16), np.int64(7))
+    assert launches
 
 
 @pytest.mark.cuda
