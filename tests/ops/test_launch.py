@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.kernels import lanes
-from tests.kernels.calls import CALLS, instance_memory
+from tests.kernels.calls import CALLS, instance_memory, zeros
 from tests.kernels.lanes import ROOT, recorded
 
 pytest.importorskip("triton")
@@ -108,6 +108,19 @@ def test_weights_that_replace_logits_have_a_thread_each(monkeypatch, num_warps, 
         instance_memory(torch.float32, columns=100)
     found = [dict(x.constants)["C"] for x in launches if x.kernel.__name__ == "select_kernel"]
     assert set(found) == {columns}
+
+
+def test_a_very_large_map_has_no_more_runs_than_a_grid_takes():
+    """Of programs on its second axis, 65,535, where this one has 68,907 runs of 64 cells."""
+    from salcr.kernels.pooling import pool_forward
+    from salcr.kernels.pooling_backward import pool_backward
+
+    x = zeros(1, 1, 2100, 2100)
+    with recorded(90) as launches:
+        pool_backward(x, mean_gradient=pool_forward(x, power=3.0)[0], power=3.0)
+    assert len(launches) == 2
+    for launch in launches:
+        assert 2**15 < launch.grid[1] < 2**16
 
 
 def test_a_number_of_neighbours_may_be_numpys():
