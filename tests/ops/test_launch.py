@@ -110,6 +110,23 @@ def test_weights_that_replace_logits_have_a_thread_each(monkeypatch, num_warps, 
     assert set(found) == {columns}
 
 
+def test_kernels_get_the_same_whatever_the_default_dtype_is():
+    """A program may have set it; a search whose scores are of another than float32 does not compile."""
+
+    def launched():
+        with recorded(90) as launches:
+            for name in ONE_OF_EACH:
+                CALLS[name].run()
+        return [(launch.kernel.__name__, launch.signature) for launch in launches]
+
+    expected = launched()
+    torch.set_default_dtype(torch.float16)
+    try:
+        assert launched() == expected
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_a_very_large_map_has_no_more_runs_than_a_grid_takes():
     """Of programs on its second axis, 65,535, where this one has 68,907 runs of 64 cells."""
     from salcr.kernels.pooling import pool_forward
