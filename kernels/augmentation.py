@@ -243,7 +243,7 @@ def augment(
     if draws is None:  # needs less than any limit, which would only let it take more
         t.pop("maxnreg", None)
     with on_device(images):
-        products = torch.empty(views if chain else 0, height * width, 3, device=images.device)
+        products = torch.empty(views if chain else 0, height * width, 3, dtype=torch.float32, device=images.device)
         augment_kernel[views,](
             images,
             *(images if x is None else x for x in (draws, rows, scalings)),  # what there is none of is not read

@@ -278,7 +278,7 @@ def jaccard_distance(encodings: Encodings) -> torch.Tensor:
     rows, device = len(encodings.uses), encodings.uses.device
     with on_device(encodings.uses):
         dense_row = torch.zeros(resident_programs(rows, 4 * rows, device), rows, dtype=torch.int32, device=device)
-        distances = torch.empty(rows, rows, device=device)
+        distances = torch.empty(rows, rows, dtype=torch.float32, device=device)
         blocks = configuration("jaccard.pairs", device)
         del blocks["COLUMNS"]
         dense_kernel[(len(dense_row),)](*encodings[:3], dense_row, distances, rows, **blocks)

@@ -256,8 +256,7 @@ def search(
             rows = slice(start, min(start + step, count))
             number = rows.stop - start
             blocks, wide = triton.cdiv(number, height), triton.cdiv(size, strip)
-            maxima = torch.empty(number, tiles * groups, device=x.device)
-            found = torch.empty(number, capacity, device=x.device)
+            maxima, found = x.new_empty(number, tiles * groups), x.new_empty(number, capacity)
             places, kept = (torch.empty(number, capacity, dtype=torch.int32, device=x.device) for _ in range(2))
             counts = torch.zeros(number, dtype=torch.int32, device=x.device)
             products, shape = (half_x[rows], half_y, bias), (number, size, half_y.shape[1])
@@ -317,7 +316,7 @@ def rounded(
 def _halved(x: torch.Tensor, centre: torch.Tensor, scale: torch.Tensor, multiple: int, sqeuclidean: bool) -> tuple:
     (count, width), padded = x.shape, triton.cdiv(x.shape[1], multiple) * multiple
     half = torch.empty(count, padded, dtype=torch.float16, device=x.device)
-    lengths, errors, bias = (torch.empty(count, device=x.device) for _ in range(3))
+    lengths, errors, bias = (x.new_empty(count) for _ in range(3))
     t = configuration("knn.round", x.device)
     t["BLOCK"] = min(t["BLOCK"], triton.next_power_of_2(padded))
     halve_kernel[(count,)](x, centre, scale, half, lengths, errors, bias, width, padded, SQEUCLIDEAN=sqeuclidean, **t)

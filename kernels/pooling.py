@@ -29,6 +29,8 @@ from .launch import configuration, on_device
 MAX_WIDTH = 8192  # of a cell, which a program holds whole
 LOWEST = tl.constexpr(torch.finfo(torch.float32).min)
 MOST_CELLS = 16  # of a tile
+RUN = 64  # cells of a program where there are no stripes
+MOST_RUNS = 2**16 - 1  # of an image: more does no second axis of a grid take
 SCORES = tl.constexpr(64)  # of a stripe that are worked on at a time, once they are complete
 
 
@@ -254,12 +256,13 @@ def pool_forward(
 
 
 class Plan:
-    """How a map is cut into programs: without parts, into runs of 64 cells."""
+    """How a map is cut into programs: without parts, into runs of ``RUN`` cells or, of a very large map, more."""
 
     def __init__(self, x: torch.Tensor, parts: int, family: str = "pooling") -> None:
         self.x = x.contiguous(memory_format=torch.channels_last)
         self.width, self.cells = x.shape[1], x.shape[2] * x.shape[3]
-        self.parts, self.stripe = (parts, self.cells // parts) if parts else (triton.cdiv(self.cells, 64), 64)
+        self.stripe = self.cells // parts if parts else max(RUN, triton.cdiv(self.cells, MOST_RUNS))
+        self.parts = parts or triton.cdiv(self.cells, self.stripe)
         if self.width > MAX_WIDTH:
             raise ValueError(f"x has {self.width} channels, Triton pooling takes at most {MAX_WIDTH}")
         if self.width * self.cells >= 2**31:

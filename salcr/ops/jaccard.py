@@ -209,7 +209,8 @@ def _check_products(values: torch.Tensor, indices: torch.Tensor, features: torch
 
     ``indices`` count from this process's first row; those of other processes' rows are not looked at.
     """
-    rows = torch.linspace(0, len(features) - 1, min(LOOKED_AT, len(features)), device=features.device).long()
+    several, where = min(LOOKED_AT, len(features)), dict(dtype=torch.float64, device=features.device)
+    rows = torch.linspace(0, len(features) - 1, several, **where).long()
     others = indices[rows]
     here = (others >= 0) & (others < len(features))
     x, y = (F.normalize(features[at].to(values.dtype), dim=-1) for at in (rows, others.where(here, 0)))

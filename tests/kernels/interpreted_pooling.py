@@ -85,6 +85,20 @@ def test_prototypes_that_also_attend_get_both_gradients(generator):
         torch.testing.assert_close(got, expected)
 
 
+def test_runs_of_a_map_that_are_more_than_a_grid_takes_are_longer(generator, monkeypatch):
+    from salcr.kernels import pooling
+
+    x = small(generator, size=(20, 20))[0].requires_grad_()
+    found = []
+    for most in (pooling.MOST_RUNS, 3):
+        monkeypatch.setattr(pooling, "MOST_RUNS", most)
+        pooled = ops.gem_pool(x, impl="triton")
+        found.append((pooling.Plan(x, 0).grid[1], pooled.detach(), torch.autograd.grad(pooled.sum(), x)[0]))
+    (many, *expected), (few, *got) = found
+    assert (many, few) == (7, 3)
+    torch.testing.assert_close(got, expected)
+
+
 def test_what_does_not_fit_is_named(generator):
     x, tokens, _ = small(generator, parts=1)
     with pytest.raises(ValueError, match="8193 channels, Triton pooling takes at most 8192"):

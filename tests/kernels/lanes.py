@@ -136,7 +136,9 @@ def _type(value: Any) -> tuple[str, bool]:
         return f"*{names[value.dtype]}", value.data_ptr() % 16 == 0
     if isinstance(value, int):
         return ("constexpr", False) if value == 1 else ("i32" if abs(value) < 2**31 else "i64", value % 16 == 0)
-    return "fp32", False
+    if isinstance(value, float):
+        return "fp32", False
+    raise TypeError(f"Triton takes no {type(value)}")  # NumPy's whole numbers and float32 are none of Python's
 
 
 @functools.cache

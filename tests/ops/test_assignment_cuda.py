@@ -2,6 +2,7 @@
 
 import sys
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -147,15 +148,24 @@ def test_a_launch_by_cupy(cupy, cooperative):
     assert options == dict(shared_mem=50_000, limit=50_000) | more
 
 
+def test_cupy_is_told_where_the_headers_are(cupy):
+    _assignment_cuda._compiled("assignment_batch_float32")
+    ((_, options),) = cupy.sources
+    (folder,) = (option.removeprefix("-I") for option in options if option.startswith("-I"))
+    assert Path(folder, "assignment_kernels.cuh").is_file()
+
+
 def test_a_changed_header_is_compiled_again(cupy, tmp_path, monkeypatch):
     """CuPy's cache on disk goes by the source alone."""
     monkeypatch.setattr(_assignment_cuda.resources, "files", lambda _: tmp_path)
+    folder = tmp_path / "cuda_sources"
+    folder.mkdir()
     for text in ("// one", "// another"):
-        (tmp_path / "scope.cuh").write_text(text)
+        (folder / "scope.cuh").write_text(text)
         _assignment_cuda._compiled.cache_clear()
         _assignment_cuda._compiled("assignment_batch_float32")
     (first, options), (second, _) = cupy.sources
-    assert first != second and f"-I{tmp_path}" in options
+    assert first != second and f"-I{folder}" in options
 
 
 @pytest.mark.parametrize("size", [1, 100, 2048])

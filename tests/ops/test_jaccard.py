@@ -329,6 +329,19 @@ def test_bad_arguments_are_named(arguments, error, message):
             ops.jaccard_distance(**arguments)
 
 
+def test_no_row_behind_the_last_is_looked_at_where_the_default_dtype_rounds_up(generator):
+    """In bfloat16 the last of these rows, 598, would be 600."""
+    features = torch.randn(599, 8, generator=generator)
+    found = ops.knn(features, 5)
+    expected = ops.jaccard_graph(features, k1=5, max_distance=0.5)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        got = ops.jaccard_graph(features, k1=5, max_distance=0.5, neighbors=found)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(got.values(), expected.values())
+
+
 @pytest.mark.cuda
 @pytest.mark.parametrize("max_distance", [0.0, 0.3, 0.6, 0.999, 0.999999, 0.9999999])
 @pytest.mark.parametrize("kind", KINDS)

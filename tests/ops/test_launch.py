@@ -4,11 +4,12 @@ import contextlib
 import importlib
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from tests.kernels import lanes
-from tests.kernels.calls import CALLS, instance_memory
+from tests.kernels.calls import CALLS, instance_memory, zeros
 from tests.kernels.lanes import ROOT, recorded
 
 pytest.importorskip("triton")
@@ -107,6 +108,45 @@ def test_weights_that_replace_logits_have_a_thread_each(monkeypatch, num_warps, 
         instance_memory(torch.float32, columns=100)
     found = [dict(x.constants)["C"] for x in launches if x.kernel.__name__ == "select_kernel"]
     assert set(found) == {columns}
+
+
+def test_kernels_get_the_same_whatever_the_default_dtype_is():
+    """A program may have set it; a search whose scores are of another than float32 does not compile."""
+
+    def launched():
+        with recorded(90) as launches:
+            for name in ONE_OF_EACH:
+                CALLS[name].run()
+        return [(launch.kernel.__name__, launch.signature) for launch in launches]
+
+    expected = launched()
+    torch.set_default_dtype(torch.float16)
+    try:
+        assert launched() == expected
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_a_very_large_map_has_no_more_runs_than_a_grid_takes():
+    """Of programs on its second axis, 65,535, where this one has 68,907 runs of 64 cells."""
+    from salcr.kernels.pooling import pool_forward
+    from salcr.kernels.pooling_backward import pool_backward
+
+    x = zeros(1, 1, 2100, 2100)
+    with recorded(90) as launches:
+        pool_backward(x, mean_gradient=pool_forward(x, power=3.0)[0], power=3.0)
+    assert len(launches) == 2
+    for launch in launches:
+        assert 2**15 < launch.grid[1] < 2**16
+
+
+def test_a_number_of_neighbours_may_be_numpys():
+    """rerank_gnn and a search over a group hand on what they were given."""
+    from salcr.ops.backends.triton import knn
+
+    with recorded(90) as launches:
+        knn.knn(torch.rand(60, 16), np.int64(7))
+    assert launches
 
 
 @pytest.mark.cuda

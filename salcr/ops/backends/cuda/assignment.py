@@ -183,7 +183,7 @@ def _compiled(kernel: str):
     """The kernel. CuPy's cache on disk goes by the source it is given, so that names what it includes."""
     import cupy
 
-    folder = resources.files("salcr.cuda_sources")
+    folder = resources.files("salcr") / "cuda_sources"  # no package: files() of it makes a path that no compiler opens
     headers = sorted(path.read_bytes() for path in folder.iterdir() if path.name.endswith(".cuh"))
     digest = hashlib.sha256(b"".join(headers)).hexdigest()
     code = f'// {digest}\n#include "assignment_kernels.cuh"\n'

@@ -12,7 +12,7 @@ def knn(
     exclude_self = database is None
     queries, database = queries.contiguous(), None if exclude_self else database.contiguous()
     queries, database = both_sides(queries, database, metric)
-    scores, indices = search(queries, database, k, exclude_self, metric)
+    scores, indices = search(queries, database, int(k), exclude_self, metric)  # Triton takes no integers of NumPy's
     return (scores if metric == "cosine" else 0 - scores), indices  # 0, not -0
 
 
