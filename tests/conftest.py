@@ -26,6 +26,7 @@ NOT_OF_OPERATORS = (
     "PIL",
     "tqdm",
     "safetensors",
+    "onnx",
     "onnxruntime",
     "onnxscript",
     "tensorboard",
