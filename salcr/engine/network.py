@@ -29,7 +29,7 @@ def build_network(settings: Model, generator: torch.Generator) -> SALCRNetwork:
         OSError, ValueError: the weights or the checkpoint cannot be read or do not fit.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator.initial_seed())
+        torch.default_generator.manual_seed(generator.initial_seed())  # torch.manual_seed: those of GPUs, too
         network = SALCRNetwork(settings.architecture, settings.parts, authors_pg1=settings.authors_pg1)
     if settings.weights is not None:
         file = _weights_file(settings.weights)
