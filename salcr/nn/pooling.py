@@ -88,5 +88,8 @@ def _reset_batch_norm(norm: nn.BatchNorm1d, generator: torch.Generator | None = 
 
 
 def _draw_(parameter: nn.Parameter, mean: float, deviation: float, generator: torch.Generator | None) -> None:
+    if parameter.is_meta and generator is None:  # as PyTorch's own modules there, it takes nothing from the global one
+        return
     with torch.no_grad():
-        parameter.copy_(mean + deviation * torch.randn(parameter.shape, generator=generator, device="cpu"))
+        drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float32, device="cpu")
+        parameter.copy_(mean + deviation * drawn)

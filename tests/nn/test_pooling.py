@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from salcr.nn import GeM, SemanticParts, frozen_bias_batch_norm
+from tests.surroundings import SURROUNDINGS
 
 MAPS = {"v": {"own": "v", "pg1": "r", "pg2": "a"}, "a": {"own": "a", "pg1": "r", "pg2": "v"}}
 MAPS["r"] = {"own": "r", "pg1": "v", "pg2": "a"}
@@ -187,6 +188,14 @@ def test_reset_draws_from_the_generator_alone(seed):
         second.reset_parameters(torch.Generator().manual_seed(again))
         assert torch.equal(first.tokens, second.tokens) == same
         assert torch.equal(first.norm.weight, second.norm.weight) == same
+
+
+def test_reset_draws_the_same_whatever_the_default_dtype_is(seed):
+    first, second = SemanticParts(8), SemanticParts(8)
+    first.reset_parameters(torch.Generator().manual_seed(seed))
+    with SURROUNDINGS["float64"]():
+        second.reset_parameters(torch.Generator().manual_seed(seed))
+    assert torch.equal(first.tokens, second.tokens) and torch.equal(first.norm.weight, second.norm.weight)
 
 
 @pytest.mark.parametrize("name", ["meta", pytest.param("cuda", marks=pytest.mark.cuda)])
