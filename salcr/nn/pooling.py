@@ -60,14 +60,14 @@ class SemanticParts(nn.Module):
     def own(self, maps: torch.Tensor) -> torch.Tensor:
         """``maps [B, D, H, W] -> [B, P, D]``: each image looks itself up, as in evaluation."""
         z = ops.part_attention(ops.part_prototypes(maps, self.tokens.to(maps.dtype)), maps)
-        return self.norm(z.flatten(1)).unflatten(1, self.tokens.shape)
+        return self.norm(z.flatten(1)).view(-1, *self.tokens.shape)
 
     def _features(self, views: Sequence[torch.Tensor]) -> torch.Tensor:
         own, pg1, pg2 = (self.norm(z.flatten(1)) for z in views)
         if self.authors_pg1:
             visible, _, infrared = pg1.chunk(3)
             pg1 = torch.cat([visible, pg2.chunk(3)[1], infrared])
-        return torch.stack([own, pg1, pg2]).unflatten(2, self.tokens.shape).movedim(2, 0)
+        return torch.stack([own, pg1, pg2]).view(3, -1, *self.tokens.shape).movedim(2, 0)
 
 
 def frozen_bias_batch_norm(width: int) -> nn.BatchNorm1d:

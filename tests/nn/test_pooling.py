@@ -218,3 +218,13 @@ def test_maps_of_half_precision_are_pooled_in_their_precision(generator):
     wide, half = semantic(maps), semantic(maps.bfloat16())
     assert half.dtype == torch.bfloat16 and semantic.own(maps.bfloat16()).dtype == torch.bfloat16
     assert (half.float() - wide).abs().mean() < 0.05 * wide.abs().mean()
+
+
+@pytest.mark.parametrize("method", ["forward", "own"])
+def test_parts_compile_whole_where_a_program_has_a_default_device(generator, method):
+    """Not all methods of tensors do: Dynamo traces those that are written in Python there."""
+    maps, semantic = maps_of(generator), module(generator).eval()
+    expected = getattr(semantic, method)(maps)
+    with SURROUNDINGS["another device"]():
+        found = torch.compile(getattr(semantic, method), backend="eager", fullgraph=True)(maps)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
