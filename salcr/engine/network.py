@@ -16,6 +16,7 @@ from salcr.models import SALCRNetwork
 from salcr.models.authors import AuthorsWeights
 from salcr.models.checkpoints import load_state, read_checkpoint
 from salcr.models.features import network_precision, parameter_dtype
+from salcr.models.network import blank_network
 from salcr.models.weights import read_weights
 
 logger = logging.getLogger("salcr")
@@ -29,7 +30,7 @@ def build_network(settings: Model, generator: torch.Generator) -> SALCRNetwork:
         OSError, ValueError: the weights or the checkpoint cannot be read or do not fit.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator.initial_seed())
+        torch.default_generator.manual_seed(generator.initial_seed())  # torch.manual_seed: those of GPUs, too
         network = SALCRNetwork(settings.architecture, settings.parts, authors_pg1=settings.authors_pg1)
     if settings.weights is not None:
         file = _weights_file(settings.weights)
@@ -107,7 +108,7 @@ def load_network(
     if "config" not in state:
         raise ValueError(f"{path} is not a training checkpoint: it has no configuration")
     config = config_of_checkpoint(state["config"], path)
-    network = SALCRNetwork(config.model.architecture, config.model.parts, authors_pg1=config.model.authors_pg1)
+    network = blank_network(config.model.architecture, config.model.parts, authors_pg1=config.model.authors_pg1)
     network.to(parameter_dtype(config.schedule.precision))
     load_state(network, state, path)
     run = path.absolute().parents[1] / "config.yaml" if path.absolute().parent.name == "checkpoints" else None

@@ -22,6 +22,7 @@ from salcr.engine.session import EpochInterrupted, Session, stage_of
 from salcr.engine.stage_one import stage_one_epoch
 from salcr.engine.stage_two import stage_two_epoch
 from salcr.engine.steps import NonFiniteLoss
+from salcr.engine.surroundings import own_settings
 from salcr.engine.tensorboard import PICTURES_EVERY, Board, clusters_sheet
 from salcr.engine.writing import Writer, snapshot
 from salcr.files import write_atomically
@@ -39,6 +40,9 @@ def train(
     Ctrl-C and SIGTERM end the run. Within an epoch's steps, the step under way is finished and a checkpoint of the
     epoch's middle written; while features are extracted, labelled or evaluated it ends at once, for nothing has been
     trained since the last checkpoint.
+
+    What the program has set (autocast, ``no_grad``, a default dtype or device) changes nothing here, and is as it was
+    afterwards.
 
     Args:
         config: the run. With ``stage_one_epochs`` 0 only stage two runs, from ``model.checkpoint``; with
@@ -80,7 +84,7 @@ def train(
             run.clear()
         write_atomically(run.config, dump_config(config))
 
-    with distributed.joined(), distributed.held_by_first(run.locked), Signals() as signals:
+    with own_settings(), distributed.joined(), distributed.held_by_first(run.locked), Signals() as signals:
         try:
             state = distributed.on_first(begin)
             trainer = Trainer(config, run, signals)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from salcr.models.network import SALCRNetwork
+from salcr.models.network import SALCRNetwork, blank_network
 from salcr.models.resnet import ARCHITECTURES
 from salcr.models.weights import describe, is_dense, misfits, name_some, tensors_by_name
 
@@ -56,7 +56,7 @@ class AuthorsWeights(NamedTuple):
 
     def network(self) -> SALCRNetwork:
         """The network of these weights; what is missing of part modules is drawn at random, the same at every call."""
-        network = SALCRNetwork(self.architecture, self.parts or 3)
+        network = blank_network(self.architecture, self.parts or 3)
         network.parts.reset_parameters(torch.Generator().manual_seed(0))
         network.load_state_dict(self.weights, strict=False)
         return network

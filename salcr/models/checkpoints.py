@@ -8,7 +8,7 @@ import torch
 
 from salcr.defaults import HEIGHT, WIDTH
 from salcr.models.authors import MOST_PARTS, AuthorsWeights, authors_weights
-from salcr.models.network import SALCRNetwork
+from salcr.models.network import SALCRNetwork, blank_network
 from salcr.models.resnet import ARCHITECTURES
 from salcr.models.weights import is_dense, read_content, why_refused
 
@@ -138,7 +138,7 @@ def _own_network(state: dict[str, Any], path: Path) -> tuple[SALCRNetwork, int, 
         value = numbers[name] = _setting(state, path, section, name)
         if type(value) is not int or not 1 <= value <= LARGEST[name]:
             raise ValueError(f"{path}: {section}.{name} must be a whole number from 1 to {LARGEST[name]}")
-    network = SALCRNetwork(architecture, numbers["parts"])
+    network = blank_network(architecture, numbers["parts"])
     load_state(network, state, path)
     return network, numbers["height"], numbers["width"]
 

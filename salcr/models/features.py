@@ -127,7 +127,7 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     """
     if network_precision(precision, device) == "bfloat16":
         return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)
-    return contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False)  # also where the program around has it on
 
 
 def parameter_dtype(precision: str) -> torch.dtype:

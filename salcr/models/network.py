@@ -67,3 +67,16 @@ class SALCRNetwork(nn.Module):
         f = self.norm(self.gem(maps))
         joint = torch.cat([self.parts.own(maps).flatten(1), f], dim=1)
         return Embedding(F.normalize(f), F.normalize(joint))
+
+
+def blank_network(architecture: str, parts: int, *, authors_pg1: bool = False) -> SALCRNetwork:
+    """A network of zeros, whose weights are to be loaded: float32, on the CPU, whatever a program has for defaults.
+
+    Unlike a new :class:`SALCRNetwork` it draws no random numbers.
+    """
+    with torch.device("meta"):
+        network = SALCRNetwork(architecture, parts, authors_pg1=authors_pg1)
+    network.float().to_empty(device="cpu")
+    for x in network.state_dict().values():
+        x.zero_()
+    return network

@@ -60,14 +60,14 @@ class SemanticParts(nn.Module):
     def own(self, maps: torch.Tensor) -> torch.Tensor:
         """``maps [B, D, H, W] -> [B, P, D]``: each image looks itself up, as in evaluation."""
         z = ops.part_attention(ops.part_prototypes(maps, self.tokens.to(maps.dtype)), maps)
-        return self.norm(z.flatten(1)).unflatten(1, self.tokens.shape)
+        return self.norm(z.flatten(1)).view(-1, *self.tokens.shape)
 
     def _features(self, views: Sequence[torch.Tensor]) -> torch.Tensor:
         own, pg1, pg2 = (self.norm(z.flatten(1)) for z in views)
         if self.authors_pg1:
             visible, _, infrared = pg1.chunk(3)
             pg1 = torch.cat([visible, pg2.chunk(3)[1], infrared])
-        return torch.stack([own, pg1, pg2]).unflatten(2, self.tokens.shape).movedim(2, 0)
+        return torch.stack([own, pg1, pg2]).view(3, -1, *self.tokens.shape).movedim(2, 0)
 
 
 def frozen_bias_batch_norm(width: int) -> nn.BatchNorm1d:
@@ -88,5 +88,8 @@ def _reset_batch_norm(norm: nn.BatchNorm1d, generator: torch.Generator | None = 
 
 
 def _draw_(parameter: nn.Parameter, mean: float, deviation: float, generator: torch.Generator | None) -> None:
+    if parameter.is_meta and generator is None:  # as PyTorch's own modules there, it takes nothing from the global one
+        return
     with torch.no_grad():
-        parameter.copy_(mean + deviation * torch.randn(parameter.shape, generator=generator, device="cpu"))
+        drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float32, device="cpu")
+        parameter.copy_(mean + deviation * drawn)

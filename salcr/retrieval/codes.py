@@ -110,7 +110,7 @@ def verify_codes(storage: Storage) -> None:
 def _can_have(storage: Storage) -> bool:
     """Whether this machine, and the backend that was asked for, read features of this kind by their codes."""
     manifest = storage.manifest
-    queries = torch.empty(0, manifest.dimension)
+    queries = torch.empty(0, manifest.dimension, dtype=torch.float32, device="cpu")
     return manifest.dimension <= WIDEST and reads_in_place(queries, queries.to(getattr(torch, manifest.dtype)))
 
 

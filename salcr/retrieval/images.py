@@ -91,7 +91,7 @@ def embed(network: SALCRNetwork, images: Batch, device: torch.device) -> torch.T
 
     As in evaluation they are the mean of an image's and its mirror image's, normalised again.
     """
-    features = torch.empty(len(images.pixels), network.width, device=device)
+    features = torch.empty(len(images.pixels), network.width, dtype=torch.float32, device=device)
     for infrared in (False, True):
         rows = np.flatnonzero(images.infrared == infrared)
         if len(rows):

@@ -234,7 +234,8 @@ class Writer:
             OSError: they cannot be written (a full disk).
         """
         now = self.manifest
-        rows = np.ascontiguousarray(features, dtype=now.dtype).data
+        with np.errstate(under="ignore"):  # float16 may have zero for a number, whatever a program has NumPy do then
+            rows = np.ascontiguousarray(features, dtype=now.dtype).data
         lines = "".join(json.dumps(path) + "\n" for path in paths).encode()
         flags = np.ascontiguousarray(infrared, dtype=bool).data
         for name, content in ((FEATURES, rows), (INFRARED, flags), (PATHS, lines)):

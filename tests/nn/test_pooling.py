@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from salcr.nn import GeM, SemanticParts, frozen_bias_batch_norm
+from tests.surroundings import SURROUNDINGS
 
 MAPS = {"v": {"own": "v", "pg1": "r", "pg2": "a"}, "a": {"own": "a", "pg1": "r", "pg2": "v"}}
 MAPS["r"] = {"own": "r", "pg1": "v", "pg2": "a"}
@@ -189,6 +190,14 @@ def test_reset_draws_from_the_generator_alone(seed):
         assert torch.equal(first.norm.weight, second.norm.weight) == same
 
 
+def test_reset_draws_the_same_whatever_the_default_dtype_is(seed):
+    first, second = SemanticParts(8), SemanticParts(8)
+    first.reset_parameters(torch.Generator().manual_seed(seed))
+    with SURROUNDINGS["float64"]():
+        second.reset_parameters(torch.Generator().manual_seed(seed))
+    assert torch.equal(first.tokens, second.tokens) and torch.equal(first.norm.weight, second.norm.weight)
+
+
 @pytest.mark.parametrize("name", ["meta", pytest.param("cuda", marks=pytest.mark.cuda)])
 def test_reset_takes_a_cpu_generator_on_any_device(generator, name):
     """A run has one generator, on the CPU; its network may be elsewhere."""
@@ -209,3 +218,13 @@ def test_maps_of_half_precision_are_pooled_in_their_precision(generator):
     wide, half = semantic(maps), semantic(maps.bfloat16())
     assert half.dtype == torch.bfloat16 and semantic.own(maps.bfloat16()).dtype == torch.bfloat16
     assert (half.float() - wide).abs().mean() < 0.05 * wide.abs().mean()
+
+
+@pytest.mark.parametrize("method", ["forward", "own"])
+def test_parts_compile_whole_where_a_program_has_a_default_device(generator, method):
+    """Not all methods of tensors do: Dynamo traces those that are written in Python there."""
+    maps, semantic = maps_of(generator), module(generator).eval()
+    expected = getattr(semantic, method)(maps)
+    with SURROUNDINGS["another device"]():
+        found = torch.compile(getattr(semantic, method), backend="eager", fullgraph=True)(maps)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)

@@ -3,8 +3,6 @@
 Only products of contrasts and searches follow autocast, see test_precision.py.
 """
 
-from contextlib import contextmanager
-
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -14,6 +12,7 @@ from salcr.objectives import associate
 from salcr.objectives.fgsal import random_orders
 from salcr.ops._register import reference_gradient
 from tests.ops.label_problems import images
+from tests.surroundings import SURROUNDINGS
 
 ROWS, OTHERS = (torch.randn(n, 5, generator=torch.Generator().manual_seed(n)) for n in (8, 9))
 DISTANCES = torch.cdist(ROWS, ROWS)
@@ -48,24 +47,6 @@ CALLS = {
     "sinkhorn": lambda: ops.sinkhorn(DISTANCES),
     "unite_sets": lambda: ops.unite_sets(LABELS[:3], LABELS[:3]),
     "update_cluster_memory_": lambda: ops.update_cluster_memory_(ROWS.clone(), OTHERS, OTHER_LABELS),
-}
-
-
-@contextmanager
-def default(of, value, before):
-    of(value)
-    try:
-        yield
-    finally:
-        of(before)
-
-
-SURROUNDINGS = {
-    "autocast to bfloat16": lambda: torch.autocast("cpu", torch.bfloat16),
-    "autocast to float16": lambda: torch.autocast("cpu", torch.float16),
-    "float64": lambda: default(torch.set_default_dtype, torch.float64, torch.float32),
-    "float16": lambda: default(torch.set_default_dtype, torch.float16, torch.float32),
-    "another device": lambda: default(torch.set_default_device, "meta", None),
 }
 
 
