@@ -75,7 +75,12 @@ if sanitize:
     flags = ["-O1", "-g1", "-fno-omit-frame-pointer", f"-fsanitize={sanitize}", "-fno-sanitize-recover=all", "-fopenmp"]
     flags.append("-fno-sanitize=null,object-size,vptr")  # dear to compile; what they find, AddressSanitizer finds
 
-headers = sorted(str(path) for path in Path("csrc").glob("*.hpp"))
+headers, bindings = (sorted(str(path) for path in Path("csrc").glob(names)) for names in ("*.hpp", "bind_*.cpp"))
+
+
+def is_old(compiled: str | Path, source: str) -> bool:
+    """Whether what the file ``source`` was compiled to has to be compiled again."""
+    return changed_since(compiled, source, *headers, *(bindings if source == "csrc/bindings.cpp" else ()))
 
 
 def changed_since(compiled: str | Path, *sources: str) -> bool:
@@ -86,9 +91,9 @@ def changed_since(compiled: str | Path, *sources: str) -> bool:
 extensions = [
     Pybind11Extension(
         "salcr._C",
-        sorted(str(path) for path in Path("csrc").glob("*.cpp")),
+        sorted({str(path) for path in Path("csrc").glob("*.cpp")} - {*bindings}),  # bindings.cpp includes these
         include_dirs=["csrc"],
-        depends=headers,
+        depends=headers + bindings,
         cxx_std=17,
         extra_compile_args=flags,
         extra_link_args=["-fopenmp"] + ([f"-fsanitize={sanitize}"] if sanitize else []),
@@ -101,7 +106,5 @@ if (NVCC or require_cuda) and not sanitize:
     depends = sorted(str(path) for suffix in ("cuh", "hpp") for path in CUDA.glob(f"*.{suffix}"))
     extensions.append(Extension("salcr._cuda", sources, depends=depends, optional=not require_cuda))
 
-ParallelCompile(  # files at a time
-    "SALCR_BUILD_JOBS", default=1, needs_recompile=lambda compiled, source: changed_since(compiled, source, *headers)
-).install()
+ParallelCompile("SALCR_BUILD_JOBS", default=1, needs_recompile=is_old).install()  # files at a time
 setup(ext_modules=extensions, cmdclass={"build_ext": OptionalBuild})

@@ -11,7 +11,7 @@ namespace salcr {
 namespace {
 
 template <typename Real, typename Stored>
-void bind(py::module_& m) {
+void bind_augmentation(py::module_& m) {
   using Table = std::optional<Array<float>>;
   m.def(
       "augment",
@@ -53,8 +53,8 @@ void bind(py::module_& m) {
 }  // namespace
 
 void bind_augmentation(py::module_& m) {
-  bind<float, float>(m);
-  bind<std::uint16_t, std::int16_t>(m);
+  bind_augmentation<float, float>(m);
+  bind_augmentation<std::uint16_t, std::int16_t>(m);
 }
 
 }  // namespace salcr

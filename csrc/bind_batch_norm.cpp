@@ -61,7 +61,7 @@ bool fit(const Arrays<Real>& some, const Arrays<Real>& others) {
 }
 
 template <typename Real>
-void bind(py::module_& m) {
+void bind_batch_norm(py::module_& m) {
   m.def(
       "batch_norm_relu",
       [](Arrays<Real> maps, Arrays<Real> parameters, Maybe<Real> shortcut, Arrays<Real> statistics, Array<Real> y,
@@ -105,8 +105,8 @@ void bind(py::module_& m) {
 }  // namespace
 
 void bind_batch_norm(py::module_& m) {
-  bind<float>(m);
-  bind<double>(m);
+  bind_batch_norm<float>(m);
+  bind_batch_norm<double>(m);
 }
 
 }  // namespace salcr

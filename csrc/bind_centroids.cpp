@@ -7,7 +7,7 @@ namespace salcr {
 namespace {
 
 template <typename Real>
-void bind(py::module_& m) {
+void bind_centroids(py::module_& m) {
   m.def(
       "cluster_centroids",
       [](Array<Real> features, Array<std::int64_t> labels, Array<Real> centroids, int threads) {
@@ -28,8 +28,8 @@ void bind(py::module_& m) {
 }  // namespace
 
 void bind_centroids(py::module_& m) {
-  bind<float>(m);
-  bind<double>(m);
+  bind_centroids<float>(m);
+  bind_centroids<double>(m);
 }
 
 }  // namespace salcr

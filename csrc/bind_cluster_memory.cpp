@@ -26,7 +26,7 @@ const Real* soft_targets(const std::optional<Array<Real>>& soft, const ProductRo
 }
 
 template <typename Real>
-void bind(py::module_& m) {
+void bind_cluster_memory(py::module_& m) {
   m.def(
       "contrast_losses",
       [](Array<Real> products, Array<Real> scale, Indices targets, std::optional<Array<Real>> soft, Array<Real> losses,
@@ -93,8 +93,8 @@ void bind(py::module_& m) {
 }  // namespace
 
 void bind_cluster_memory(py::module_& m) {
-  bind<float>(m);
-  bind<double>(m);
+  bind_cluster_memory<float>(m);
+  bind_cluster_memory<double>(m);
 }
 
 }  // namespace salcr

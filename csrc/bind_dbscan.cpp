@@ -7,7 +7,7 @@ namespace salcr {
 namespace {
 
 template <typename Real>
-void bind(py::module_& m) {
+void bind_dbscan(py::module_& m) {
   m.def(
       "dbscan_dense",
       [](Array<Real> distances, float eps, std::int64_t min_samples, Array<std::int64_t> labels, int threads) {
@@ -42,8 +42,8 @@ void bind(py::module_& m) {
 }  // namespace
 
 void bind_dbscan(py::module_& m) {
-  bind<float>(m);
-  bind<double>(m);
+  bind_dbscan<float>(m);
+  bind_dbscan<double>(m);
 }
 
 }  // namespace salcr

@@ -21,7 +21,7 @@ SetContrast sizes(const Array<Real>& features, const Array<Real>& memory, const 
 }
 
 template <typename Real>
-void bind(py::module_& m) {
+void bind_instance_memory(py::module_& m) {
   m.def(
       "search_rows",
       [](Array<Real> products, Array<Real> scale, std::int64_t k, bool shares, Indices indices, Array<Real> lse,
@@ -69,8 +69,8 @@ void bind(py::module_& m) {
 }  // namespace
 
 void bind_instance_memory(py::module_& m) {
-  bind<float>(m);
-  bind<double>(m);
+  bind_instance_memory<float>(m);
+  bind_instance_memory<double>(m);
 }
 
 }  // namespace salcr

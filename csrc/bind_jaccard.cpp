@@ -13,8 +13,6 @@
 namespace salcr {
 namespace {
 
-constexpr std::int64_t kMaxRows = std::int64_t{1} << 31;  // indices are kept in 32 bits
-
 using Bytes = Array<std::uint8_t>;  // entries of sparse rows, as they lie in memory: only functions of this file read them
 
 void check_ranks(const Array<std::int32_t>& ranks, std::int64_t rows) {
@@ -176,7 +174,7 @@ void bind_rows(py::module_& m, const std::string& name) {
 }
 
 template <typename Real>
-void bind(py::module_& m) {
+void bind_jaccard(py::module_& m) {
   m.def(
       "jaccard_graph",
       [](Array<std::int32_t> ranks, Array<Real> products, Array<Real> features, std::optional<Array<Real>> factors,
@@ -212,8 +210,8 @@ void bind(py::module_& m) {
 }  // namespace
 
 void bind_jaccard(py::module_& m) {
-  bind<float>(m);
-  bind<double>(m);
+  bind_jaccard<float>(m);
+  bind_jaccard<double>(m);
   bind_steps<float>(m);
   bind_steps<double>(m);
   bind_rows<float>(m, "float32");

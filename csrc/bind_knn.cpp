@@ -16,13 +16,11 @@
 namespace salcr {
 namespace {
 
-constexpr std::int64_t kMaxRows = std::int64_t{1} << 31;  // indices are kept in 32 bits
-
 template <typename Real>
 using Terms = std::optional<Array<Real>>;
 
 template <typename Real>
-void bind(py::module_& m, const char* name) {
+void bind_knn(py::module_& m, const char* name) {
   py::class_<TopK<Real>>(m, name)
       .def(py::init([](std::int64_t rows, std::int64_t k) {
              require(rows >= 1 && k >= 1, "TopK: rows and k must be positive");
@@ -112,8 +110,8 @@ HalfRows coded_rows(const py::array& rows, const Codes& codes) {
 }  // namespace
 
 void bind_knn(py::module_& m) {
-  bind<float>(m, "TopKFloat32");
-  bind<double>(m, "TopKFloat64");
+  bind_knn<float>(m, "TopKFloat32");
+  bind_knn<double>(m, "TopKFloat64");
   m.def(
       "nearest_rows",
       [](Array<float> queries, py::array database, Array<float> scores, Array<std::int64_t> indices,

@@ -23,7 +23,7 @@ template <typename Real>
 using Pool = void (*)(const Pooling<Real>&);
 
 template <typename Real>
-void bind(py::module_& m, const char* function, Pool<Real> pool, bool backward) {
+void bind_pooling(py::module_& m, const char* function, Pool<Real> pool, bool backward) {
   m.def(
       function,
       [pool, backward](py::array_t<Real, py::array::c_style> map, bool channels_last, std::int64_t parts, int views,
@@ -65,10 +65,10 @@ void bind(py::module_& m, const char* function, Pool<Real> pool, bool backward) 
 }  // namespace
 
 void bind_pooling(py::module_& m) {
-  bind<float>(m, "pool_forward", pool_forward<float>, false);
-  bind<double>(m, "pool_forward", pool_forward<double>, false);
-  bind<float>(m, "pool_backward", pool_backward<float>, true);
-  bind<double>(m, "pool_backward", pool_backward<double>, true);
+  bind_pooling<float>(m, "pool_forward", pool_forward<float>, false);
+  bind_pooling<double>(m, "pool_forward", pool_forward<double>, false);
+  bind_pooling<float>(m, "pool_backward", pool_backward<float>, true);
+  bind_pooling<double>(m, "pool_backward", pool_backward<double>, true);
 }
 
 }  // namespace salcr

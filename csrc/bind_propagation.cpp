@@ -15,7 +15,7 @@ typename GraphRows<Real>::Tile view(const Array<Real>& tile, std::int64_t first_
 }
 
 template <typename Real>
-void bind(py::module_& m, const char* name) {
+void bind_propagation(py::module_& m, const char* name) {
   py::class_<GraphRows<Real>>(m, name)
       .def(py::init([](std::int64_t rows, std::int64_t columns, std::int64_t k) {
              require(rows >= 1 && columns >= 1 && columns < std::int64_t{1} << 31 && k >= 1,
@@ -75,8 +75,8 @@ void bind(py::module_& m, const char* name) {
 }  // namespace
 
 void bind_propagation(py::module_& m) {
-  bind<float>(m, "GraphRowsFloat32");
-  bind<double>(m, "GraphRowsFloat64");
+  bind_propagation<float>(m, "GraphRowsFloat32");
+  bind_propagation<double>(m, "GraphRowsFloat64");
 }
 
 }  // namespace salcr

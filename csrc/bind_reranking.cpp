@@ -7,7 +7,7 @@ namespace salcr {
 namespace {
 
 template <typename Real>
-void bind(py::module_& m) {
+void bind_reranking(py::module_& m) {
   m.def(
       "graph_cosines",
       [](Array<std::int32_t> ranks, Array<Real> weights, Array<Real> cosines, int threads) {
@@ -29,8 +29,8 @@ void bind(py::module_& m) {
 }  // namespace
 
 void bind_reranking(py::module_& m) {
-  bind<float>(m);
-  bind<double>(m);
+  bind_reranking<float>(m);
+  bind_reranking<double>(m);
 }
 
 }  // namespace salcr

@@ -5,7 +5,7 @@ namespace salcr {
 namespace {
 
 template <typename Real>
-void bind(py::module_& m) {
+void bind_sinkhorn(py::module_& m) {
   m.def(
       "sinkhorn",
       [](Array<Real> cost, double lam, double tol, std::int64_t max_iter, std::int64_t check_every, Array<Real> plan,
@@ -26,8 +26,8 @@ void bind(py::module_& m) {
 }  // namespace
 
 void bind_sinkhorn(py::module_& m) {
-  bind<float>(m);
-  bind<double>(m);
+  bind_sinkhorn<float>(m);
+  bind_sinkhorn<double>(m);
 }
 
 }  // namespace salcr

@@ -2,6 +2,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <cstdint>
 #include <memory>
 #include <stdexcept>
 #include <utility>
@@ -13,6 +14,8 @@ namespace py = pybind11;
 
 template <typename T>
 using Array = py::array_t<T, py::array::c_style>;
+
+constexpr std::int64_t kMaxRows = std::int64_t{1} << 31;  // indices are kept in 32 bits
 
 inline void require(bool condition, const char* message) {
   if (!condition) throw std::invalid_argument(message);

@@ -1,26 +1,21 @@
 // salcr._C: NumPy arrays in, the GIL released around the work. Shapes are checked in the bindings of each family, so that no
-// call can read out of bounds; friendlier messages come from salcr.ops.
+// call can read out of bounds; friendlier messages come from salcr.ops. The families' files are compiled together here:
+// alone each would take a third as long as all of them do, nearly all of it for pybind11's own code.
 
-#include "binding.hpp"
-
-namespace salcr {
-
-void bind_assignment(py::module_& m);
-void bind_augmentation(py::module_& m);
-void bind_batch_norm(py::module_& m);
-void bind_centroids(py::module_& m);
-void bind_cluster_memory(py::module_& m);
-void bind_dbscan(py::module_& m);
-void bind_index_sets(py::module_& m);
-void bind_instance_memory(py::module_& m);
-void bind_jaccard(py::module_& m);
-void bind_knn(py::module_& m);
-void bind_pooling(py::module_& m);
-void bind_propagation(py::module_& m);
-void bind_reranking(py::module_& m);
-void bind_sinkhorn(py::module_& m);
-
-}  // namespace salcr
+#include "bind_assignment.cpp"
+#include "bind_augmentation.cpp"
+#include "bind_batch_norm.cpp"
+#include "bind_centroids.cpp"
+#include "bind_cluster_memory.cpp"
+#include "bind_dbscan.cpp"
+#include "bind_index_sets.cpp"
+#include "bind_instance_memory.cpp"
+#include "bind_jaccard.cpp"
+#include "bind_knn.cpp"
+#include "bind_pooling.cpp"
+#include "bind_propagation.cpp"
+#include "bind_reranking.cpp"
+#include "bind_sinkhorn.cpp"
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "C++ backends of salcr.ops";

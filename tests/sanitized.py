@@ -23,7 +23,7 @@ MORE = (
     "knn_pairs",
     "sharded",
 )
-SLOW = "quick", "quadratic", "contract", "1500", "2048", "reference", "any_small_set", "processes"
+SLOW = "quick", "quadratic", "compiles", "contract", "1500", "2048", "reference", "any_small_set", "processes"
 UNCALLED: set[str] = set()  # functions of the extension; those that no process has called, once all have ended
 
 

@@ -114,6 +114,25 @@ def test_objects_are_kept_apart_by_architecture_and_interpreter(monkeypatch):
     assert len(set(folders)) == 3
 
 
+@pytest.mark.parametrize(
+    ("changed", "recompiled"),
+    [
+        ("csrc/bind_knn.cpp", ["csrc/bindings.cpp"]),
+        ("csrc/knn.cpp", ["csrc/knn.cpp"]),
+        ("csrc/binding.hpp", ["csrc/bindings.cpp", "csrc/knn.cpp"]),
+    ],
+)
+def test_what_includes_a_changed_file_is_compiled_again(monkeypatch, tmp_path, changed, recompiled):
+    monkeypatch.setattr(setuptools, "setup", lambda **options: None)
+    monkeypatch.chdir(ROOT)
+    is_old = runpy.run_path("setup.py")["is_old"]
+    compiled = tmp_path / "compiled.o"
+    compiled.touch()
+    times = {str(compiled): 1, changed: 2}
+    monkeypatch.setattr("os.path.getmtime", lambda path: times.get(str(path), 0))
+    assert [source for source in ("csrc/bindings.cpp", "csrc/knn.cpp") if is_old(compiled, source)] == recompiled
+
+
 def test_an_nvcc_that_does_not_know_the_newest_gpus_builds_for_the_others(monkeypatch, tmp_path):
     """CUDA 12.6, which torch is built with too, does not know compute capability 10.0, and ends at its name."""
     nvcc, given = tmp_path / "bin/nvcc", tmp_path / "given"
