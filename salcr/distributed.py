@@ -6,8 +6,10 @@ positions. In a single process every function here gives back what it was given.
 
 import logging
 import os
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -15,6 +17,8 @@ import torch.distributed as dist
 from torch import nn
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+PATIENCE = timedelta(hours=12)  # of the others, while the first decodes a data set or clusters its images
+_HOSTS: "weakref.WeakKeyDictionary[dist.ProcessGroup, Callable[[], Any]]" = weakref.WeakKeyDictionary()
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -33,7 +37,8 @@ def joined() -> Iterator[None]:
     if not all(name in os.environ for name in VARIABLES) or dist.is_initialized():
         yield
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    on_gpus = torch.cuda.is_available() and dist.is_nccl_available()
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo")
     logger = logging.getLogger("salcr")
     level = logger.level
     if rank():
@@ -79,13 +84,14 @@ def on_first(function: Callable[[], T]) -> T:
     if world() == 1:
         return function()
     outcome: list[Any] = [False, None]
+    group = _hosts()
     if rank() == 0:
         try:
             outcome = [True, function()]
         finally:
-            dist.broadcast_object_list(outcome, src=0, device=torch.device("cpu"))
+            dist.broadcast_object_list(outcome, src=0, group=group)
         return outcome[1]
-    dist.broadcast_object_list(outcome, src=0, device=torch.device("cpu"))
+    dist.broadcast_object_list(outcome, src=0, group=group)
     if not outcome[0]:
         with suppress(Exception):
             _meet()  # until the first is gone: torchrun ends all others as soon as one of them has
@@ -119,8 +125,7 @@ def spread(function: Callable[[Item], T], items: Sequence[Item]) -> list[T]:
     own = [function(item) for item in items[rank() :: world()]]
     if world() == 1:
         return own
-    found: list[Any] = [None] * world()
-    dist.all_gather_object(found, own)
+    found = _everyones(own)
     return [found[i % world()][i // world()] for i in range(len(items))]
 
 
@@ -128,8 +133,8 @@ def largest(number: int) -> int:
     """The largest of the processes' numbers. The device does not take part."""
     if world() == 1:
         return number
-    found = torch.tensor(number)
-    dist.all_reduce(found, dist.ReduceOp.MAX)
+    found = torch.tensor(number, device="cpu")
+    dist.all_reduce(found, dist.ReduceOp.MAX, group=_hosts())
     return int(found)
 
 
@@ -172,7 +177,9 @@ def data_parallel(network: nn.Module) -> nn.Module:
     """``network`` with gradients that are averaged over the processes; all that requires one must get one."""
     if world() == 1:
         return network
-    return nn.parallel.DistributedDataParallel(network, gradient_as_bucket_view=True)
+    parallel = nn.parallel.DistributedDataParallel(network, gradient_as_bucket_view=True)
+    parallel.broadcast_buffers = False  # norms of all have the same averages; PyTorch 2.13 calls the argument otherwise
+    return parallel
 
 
 def check_same(tensors: Mapping[str, torch.Tensor]) -> None:
@@ -183,8 +190,8 @@ def check_same(tensors: Mapping[str, torch.Tensor]) -> None:
     """
     if world() == 1:
         return
-    sums = gather(torch.stack([_checksum(x).cpu() for x in tensors.values()])[None])
-    if different := [name for name, of in zip(tensors, (sums != sums[0]).any(0).tolist(), strict=True) if of]:
+    sums = zip(*_everyones([int(_checksum(x)) for x in tensors.values()]), strict=True)
+    if different := [name for name, of in zip(tensors, sums, strict=True) if len(set(of)) > 1]:
         raise Drifted(
             f"{len(different)} of {len(tensors)} values differ between the {world()} processes, first {different[0]}"
         )
@@ -205,7 +212,22 @@ class _Total(torch.autograd.Function):
 def _meet() -> None:
     """Wait for all processes."""
     if world() > 1:
-        dist.all_reduce(torch.zeros(1))
+        largest(0)
+
+
+def _everyones(own: T) -> list[T]:
+    """What each process has, which can be pickled."""
+    found: list[Any] = [None] * world()
+    dist.all_gather_object(found, own, group=_hosts())
+    return found
+
+
+def _hosts() -> "dist.ProcessGroup":
+    """The same processes, for what lies in the host's memory: their group may serve GPUs alone, and waits less."""
+    everyone = dist.group.WORLD
+    if everyone not in _HOSTS:
+        _HOSTS[everyone] = weakref.ref(dist.new_group(backend="gloo", timeout=PATIENCE))
+    return _HOSTS[everyone]()
 
 
 def _checksum(x: torch.Tensor) -> torch.Tensor:

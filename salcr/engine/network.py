@@ -52,7 +52,15 @@ def compile_for_training(network: SALCRNetwork, choice: Literal["auto"] | bool, 
     """Have ``network``'s forward compiled whole at its first call, where ``choice`` (``model.compile``) wants that.
 
     Parameters keep their names, and features for clustering and evaluation do not go through it.
+
+    Raises:
+        ValueError: True, on GPUs in several processes.
     """
+    if choice is True and device.type == "cuda" and distributed.world() > 1:
+        raise ValueError(
+            "model.compile is on, and several processes train together, whose batch norms cannot be compiled whole; "
+            "set it to auto or off"
+        )
     if choice is True or (choice == "auto" and device.type == "cuda" and distributed.world() == 1):
         network.compile(fullgraph=True, dynamic=False)
 

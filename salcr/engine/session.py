@@ -68,6 +68,7 @@ class Session:
         self.dataset = distributed.in_turn(lambda: open_dataset(config))
         sides = self.dataset.train_visible, self.dataset.train_infrared
         network = build_network(config.model, self.generator)  # before images are decoded: its files may be missing
+        compile_for_training(network, config.model.compile, self.device)
         self.images = tuple(open_images(records, config) for records in sides)
         self.stores = resident(self.images, self.device, config.data.resident)
         self.paths = tuple(records.paths for records in sides)
@@ -76,7 +77,6 @@ class Session:
         self.dtype = parameter_dtype(self.precision)
         self.network = synchronised(network.to(self.device, self.dtype, memory_format=torch.channels_last))
         distributed.check_same({"the list of images": _digest(self.paths)} | self.network.state_dict())
-        compile_for_training(self.network, config.model.compile, self.device)
         self.parallel = self.network  # its DistributedDataParallel, of several processes
         self.trained: tuple[bool, ...] = ()  # which parameters required a gradient when that was made
         self.optimiser = self.fresh_optimiser()

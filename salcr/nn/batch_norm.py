@@ -26,8 +26,9 @@ def norm_relu(
     With ``shortcut_norm`` it is ``relu(norm(x) + shortcut_norm(shortcut))``: one operator where both norms are plain,
     have the same ``eps`` and are both in training or both in evaluation.
 
-    Any other module (a synchronised norm, the identity where the norm is folded) runs by itself. So does a norm
+    Any other module (the identity where the norm is folded) runs by itself. So does a norm
 
+    - that is synchronised over processes, in training
     - with hooks: those of an observer, or of pruning
     - without weight and bias, without running averages or their momentum, or with averages in half precision
     - that is being exported: whoever runs the program may not have salcr's operators
@@ -101,7 +102,8 @@ def has_hooks(module: nn.Module) -> bool:
 
 def _is_plain(norm: nn.Module, x: torch.Tensor) -> bool:
     """Whether ``norm`` is a batch norm that the operator may replace with nothing lost."""
-    if type(norm) is not nn.BatchNorm2d or not norm.affine or norm.running_mean is None or norm.momentum is None:
+    alone = type(norm) is nn.BatchNorm2d or (type(norm) is nn.SyncBatchNorm and not norm.training)
+    if not alone or not norm.affine or norm.running_mean is None or norm.momentum is None:
         return False
     return norm.running_mean.dtype == wide_dtype(x) and not has_hooks(norm)
 

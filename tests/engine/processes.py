@@ -14,6 +14,8 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.testing._internal.distributed.fake_pg  # its backend serves GPUs, without one
 
 from salcr import cli, distributed
 from salcr.engine import best, checkpoint, load_config, session, stage_one, train
@@ -21,10 +23,11 @@ from salcr.engine.evaluation import evaluate_checkpoint
 from salcr.engine.interruption import STANDARD, Interrupted
 from salcr.engine.run_folder import RunFolder
 from salcr.engine.trainer import Trainer
+from tests.engine.norms_of_gpus import norms_of_gpus
 from tests.engine.tree import tiny, with_channels
 
 STEPS = 3  # an epoch; two epochs, one of either stage
-DRIFTS = "the list of images", "memories.1.rows", "the random generator"
+DRIFTS = "the list of images", "memories.1.rows", "the random generator", "backbone.visible_stem.1.running_mean"
 
 
 def settings(tree, *more):
@@ -97,18 +100,33 @@ def interrupt(config, folder, number=STEPS + 2):
 
 
 @contextmanager
-def group_of_two(rank, port):
-    """``torchrun``'s variables for a group of its own, and the group."""
+def group_of_two(rank, port, backend=None):
+    """``torchrun``'s variables for a group of its own, and the group; with a ``backend`` a program's, which stays."""
     os.environ.pop("TORCHELASTIC_USE_AGENT_STORE", None)
     variables = dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=2, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
     os.environ.update({name: str(value) for name, value in variables.items()})
+    if backend is not None:
+        dist.init_process_group(backend)
     with distributed.joined():
         yield
+    if backend is not None:
+        dist.destroy_process_group()
+
+
+def said_by_hosts(rank):
+    """What the processes say to each other of what lies in the host's memory."""
+    found = [distributed.on_first(lambda: rank + 5), distributed.largest(rank), distributed.in_turn(lambda: rank)]
+    distributed.check_same({"x": torch.ones(3, device="cpu")})
+    try:
+        distributed.check_same({"x": torch.full((3,), float(rank), device="cpu")})
+    except distributed.Drifted as error:
+        found.append(str(error))
+    return [*found, *distributed.spread(str, range(3))]
 
 
 def drift(config, folder, what, rank):
     """The error of a training in which process 1 holds, or comes to hold, other numbers than process 0."""
-    update, open_dataset = stage_one.update_memories_, session.open_dataset
+    update, open_dataset, step = stage_one.update_memories_, session.open_dataset, stage_one.stage_one_step
 
     def opened(config):
         dataset = open_dataset(config)
@@ -122,6 +140,11 @@ def drift(config, folder, what, rank):
         if rank == 1 and what == "memories.1.rows":
             updates[1].memory.rows[0] *= 1 + 2**-50
 
+    def stepping(session, *arguments):
+        if rank == 1 and what.endswith("running_mean"):
+            session.network.get_buffer(what).mul_(1 + 2**-30)
+        return step(session, *arguments)
+
     def draw(generator):
         if rank == 1 and what == "the random generator":
             torch.rand(1, generator=generator)
@@ -129,6 +152,7 @@ def drift(config, folder, what, rank):
     with at_step(STEPS, draw), pytest.MonkeyPatch.context() as patch:
         patch.setattr(session, "open_dataset", opened)
         patch.setattr(stage_one, "update_memories_", drifting)
+        patch.setattr(stage_one, "stage_one_step", stepping)
         with pytest.raises(distributed.Drifted) as caught:
             train(config, folder)
     return str(caught.value)
@@ -167,11 +191,15 @@ def main(tree, folder, port):
     if rank < 2:
         with group_of_two(rank, port):
             torch.save(recorded(config, folder / "two"), folder / f"two_{rank}.pt")
+            with norms_of_gpus():
+                torch.save(recorded(config, folder / "two_as_on_gpus"), folder / f"two_as_on_gpus_{rank}.pt")
             said["evaluated"] = evaluate_checkpoint(folder / "two/checkpoints/epoch_0001.pt")
             train(config, folder / "interrupted_alone", resume=True)
             for what in DRIFTS:
                 said[what] = drift(config, folder / what, what, rank)
             interrupt(config, folder / "interrupted", *([] if rank else [-1]))  # only one of the two gets the signal
+        with group_of_two(rank, port, "cuda:fake"), torch.device("meta"):  # a program may have such a default device
+            said["of hosts"] = said_by_hosts(rank)
     (folder / f"said_{rank}.json").write_text(json.dumps(said))
     if rank == 2:
         signal.pause()

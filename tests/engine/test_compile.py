@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from salcr import distributed
-from salcr.engine import load_config, train
+from salcr.engine import load_config, session, train
 from salcr.engine.network import compile_for_training
 from salcr.models.checkpoints import load
 from tests.engine.tree import tiny
@@ -47,6 +47,23 @@ def test_who_is_compiled(monkeypatch, choice, device, processes, expected):
     calls = []
     compile_for_training(SimpleNamespace(compile=lambda **options: calls.append(options)), choice, torch.device(device))
     assert calls == [dict(fullgraph=True, dynamic=False)] * expected
+
+
+def test_on_several_gpus_it_is_refused_before_images_are_decoded(tree, tmp_path, monkeypatch):
+    """Batch norms over processes ask for a value: they cannot be captured whole."""
+    monkeypatch.setattr(distributed, "world", lambda: 2)
+    with pytest.raises(ValueError, match=r"model\.compile is on, and several processes train together.*auto or off"):
+        compile_for_training(None, True, torch.device("cuda"))
+    monkeypatch.undo()
+
+    def refused(network, choice, device):
+        raise ValueError("refused")
+
+    monkeypatch.setattr(session, "compile_for_training", refused)
+    cache = f"data.cache={tmp_path / 'cache'}"
+    with pytest.raises(ValueError, match="refused"):
+        train(load_config(overrides=tiny(tree, cache)), tmp_path / "run")
+    assert not (tmp_path / "cache").exists()
 
 
 def test_what_generates_code_is_imported_without_an_error(monkeypatch):

@@ -47,6 +47,16 @@ def test_the_shortcuts_norm_is_in_the_same_operator(generator, training):
     torch.testing.assert_close(other.state_dict(), same_other.state_dict())
 
 
+def test_in_evaluation_a_synchronised_norm_is_a_plain_one(generator):
+    norm, x, shortcut = block_end(generator, False)
+    other, _, _ = block_end(generator, False)
+    expected = norm_relu(norm, x.clone(), shortcut, shortcut_norm=other)
+    norm, other = map(nn.SyncBatchNorm.convert_sync_batchnorm, (norm, other))
+    with operators_called() as called:
+        y = norm_relu(norm, x, shortcut, shortcut_norm=other)
+    assert called == ["salcr.batch_norm_relu.default"] and torch.equal(y, expected)
+
+
 def test_a_norm_of_both_maps_follows_both(generator):
     norm, x, shortcut = block_end(generator, True)
     same = copy.deepcopy(norm)
