@@ -42,7 +42,7 @@ def train(
     trained since the last checkpoint.
 
     What the program has set (autocast, ``no_grad``, a default dtype or device) changes nothing here, and is as it was
-    afterwards.
+    afterwards. Two runs in threads of one process would share it, and a random generator: start a process for each.
 
     Args:
         config: the run. With ``stage_one_epochs`` 0 only stage two runs, from ``model.checkpoint``; with
