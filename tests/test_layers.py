@@ -21,7 +21,7 @@ ROOMS = {  # each with the rooms it may import
     "cli": {"data", "engine", "ops", "retrieval"},
 }
 
-SHARED = {"salcr", "defaults", "distributed", "files", "jit"}  # which every room may import
+SHARED = {"salcr", "defaults", "distributed", "files", "jit", "surroundings"}  # which every room may import
 SHARED |= {"use_backend", "cluster", "_C", "_cuda", "__version__"}
 
 

@@ -199,7 +199,7 @@ def _run(
 
 def _summarise(runs: Mapping[int, RunFolder], statuses: Mapping[int, int]) -> dict[str, Any]:
     failed = {str(trial): _reason(status, runs[trial]) for trial, status in statuses.items() if status}
-    found = {str(k): json.loads(run.summary.read_text()) for k, run in runs.items() if str(k) not in failed}
+    found = {str(k): json.loads(run.summary.read_bytes()) for k, run in runs.items() if str(k) not in failed}
     return {
         "trials": found,
         "mean": _over(list(found.values()), statistics.fmean),
@@ -211,7 +211,7 @@ def _summarise(runs: Mapping[int, RunFolder], statuses: Mapping[int, int]) -> di
 def _reason(status: int, run: RunFolder) -> str:
     """How a process ended, and the last line that it said."""
     how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
-    lines = (run.path / LOG).read_text(errors="replace").split("\n")
+    lines = (run.path / LOG).read_text("utf-8", errors="replace").split("\n")
     return f"{how}: {next((line for line in reversed(lines) if line.strip()), '')} ({run.path / LOG})"
 
 

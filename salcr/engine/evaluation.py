@@ -21,6 +21,7 @@ from salcr.engine.sections import Evaluation
 from salcr.files import make_parent, write_atomically
 from salcr.models import SALCRNetwork
 from salcr.models.features import extract_features, for_features, parameter_dtype, pick_device
+from salcr.surroundings import own_settings
 
 logger = logging.getLogger("salcr")
 
@@ -28,6 +29,7 @@ RANKS = (1, 5, 10, 20)
 ACTING = ("data.", "evaluation.", "device", "backend", "schedule.precision")  # settings that a trained network obeys
 
 
+@own_settings()
 def evaluate(network: SALCRNetwork, dataset: Dataset, config: Config, device: torch.device) -> dict[str, Any]:
     """Retrieval figures of ``network`` on the test images of ``dataset``.
 

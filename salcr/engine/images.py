@@ -111,4 +111,4 @@ def counting(title: str) -> Iterator[Progress]:
 
 def shows_bars() -> bool:
     """Whether there is a terminal for progress bars, which only the first of several processes writes to."""
-    return sys.stderr.isatty() and distributed.rank() == 0
+    return hasattr(sys.stderr, "isatty") and sys.stderr.isatty() and distributed.rank() == 0

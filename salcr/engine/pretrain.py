@@ -20,6 +20,7 @@ from salcr.models.features import pick_device
 from salcr.models.resnet import imagenet_state
 from salcr.nn import GeM
 from salcr.ops.augmentation import Adjust, Draw
+from salcr.surroundings import own_settings
 
 logger = logging.getLogger("salcr")
 
@@ -27,6 +28,7 @@ JITTER, HUE, GREYSCALE = 0.4, 0.1, 0.2
 """Brightness, contrast and saturation in 1 ± JITTER, hue in ± HUE turns, grey with that probability: as in MoCo v2."""
 
 
+@own_settings()
 def pretrain(
     out: Path,
     *,
@@ -52,7 +54,7 @@ def pretrain(
     images, labels = render_objects(classes, images_per_class, height=height, width=width, seed=seed)
     images, labels = torch.from_numpy(images), torch.from_numpy(labels)
     generator = torch.Generator().manual_seed(seed)
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed: those of GPUs, too
     network = TwoStreamResNet(architecture).to(place, memory_format=torch.channels_last)
     head = nn.Sequential(GeM(), nn.BatchNorm1d(network.width), nn.Linear(network.width, classes)).to(place)
     parameters = [*network.visible_stem.parameters(), *network.stages.parameters(), *head.parameters()]

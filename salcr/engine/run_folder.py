@@ -77,7 +77,7 @@ class RunFolder:
         Raises:
             OSError: it cannot be written (a full disk).
         """
-        with naming(self.metrics), self.metrics.open("a") as file:
+        with naming(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -123,7 +123,7 @@ class RunFolder:
 
 def _describe(holder: Path) -> str:
     try:
-        found = json.loads(holder.read_text())
+        found = json.loads(holder.read_bytes())
         return f"process {found['pid']} on {found['host']}, since {found['since']}"
     except (OSError, ValueError, KeyError, TypeError):  # it has just begun or ended
         return "it does not say which process it is"

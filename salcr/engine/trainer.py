@@ -22,10 +22,10 @@ from salcr.engine.session import EpochInterrupted, Session, stage_of
 from salcr.engine.stage_one import stage_one_epoch
 from salcr.engine.stage_two import stage_two_epoch
 from salcr.engine.steps import NonFiniteLoss
-from salcr.engine.surroundings import own_settings
 from salcr.engine.tensorboard import PICTURES_EVERY, Board, clusters_sheet
 from salcr.engine.writing import Writer, snapshot
 from salcr.files import write_atomically
+from salcr.surroundings import own_settings
 
 logger = logging.getLogger("salcr")
 
@@ -42,7 +42,7 @@ def train(
     trained since the last checkpoint.
 
     What the program has set (autocast, ``no_grad``, a default dtype or device) changes nothing here, and is as it was
-    afterwards.
+    afterwards. Two runs in threads of one process would share it, and a random generator: start a process for each.
 
     Args:
         config: the run. With ``stage_one_epochs`` 0 only stage two runs, from ``model.checkpoint``; with

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from salcr import distributed, ops
 from salcr.models.network import Embedding, SALCRNetwork
+from salcr.models.resnet import TwoStreamResNet
 
 
 @torch.no_grad()
@@ -69,22 +70,27 @@ def to_device(x: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 @contextlib.contextmanager
 def for_features(network: SALCRNetwork) -> Iterator[None]:
-    """``network`` in eval mode; afterwards it is as it was.
-
-    On a CPU its batch norms are folded into convolutions. On a GPU that would cost passes over every map: a convolution
-    there leaves its bias to an addition, and :func:`salcr.ops.batch_norm_relu` does all that follows in one.
+    """``network`` in eval mode and with :func:`backbone_for_features`; afterwards it is as it was.
 
     Many calls of :func:`extract_features` inside of it fold once.
     """
     was_training, backbone = network.training, network.backbone
     network.eval()
-    if not next(backbone.parameters()).is_cuda:
-        network.backbone = backbone.folded()
+    network.backbone = backbone_for_features(backbone)
     try:
         yield
     finally:
         network.backbone = backbone
         network.train(was_training)
+
+
+def backbone_for_features(backbone: TwoStreamResNet) -> TwoStreamResNet:
+    """On a CPU a copy whose batch norms are folded into convolutions; where there are none, ``backbone`` itself.
+
+    That is the result on a GPU, too: folding would cost passes over every map. A convolution there leaves its bias to
+    an addition, and :func:`salcr.ops.batch_norm_relu` does all that follows in one.
+    """
+    return backbone if next(backbone.parameters()).is_cuda else backbone.folded()
 
 
 def pick_device(name: str) -> torch.device:

@@ -59,8 +59,9 @@ def refinement_losses(
     features, samples = (f, parts.flatten(1, 2)), len(f) // 3
     memories = [side.whole for side in sides], [side.parts for side in sides]
     found = search_memories(features, memories)
-    top, forms = found.indices[0], found.indices[1].unflatten(2, (3, -1))  # [sides, 3S, k], [sides, P, 3, 3S, k]
-    views = top.unflatten(1, (3, 1, samples)).expand(-1, -1, 3, -1, -1)
+    top, forms = found.indices  # [sides, 3S, k], [sides, P, 9S, k]
+    forms = forms.view(*forms.shape[:2], 3, len(f), -1)  # [sides, P, 3, 3S, k]
+    views = top.view(len(top), 3, 1, samples, -1).expand(-1, -1, 3, -1, -1)
     agreed = ops.intersect_sets(*views.unbind(1)).flatten(1, 2)  # [sides, 3S, k]: of each view of a position the same
     circle = torch.cat([forms, forms[:, :, :2]], 2)  # own, pg1, pg2, own, pg1: a form's others are the next two
     others = ops.unite_sets(circle[:, :, 1:4], circle[:, :, 2:5])

@@ -93,7 +93,7 @@ def of_features(features: Sequence[torch.Tensor], *terms: Sequence[torch.Tensor]
 def by_features(x: torch.Tensor, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """``[n, R, ...]``, of the R rows of all features and their n memories, as ``[n, ..., B, ...]`` of each features."""
     pieces = x.split([one.shape[:-1].numel() for one in features], dim=1)
-    return [piece.unflatten(1, one.shape[:-1]) for piece, one in zip(pieces, features, strict=True)]
+    return [piece.view(len(x), *one.shape[:-1], *x.shape[2:]) for piece, one in zip(pieces, features, strict=True)]
 
 
 def split_rows(x: torch.Tensor, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:

@@ -1,6 +1,7 @@
 """The operators of :mod:`salcr.ops` in plain PyTorch and NumPy: the oracle of tests and the baseline of benchmarks.
 
-Same names, same arguments (without ``impl``), no argument checks, any device, float64 where floating point.
+Same names, same arguments (without ``impl``), no argument checks, any device, float64 where floating point. Autocast
+rounds them like any formula; an operator with ``impl="reference"`` it does not.
 :mod:`salcr.reference.published` holds the forms that published implementations use, for measuring against them.
 """
 

@@ -26,6 +26,7 @@ from salcr.models.features import extract_features
 from salcr.models.resnet import through_stages
 from salcr.ops.augmentation import MEAN, STD
 from salcr.retrieval.onnx_rounding import in_float32
+from salcr.surroundings import own_settings
 
 FORMATS = ("onnx", "torch", "authors")
 MODALITIES = ("visible", "infrared", "both")
@@ -97,6 +98,7 @@ class Embedder(nn.Module):
         return F.normalize(self.norm(pooled))
 
 
+@own_settings()
 def export_network(
     checkpoint: str | Path,
     out: str | Path,

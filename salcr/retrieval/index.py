@@ -11,7 +11,7 @@ from salcr.data._images import name_some
 from salcr.defaults import NEIGHBORS
 from salcr.models import SALCRNetwork
 from salcr.models.checkpoints import load_trained, network_hash
-from salcr.models.features import pick_device
+from salcr.models.features import backbone_for_features, pick_device
 from salcr.retrieval.build import check_network
 from salcr.retrieval.cells import Cells, open_cells
 from salcr.retrieval.clusters import cluster, write_clusters
@@ -272,5 +272,6 @@ class Index:
                 raise FileNotFoundError(f"no checkpoint {self._checkpoint}: --checkpoint says where it is now")
             network = load_trained(self._checkpoint, self._device, layout=self._layout).network
             check_network(self._storage, network_hash(network))
+            network.backbone = backbone_for_features(network.backbone)  # else each search, in any thread, would swap it
             self._network = network
         return self._network

@@ -1,4 +1,5 @@
 import json
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from salcr.engine.demo import demo, summary_table
 from salcr.engine.pretrain import draw_views, pretrain
 from salcr.models import TwoStreamResNet
 from tests.engine.tree import with_channels
+from tests.surroundings import SURROUNDINGS
 
 SMALL = (
     *("data.height=48", "data.width=24", "clustering.eps=0.6", "clustering.min_samples=2", "clustering.k1=4"),
@@ -53,6 +55,19 @@ def test_pretraining_gives_both_stems_the_same_weights(tmp_path):
     network.load_imagenet(torch.load(tmp_path / "weights.pt", weights_only=True))
     pairs = zip(network.visible_stem.state_dict().values(), network.infrared_stem.state_dict().values(), strict=True)
     assert all(torch.equal(visible, infrared) for visible, infrared in pairs)
+
+
+def test_pretraining_is_the_same_within_all_surroundings_and_leaves_the_generator_alone(tmp_path):
+    options, before = dict(classes=4, images_per_class=4, epochs=1, batch=8, height=32, width=16), torch.get_rng_state()
+    pretrain(tmp_path / "without.pt", **options)
+    with ExitStack() as stack:
+        for surroundings in SURROUNDINGS.values():
+            stack.enter_context(surroundings())
+        stack.enter_context(torch.inference_mode())
+        pretrain(tmp_path / "within.pt", **options)
+    assert torch.equal(torch.get_rng_state(), before)
+    found = [torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("within", "without")]
+    torch.testing.assert_close(*found, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("hue", [(0.9, 0.2, 0.2), (0.2, 0.3, 0.8)])

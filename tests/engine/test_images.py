@@ -3,7 +3,9 @@
 import errno
 import logging
 import os
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -133,3 +135,12 @@ def test_the_log_names_what_is_left_out(root, caplog):
     with caplog.at_level(logging.INFO, "salcr"):
         images(root)
     assert any("left out" in r.getMessage() and "cam1/0004/a.gif" in r.getMessage() for r in caplog.records)
+
+
+@pytest.mark.parametrize("stream", [None, SimpleNamespace(write=len, flush=int)], ids=["closed", "a program's own"])
+def test_without_a_standard_error_that_knows_terminals_there_is_no_bar(stream, monkeypatch, caplog):
+    """Where the file was closed (``2>&-``, pythonw), or a program with a window has put an object of its own there."""
+    monkeypatch.setattr(sys, "stderr", stream)
+    with caplog.at_level("INFO"), counting("decoding images") as progress:
+        progress(1, 3)
+    assert caplog.messages == ["decoding images: 3"]

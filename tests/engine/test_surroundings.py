@@ -1,5 +1,6 @@
 """A run does the same whatever a program has set around it, and leaves all of that as it was."""
 
+import json
 import shutil
 from contextlib import ExitStack
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from salcr.engine import load_config, train
+from salcr.engine.evaluation import evaluate_checkpoint
 from salcr.engine.network import build_network
 from tests.engine.same_end import assert_same_end
 from tests.engine.tree import tiny
@@ -48,6 +50,14 @@ def test_the_same_run_within(config, whole, tmp_path, around):
         train(config, tmp_path)
         assert settings() == before
     assert_same_end(tmp_path, whole)
+
+
+def test_the_same_figures_within_all(whole):
+    expected = json.loads((whole / "summary.json").read_text())["final"]
+    with ExitStack() as stack:
+        for surroundings in AROUND.values():
+            stack.enter_context(surroundings())
+        assert evaluate_checkpoint(max(whole.glob("checkpoints/*.pt"))) == expected
 
 
 def test_a_run_that_goes_on_leaves_the_global_generator_of_the_program_alone(config, whole, tmp_path):

@@ -11,6 +11,7 @@ from salcr.models import TrainingFeatures
 from salcr.nn import ClusterMemory, InstanceMemory
 from salcr.objectives import CrossLabels, GlobalObjective, PartObjective, RefinementObjective
 from salcr.reference.published import objective as published
+from tests.surroundings import SURROUNDINGS
 
 PARTS, WIDTH, SAMPLES, CLUSTERS, IMAGES = 3, 24, 6, (5, 4), (70, 50)
 
@@ -161,6 +162,15 @@ def test_it_compiles_whole(seed, device):
     update_(step.features, step.labels, *step.orders())
     for x, expected in zip((value, *gradients, *step.memories()), plain.run(), strict=True):
         torch.testing.assert_close(x, expected)
+
+
+def test_it_compiles_whole_where_a_program_has_a_default_device(seed):
+    """Dynamo then traces the methods of tensors that are written in Python, which it cannot with all."""
+    step = Step(seed)
+    expected = step.loss(step.features, step.labels)
+    with SURROUNDINGS["another device"]():
+        found = torch.compile(step.loss, backend="eager", fullgraph=True)(step.features, step.labels)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
 @pytest.mark.cuda

@@ -5,6 +5,7 @@ import shutil
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from salcr import ops
+from salcr.models import SALCRNetwork
 from salcr.models.checkpoints import load_trained
 from salcr.models.features import extract_features
 from salcr.retrieval import Index, Summary, build, build_index, images, storage
@@ -57,6 +59,28 @@ def test_the_three_lines_of_the_documentation(indexed):
     index = Index.open(indexed / "index")
     (ranking,) = index.search(indexed / "pictures/day/p3/a.png")
     assert ranking.hits[0].path == ranking.query and len(ranking.hits) == len(index)
+
+
+def test_threads_that_search_at_once_have_the_same_features(indexed, monkeypatch):
+    """One that began within the other's forward pass, and goes on after it."""
+    index, picture = Index.open(indexed / "index", **CPU), indexed / "pictures/day/p3/a.png"
+    expected, real = index.embed([picture])[1], SALCRNetwork.embed
+    inside, ended, others = threading.Event(), threading.Event(), []
+
+    def embed(*arguments, **options):
+        if threading.current_thread() is not threading.main_thread():
+            inside.set()
+            assert ended.wait(60)
+        elif not others:
+            others.append(pool.submit(index.embed, [picture]))
+            assert inside.wait(60)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(SALCRNetwork, "embed", embed)
+    with ThreadPoolExecutor(1) as pool:
+        found = index.embed([picture])[1]
+        ended.set()
+        assert torch.equal(found, expected) and torch.equal(others[0].result()[1], expected)
 
 
 def test_features_are_those_that_evaluation_uses(indexed, checkpoint):

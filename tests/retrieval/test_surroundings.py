@@ -1,10 +1,13 @@
 """An index is made and searched alike whatever a program has set around that, and leaves all of that as it was."""
 
+from contextlib import ExitStack
+
 import numpy as np
 import pytest
 import torch
 
 from salcr.retrieval import Index, build_index
+from salcr.retrieval.export import export_network
 from tests.surroundings import SURROUNDINGS
 
 
@@ -25,6 +28,15 @@ def test_the_same_index_within(indexed, found, checkpoint, tmp_path, surrounding
         assert search(indexed) == found
     features = (Index.open(folder / "index", device="cpu").features for folder in (tmp_path, indexed))
     np.testing.assert_array_equal(*features)
+
+
+def test_the_same_export_within_all(checkpoint, tmp_path):
+    with ExitStack() as stack:
+        for surroundings in SURROUNDINGS.values():
+            stack.enter_context(surroundings())
+        stack.enter_context(torch.inference_mode())
+        within = export_network(checkpoint, tmp_path / "within.pt2", format="torch")
+    assert within == export_network(checkpoint, tmp_path / "without.pt2", format="torch")
 
 
 def test_a_checkpoint_is_read_without_drawing_numbers(indexed):

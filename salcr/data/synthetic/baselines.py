@@ -29,7 +29,7 @@ def baseline_rank1(root: str | os.PathLike) -> dict[str, float]:
         The three rank-1 figures in per cent, and ``chance``: 100 / number of test identities.
     """
     root = Path(root)
-    people = [int(n) for n in (root / TEST_FILE).read_text().split(",") if n.strip()]
+    people = [int(n) for n in (root / TEST_FILE).read_text("utf-8").split(",") if n.strip()]
     queries, query_ids = _load(root, people, INFRARED_CAMS, None)
     gallery, gallery_ids = _load(root, people, VISIBLE_CAMS, 1)
     found = {}

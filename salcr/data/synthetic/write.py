@@ -91,7 +91,7 @@ def _write(root: Path, layout: Layout, ids, images_per_camera, test_ids, seed, s
     for name, text in plan.splits.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         with naming(root / name):
-            (root / name).write_text(text)
+            (root / name).write_text(text, "utf-8")
     for folder in {(root / shot.path).parent for shot in plan.shots}:
         folder.mkdir(parents=True)
 

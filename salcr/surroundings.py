@@ -1,4 +1,4 @@
-"""What the program around a run has set in PyTorch, which the run does not follow."""
+"""What the program around has set in PyTorch, which training, evaluation and export do not follow."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
