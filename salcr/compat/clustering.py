@@ -35,7 +35,8 @@ def compute_jaccard_distance(
             N×N array.
 
     Returns:
-        ``[N, N]``, a float32 array; with ``max_distance`` a ``scipy.sparse.csr_array`` that stores zeros, too.
+        ``[N, N]``, a float32 array, 40 GB for 100,000 images; with ``max_distance`` a ``scipy.sparse.csr_array`` that
+        stores zeros, too.
 
     Raises:
         TypeError, ValueError: as :func:`salcr.ops.jaccard_distance`; a row that is not of unit length (published code

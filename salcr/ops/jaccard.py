@@ -81,7 +81,8 @@ def jaccard_distance(
         impl: backend, see :mod:`salcr.ops`.
 
     Returns:
-        ``[N, N]``, float32, in [0, 1], symmetric.
+        ``[N, N]``, float32, in [0, 1], symmetric: 40 GB for 100,000 images, of which :func:`jaccard_graph` keeps near
+        pairs alone.
 
     Raises:
         TypeError, ValueError: a wrong shape or dtype, ``k1`` or ``k2`` below 1, a row with NaN or Inf or too long to

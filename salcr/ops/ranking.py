@@ -101,11 +101,13 @@ def evaluate_ranking(
 
 def _integers(name: str, x, length: int) -> np.ndarray:
     if x is None:
-        raise ValueError(f"{name} is None: every protocol but regdb needs cameras")
+        raise ValueError(f"{name} is None: without cameras pass protocol='regdb', all others need them")
     if isinstance(x, torch.Tensor):
         check_values(name, x)
-        if x.layout != torch.strided or x.is_floating_point():
-            raise TypeError(f"{name} must be dense integers, got {x.dtype} in {x.layout}")
+        if x.layout != torch.strided:
+            raise TypeError(f"{name} must be dense, got {x.layout}")
+        if x.is_floating_point():
+            raise TypeError(f"{name} must be integers, got {x.dtype}")
         x = x.numpy(force=True)
     try:
         x = np.asarray(x)

@@ -39,6 +39,9 @@ def rerank_k_reciprocal(
         N(i, k), E(i), V, m as in jaccard_distance, with exp(-D[i, j]) in place of exp(-(2 - 2 * x[i] @ x[j]))
         distances = ((1 - lambda_value) * (1 - m / (2 - m)) + lambda_value * D)[:Q, Q:]
 
+    With ``impl="auto"`` neighbours are found by :func:`knn`, and memory grows with Q + G and with Q·G; the reference
+    holds several arrays of all pairs.
+
     Args:
         query: ``[Q, D]``, float; normalised here.
         gallery: ``[G, D]`` of the same dtype.
@@ -89,7 +92,8 @@ def rerank_distances(
         R(i, k), N(i, k), E(i), V, m as in rerank_k_reciprocal, an image being its own first neighbour
         distances = ((1 - lambda_value) * (1 - m / (2 - m)) + lambda_value * D)[:Q, Q:]
 
-    With Euclidean distances of unit rows it is what that operator makes of the rows with the same ``power``.
+    With Euclidean distances of unit rows it is what that operator makes of the rows with the same ``power``, but
+    several arrays of all pairs are held.
 
     Args:
         query_gallery: ``[Q, G]``, float, not negative.
@@ -191,6 +195,8 @@ def rerank_cross_modality(
     4. The two encodings of an image side by side, divided by their sum, then averaged over the first k2 of ``L(i)``: V.
     5. ``m = sum(minimum(V_i, V_j))``; the distance is ``(1 - eta) * (1 - m / (2 - m)) + eta * d``.
 
+    Several arrays ``[Q, Q]`` and ``[G, G]`` are held.
+
     Args:
         query: ``[Q, D]``, float; normalised here.
         gallery: ``[G, D]`` of the same dtype.
@@ -222,7 +228,8 @@ def affinity_inference(
         A_g = gallery @ gallery.T, likewise; then A_g[i] = mean(A_g[first k2 neighbours of i in the gallery])
         distances = 2 - query @ gallery.T - normalize(A_q) @ normalize(A_g).T
 
-    An image of the gallery is its own first neighbour; equal affinities count by index.
+    An image of the gallery is its own first neighbour; equal affinities count by index. Several arrays ``[G, G]`` are
+    held.
 
     Args:
         query: ``[Q, D]``, float; normalised here.
@@ -263,8 +270,9 @@ def _check_counts(counts: dict[str, int]) -> None:
 
 def _rerank_k_reciprocal(query, gallery, k1, k2, lambda_value, power, impl):
     _check_rows(query, gallery)
-    rerank = pick("rerank_k_reciprocal", impl, query)
-    return rerank(query, gallery, k1=k1, k2=k2, lambda_value=lambda_value, power=power).contiguous()
+    rerank, search = pick("rerank_k_reciprocal", impl, query), pick("knn", impl, query)
+    options = dict(k1=k1, k2=k2, lambda_value=lambda_value, power=power, search=search)
+    return rerank(query, gallery, **options).contiguous()
 
 
 def _rerank_distances(query_gallery, query_query, gallery_gallery, k1, k2, lambda_value, power, impl):

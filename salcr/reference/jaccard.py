@@ -1,6 +1,7 @@
 """Jaccard distance of k-reciprocal encodings, sparse inside, in PyTorch and SciPy."""
 
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -58,9 +59,9 @@ def jaccard_graph(
         return torch.sparse_csr_tensor(*parts, size=size, device=features.device, check_invariants=False)
 
 
-def farthest(features: torch.Tensor) -> torch.Tensor:
+def farthest(features: torch.Tensor, search: Callable = knn) -> torch.Tensor:
     """The largest squared distance of each row, normalised, from another; infinite where rounding alone makes it."""
-    found = 2 + 2 * knn(features, 1, database=-features)[0].squeeze(1)
+    found = 2 + 2 * search(features, 1, database=-features, metric="cosine")[0].squeeze(1)
     return torch.where(found > TINY_DISTANCE, found, torch.inf)
 
 

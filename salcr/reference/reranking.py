@@ -1,5 +1,7 @@
 """Test-time refinements of cross-modality distances (docs/method.md, "Test-time refinements"), in PyTorch and SciPy."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -16,13 +18,14 @@ def rerank_k_reciprocal(
     k2: int = 6,
     lambda_value: float = 0.3,
     power: float = 2.0,
+    search: Callable = knn,
 ) -> torch.Tensor:
-    """k-reciprocal re-ranking; see :func:`salcr.ops.rerank_k_reciprocal`."""
+    """k-reciprocal re-ranking; see :func:`salcr.ops.rerank_k_reciprocal`. ``search`` finds neighbours, as ``knn``."""
     from salcr.reference._reciprocal import encode, half, jaccard_distances
 
     features, queries = unit_rows(torch.cat([query, gallery])), len(query)
-    far = farthest(features)
-    ranks = knn(features, min(k1 + 1, len(features)))[1].cpu().numpy()
+    far = farthest(features, search)
+    ranks = search(features, min(k1 + 1, len(features)), metric="cosine")[1].cpu().numpy()
     scale = far.cpu().numpy()
 
     def scaled_distances(i: np.ndarray, j: np.ndarray) -> np.ndarray:

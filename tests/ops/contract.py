@@ -1,8 +1,10 @@
-"""What every operator has to satisfy, as assertions: the error budget and the torch.library contract."""
+"""What operators have to satisfy: the error budget, the torch.library contract, the size of what they hold."""
 
 from collections.abc import Callable, Sequence
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 UNTRACED_CHECKS = "test_schema", "test_autograd_registration", "test_faketensor"
 
@@ -82,3 +84,15 @@ def _outputs_and_gradients(function: Callable, arguments: Sequence) -> list[torc
     weights = [torch.linspace(0.5, 1.5, x.numel(), dtype=x.dtype, device=x.device).view_as(x) for x in smooth]
     gradients = torch.autograd.grad(smooth, leaves, weights) if smooth else ()
     return [x.detach() for x in outputs] + list(gradients)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the number of elements of the largest tensor that any operation returns."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        outputs = function(*args, **(kwargs or {}))
+        sizes = [x.numel() for x in tree_leaves(outputs) if isinstance(x, torch.Tensor)]
+        self.elements = max(self.elements, *sizes, 0)
+        return outputs

@@ -168,7 +168,7 @@ def test_identities_beyond_int64_are_refused():
     with pytest.raises(ValueError, match="gallery_cams is no array"):
         ops.evaluate_ranking(SQUARE, np.arange(6), np.arange(6), np.arange(6), [[1], [1, 2]] * 3)
     for bad in (torch.arange(6).to_sparse(), torch.arange(6).float(), torch.arange(6).to(torch.float8_e4m3fn)):
-        with pytest.raises(TypeError, match="query_ids must be dense integers"):
+        with pytest.raises(TypeError, match=r"query_ids must be (dense|integers), got"):
             ops.evaluate_ranking(SQUARE, bad, np.arange(6), protocol="regdb")
 
 

@@ -2,14 +2,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from salcr import ops, reference
 from salcr.ops.backends.eager import propagation as _eager
 from salcr.ops.backends.eager.propagation import propagate_rows
 from salcr.reference.published.propagation import propagate_features as published
-from tests.ops.contract import assert_compiles, assert_operator_contract, assert_within_budget
+from tests.ops.contract import LargestTensor, assert_compiles, assert_operator_contract, assert_within_budget
 
 
 @pytest.fixture(params=["reference", "cpp"])
@@ -128,18 +126,6 @@ def test_error_budget(generator, dtype, impl):
     eager = [x.to(dtype) for x in reference.propagate_features(visible.float(), infrared.float(), k=9)]
     for arguments in zip(ops.propagate_features(visible, infrared, k=9, impl=impl), exact, eager, strict=True):
         assert_within_budget(*arguments, terms=32 + 2 * 9)
-
-
-class LargestTensor(TorchDispatchMode):
-    """Remembers the number of elements of the largest tensor that any operation returns."""
-
-    elements = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        outputs = function(*args, **(kwargs or {}))
-        sizes = [x.numel() for x in tree_leaves(outputs) if isinstance(x, torch.Tensor)]
-        self.elements = max(self.elements, *sizes, 0)
-        return outputs
 
 
 @pytest.mark.parametrize("entries", [1, 1000, 4096])

@@ -210,8 +210,8 @@ def test_read_only_arrays_are_taken():
         (dict(distances=torch.zeros(2, 3, dtype=torch.int64)), TypeError, "distances must be floating"),
         (dict(distances=torch.tensor([[0.0] * 3, [0, torch.nan, 0]])), ValueError, "distances has NaN, first in row 1"),
         (dict(query_ids=[0, 1, 2]), ValueError, r"query_ids must have shape \(2,\)"),
-        (dict(gallery_ids=torch.zeros(3)), TypeError, "gallery_ids must be dense integers, got torch.float32"),
-        (dict(query_cams=None), ValueError, "query_cams is None: every protocol but regdb needs cameras"),
+        (dict(gallery_ids=torch.zeros(3)), TypeError, "gallery_ids must be integers, got torch.float32"),
+        (dict(query_cams=None), ValueError, "query_cams is None: without cameras pass protocol='regdb'"),
         (dict(gallery_cams=[1]), ValueError, "gallery_cams must have shape"),
         (dict(query_ids=[7, 8]), ValueError, "no query has a match"),
         (

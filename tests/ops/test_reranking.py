@@ -3,6 +3,8 @@ import pytest
 import torch
 
 from salcr import _C, ops
+from salcr.ops.reranking import _rerank_k_reciprocal
+from tests.ops.contract import LargestTensor
 
 OPERATORS = [ops.rerank_k_reciprocal, ops.rerank_gnn, ops.rerank_cross_modality, ops.affinity_inference]
 
@@ -64,6 +66,15 @@ def test_k_reciprocal_is_the_formula(generator, k1, k2, share):
     expected = (1 - share) * jaccard(encodings, encodings) + share * distances
     got = ops.rerank_k_reciprocal(query, gallery, k1=k1, k2=k2, lambda_value=share)
     torch.testing.assert_close(got, torch.from_numpy(expected)[:22, 22:])
+
+
+def test_k_reciprocal_holds_no_array_of_all_pairs(generator):
+    """Of 10 queries and 3,000 images: 30,000 distances, where all pairs would be nine million."""
+    query, gallery = torch.randn(10, 8, generator=generator), torch.randn(3000, 8, generator=generator)
+    with LargestTensor() as largest:
+        got = _rerank_k_reciprocal(query, gallery, 20, 6, 0.3, 2.0, "auto")
+    assert largest.elements <= 3010 * 1024  # the search takes as many rows at a time
+    torch.testing.assert_close(got, ops.rerank_k_reciprocal(query, gallery, impl="reference"))
 
 
 @pytest.mark.parametrize(
