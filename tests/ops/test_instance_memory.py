@@ -171,6 +171,11 @@ def test_contrast_edge_cases(generator, case, given):
     loss = ops.set_contrast(features, memory, positives, **known)
     loss.backward()
     assert torch.isfinite(loss) and torch.isfinite(features.grad).all()
+    if case != "zero feature":
+        expected = contrast_by_hand(features.detach(), memory, positives, 0.05)
+        for impl in ("auto", "eager", "reference"):
+            got = ops.set_contrast(features, memory, positives, **known, impl=impl)
+            torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
     if case == "all empty":
         assert loss == 0 and not features.grad.any()
     if case == "everything positive":
