@@ -102,6 +102,9 @@ def test_neighbors_have_no_gradient_and_feed_the_sets(generator):
     features, memory, _ = problem(generator)
     indices, lse = ops.instance_neighbors(features.requires_grad_(), memory, 5)
     assert not indices.requires_grad and not lse.requires_grad
+    formula = reference.instance_neighbors(features, memory.requires_grad_(), 5)
+    assert not any(x.requires_grad for x in formula)
+    torch.testing.assert_close((indices, lse), formula)
     assert torch.equal(ops.intersect_sets(indices, indices), indices)
     assert torch.equal(ops.unite_sets(indices, indices)[:, :5], indices)
 
