@@ -281,6 +281,12 @@ def test_degenerate_inputs_are_finite(generator, operator, case):
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
+def test_no_refinement_has_a_gradient(generator, operator):
+    query, gallery = (x.requires_grad_() for x in two_modalities(generator)[0])
+    assert not operator(query, gallery).requires_grad
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
 def test_half_precision_is_computed_in_float32(generator, operator):
     query, gallery = (x.half() for x in two_modalities(generator)[0])
     assert torch.equal(operator(query, gallery), operator(query.float(), gallery.float()))
