@@ -65,8 +65,6 @@ def dbscan(distances: torch.Tensor, *, eps: float, min_samples: int = 4, impl: s
 
 
 def _dbscan(distances, eps, min_samples, impl):
-    if distances.layout == torch.strided:
-        distances = distances.resolve_neg()
     if not values_are_known():
         _check_distances(distances)
     eps = float(np.float32(min(eps, float(np.finfo(np.float32).max))))

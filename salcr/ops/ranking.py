@@ -117,7 +117,7 @@ def _integers(name: str, x, length: int) -> np.ndarray:
         raise TypeError(f"{name} must be integers, got {x.dtype}")
     if x.shape != (length,):
         raise ValueError(f"{name} must have shape ({length},) to fit distances, got {x.shape}")
-    if x.dtype == np.uint64 and len(x) and x.max() > INT64_MAX:
+    if x.dtype == np.uint64 and x.max() > INT64_MAX:
         raise ValueError(f"{name} must be below 2**63, got {x.max()}")
     return np.require(x, np.int64, ["C", "W"])  # numba compiles anew, for seconds, for each layout that it meets
 

@@ -271,8 +271,7 @@ def _check_counts(counts: dict[str, int]) -> None:
 def _rerank_k_reciprocal(query, gallery, k1, k2, lambda_value, power, impl):
     _check_rows(query, gallery)
     rerank, search = pick("rerank_k_reciprocal", impl, query), pick("knn", impl, query)
-    options = dict(k1=k1, k2=k2, lambda_value=lambda_value, power=power, search=search)
-    return rerank(query, gallery, **options).contiguous()
+    return rerank(search, query, gallery, k1, k2, lambda_value, power).contiguous()
 
 
 def _rerank_distances(query_gallery, query_query, gallery_gallery, k1, k2, lambda_value, power, impl):
@@ -315,7 +314,7 @@ def _fake_of_distances(query_gallery, *others):
     return query_gallery.new_empty(query_gallery.shape, dtype=wide_dtype(query_gallery))
 
 
-add_backend("rerank_k_reciprocal", "reference", reference.rerank_k_reciprocal)
+add_backend("rerank_k_reciprocal", "reference", reference.reranking.reranked)
 add_backend("rerank_distances", "reference", reference.rerank_distances)
 add_backend("rerank_gnn", "cpp", _cpp.graph_cosines)
 add_backend("rerank_gnn", "eager", _eager.graph_cosines)

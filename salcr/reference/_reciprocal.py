@@ -62,10 +62,9 @@ def weighted(sets: sparse.csr_array, distances: Callable[[np.ndarray, np.ndarray
 
 
 def divided_by_sums(weights: sparse.csr_array) -> sparse.csr_array:
-    """Rows divided by their sums; rows without an entry stay empty. Columns come sorted."""
+    """Rows divided by their sums; rows without an entry stay empty."""
     sums = np.maximum(weights.sum(1), np.finfo(weights.dtype).tiny)
     weights.data /= np.repeat(sums, np.diff(weights.indptr))
-    weights.sort_indices()
     return weights
 
 

@@ -18,9 +18,15 @@ def rerank_k_reciprocal(
     k2: int = 6,
     lambda_value: float = 0.3,
     power: float = 2.0,
-    search: Callable = knn,
 ) -> torch.Tensor:
-    """k-reciprocal re-ranking; see :func:`salcr.ops.rerank_k_reciprocal`. ``search`` finds neighbours, as ``knn``."""
+    """k-reciprocal re-ranking; see :func:`salcr.ops.rerank_k_reciprocal`."""
+    return reranked(knn, query, gallery, k1, k2, lambda_value, power)
+
+
+def reranked(
+    search: Callable, query: torch.Tensor, gallery: torch.Tensor, k1: int, k2: int, lambda_value: float, power: float
+) -> torch.Tensor:
+    """:func:`rerank_k_reciprocal` by neighbours that ``search`` finds, as :func:`salcr.reference.knn` does."""
     from salcr.reference._reciprocal import encode, half, jaccard_distances
 
     features, queries = unit_rows(torch.cat([query, gallery])), len(query)

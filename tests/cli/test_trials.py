@@ -221,7 +221,10 @@ def test_jobs_have_a_gpu_each(tmp_path, config, monkeypatch):
         train_trials(config.model_copy(update={"device": "cuda:1"}), tmp_path, [7], jobs=2)
 
 
-def test_jobs_share_the_processor(tmp_path, config, monkeypatch):
+@pytest.mark.parametrize("device", ["cpu", "auto"])
+def test_jobs_share_the_processor(tmp_path, config, monkeypatch, device):
+    config = config.model_copy(update={"device": device})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 7)
     train_trials(config, tmp_path, [1, 2], jobs=2)

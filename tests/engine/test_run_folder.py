@@ -6,7 +6,7 @@ import pytest
 
 from salcr.engine import load_config, single_stage, train
 from salcr.engine.run_folder import RunFolder, RunInUse
-from salcr.files import write_atomically
+from salcr.files import make_parent, write_atomically
 from tests.engine.tree import tiny
 
 
@@ -161,16 +161,27 @@ def test_the_summary_is_written_whole_or_not_at_all(tmp_path, full_disk):
 
 
 @pytest.mark.parametrize("content", ["text Ä\n", b"\x00\xff", memoryview(b"abc")])
-def test_write_atomically_replaces_and_leaves_one_file(tmp_path, content):
-    path = tmp_path / "file"
+def test_write_atomically_replaces_and_leaves_one_file(tmp_path, monkeypatch, content):
+    path, on_disk = tmp_path / "file", []
+    monkeypatch.setattr(os, "fsync", lambda file: on_disk.append(os.fstat(file).st_size))
     path.write_text("a longer text that was there before")
     with path.open() as reader:
         write_atomically(path, content)
         assert reader.read() == "a longer text that was there before"  # another file took the name
+    assert on_disk == [path.stat().st_size]
     assert path.read_bytes() == (content.encode() if isinstance(content, str) else bytes(content))
     assert os.listdir(tmp_path) == ["file"]
     with pytest.raises(FileNotFoundError, match="absent"):
         write_atomically(tmp_path / "absent" / "file", content)
+
+
+def test_a_folder_that_may_not_be_written_to_is_an_error_before_the_work(tmp_path, monkeypatch):
+    make_parent(tmp_path / "new/folder/page.html")
+    asked = []
+    monkeypatch.setattr(os, "access", lambda *question: asked.append(question))
+    with pytest.raises(PermissionError, match=r"Permission denied: .*folder'"):
+        make_parent(tmp_path / "new/folder/page.html")
+    assert asked == [(tmp_path / "new/folder", os.W_OK)]
 
 
 def test_no_epoch_in_either_stage_is_an_error_before_anything_is_written(tree, tmp_path):

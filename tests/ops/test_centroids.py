@@ -46,6 +46,9 @@ def test_edge_cases():
     assert ops.cluster_centroids(features, torch.tensor([0, 0])).tolist() == [[2, 3]]
     assert ops.cluster_centroids(features, torch.tensor([-1, 0])).tolist() == [[3, 4]]
     assert ops.cluster_centroids(features, torch.tensor([-1, -1])).shape == (0, 2)
+    cancelling = torch.tensor([[1e8], [3.0], [-1e8]])
+    for impl in ("cpp", "reference"):
+        assert ops.cluster_centroids(cancelling, torch.zeros(3, dtype=torch.int64), impl=impl).tolist() == [[1]]
     assert ops.cluster_centroids(features.mT, torch.tensor([1, 0])).tolist() == [[2, 4], [1, 3]]
     assert not ops.cluster_centroids(features.requires_grad_(), torch.tensor([0, 0])).requires_grad
 

@@ -116,6 +116,10 @@ def test_extremes(impl):
     assert ops.dbscan(torch.full((6, 6), torch.inf).fill_diagonal_(0), eps=0.5, impl=impl).tolist() == [-1] * 6
     nothing = torch.ones(3, 3)
     assert ops.dbscan(sparse(nothing, nothing < 0), eps=0.5, min_samples=1, impl=impl).tolist() == [0, 1, 2]
+    behind_a_negative_bit = torch._neg_view(-torch.eye(5))
+    assert ops.dbscan(behind_a_negative_bit, eps=0.5, impl=impl).tolist() == [0] * 5
+    nothing[0, 0] = 0  # the others are far even from themselves
+    assert ops.dbscan(nothing, eps=0.5, min_samples=1, impl=impl).tolist() == [0, -1, -1]
 
 
 def long_components(rng, shape, count=20000):

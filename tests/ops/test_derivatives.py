@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from salcr import ops
+from salcr.ops._register import reference_gradient
 from tests.ops.differentiable import (
     DIFFERENTIABLE,
     TARGETS,
@@ -108,3 +109,23 @@ def test_torch_func_is_not_compiled(generator):
         torch.compile(gradient, backend="eager", fullgraph=True)(features)
     with torch._dynamo.config.patch(suppress_errors=True):  # PyTorch 2.10 fails at it itself
         torch.testing.assert_close(torch.compile(gradient, backend="eager")(features), gradient(features))
+
+
+def test_a_gradient_inside_an_implementation_leaves_what_records_gradients_as_it_was():
+    """A profiler and opcheck exclude these keys, and go on excluding them."""
+    keys = torch._C.DispatchKey.AutogradFunctionality, torch._C.DispatchKey.ADInplaceOrView
+    excluded, exclude = (
+        torch._C._dispatch_tls_is_dispatch_key_excluded,
+        torch._C._dispatch_tls_set_dispatch_key_excluded,
+    )
+    x = torch.tensor([3.0])
+    for before in (True, False):
+        for key in keys:
+            exclude(key, before)
+        try:
+            (gradient,) = reference_gradient(torch.square, [x], torch.ones(1))
+            after = [excluded(key) for key in keys]
+        finally:
+            for key in keys:
+                exclude(key, False)
+        assert gradient.tolist() == [6] and after == [before] * 2

@@ -102,6 +102,9 @@ def test_neighbors_have_no_gradient_and_feed_the_sets(generator):
     features, memory, _ = problem(generator)
     indices, lse = ops.instance_neighbors(features.requires_grad_(), memory, 5)
     assert not indices.requires_grad and not lse.requires_grad
+    formula = reference.instance_neighbors(features, memory.requires_grad_(), 5)
+    assert not any(x.requires_grad for x in formula)
+    torch.testing.assert_close((indices, lse), formula)
     assert torch.equal(ops.intersect_sets(indices, indices), indices)
     assert torch.equal(ops.unite_sets(indices, indices)[:, :5], indices)
 
@@ -171,6 +174,11 @@ def test_contrast_edge_cases(generator, case, given):
     loss = ops.set_contrast(features, memory, positives, **known)
     loss.backward()
     assert torch.isfinite(loss) and torch.isfinite(features.grad).all()
+    if case != "zero feature":
+        expected = contrast_by_hand(features.detach(), memory, positives, 0.05)
+        for impl in ("auto", "eager", "reference"):
+            got = ops.set_contrast(features, memory, positives, **known, impl=impl)
+            torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
     if case == "all empty":
         assert loss == 0 and not features.grad.any()
     if case == "everything positive":

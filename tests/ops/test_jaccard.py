@@ -89,6 +89,13 @@ def test_other_published_forms(generator, k1, k2, scale, include_self, impl):
     torch.testing.assert_close(ops.jaccard_distance(features, **options, neighbors=neighbors, impl=impl), got)
 
 
+def test_rows_of_a_narrow_cone_are_scaled_too(generator, impl):
+    features = 1 + 0.1 * torch.randn(40, 12, generator=generator).double()
+    expected = jaccard_by_hand(features, 12, 3, scale="farthest")
+    got = ops.jaccard_distance(features, k1=12, k2=3, scale="farthest", impl=impl)
+    torch.testing.assert_close(got, expected, rtol=1e-6, atol=2e-7)
+
+
 def test_mutual_mean_teaching_s_form_is_that_of_k_reciprocal_re_ranking(generator, impl):
     features = clustered(generator)
     whole = ops.jaccard_distance(features, k1=20, k2=6, scale="farthest", include_self=False, impl=impl)

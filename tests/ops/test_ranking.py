@@ -193,6 +193,18 @@ def test_other_dtypes_and_layouts(generator, dtype):
         assert_result(result, expected.cmc, expected.mAP, expected.mINP, expected.valid_queries)
 
 
+@pytest.mark.parametrize("kind", [torch.tensor, np.array])
+def test_distances_in_float64_are_ranked_by_all_their_digits(kind):
+    distances = kind([[1 + 2**-40, 1.0]], dtype=torch.float64 if kind is torch.tensor else np.float64)
+    assert ops.evaluate_ranking(distances, [5], [4, 5], protocol="regdb", max_rank=1).cmc.tolist() == [1]
+
+
+def test_the_largest_identity_and_the_longest_curve():
+    ids = np.array([2**63 - 1], np.uint64)
+    result = ops.evaluate_ranking(torch.zeros(1, 1), ids, ids, protocol="regdb", max_rank=2**20)
+    assert result.cmc.shape == (2**20,) and result.mAP == 1
+
+
 def test_read_only_arrays_are_taken():
     distances = np.eye(3)
     distances.setflags(write=False)
@@ -211,6 +223,9 @@ def test_read_only_arrays_are_taken():
         (dict(distances=torch.tensor([[0.0] * 3, [0, torch.nan, 0]])), ValueError, "distances has NaN, first in row 1"),
         (dict(query_ids=[0, 1, 2]), ValueError, r"query_ids must have shape \(2,\)"),
         (dict(gallery_ids=torch.zeros(3)), TypeError, "gallery_ids must be integers, got torch.float32"),
+        (dict(gallery_ids=[0.0, 1.0, 1.0]), TypeError, "gallery_ids must be integers, got float64"),
+        (dict(query_ids=np.array([0, 2**63], np.uint64)), ValueError, r"query_ids must be below 2\*\*63, got 92233"),
+        (dict(max_rank=2**20 + 1), ValueError, "max_rank must be between 1 and 1048576"),
         (dict(query_cams=None), ValueError, "query_cams is None: without cameras pass protocol='regdb'"),
         (dict(gallery_cams=[1]), ValueError, "gallery_cams must have shape"),
         (dict(query_ids=[7, 8]), ValueError, "no query has a match"),

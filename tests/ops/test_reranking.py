@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from salcr import _C, ops
+from salcr import _C, ops, reference
 from salcr.ops.reranking import _rerank_k_reciprocal
 from tests.ops.contract import LargestTensor
 
@@ -55,14 +55,14 @@ def encodings_by_hand(distances, ranks, limits, half, k2):
     return np.stack([encodings[ranks[i][:k2]].mean(0) for i in range(count)])
 
 
-@pytest.mark.parametrize(("k1", "k2", "share"), [(20, 6, 0.3), (7, 3, 0.0), (5, 1, 1.0), (2, 2, 0.5), (100, 6, 0.3)])
+@pytest.mark.parametrize(("k1", "k2", "share"), [(20, 6, 0.3), (7, 3, 0.0), (5, 1, 1.0), (2, 9, 0.5), (100, 6, 0.3)])
 def test_k_reciprocal_is_the_formula(generator, k1, k2, share):
     (query, gallery), _ = two_modalities(generator)
     x = unit(torch.cat([query, gallery]))
     distances = 2 - 2 * x @ x.T
     distances /= distances.max(1, keepdims=True)
     ranks = [order(row, first=i) for i, row in enumerate(distances)]
-    encodings = encodings_by_hand(distances, ranks, k1 + 1, int(np.round(k1 / 2)) + 1, k2)
+    encodings = encodings_by_hand(distances, ranks, k1 + 1, int(np.round(k1 / 2)) + 1, min(k2, k1 + 1))
     expected = (1 - share) * jaccard(encodings, encodings) + share * distances
     got = ops.rerank_k_reciprocal(query, gallery, k1=k1, k2=k2, lambda_value=share)
     torch.testing.assert_close(got, torch.from_numpy(expected)[:22, 22:])
@@ -122,6 +122,8 @@ def test_gnn_is_the_formula(generator, monkeypatch, impl, k1, k2, power):
     torch.testing.assert_close(got, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-12)
     single = ops.rerank_gnn(query.float(), gallery.float(), k1=k1, k2=k2, power=power, impl=impl)
     torch.testing.assert_close(single.double(), got, rtol=0, atol=1e-5)
+    formula = reference.rerank_gnn(query, gallery, k1=k1, k2=k2, power=power)
+    torch.testing.assert_close(formula, got, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +143,7 @@ def blocks(distances, queries):
     return distances[:queries, queries:], distances[:queries, :queries], distances[queries:, queries:]
 
 
-@pytest.mark.parametrize(("k1", "k2", "share"), [(20, 6, 0.3), (5, 1, 1.0), (100, 6, 0.0)])
+@pytest.mark.parametrize(("k1", "k2", "share"), [(20, 6, 0.3), (5, 1, 1.0), (3, 9, 0.3), (100, 6, 0.0)])
 def test_distances_of_unit_rows_are_re_ranked_as_the_rows_are(generator, k1, k2, share):
     (query, gallery), _ = two_modalities(generator)
     x = torch.nn.functional.normalize(torch.cat([query, gallery]), dim=1)
@@ -179,6 +181,10 @@ def test_distances_need_not_be_a_metrics(generator):
     expected = 0.8 * jaccard(encodings, encodings) + 0.2 * scaled
     got = ops.rerank_distances(*parts, k1=6, k2=2, lambda_value=0.2, power=3)
     torch.testing.assert_close(got, torch.from_numpy(expected)[:12, 12:])
+
+
+def test_images_that_are_all_in_one_place_stay_there():
+    assert not ops.rerank_distances(torch.zeros(2, 3), torch.zeros(2, 2), torch.zeros(3, 3)).any()
 
 
 @pytest.mark.parametrize(
@@ -283,6 +289,12 @@ def test_degenerate_inputs_are_finite(generator, operator, case):
         got = operator(query.to(dtype), gallery.to(dtype))
         assert got.shape == (len(query), len(gallery)) and got.dtype == dtype
         assert torch.isfinite(got).all() and got.min() > -1e-5 and got.max() < 4
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_no_refinement_has_a_gradient(generator, operator):
+    query, gallery = (x.requires_grad_() for x in two_modalities(generator)[0])
+    assert not operator(query, gallery).requires_grad
 
 
 @pytest.mark.parametrize("operator", OPERATORS)

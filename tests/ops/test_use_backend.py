@@ -1,5 +1,6 @@
 """One switch for everything inside; what each name means for an operator that lacks it."""
 
+import inspect
 import os
 import runpy
 import sys
@@ -9,11 +10,20 @@ import torch
 import torch.nn.functional as F
 
 import salcr
-from salcr import ops
+from salcr import ops, reference
 from salcr.ops import _dispatch
 from salcr.ops._dispatch import missing
 
 CPP = pytest.mark.skipif(bool(missing("cpp")), reason=str(missing("cpp")))
+BESIDE_THE_FORMULA = {  # arguments that say how to compute it, and no formula has
+    "batch_norm_relu": {"twice"},
+    "cluster": {"neighbors", "group"},
+    "cluster_contrast": {"precision"},
+    "cluster_contrast_sum": {"precision"},
+    "instance_search": {"precision"},
+    "knn": {"method", "group"},
+    "set_contrast": {"precision"},
+}
 
 
 @pytest.fixture
@@ -128,3 +138,14 @@ def test_what_the_package_itself_exports():
     assert set(salcr.__all__) <= set(dir(salcr))
     assert all(getattr(salcr, name) is getattr(ops, name) for name in salcr.__all__)
     assert not hasattr(salcr, "clutser")
+
+
+@pytest.mark.parametrize("name", sorted({*reference.__all__} - {"RankingResult"}))
+def test_a_formula_takes_what_its_operator_takes_with_the_same_defaults(name):
+    def arguments(function):
+        return [(x.name, x.kind, x.default) for x in inspect.signature(function).parameters.values()]
+
+    beside = {"impl"} | BESIDE_THE_FORMULA.get(name, set())
+    formula, operator = arguments(getattr(reference, name)), arguments(getattr(ops, name))
+    assert [argument for argument in operator if argument[0] not in beside] == formula
+    assert {argument for argument, kind, _ in operator if kind == inspect.Parameter.KEYWORD_ONLY} >= beside
