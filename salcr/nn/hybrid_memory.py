@@ -7,7 +7,7 @@ from torch import nn
 
 from salcr import ops
 from salcr.defaults import TEMPERATURE
-from salcr.nn.memory import as_rows, settings_of, unit_rows
+from salcr.nn.memory import as_rows, check_settings, settings_of, unit_rows
 from salcr.ops._checks import check_indices, check_same, check_tensor
 from salcr.ops._precision import without_autocast
 
@@ -41,7 +41,8 @@ class HybridMemory(nn.Module):
         centroids: ``[num_classes, D]``: the mean of each class's rows, not normalised.
 
     Raises:
-        TypeError, ValueError: rows or labels of a wrong shape, dtype or device, a label outside ``[-1, N)``.
+        TypeError, ValueError: rows or labels of a wrong shape, dtype or device, a label outside ``[-1, N)``, a
+            setting that no operator takes.
 
     Source: Self-paced Contrastive Learning with Hybrid Memory (Ge et al., 2020). Published code adds 1e-6 to the sum
     and to the probability; nothing is added here.
@@ -64,6 +65,7 @@ class HybridMemory(nn.Module):
     ) -> None:
         super().__init__()
         check_tensor("rows", rows, ndim=2)
+        check_settings(temperature, precision, momentum)
         self.register_buffer("rows", unit_rows(rows.detach()))
         self.register_buffer("labels", torch.full(rows.shape[:1], -1, device=rows.device))
         for name in ("classes", "sizes", "centroids"):

@@ -10,8 +10,9 @@ from torch import nn
 
 from salcr import distributed, ops
 from salcr.defaults import MOMENTUM, NEIGHBORS, TEMPERATURE
-from salcr.ops._checks import check_tensor
-from salcr.ops._parts import by_features
+from salcr.ops._checks import check_choice, check_integer, check_share, check_tensor
+from salcr.ops._parts import by_features, check_temperature
+from salcr.ops._precision import PRECISIONS
 from salcr.ops.cluster_memories import cluster_contrast_sums
 from salcr.ops.cluster_memory_update import update_cluster_memories_
 from salcr.ops.instance_memories import Searches, instance_searches, set_contrasts
@@ -25,6 +26,9 @@ class ClusterMemory(nn.Module):
         momentum: share of the old row that an update keeps.
         temperature: divides the cosine in :meth:`contrast`.
         precision: of the products in :meth:`contrast`; the rows, and their updates, stay in their own.
+
+    Raises:
+        TypeError, ValueError: rows of a wrong shape or dtype, a setting that no operator takes.
     """
 
     rows: torch.Tensor
@@ -39,6 +43,7 @@ class ClusterMemory(nn.Module):
     ) -> None:
         super().__init__()
         check_tensor("rows", rows, ndim=(2, 3))
+        check_settings(temperature, precision, momentum)
         self.register_buffer("rows", unit_rows(rows.detach()))
         self.momentum, self.temperature, self.precision = momentum, temperature, precision
 
@@ -132,6 +137,9 @@ class InstanceMemory(nn.Module):
         temperature: divides the cosine.
         precision: of the products, see :func:`salcr.ops.instance_search`. On a GPU ``"bfloat16"`` keeps a copy in
             bfloat16 beside the rows; which rows are neighbours, the rows themselves decide.
+
+    Raises:
+        TypeError, ValueError: rows of a wrong shape or dtype, a setting that no operator takes.
     """
 
     rows: torch.Tensor
@@ -147,6 +155,8 @@ class InstanceMemory(nn.Module):
     ) -> None:
         super().__init__()
         check_tensor("rows", rows, ndim=(2, 3))
+        check_settings(temperature, precision)
+        check_integer("k", k)
         self.register_buffer("rows", unit_rows(rows.detach()))
         self.register_buffer("rounded", None, persistent=False)
         self.register_load_state_dict_post_hook(_forget_rounded)
@@ -247,6 +257,12 @@ def _common(memories: Sequence[ClusterMemory | InstanceMemory], *names: str) -> 
             raise ValueError(f"memories differ in {name}: {', '.join(map(str, values))}")
         found[name] = values[0]
     return found
+
+
+def check_settings(temperature: float, precision: str, momentum: float = MOMENTUM) -> None:
+    check_share("momentum", momentum)
+    check_temperature(temperature)
+    check_choice("precision", precision, PRECISIONS)
 
 
 def settings_of(memory: nn.Module, *names: str) -> str:

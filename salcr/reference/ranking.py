@@ -1,7 +1,7 @@
 """Retrieval metrics of the protocols (docs/method.md, "Ranking metrics"), query by query in NumPy."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,8 +26,8 @@ class RankingResult:
     mINP: float
     valid_queries: int
     precision: np.ndarray
-    query_ap: np.ndarray
-    query_inp: np.ndarray
+    query_ap: np.ndarray = field(repr=False)
+    query_inp: np.ndarray = field(repr=False)
 
     def __iter__(self) -> Iterator[Any]:  # a union would fit none of the three that are unpacked
         return iter((self.cmc, self.mAP, self.mINP))

@@ -195,6 +195,8 @@ def test_a_sum_of_contrasts_has_one_temperature(generator):
         (lambda memory: InstanceMemory([[1.0]]), TypeError, "rows must be a torch.Tensor, got list"),
         (lambda memory: ClusterMemory(torch.ones(3)), ValueError, r"rows must have 2 or 3 axes, got shape \(3,\)"),
         (lambda memory: InstanceMemory(torch.ones(0, 3)), ValueError, r"rows is empty: shape \(0, 3\)"),
+        (lambda memory: InstanceMemory(memory.rows, k=0), ValueError, "k must be at least 1, got 0"),
+        (lambda memory: ClusterMemory(memory.rows, momentum=1.2), ValueError, r"momentum must be in \[0, 1\], got 1.2"),
         (
             lambda memory: memory.update_([[1.0]], torch.tensor([0])),
             TypeError,
@@ -208,6 +210,14 @@ def test_a_sum_of_contrasts_has_one_temperature(generator):
 def test_bad_arguments_are_named(call, error, message):
     with pytest.raises(error, match=message):
         call(ClusterMemory(torch.eye(3)))
+
+
+@pytest.mark.parametrize("kind", [ClusterMemory, InstanceMemory, HybridMemory])
+def test_settings_that_no_operator_takes_are_refused_at_once(kind):
+    with pytest.raises(ValueError, match="temperature must be positive, got 0"):
+        kind(torch.eye(3), temperature=0)
+    with pytest.raises(ValueError, match="precision must be one of auto, float32, tf32, bfloat16, got 'fp32'"):
+        kind(torch.eye(3), precision="fp32")
 
 
 def test_updates_together_have_an_order_all_or_none(generator):

@@ -203,6 +203,7 @@ def test_the_largest_identity_and_the_longest_curve():
     ids = np.array([2**63 - 1], np.uint64)
     result = ops.evaluate_ranking(torch.zeros(1, 1), ids, ids, protocol="regdb", max_rank=2**20)
     assert result.cmc.shape == (2**20,) and result.mAP == 1
+    assert "mAP=1.0" in repr(result) and "query_ap" not in repr(result)
 
 
 def test_read_only_arrays_are_taken():
