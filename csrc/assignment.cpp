@@ -29,6 +29,7 @@
 #include "assignment_matching.hpp"
 #include "assignment_rows.hpp"
 #include "assignment_ties.hpp"
+#include "interrupts.hpp"
 
 namespace salcr {
 namespace {
@@ -65,7 +66,8 @@ class Solver {
       if (!is_legal_row(i)) return false;
     std::vector<std::int32_t> free = free_rows();
     if (one_to_one_ && !free.empty() && !reduce_rows(free)) return false;
-    return std::all_of(free.begin(), free.end(), [this](std::int32_t row) { return augment(row); });
+    Interrupts interrupts;
+    return std::all_of(free.begin(), free.end(), [&](std::int32_t row) { return interrupts.poll(), augment(row); });
   }
 
   void read(std::int64_t* partner, double* u, double* v) const {

@@ -16,9 +16,30 @@
 #include "bind_propagation.cpp"
 #include "bind_reranking.cpp"
 #include "bind_sinkhorn.cpp"
+#include "interrupts.hpp"
+
+namespace salcr {
+namespace {
+
+unsigned long main_thread;  // of Python: it alone runs handlers of signals
+
+void check_signals() {
+  if (PyThread_get_thread_ident() != main_thread) return;
+  py::gil_scoped_acquire gil;
+  if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+}
+
+void heed_signals() {
+  main_thread = py::module_::import("threading").attr("main_thread")().attr("ident").cast<unsigned long>();
+  run_signal_handlers = check_signals;
+}
+
+}  // namespace
+}  // namespace salcr
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "C++ backends of salcr.ops";
+  salcr::heed_signals();
   salcr::bind_assignment(m);
   salcr::bind_augmentation(m);
   salcr::bind_batch_norm(m);

@@ -16,6 +16,7 @@
 #include <mutex>
 #include <vector>
 
+#include "interrupts.hpp"
 #include "knn.hpp"
 #include "knn_screen.hpp"
 #include "knn_vnni.hpp"
@@ -65,9 +66,11 @@ class Schedule {
     started_.assign(pairs_.size(), false);
   }
 
-  // Calls visit(pair) until none is left; as many threads as there are may do so together.
+  // Calls visit(pair) until none is left; as many threads as there are may do so together. What a visit or a handler of a signal
+  // throws ends it for all.
   template <typename Visit>
   void run(Visit visit) {
+    Interrupts interrupts;
     std::unique_lock<std::mutex> lock(mutex_);
     while (first_ < pairs_.size()) {
       const std::size_t at = free_pair();
@@ -80,7 +83,15 @@ class Schedule {
       while (first_ < pairs_.size() && started_[first_]) ++first_;
       mark(pair, true);
       lock.unlock();
-      visit(pair);
+      try {
+        visit(pair);
+        interrupts.poll();
+      } catch (...) {
+        lock.lock();
+        first_ = pairs_.size();
+        freed_.notify_all();
+        throw;
+      }
       lock.lock();
       mark(pair, false);
       freed_.notify_all();

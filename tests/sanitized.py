@@ -22,6 +22,7 @@ MORE = (
     "knn_float16",
     "knn_pairs",
     "sharded",
+    "signals",
 )
 SLOW = "quick", "quadratic", "compiles", "contract", "1500", "2048", "reference", "any_small_set", "processes"
 UNCALLED: set[str] = set()  # functions of the extension; those that no process has called, once all have ended
