@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -9,9 +10,9 @@ import pytest
 _C = pytest.importorskip("salcr._C")
 
 
-@pytest.fixture
+@contextmanager
 def ticks():
-    """Handled every 50 ms, and the second raises: while nothing handles signals, all that come are one."""
+    """Inside, a signal every 50 ms, whose second handler raises; while no handler runs, all that come are one."""
     came = []
 
     def handle(*_):
@@ -22,7 +23,7 @@ def ticks():
     before = signal.signal(signal.SIGALRM, handle)
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
-        yield came
+        yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
@@ -49,23 +50,21 @@ def assignment(threads):
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("call", [search, cosines, assignment])
-def test_what_a_handler_raises_ends_the_call(call, threads, request):
+def test_what_a_handler_raises_ends_the_call(call, threads):
     function, arguments = call(threads)
-    request.getfixturevalue("ticks")
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt), ticks():
         function(*arguments)
     function, arguments = search(threads, rows=200)
     assert function(*arguments)
 
 
-def test_other_threads_work_on(request):
+def test_other_threads_work_on():
     """Handlers are the main thread's: it runs them beside a call that another thread makes."""
     function, arguments = search(1, rows=4000)
     found = []
     other = threading.Thread(target=lambda: found.append(function(*arguments)))
-    request.getfixturevalue("ticks")
-    other.start()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt), ticks():
+        other.start()
         while True:
             signal.pause()
     other.join()
