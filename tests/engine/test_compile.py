@@ -50,7 +50,7 @@ def test_who_is_compiled(monkeypatch, choice, device, processes, expected):
 
 
 def test_on_several_gpus_it_is_refused_before_images_are_decoded(tree, tmp_path, monkeypatch):
-    """Batch norms over processes ask for a value: they cannot be captured whole."""
+    """PyTorch tells compilers nothing of the kernels of batch norms over processes: they cannot be captured whole."""
     monkeypatch.setattr(distributed, "world", lambda: 2)
     with pytest.raises(ValueError, match=r"model\.compile is on, and several processes train together.*auto or off"):
         compile_for_training(None, True, torch.device("cuda"))
