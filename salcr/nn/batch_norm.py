@@ -12,6 +12,7 @@ from salcr.ops._checks import wide_dtype
 
 Network = TypeVar("Network", bound=nn.Module)
 EXPORTING_IS_KNOWN = torch.__version__ >= "2.13"
+PARTS = "weight", "bias", "running_mean", "momentum"  # each None in some norms
 
 
 def norm_relu(
@@ -31,7 +32,7 @@ def norm_relu(
 
     - that is synchronised over processes, in training
     - with hooks: those of an observer, or of pruning
-    - without weight and bias, without running averages or their momentum, or with averages in half precision
+    - without weight or bias, without running averages or their momentum, or with averages in half precision
     - that is being exported: whoever runs the program may not have salcr's operators
 
     Args:
@@ -72,7 +73,7 @@ def synchronised(network: Network) -> Network:
         return network
     for name, module in network.named_modules():
         if isinstance(module, _BatchNorm):
-            for part in ("weight", "bias", "running_mean", "momentum"):
+            for part in PARTS:
                 if getattr(module, part) is None:
                     raise ValueError(f"{name or 'network'} has no {part}, without which it is not synchronised")
             module.__class__ = BatchNormOverProcesses
@@ -88,7 +89,7 @@ def has_hooks(module: nn.Module) -> bool:
 def _is_plain(norm: nn.Module, x: torch.Tensor) -> bool:
     """Whether ``norm`` is a batch norm that the operator may replace with nothing lost."""
     alone = type(norm) is nn.BatchNorm2d or (type(norm) is BatchNormOverProcesses and not norm.training)
-    if not alone or not norm.affine or norm.running_mean is None or norm.momentum is None:
+    if not alone or any(getattr(norm, part) is None for part in PARTS):
         return False
     return norm.running_mean.dtype == wide_dtype(x) and not has_hooks(norm)
 

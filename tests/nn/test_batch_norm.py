@@ -112,10 +112,16 @@ def operators_called():
         yield called
 
 
+def without_bias(norm):
+    norm.bias = None  # as PyTorch 2.13's norms with bias=False
+    return norm
+
+
 OTHERS = {
     "none": nn.Identity(),
     "instance": nn.InstanceNorm2d(6),
     "no weight": nn.BatchNorm2d(6, affine=False),
+    "no bias": without_bias(nn.BatchNorm2d(6)),
     "no averages": nn.BatchNorm2d(6, track_running_stats=False),
     "averages of all": nn.BatchNorm2d(6, momentum=None),
 }
