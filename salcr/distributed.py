@@ -160,9 +160,10 @@ def gather(x: torch.Tensor, dim: int = 0, runs: int = 1) -> torch.Tensor:
     if world() == 1:
         return x
     own = x.detach().unflatten(dim, (runs, -1)).contiguous()
-    found = [torch.empty_like(own) for _ in range(world())]
-    dist.all_gather(found, own)
-    return torch.cat(found, dim + 1).flatten(dim, dim + 1)
+    found = own.new_empty(world() * len(own), *own.shape[1:])
+    gather_into = dist.all_gather_single if hasattr(dist, "all_gather_single") else dist.all_gather_into_tensor
+    gather_into(found, own)
+    return found.unflatten(0, (world(), -1)).movedim(0, dim + 1).flatten(dim, dim + 2)
 
 
 def complete_(x: torch.Tensor, bounds: Sequence[int]) -> None:

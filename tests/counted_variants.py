@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 READ_BACK = 3
 NOT_COUNTED = (
     *("agreement", "assignment", "matching", "propagat", "votes"),  # CUDA C++, plain PyTorch
+    "norm_over_processes",  # PyTorch's kernels
     *("ranking", "rerank"),  # numbers on the host
     "test_it_compiles_whole",  # launches what the CUDA graph of the same step does
 )

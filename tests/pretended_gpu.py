@@ -33,6 +33,7 @@ UNFIT = {  # tests that need the device, its memory or its speed
     "test_auto_decides_on_a_gpu": "CUDA graph",
     "test_on_the_current_stream": "stream",
     "test_it_never_waits_for_the_device": "CUDA",
+    "test_kernels_are_within_the_budget": "PyTorch's kernels",
     "test_it_compiles_whole": "compiles for the device",
     "test_triton_contract_and_compile": "compiles for the device",
     "test_both_stages_on_a_gpu": "a device by its number",

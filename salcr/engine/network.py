@@ -54,9 +54,9 @@ def compile_for_training(network: SALCRNetwork, choice: Literal["auto"] | bool, 
     Parameters keep their names, and features for clustering and evaluation do not go through it.
 
     Raises:
-        ValueError: True, on GPUs in several processes.
+        ValueError: True, in several processes.
     """
-    if choice is True and device.type == "cuda" and distributed.world() > 1:
+    if choice is True and distributed.world() > 1:
         raise ValueError(
             "model.compile is on, and several processes train together, whose batch norms cannot be compiled whole; "
             "set it to auto or off"

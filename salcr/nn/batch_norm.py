@@ -7,10 +7,12 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from salcr import distributed, ops
+from salcr.nn.norm_over_processes import BatchNormOverProcesses
 from salcr.ops._checks import wide_dtype
 
 Network = TypeVar("Network", bound=nn.Module)
 EXPORTING_IS_KNOWN = torch.__version__ >= "2.13"
+PARTS = "weight", "bias", "running_mean", "momentum"  # each None in some norms
 
 
 def norm_relu(
@@ -30,7 +32,7 @@ def norm_relu(
 
     - that is synchronised over processes, in training
     - with hooks: those of an observer, or of pruning
-    - without weight and bias, without running averages or their momentum, or with averages in half precision
+    - without weight or bias, without running averages or their momentum, or with averages in half precision
     - that is being exported: whoever runs the program may not have salcr's operators
 
     Args:
@@ -63,35 +65,19 @@ def synchronised(network: Network) -> Network:
     """``network``, whose batch norms take their statistics over the rows of all processes; unchanged in a single one.
 
     Names in its ``state_dict`` stay. The processes must have equally many rows.
+
+    Raises:
+        ValueError: a batch norm has no weight, no bias, no running averages or no momentum.
     """
     if distributed.world() == 1:
         return network
-    if next(network.parameters()).is_cuda:
-        return nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    for module in network.modules():
+    for name, module in network.named_modules():
         if isinstance(module, _BatchNorm):
+            for part in PARTS:
+                if getattr(module, part) is None:
+                    raise ValueError(f"{name or 'network'} has no {part}, without which it is not synchronised")
             module.__class__ = BatchNormOverProcesses
     return network
-
-
-class BatchNormOverProcesses(_BatchNorm):
-    """:class:`torch.nn.SyncBatchNorm` for CPUs, which it refuses: by differentiable sums over the processes."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not self.training:
-            return super().forward(x)
-        wide = x.to(wide_dtype(x))
-        axes, shape = [0, *range(2, x.ndim)], (1, -1, *(1,) * (x.ndim - 2))
-        count = x.numel() // x.shape[1] * distributed.world()
-        mean = distributed.total(wide.sum(axes)) / count
-        centred = wide - mean.view(shape)
-        variance = distributed.total(centred.square().sum(axes)) / count
-        _follow(self, mean, variance, count)
-        scale = self.weight * (variance + self.eps).rsqrt()
-        return (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
-
-    def _check_input_dim(self, input: torch.Tensor) -> None:
-        """Of any number of axes, like the norm it stands for."""
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -102,8 +88,8 @@ def has_hooks(module: nn.Module) -> bool:
 
 def _is_plain(norm: nn.Module, x: torch.Tensor) -> bool:
     """Whether ``norm`` is a batch norm that the operator may replace with nothing lost."""
-    alone = type(norm) is nn.BatchNorm2d or (type(norm) is nn.SyncBatchNorm and not norm.training)
-    if not alone or not norm.affine or norm.running_mean is None or norm.momentum is None:
+    alone = type(norm) is nn.BatchNorm2d or (type(norm) is BatchNormOverProcesses and not norm.training)
+    if not alone or any(getattr(norm, part) is None for part in PARTS):
         return False
     return norm.running_mean.dtype == wide_dtype(x) and not has_hooks(norm)
 

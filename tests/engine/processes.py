@@ -23,7 +23,6 @@ from salcr.engine.evaluation import evaluate_checkpoint
 from salcr.engine.interruption import STANDARD, Interrupted
 from salcr.engine.run_folder import RunFolder
 from salcr.engine.trainer import Trainer
-from tests.engine.norms_of_gpus import norms_of_gpus
 from tests.engine.tree import tiny, with_channels
 
 STEPS = 3  # an epoch; two epochs, one of either stage
@@ -191,8 +190,6 @@ def main(tree, folder, port):
     if rank < 2:
         with group_of_two(rank, port):
             torch.save(recorded(config, folder / "two"), folder / f"two_{rank}.pt")
-            with norms_of_gpus():
-                torch.save(recorded(config, folder / "two_as_on_gpus"), folder / f"two_as_on_gpus_{rank}.pt")
             said["evaluated"] = evaluate_checkpoint(folder / "two/checkpoints/epoch_0001.pt")
             train(config, folder / "interrupted_alone", resume=True)
             for what in DRIFTS:

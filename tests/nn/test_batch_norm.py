@@ -7,7 +7,8 @@ from torch import nn
 from torch.nn.utils import prune
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from salcr.nn import norm_relu
+from salcr import distributed
+from salcr.nn import norm_relu, synchronised
 
 
 def block_end(generator, training):
@@ -47,11 +48,12 @@ def test_the_shortcuts_norm_is_in_the_same_operator(generator, training):
     torch.testing.assert_close(other.state_dict(), same_other.state_dict())
 
 
-def test_in_evaluation_a_synchronised_norm_is_a_plain_one(generator):
+def test_in_evaluation_a_synchronised_norm_is_a_plain_one(generator, monkeypatch):
     norm, x, shortcut = block_end(generator, False)
     other, _, _ = block_end(generator, False)
     expected = norm_relu(norm, x.clone(), shortcut, shortcut_norm=other)
-    norm, other = map(nn.SyncBatchNorm.convert_sync_batchnorm, (norm, other))
+    monkeypatch.setattr(distributed, "world", lambda: 2)
+    norm, other = map(synchronised, (norm, other))
     with operators_called() as called:
         y = norm_relu(norm, x, shortcut, shortcut_norm=other)
     assert called == ["salcr.batch_norm_relu.default"] and torch.equal(y, expected)
@@ -110,10 +112,16 @@ def operators_called():
         yield called
 
 
+def without_bias(norm):
+    norm.bias = None  # as PyTorch 2.13's norms with bias=False
+    return norm
+
+
 OTHERS = {
     "none": nn.Identity(),
     "instance": nn.InstanceNorm2d(6),
     "no weight": nn.BatchNorm2d(6, affine=False),
+    "no bias": without_bias(nn.BatchNorm2d(6)),
     "no averages": nn.BatchNorm2d(6, track_running_stats=False),
     "averages of all": nn.BatchNorm2d(6, momentum=None),
 }
