@@ -4,6 +4,8 @@ All of them draw the same random numbers and keep the same state; each computes 
 positions. In a single process every function here gives back what it was given.
 """
 
+import functools
+import itertools
 import logging
 import os
 import weakref
@@ -38,7 +40,10 @@ def joined() -> Iterator[None]:
         yield
         return
     on_gpus = torch.cuda.is_available() and dist.is_nccl_available()
-    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo")
+    store, joins = _rendezvous(*(os.environ[name] for name in VARIABLES))
+    store = dist.PrefixStore(f"salcr/{next(joins)}", store)  # else this group would meet addresses of the one before
+    numbers = dict(rank=int(os.environ["RANK"]), world_size=int(os.environ["WORLD_SIZE"]))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", store=store, **numbers)
     logger = logging.getLogger("salcr")
     level = logger.level
     if rank():
@@ -196,6 +201,12 @@ def check_same(tensors: Mapping[str, torch.Tensor]) -> None:
         raise Drifted(
             f"{len(different)} of {len(tensors)} values differ between the {world()} processes, first {different[0]}"
         )
+
+
+@functools.cache
+def _rendezvous(*variables: str) -> tuple["dist.Store", Iterator[int]]:
+    """Where the processes of these ``VARIABLES`` find each other, as long as they live, and a number for each group."""
+    return next(dist.rendezvous("env://"))[0], itertools.count()
 
 
 class _Total(torch.autograd.Function):

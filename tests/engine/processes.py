@@ -112,6 +112,12 @@ def group_of_two(rank, port, backend=None):
         dist.destroy_process_group()
 
 
+def met(rank, port):
+    """What processes of a group of their own hear from each other."""
+    with group_of_two(rank, port):
+        return distributed.largest(rank)
+
+
 def said_by_hosts(rank):
     """What the processes say to each other of what lies in the host's memory."""
     found = [distributed.on_first(lambda: rank + 5), distributed.largest(rank), distributed.in_turn(lambda: rank)]
@@ -195,6 +201,7 @@ def main(tree, folder, port):
             for what in DRIFTS:
                 said[what] = drift(config, folder / what, what, rank)
             interrupt(config, folder / "interrupted", *([] if rank else [-1]))  # only one of the two gets the signal
+        said["one group after the other"] = [met(rank, port) for _ in range(10)]
         with group_of_two(rank, port, "cuda:fake"), torch.device("meta"):  # a program may have such a default device
             said["of hosts"] = said_by_hosts(rank)
     (folder / f"said_{rank}.json").write_text(json.dumps(said))

@@ -112,6 +112,12 @@ def test_processes_that_drift_apart_end_the_run(several, what):
     assert not list((several[0] / what).glob("checkpoints/*"))
 
 
+def test_a_program_may_train_and_evaluate_as_often_as_it_likes(several):
+    """Each time in a group of its own, which does not take the addresses of the one before for its."""
+    for rank in (0, 1):
+        assert said(several[0], rank)["one group after the other"] == [1] * 10
+
+
 def test_a_programs_group_may_serve_gpus_alone(several):
     """As NCCL does, whatever lies in the host's memory."""
     for rank in (0, 1):
