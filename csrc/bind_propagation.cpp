@@ -18,7 +18,7 @@ template <typename Real>
 void bind_propagation(py::module_& m, const char* name) {
   py::class_<GraphRows<Real>>(m, name)
       .def(py::init([](std::int64_t rows, std::int64_t columns, std::int64_t k) {
-             require(rows >= 1 && columns >= 1 && columns < std::int64_t{1} << 31 && k >= 1,
+             require(rows >= 1 && columns >= 1 && columns < kMaxRows && k >= 1,
                      "GraphRows: rows, columns or k out of range");
              return std::make_unique<GraphRows<Real>>(rows, columns, k);
            }),

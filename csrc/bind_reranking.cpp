@@ -15,7 +15,7 @@ void bind_reranking(py::module_& m) {
                 "graph_cosines: wrong number of axes");
         const std::int64_t rows = ranks.shape(0), k = ranks.shape(1), k2 = weights.shape(1);
         const std::int64_t queries = cosines.shape(0);
-        require(weights.shape(0) == rows && k2 <= k && queries + cosines.shape(1) == rows && rows < std::int64_t{1} << 31,
+        require(weights.shape(0) == rows && k2 <= k && queries + cosines.shape(1) == rows && rows < kMaxRows,
                 "graph_cosines: shapes do not fit");
         for (py::ssize_t n = 0; n < ranks.size(); ++n)
           require(ranks.data()[n] >= 0 && ranks.data()[n] < rows, "graph_cosines: rank out of range");

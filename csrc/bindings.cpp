@@ -1,6 +1,6 @@
 // salcr._C: NumPy arrays in, the GIL released around the work. Shapes are checked in the bindings of each family, so that no
 // call can read out of bounds; friendlier messages come from salcr.ops. The families' files are compiled together here:
-// alone each would take a third as long as all of them do, nearly all of it for pybind11's own code.
+// alone each would take seconds for pybind11's own code.
 
 #include "bind_assignment.cpp"
 #include "bind_augmentation.cpp"

@@ -4,8 +4,8 @@
 
 namespace salcr {
 
-// Runs the handlers of signals that have come, and throws what they raise. Of Python's main thread, whose signals are; any other
-// returns at once. Bindings set it; without them there is nothing to ask.
+// Runs the handlers of signals that have come, and throws what they raise. Python runs them in its main thread alone: in any other
+// this returns at once. The bindings set it.
 inline void (*run_signal_handlers)() = nullptr;
 
 // For a loop of one call, which asks as often as it likes. What takes less than kPause is never left half done.

@@ -12,27 +12,33 @@
 namespace salcr {
 namespace {
 
+struct Failure {
+  void keep() {
+#pragma omp critical
+    error = std::current_exception();
+    happened = true;
+  }
+
+  std::exception_ptr error;
+  std::atomic<bool> happened = false;
+};
+
 // What a body throws is kept here: GCC takes it that a function for each ISA throws nothing, so an exception that left one
 // would end the process, whoever catches further up.
 template <typename Body>
-SALCR_FOR_EACH_ISA void run_chunk(Body& body, std::int64_t begin, std::int64_t end, int thread, std::exception_ptr& failure) {
+SALCR_FOR_EACH_ISA void run_chunk(Body& body, std::int64_t begin, std::int64_t end, int thread, Failure& failure) {
   try {
     body(begin, end, thread);
   } catch (...) {
-#pragma omp critical
-    failure = std::current_exception();
+    failure.keep();
   }
 }
 
-// False if a handler raised.
-inline bool poll(Interrupts& interrupts, std::exception_ptr& failure) {
+inline void poll(Interrupts& interrupts, Failure& failure) {
   try {
     interrupts.poll();
-    return true;
   } catch (...) {
-#pragma omp critical
-    failure = std::current_exception();
-    return false;
+    failure.keep();
   }
 }
 
@@ -44,16 +50,15 @@ template <typename Body>
 void parallel_chunks(std::int64_t count, std::int64_t chunk, int threads, Body&& body) {
   const std::int64_t chunks = (count + chunk - 1) / chunk;
   const int team = static_cast<int>(std::max<std::int64_t>(1, std::min<std::int64_t>(threads, chunks)));
-  std::exception_ptr failure;
-  std::atomic<bool> interrupted = false;
+  Failure failure;
   Interrupts interrupts;
 #pragma omp parallel for schedule(monotonic : dynamic) num_threads(team)
   for (std::int64_t c = 0; c < chunks; ++c) {
-    if (interrupted.load(std::memory_order_relaxed)) continue;
+    if (failure.happened.load(std::memory_order_relaxed)) continue;
     run_chunk(body, c * chunk, std::min(count, (c + 1) * chunk), omp_get_thread_num(), failure);
-    if (omp_get_thread_num() == 0 && !poll(interrupts, failure)) interrupted = true;
+    if (omp_get_thread_num() == 0) poll(interrupts, failure);
   }
-  if (failure) std::rethrow_exception(failure);
+  if (failure.error) std::rethrow_exception(failure.error);
 }
 
 }  // namespace salcr

@@ -58,7 +58,6 @@ def test_in_several_processes_it_is_refused(monkeypatch, device):
 
 
 def test_it_is_refused_before_images_are_decoded(tree, tmp_path, monkeypatch):
-
     def refused(network, choice, device):
         raise ValueError("refused")
 

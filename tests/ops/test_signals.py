@@ -23,7 +23,7 @@ def ticks():
     before = signal.signal(signal.SIGALRM, handle)
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
-        yield
+        yield came
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
@@ -56,6 +56,13 @@ def test_what_a_handler_raises_ends_the_call(call, threads):
         function(*arguments)
     function, arguments = search(threads, rows=200)
     assert function(*arguments)
+
+
+def test_problems_that_have_not_begun_are_left_out():
+    function, (costs, *options) = assignment(1)
+    with pytest.raises(KeyboardInterrupt), ticks() as came:
+        function(np.broadcast_to(costs, (20, *costs.shape)), *options)
+    assert len(came) < 6  # each problem would take several more
 
 
 def test_other_threads_work_on():
